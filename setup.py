@@ -1,0 +1,52 @@
+"""Build of the native modules; everything else is in pyproject.toml.
+
+OCSPD_DEBUG=1     line tracing for coverage of the Cython lines, assertions kept
+OCSPD_SANITIZE=1  AddressSanitizer and UndefinedBehaviourSanitizer (make check-native)
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("OCSPD_DEBUG") == "1"
+SANITIZE = os.environ.get("OCSPD_SANITIZE") == "1"
+
+compile_args = ["-O3", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type"]
+link_args = []
+macros = []
+if DEBUG:
+    macros.append(("CYTHON_TRACE_NOGIL", "1"))
+    compile_args.append("-O0")
+if SANITIZE:
+    flags = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-O1"]
+    compile_args += flags
+    link_args += flags
+
+extensions = [
+    Extension(
+        f"ocspd.{name}",
+        [f"src/ocspd/{name}.pyx"],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        define_macros=macros,
+    )
+    for name in ("_der", "_index", "_fastpath")
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        language_level=3,
+        force=DEBUG or SANITIZE,
+        compiler_directives={
+            "auto_pickle": False,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": False,
+            "linetrace": DEBUG,
+            "freethreading_compatible": False,
+        },
+    ),
+)

@@ -1,0 +1,1 @@
+"""CFSSL's certificate database (layer 3) on SQLite and PostgreSQL."""

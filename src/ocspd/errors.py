@@ -1,0 +1,126 @@
+"""The errors ocspd raises, as one tree.
+
+    OCSPDError              exit code 1
+     ├─ UsageError          exit code 2: the command line cannot be understood
+     ├─ ConfigError         a configuration file or setting cannot be used
+     ├─ CodedError          carries a CFSSL number; JSON on stderr and in API answers
+     ├─ DERError            bytes that are not the DER structure they should be
+     ├─ IndexFileError      a segment, manifest or index directory cannot be used
+     └─ ResponseError       an OCSP error answer (RFC 6960 §4.2.1) instead of a definitive one
+
+Each edge has one mapping: the command line prints `str(error)` and exits with `exit_code`; the
+CFSSL API turns CodedError into HTTP 400 (web/envelope.py); the responder turns DERError into
+malformedRequest. A message names the object (path, serial, issuer) and, where there is one, the
+remedy.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import IntEnum
+
+
+class OCSPDError(Exception):
+    """Any error ocspd raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(OCSPDError):
+    """The command line cannot be understood; the usage text follows the message."""
+
+    exit_code = 2
+
+
+class ConfigError(OCSPDError):
+    """A configuration file or setting cannot be used."""
+
+
+class DERError(OCSPDError, ValueError):
+    """Bytes are not the DER structure they should be (malformedRequest for requests)."""
+
+
+class IndexFileError(OCSPDError):
+    """A segment, manifest or index directory cannot be used; the message starts with its path."""
+
+
+class OCSPStatus(IntEnum):
+    """OCSPResponseStatus, RFC 6960 §4.2.1 (4 is not used)."""
+
+    SUCCESSFUL = 0
+    MALFORMED_REQUEST = 1
+    INTERNAL_ERROR = 2
+    TRY_LATER = 3
+    SIG_REQUIRED = 5
+    UNAUTHORIZED = 6
+
+
+class ResponseError(OCSPDError):
+    """An OCSP error answer is due instead of a definitive one."""
+
+    def __init__(self, status: OCSPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Code(IntEnum):
+    """CFSSL's error numbers: category (thousands) plus reason (`errors/doc.go` of CFSSL)."""
+
+    CERT_UNKNOWN = 1000
+    CERT_READ_FAILED = 1001
+    CERT_DECODE_FAILED = 1002
+    CERT_PARSE_FAILED = 1003
+    CERT_SELF_SIGNED = 1100
+    CERT_VERIFY_FAILED = 1200
+    CERT_NOT_AUTHORIZED_TO_SIGN = 1210
+    CERT_EXPIRED = 1211
+    CERT_BAD_REQUEST = 1300
+    CERT_MISSING_SERIAL = 1400
+    KEY_UNKNOWN = 2000
+    KEY_READ_FAILED = 2001
+    KEY_DECODE_FAILED = 2002
+    KEY_PARSE_FAILED = 2003
+    KEY_ENCRYPTED = 2100
+    KEY_UNSUPPORTED = 2200
+    KEY_MISMATCH = 2300
+    KEY_GENERATION_FAILED = 2400
+    KEY_UNAVAILABLE = 2500
+    POLICY_UNKNOWN = 5000
+    POLICY_NO_KEY_USAGES = 5100
+    POLICY_INVALID = 5200
+    POLICY_INVALID_REQUEST = 5300
+    POLICY_UNKNOWN_PROFILE = 5400
+    POLICY_UNMATCHED_WHITELIST = 5500
+    DIAL_FAILED = 6000
+    CLIENT_AUTH_FAILED = 7100
+    CLIENT_JSON = 7200
+    CLIENT_IO = 7300
+    CLIENT_HTTP = 7400
+    CLIENT_SERVER_FAILED = 7500
+    OCSP_NO_CERTIFICATE = 8001
+    OCSP_ISSUER_MISMATCH = 8100
+    OCSP_INVALID_STATUS = 8200
+    CSR_UNKNOWN = 9000
+    CSR_READ_FAILED = 9001
+    CSR_DECODE_FAILED = 9002
+    CSR_PARSE_FAILED = 9003
+    CSR_BAD_REQUEST = 9300
+    CT_UNKNOWN = 10000
+    STORE_FAILED = 11000
+    STORE_INSERT_FAILED = 11100
+    STORE_NOT_FOUND = 11200
+
+
+class CodedError(OCSPDError):
+    """An error that CFSSL gives a number; its text form is CFSSL's compact JSON object."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        text = json.dumps(self.message, ensure_ascii=False)
+        for char in "<>&":
+            text = text.replace(char, f"\\u{ord(char):04x}")
+        return f'{{"code":{int(self.code)},"message":{text}}}'

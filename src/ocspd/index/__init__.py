@@ -1,0 +1,1 @@
+"""Index directories (layer 3): write segments, publish and pull manifests."""

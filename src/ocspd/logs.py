@@ -1,0 +1,41 @@
+"""Log lines in CFSSL's shape on stderr: `2006/01/02 15:04:05 [INFO] message`, local time.
+
+Levels are CFSSL's: 0 DEBUG, 1 INFO, 2 WARNING, 3 ERROR, 4 CRITICAL, 5 FATAL. Request data never
+reaches a level above INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+FATAL = 60
+
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL, FATAL)
+
+logger = logging.getLogger("ocspd")
+
+
+class _Formatter(logging.Formatter):
+    """One line a record: control characters are escaped, so input cannot forge lines."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s [%(levelname)s] %(message)s", "%Y/%m/%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (name of the base class)
+        """Format one record, with line breaks and control characters escaped."""
+        record.message = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message
+        )
+        return super().formatMessage(record)
+
+
+def setup(level: int, stream: TextIO | None = None) -> None:
+    """Send the package's log lines at CFSSL level `level` (0-5) and above to stream (stderr)."""
+    logging.addLevelName(FATAL, "FATAL")
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Formatter())
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(_LEVELS[min(max(level, 0), 5)])

@@ -1,0 +1,150 @@
+"""Values every layer speaks of: serial numbers, key identifiers, statuses, reasons, database rows.
+
+Serial numbers are `int` everywhere inside; `serial_to_text` and `parse_serial` are the only
+conversions. Times are aware UTC datetimes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+from ocspd.errors import Code, CodedError
+
+ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
+"""Go's zero time: what CFSSL writes as `revoked_at` of a certificate that is not revoked."""
+
+_HEX_SERIAL = re.compile(r"(?:[0-9a-fA-F]{1,2}:)+[0-9a-fA-F]{1,2}")
+
+
+def parse_serial(text: str) -> int:
+    """Read a serial number written in decimal, as `0x…`, or as hex pairs joined by colons.
+
+    Raises CodedError 1300 naming the text when it is none of these.
+    """
+    text = text.strip()
+    try:
+        if _HEX_SERIAL.fullmatch(text):
+            return int("".join(pair.zfill(2) for pair in text.split(":")), 16)
+        if text[:2] in {"0x", "0X"}:
+            return int(text[2:], 16)
+        if text.isascii() and text.isdigit() and len(text) <= 100:
+            return int(text, 10)
+    except ValueError:
+        pass
+    raise CodedError(
+        Code.CERT_BAD_REQUEST,
+        f"serial {text[:64]!r} is not a number: write it in decimal, as 0x… or as hex pairs with colons",
+    )
+
+
+def serial_to_text(serial: int) -> str:
+    """Write a serial number as CFSSL's certdb does: decimal, without padding."""
+    return str(serial)
+
+
+def normalize_aki(text: str) -> str:
+    """Bring a key identifier to certdb's form: lower-case hex without colons or spaces."""
+    return text.replace(":", "").replace(" ", "").lower()
+
+
+class CertStatus(IntEnum):
+    """Status of a certificate; the values are the context tags of CertStatus, RFC 6960 §4.2.1."""
+
+    GOOD = 0
+    REVOKED = 1
+    UNKNOWN = 2
+
+    @property
+    def word(self) -> str:
+        """The word certdb and CFSSL's JSON use."""
+        return self.name.lower()
+
+
+def parse_status(word: str) -> CertStatus:
+    """Read good, revoked or unknown; CodedError 8200 otherwise."""
+    try:
+        return {"good": CertStatus.GOOD, "revoked": CertStatus.REVOKED, "unknown": CertStatus.UNKNOWN}[word]
+    except KeyError:
+        raise CodedError(Code.OCSP_INVALID_STATUS, "Invalid revocation status") from None
+
+
+REASONS: dict[str, int] = {
+    "unspecified": 0,
+    "keycompromise": 1,
+    "cacompromise": 2,
+    "affiliationchanged": 3,
+    "superseded": 4,
+    "cessationofoperation": 5,
+    "certificatehold": 6,
+    "removefromcrl": 8,
+    "privilegewithdrawn": 9,
+    "aacompromise": 10,
+}
+"""CRLReason (RFC 5280 §5.3.1) by CFSSL's name; 7 is not used."""
+
+
+def parse_reason(text: str) -> int:
+    """Read a revocation reason: empty (0), a name in any case, or its number.
+
+    Wider than CFSSL, which refuses the numbers 0 and 10 and takes 7. CodedError 8200 otherwise.
+    """
+    word = text.strip().lower()
+    if not word:
+        return 0
+    if word in REASONS:
+        return REASONS[word]
+    if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) in REASONS.values():
+        return int(word)
+    raise CodedError(
+        Code.OCSP_INVALID_STATUS,
+        f"Invalid revocation reason {text[:64]!r}: use a number 0-6 or 8-10, or one of {', '.join(REASONS)}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRow:
+    """One row of certdb's `certificates` table, in CFSSL's meaning.
+
+    `serial` is decimal text there and an int here; `aki` is lower-case hex, "" when the certificate
+    has no authority key identifier; `sans` and `metadata` are JSON values.
+    """
+
+    serial: int
+    aki: str
+    pem: str
+    expiry: datetime
+    ca_label: str = ""
+    status: CertStatus = CertStatus.GOOD
+    reason: int = 0
+    revoked_at: datetime | None = None
+    issued_at: datetime | None = None
+    not_before: datetime | None = None
+    metadata: Any = None
+    sans: list[str] | None = None
+    common_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRow:
+    """What presigning needs of a certificate: never the PEM."""
+
+    serial: int
+    aki: str
+    status: CertStatus
+    reason: int
+    revoked_at: datetime | None
+    expiry: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OCSPRow:
+    """One row of certdb's `ocsp_responses` table; `body` is the DER of the OCSPResponse."""
+
+    serial: int
+    aki: str
+    body: bytes
+    expiry: datetime

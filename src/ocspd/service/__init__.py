@@ -1,0 +1,1 @@
+"""Use cases (layer 4): asynchronous, no HTTP, no SQL."""

@@ -1,0 +1,247 @@
+"""Go's text forms that CFSSL's users see: JSON as encoding/json reads and writes it, and durations.
+
+Reading (encoding/json into a struct): keys match exactly or else case-insensitively, the last
+duplicate wins, unknown keys are ignored, null leaves the default, a wrong type is an error that
+names the field. Writing: compact, `<`, `>`, `&` and the line separators escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from ocspd.errors import OCSPDError
+
+_MAX_DEPTH_TEXT = "exceeded max depth"
+_CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+
+
+class JSONError(OCSPDError):
+    """Text that is not the JSON it should be; the message says where and why, in Go's words."""
+
+
+class DurationError(OCSPDError):
+    """Text that is not a Go duration."""
+
+
+def dumps(value: Any) -> str:
+    """Write a JSON value as Go's encoder does: compact, UTF-8, HTML-relevant characters escaped.
+
+    Keys keep the order of the dict; CFSSL's map results are alphabetical, so sort those first.
+    """
+    return _escape(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+
+
+def dumps_indented(value: Any) -> str:
+    """Write a JSON value as Go's MarshalIndent does with two spaces."""
+    return _escape(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _escape(text: str) -> str:
+    for char in "<>&\u2028\u2029":
+        if char in text:
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def loads(data: bytes | str) -> Any:
+    """Read one JSON value; JSONError in Go's words, with a hint when the quotes are typographic."""
+    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    if not text.strip(" \t\r\n"):
+        raise JSONError("unexpected end of JSON input")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise JSONError(_MAX_DEPTH_TEXT) from None
+    except json.JSONDecodeError as err:
+        raise JSONError(_describe(err, text)) from None
+    except ValueError as err:  # an integer beyond Python's digit limit
+        raise JSONError(str(err)) from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise JSONError(f"invalid character {name[0]!r} looking for beginning of value")
+
+
+def _describe(err: json.JSONDecodeError, text: str) -> str:
+    if err.pos < len(text) and text[err.pos] in _CURLY_QUOTES:
+        return (
+            f"typographic quote {text[err.pos]!r} in JSON at line {err.lineno}, column {err.colno}: "
+            'replace it by a straight quote (")'
+        )
+    for number, line in enumerate(text.splitlines(), 1):
+        if any(char in line for char in _CURLY_QUOTES[:3]):
+            return (
+                f"invalid JSON at line {err.lineno}, column {err.colno}; line {number} has typographic "
+                'quotes, which JSON does not know: replace them by straight ones (")'
+            )
+    if err.pos >= len(text.rstrip()):
+        return "unexpected end of JSON input"
+    if err.msg.startswith("Extra data"):
+        return f"invalid character {text[err.pos]!r} after top-level value (line {err.lineno})"
+    return f"invalid character {text[err.pos]!r}: {err.msg} (line {err.lineno}, column {err.colno})"
+
+
+def _go_type(value: Any) -> str:
+    match value:
+        case bool():
+            return "bool"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+class Fields:
+    """A JSON object read the way Go reads it into a struct.
+
+    `struct` names the Go struct in error texts (`Go struct field STRUCT.key of type …`).
+    """
+
+    def __init__(self, value: Any, struct: str) -> None:
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise JSONError(f"json: cannot unmarshal {_go_type(value)} into Go value of type {struct}")
+        self._values: dict[str, Any] = value
+        self._folded = {key.lower(): key for key in value}
+        self.struct = struct
+
+    def get(self, key: str) -> Any:
+        """Return the raw value of key, None when absent or null."""
+        if key in self._values:
+            return self._values[key]
+        found = self._folded.get(key.lower())
+        return None if found is None else self._values[found]
+
+    def unknown(self, *known: str) -> list[str]:
+        """Return the keys that none of `known` matches, for a warning."""
+        lowered = {key.lower() for key in known}
+        return [key for key in self._values if key.lower() not in lowered]
+
+    def _typed(self, key: str, kind: type | tuple[type, ...], go_type: str) -> Any:
+        value = self.get(key)
+        if value is not None and (
+            not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        ):
+            raise JSONError(
+                f"json: cannot unmarshal {_go_type(value)} into Go struct field "
+                f"{self.struct}.{key} of type {go_type}"
+            )
+        return value
+
+    def string(self, key: str, default: str = "") -> str:
+        """Return a string field."""
+        value: str | None = self._typed(key, str, "string")
+        return default if value is None else value
+
+    def integer(self, key: str, default: int = 0) -> int:
+        """Return an integer field."""
+        value: int | None = self._typed(key, int, "int")
+        return default if value is None else value
+
+    def boolean(self, key: str, *, default: bool = False) -> bool:
+        """Return a boolean field."""
+        value: bool | None = self._typed(key, bool, "bool")
+        return default if value is None else value
+
+    def strings(self, key: str) -> list[str] | None:
+        """Return a list of strings; None when absent or null (Go's nil slice)."""
+        values: list[Any] | None = self._typed(key, list, "[]string")
+        if values is None:
+            return None
+        for value in values:
+            if not isinstance(value, str):
+                raise JSONError(
+                    f"json: cannot unmarshal {_go_type(value)} into Go struct field "
+                    f"{self.struct}.{key} of type string"
+                )
+        return values
+
+    def items(self, key: str, struct: str) -> list[Fields]:
+        """Return a list of objects; empty when absent or null."""
+        values: list[Any] | None = self._typed(key, list, f"[]{struct}")
+        return [Fields(value, struct) for value in values or []]
+
+    def child(self, key: str, struct: str) -> Fields | None:
+        """Return an object field; None when absent or null."""
+        value = self._typed(key, dict, struct)
+        return None if value is None else Fields(value, struct)
+
+    def mapping(self, key: str, struct: str) -> dict[str, Any] | None:
+        """Return a free-form map field by its exact keys; None when absent or null."""
+        value: dict[str, Any] | None = self._typed(key, dict, f"map[string]{struct}")
+        return value
+
+
+_UNIT_NS = {
+    "ns": 1,
+    "us": 1_000,
+    "\u00b5s": 1_000,
+    "\u03bcs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_TERM = re.compile(r"([0-9]*\.?[0-9]*)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a Go duration such as `96h` or `1h30m`; DurationError in Go's words otherwise.
+
+    Resolution is one microsecond (timedelta); Go's is one nanosecond.
+    """
+    bad = DurationError(f'time: invalid duration "{text[:64]}"')
+    body = text[1:] if text[:1] in {"+", "-"} else text
+    if body == "0":
+        return timedelta()
+    total = Decimal(0)
+    position = 0
+    while position < len(body):
+        term = _TERM.match(body, position)
+        if term is None:
+            if re.fullmatch(r"[0-9]+\.?[0-9]*", body[position:]):
+                raise DurationError(f'time: missing unit in duration "{text[:64]}"')
+            raise bad
+        try:
+            total += Decimal(term[1]) * _UNIT_NS[term[2]]
+        except InvalidOperation:
+            raise bad from None
+        position = term.end()
+    if position == 0 or total >= 1 << 63:
+        raise bad
+    value = timedelta(microseconds=int(total // 1000))
+    return -value if text.startswith("-") else value
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration as Go's Duration.String does: `96h0m0s`, `1m30s`, `1.5s`, `0s`."""
+    micros = value // timedelta(microseconds=1)
+    if micros == 0:
+        return "0s"
+    sign, micros = ("-", -micros) if micros < 0 else ("", micros)
+    if micros < 1_000:
+        return f"{sign}{micros}\u00b5s"
+    if micros < 1_000_000:
+        return f"{sign}{_trim(micros, 1_000)}ms"
+    minutes, rest = divmod(micros, 60_000_000)
+    seconds = f"{_trim(rest, 1_000_000)}s"
+    if minutes == 0:
+        return sign + seconds
+    hours, minutes = divmod(minutes, 60)
+    return f"{sign}{hours}h{minutes}m{seconds}" if hours else f"{sign}{minutes}m{seconds}"
+
+
+def _trim(value: int, unit: int) -> str:
+    whole, part = divmod(value, unit)
+    if part == 0:
+        return str(whole)
+    return f"{whole}.{part:0{len(str(unit)) - 1}d}".rstrip("0")
