@@ -22,7 +22,7 @@ def write_atomic(path: str | Path, data: bytes, mode: int = 0o644) -> None:
     except OSError as err:
         raise OCSPDError(f"{path}: cannot write: {err.strerror}") from err
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)

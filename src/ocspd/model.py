@@ -18,6 +18,7 @@ ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Go's zero time: what CFSSL writes as `revoked_at` of a certificate that is not revoked."""
 
 _HEX_SERIAL = re.compile(r"(?:[0-9a-fA-F]{1,2}:)+[0-9a-fA-F]{1,2}")
+_PREFIXED_SERIAL = re.compile(r"0[xX][0-9a-fA-F]{1,100}")
 
 
 def parse_serial(text: str) -> int:
@@ -26,15 +27,12 @@ def parse_serial(text: str) -> int:
     Raises CodedError 1300 naming the text when it is none of these.
     """
     text = text.strip()
-    try:
-        if _HEX_SERIAL.fullmatch(text):
-            return int("".join(pair.zfill(2) for pair in text.split(":")), 16)
-        if text[:2] in {"0x", "0X"}:
-            return int(text[2:], 16)
-        if text.isascii() and text.isdigit() and len(text) <= 100:
-            return int(text, 10)
-    except ValueError:
-        pass
+    if _HEX_SERIAL.fullmatch(text):
+        return int("".join(pair.zfill(2) for pair in text.split(":")), 16)
+    if _PREFIXED_SERIAL.fullmatch(text):
+        return int(text, 16)
+    if text.isascii() and text.isdigit() and len(text) <= 100:
+        return int(text)
     raise CodedError(
         Code.CERT_BAD_REQUEST,
         f"serial {text[:64]!r} is not a number: write it in decimal, as 0x… or as hex pairs with colons",

@@ -1,0 +1,90 @@
+"""The request path: HTTP bytes in, HTTP bytes out (HTTP/1.1 RFC 9112, OCSP over HTTP RFC 6960 App. A)."""
+
+import asyncio
+from collections.abc import Callable
+from mmap import mmap
+from typing import final
+
+from ocspd._index import Index
+
+COUNTERS: tuple[str, ...]
+"""Names of the 64-bit counters of one worker's block, in order; `web.metrics` maps them to metrics."""
+COUNTER_BLOCK_BYTES: int
+"""Size of one worker's block in shared memory."""
+
+@final
+class Reply:
+    """What to answer to one OCSP request, before HTTP: used by the slow path and by tests."""
+
+    @property
+    def http_status(self) -> int:
+        """200, 400 or 500."""
+    @property
+    def outcome(self) -> str:
+        """`good`, `revoked`, `unknown`, `unknown_serial`, `unknown_issuer`, `malformed`, `try_later` or `internal_error`."""
+    @property
+    def body(self) -> bytes:
+        """The OCSPResponse."""
+    @property
+    def cacheable(self) -> bool:
+        """Whether the answer is authoritative; if not, the four values below are 0 and ""."""
+    @property
+    def this_update(self) -> int: ...
+    @property
+    def next_update(self) -> int: ...
+    @property
+    def max_age_s(self) -> int: ...
+    @property
+    def etag(self) -> str:
+        """Without quotes."""
+
+@final
+class Responder:
+    """Answers requests from an index, with a clock that moves when told to, and counts what it does."""
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        path: str = "/",
+        counters: mmap | memoryview | None = None,
+        max_age_cap_s: int = 0,
+    ) -> None:
+        """Serve below the URL path `path`; count into `counters` (COUNTER_BLOCK_BYTES, writable)."""
+    index: Index
+    """The index asked; assign a new one to switch generations between two requests."""
+    def set_time(self, now_s: int) -> None:
+        """Set the clock, seconds since the epoch: Date, max-age and expiry follow it."""
+    def answer(self, request_der: bytes) -> Reply:
+        """Answer a DER request; counts hash algorithm and outcome. Never raises for bad bytes."""
+    def respond(self, data: bytes) -> bytes | None:
+        """Answer one complete HTTP request of the shapes the fast path knows; None for any other."""
+    def count(self, counter: str, amount: int = 1) -> None:
+        """Add to a counter by its name in COUNTERS."""
+
+@final
+class Connections:
+    """All client connections of a worker: limits, time-outs, draining."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        *,
+        slow_factory: Callable[[], asyncio.Protocol],
+        header_timeout_s: int = 10,
+        idle_timeout_s: int = 75,
+        write_timeout_s: int = 30,
+        max_connections: int = 50_000,
+    ) -> None:
+        """`slow_factory` makes the aiohttp protocol that answers what the fast path does not know."""
+    def protocol(self) -> asyncio.Protocol:
+        """Make the protocol of one new connection (for `loop.create_server`)."""
+    def tick(self, now_s: int) -> None:
+        """Call once a second: moves the responder's clock and closes what has timed out."""
+    @property
+    def current(self) -> int:
+        """Open connections."""
+    def drain(self) -> None:
+        """Answer every further request with Connection: close and close idle connections."""
+    def abort(self) -> None:
+        """Close every connection at once."""
