@@ -1,0 +1,295 @@
+"""The client of a remote CFSSL (or ocspd) server: what `-remote` talks through.
+
+Only `sign`, `authsign` and `info` exist in the protocol. A comma list of addresses is an ordered
+fail-over: the next one is asked after any error, and the last error is the one reported. A request is
+authenticated (`authsign`) when an authenticator is given: an HMAC over the exact bytes of the request.
+
+Errors are CFSSL's client codes: 7400 no connection or a status other than 200 (the body is the
+message), 7200 the answer is not the JSON it should be, 7300 the answer cannot be read, 7500 the server
+said no. A bad address is 5300, a bad TLS file a ConfigError.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+
+from ocspd import wire
+from ocspd.clock import SystemClock
+from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from ocspd.clock import Clock
+
+DEFAULT_PORT = 8888
+API_PREFIX = "/api/v1/cfssl/"
+
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_MAX_MESSAGE_CHARS = 4096
+_CONNECT_S = 30.0
+_TOTAL_S = 120.0
+_SERVER_FAILED = "API client error: Server request failed"
+
+
+class Authenticator(Protocol):
+    """Whoever makes the token of an authenticated request (pki.auth.AuthKey)."""
+
+    def token(self, data: bytes, /) -> bytes:
+        """Return the token for the exact bytes of the request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteTLS:
+    """TLS towards the remote; paths of PEM files, "" where not given."""
+
+    ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+
+    def context(self) -> ssl.SSLContext:
+        """Return the client context; ConfigError names the file that cannot be used."""
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ConfigError("-mutual-tls-client-cert and -mutual-tls-client-key must be given together")
+        context = self._trust()
+        if self.certificate_file:
+            try:
+                context.load_cert_chain(self.certificate_file, self.key_file, _no_password)
+            except (OSError, ValueError) as err:
+                files = f"{self.certificate_file}, {self.key_file}"
+                raise ConfigError(f"{files}: not a usable client certificate and key: {err}") from err
+        return context
+
+    def _trust(self) -> ssl.SSLContext:
+        if not self.ca_file:
+            return ssl.create_default_context()
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ValueError) as err:
+            raise ConfigError(f"{self.ca_file}: not usable as trusted CA certificates (PEM): {err}") from err
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteRequest:
+    """A sign request as it goes over the wire.
+
+    `hosts` None keeps the CSR's names, a list replaces them. `subject` is CFSSL's JSON subject.
+    """
+
+    csr_pem: str
+    hosts: Sequence[str] | None = None
+    subject: Mapping[str, Any] | None = None
+    profile: str = ""
+    label: str = ""
+    serial: int | None = None
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON; an authenticated request signs exactly these bytes."""
+        request: dict[str, Any] = {
+            "hosts": None if self.hosts is None else list(self.hosts),
+            "certificate_request": self.csr_pem,
+        }
+        if self.subject is not None:
+            request["subject"] = dict(self.subject)
+        request |= {"profile": self.profile, "label": self.label}
+        if self.serial is not None:
+            request["serial"] = self.serial
+        return wire.dumps(request).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteInfo:
+    """What `info` answers: the CA certificate (PEM), the usages and the expiry of the profile."""
+
+    certificate: str
+    usages: list[str] | None
+    expiry: str
+
+
+def parse_address(text: str) -> str:
+    """Return `scheme://host:port` for one address as `-remote` takes it.
+
+    `host`, `host:port`, `192.0.2.1:8888`, `[2001:db8::1]:8888`, a bare IPv6 address, and URLs with
+    http or https and an optional trailing slash. Default scheme http, default port 8888 (also for
+    https, as CFSSL has it). CodedError 5300 naming the text otherwise.
+    """
+    address = text.strip()
+    if "://" not in address:
+        try:
+            address = f"http://[{ipaddress.IPv6Address(address)}]"
+        except ValueError:
+            address = f"http://{address}"
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    usable = parts.scheme in {"http", "https"} and parts.path in {"", "/"} and not parts.query
+    if not host or not usable or parts.fragment or parts.username is not None or port == 0:
+        raise CodedError(
+            Code.POLICY_INVALID_REQUEST,
+            f"failed to connect to remote {text[:200]!r}: write host, host:port or http(s)://host:port",
+        )
+    name = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{name}:{DEFAULT_PORT if port is None else port}"
+
+
+def parse_addresses(text: str) -> tuple[str, ...]:
+    """Return the normalised addresses of a comma list, in order; empty members are ignored."""
+    addresses = tuple(parse_address(item) for item in text.split(",") if item.strip())
+    if not addresses:
+        raise CodedError(Code.POLICY_INVALID_REQUEST, "failed to connect to remote: no address given")
+    return addresses
+
+
+class RemoteSigner:
+    """A group of CFSSL servers, asked in order until one of them answers.
+
+    `auth` makes requests go to `authsign`. A connection is made per request, as CFSSL's client does,
+    so a member that comes back is used again at once.
+    """
+
+    def __init__(
+        self,
+        addresses: str,
+        *,
+        auth: Authenticator | None = None,
+        tls: RemoteTLS | None = None,
+        total_s: float = _TOTAL_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self.addresses = parse_addresses(addresses)
+        self._auth = auth
+        self._clock = clock or SystemClock()
+        wants_tls = any(address.startswith("https:") for address in self.addresses)
+        self._context = (tls or RemoteTLS()).context() if wants_tls or tls is not None else None
+        self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_S)
+
+    async def sign(self, request: RemoteRequest) -> str:
+        """Have a CSR signed and return the certificate (PEM)."""
+        return await self.sign_request(request.to_bytes())
+
+    async def sign_request(self, request: bytes) -> str:
+        """Send the bytes of a JSON sign request, with a token when there is an authenticator."""
+        endpoint = "sign"
+        if self._auth is not None:
+            endpoint = "authsign"
+            outer = {
+                "timestamp": int(self._clock.now().timestamp()),
+                "token": base64.b64encode(self._auth.token(request)).decode(),
+                "request": base64.b64encode(request).decode(),
+            }
+            request = wire.dumps(outer).encode()
+        result = await self._ask(endpoint, request)
+        certificate = result.get("certificate")
+        if not isinstance(certificate, str):
+            raise CodedError(Code.CLIENT_JSON, "the server's answer has no certificate")
+        return certificate
+
+    async def info(self, *, label: str = "", profile: str = "") -> RemoteInfo:
+        """Ask for the CA certificate and the main settings of a profile."""
+        result = await self._ask("info", wire.dumps({"label": label, "profile": profile}).encode())
+        fields = wire.Fields(result, "info.Resp")
+        try:
+            return RemoteInfo(
+                certificate=fields.string("certificate"),
+                usages=fields.strings("usages"),
+                expiry=fields.string("expiry"),
+            )
+        except wire.JSONError as err:
+            raise CodedError(Code.CLIENT_JSON, str(err)) from err
+
+    async def _ask(self, endpoint: str, body: bytes) -> dict[str, Any]:
+        error: OCSPDError | None = None
+        for address in self.addresses:
+            try:
+                return _result(await self._post(f"{address}{API_PREFIX}{endpoint}", body))
+            except CodedError as err:
+                error = err
+        assert error is not None
+        raise error
+
+    async def _post(self, url: str, body: bytes) -> bytes:
+        """Return the body of a 200 answer."""
+        try:
+            async with self._session() as session:
+                post = session.post(url, data=body, proxy=_proxy_for(url), allow_redirects=False)
+                async with post as response:
+                    answer = await _read_limited(response)
+                    if response.status != 200:
+                        text = answer.decode("utf-8", "replace")[:_MAX_MESSAGE_CHARS]
+                        raise CodedError(Code.CLIENT_HTTP, text or f"HTTP status {response.status}")
+                    return answer
+        except TimeoutError:
+            raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: no answer in time") from None
+        except aiohttp.ClientPayloadError as err:
+            raise CodedError(Code.CLIENT_IO, f"failed to read the answer of {url}: {err}") from err
+        except (aiohttp.ClientError, OSError, ValueError) as err:
+            hint = ""
+            if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError):
+                scheme = "https://" if url.startswith("http:") else "http://"
+                hint = f" (does the server speak {scheme}?)"
+            raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: {err}{hint}") from err
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        connector = aiohttp.TCPConnector(force_close=True, ssl=self._context or True)
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=self._timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            yield session
+
+
+async def _read_limited(response: aiohttp.ClientResponse) -> bytes:
+    chunks = bytearray()
+    async for chunk in response.content.iter_chunked(65536):
+        chunks += chunk
+        if len(chunks) > _MAX_ANSWER_BYTES:
+            raise CodedError(Code.CLIENT_IO, f"the answer of {response.url} is longer than 16 MiB")
+    return bytes(chunks)
+
+
+def _result(answer: bytes) -> dict[str, Any]:
+    """Take the result out of an envelope; 7500 when the server said no."""
+    try:
+        envelope = wire.Fields(wire.loads(answer), "api.Response")
+        success = envelope.boolean("success")
+        errors = envelope.items("errors", "api.ResponseMessage")
+        message = errors[0].string("message") if errors else ""
+    except wire.JSONError as err:
+        raise CodedError(Code.CLIENT_JSON, str(err)) from err
+    result = envelope.get("result")
+    if not success or result is None:
+        raise CodedError(Code.CLIENT_SERVER_FAILED, message[:_MAX_MESSAGE_CHARS] or _SERVER_FAILED)
+    if not isinstance(result, dict):
+        raise CodedError(Code.CLIENT_JSON, "the server's result is not an object")
+    return result
+
+
+def _proxy_for(url: str) -> str | None:
+    """Return the proxy of the environment, never for loopback (Go's ProxyFromEnvironment)."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    proxies = getproxies()
+    if loopback or proxy_bypass(parts.netloc):
+        return None
+    return proxies.get(parts.scheme)
