@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.certdb import DBConfig, open_certdb
+from ocspd.clock import SystemClock
+from tests import postgres
 from tests.tools import PROGRAMS, find
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from ocspd.certdb.base import CertDB
 
 
 def pytest_report_header() -> list[str]:
@@ -13,3 +26,42 @@ def pytest_report_header() -> list[str]:
     if lack:
         lines.append("NOT INSTALLED, tests against them are skipped: " + ", ".join(lack))
     return lines
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server for the whole run, on which databases can be created."""
+    with postgres.running_server() as url:
+        yield url
+
+
+@pytest.fixture
+async def postgres_url(postgres_server: str) -> AsyncIterator[str]:
+    """URL of an empty database made for this test; good for asyncpg, lib/pq and a -db-config file."""
+    url = await postgres.create_database(postgres_server)
+    yield url
+    await postgres.drop_database(postgres_server, url)
+
+
+@pytest.fixture(params=["sqlite3", "postgres"])
+def db_config(request: pytest.FixtureRequest, tmp_path: Path) -> DBConfig:
+    """An empty database of each driver, not migrated."""
+    if request.param == "postgres":
+        return DBConfig("postgres", request.getfixturevalue("postgres_url"))
+    return DBConfig("sqlite3", str(tmp_path / "certs.db"))
+
+
+@pytest.fixture
+async def migrated_db_config(db_config: DBConfig) -> DBConfig:
+    """A migrated, empty database of each driver, to open by yourself or to write to a file."""
+    from ocspd.certdb import migrate
+
+    await migrate.up(db_config)
+    return db_config
+
+
+@pytest.fixture
+async def certdb(migrated_db_config: DBConfig) -> AsyncIterator[CertDB]:
+    """A migrated, empty certdb of each driver, on the system clock."""
+    async with await open_certdb(migrated_db_config, SystemClock()) as db:
+        yield db

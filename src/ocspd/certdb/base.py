@@ -1,0 +1,117 @@
+"""What every certdb offers: CFSSL's `certificates` and `ocsp_responses` tables as typed operations.
+
+Rules:
+ 1. A connection is made at the first operation, not before. Every failure is one CodedError whose
+    message names the database (password hidden) and, where there is one, the remedy.
+ 2. "Unexpired" means expiry later than the clock handed to `open_certdb`.
+ 3. Values are written exactly as CFSSL writes them, so that CFSSL goes on working on the database,
+    and everything CFSSL ever wrote can be read (rows older than its migration 002 included).
+
+Open one with `async with await open_certdb(config, clock) as db`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from types import TracebackType
+
+    from ocspd.certdb.feed import ChangeFeed
+    from ocspd.model import CertificateRow, OCSPRow, StatusRow
+
+CHUNK_ROWS = 5000
+"""Rows per chunk of the streaming operations: under 2 MB of memory each, whatever the table's size."""
+
+
+class CertDB(Protocol):
+    """A certificate database. Safe to use from many tasks of one event loop.
+
+    Every operation raises CodedError 11000 when the database cannot be reached, is not migrated, holds
+    a value that cannot be read, or refuses the statement.
+    """
+
+    @property
+    def name(self) -> str:
+        """The database for messages and logs: driver and location, without the password."""
+        ...
+
+    async def insert_certificate(self, row: CertificateRow) -> None:
+        """Insert a certificate. CodedError 11000 when (serial, aki) exists, 11100 when nothing was inserted.
+
+        `revoked_at` None is written as year 1, and a metadata or sans None as JSON null, as CFSSL does.
+        """
+        ...
+
+    async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
+        """Return the certificate with this serial and key identifier (certdb form), or None.
+
+        Year 1 and NULL both read as `revoked_at` None; other NULLs as the field's default.
+        """
+        ...
+
+    async def find_certificates(self, serial: int) -> list[CertificateRow]:
+        """Return the certificates of every issuer with this serial, ordered by key identifier."""
+        ...
+
+    def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
+        """Stream the unexpired certificates, whole rows, in no particular order."""
+        ...
+
+    def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
+        """Stream the status of the unexpired certificates in non-empty lists of at most chunk_rows.
+
+        Reads no PEM and holds one chunk in memory at a time. On PostgreSQL the whole stream is one
+        consistent snapshot; on SQLite as well.
+        """
+        ...
+
+    async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
+        """Return revoked, unexpired certificates; only those of the CA labels given, if any."""
+        ...
+
+    async def revoke_certificate(self, serial: int, aki: str, reason: int) -> None:
+        """Set status revoked, this reason, and revoked_at = now. CodedError 11200 when there is no such row.
+
+        A second time overwrites reason and time, as CFSSL does.
+        """
+        ...
+
+    async def insert_ocsp(self, row: OCSPRow) -> None:
+        """Insert an OCSP response. CodedError 11000 when there is one, or no such certificate (PostgreSQL)."""
+        ...
+
+    async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
+        """Return the stored response of a certificate, expired or not, or None."""
+        ...
+
+    def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
+        """Stream the unexpired responses in non-empty lists of at most chunk_rows."""
+        ...
+
+    async def update_ocsp(self, row: OCSPRow) -> None:
+        """Replace body and expiry of a stored response. CodedError 11200 when there is none."""
+        ...
+
+    async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
+        """Insert or replace responses, all or none."""
+        ...
+
+    def change_feed(self) -> ChangeFeed:
+        """Return a new change feed with a connection of its own; close it after use."""
+        ...
+
+    async def check(self) -> None:
+        """Raise CodedError 11000 with the remedy unless the database is reachable and fully migrated."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

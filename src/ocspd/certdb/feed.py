@@ -1,0 +1,86 @@
+"""The change feed: which certificates were inserted, changed or deleted since a cursor, by any writer.
+
+Migration 003 lets triggers note each change in the table `ocspd_changes`, so an old CFSSL writing to
+the same database is noticed as well. The rules every implementation keeps:
+
+ 1. A change committed after a cursor was made is reported to that cursor at least once, in whatever
+    order transactions commit.
+ 2. What is reported is the row as it is now, not as it was: several changes of one certificate may be
+    reported as one.
+ 3. A cursor that cannot keep rule 1 (the database was replaced, or its changes were trimmed away)
+    raises CursorLostError instead of skipping anything.
+
+So a consumer takes `current_cursor()`, makes one full pass with `CertDB.stream_status()`, and then
+reads from that cursor for ever; on CursorLostError it begins anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ocspd.errors import OCSPDError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+    from ocspd.model import StatusRow
+
+Cursor = dict[str, str | int]
+"""A position in the feed: a small JSON object. Keep it, hand it back; its keys are the driver's affair."""
+
+
+class CursorLostError(OCSPDError):
+    """The feed cannot say what changed since this cursor: take a new one and make a full pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRowChange:
+    """A certificate that changed: `row` is its present status, None when it was deleted.
+
+    `changed_at` is the database's clock in the trigger of the newest change reported here, aware UTC
+    (microseconds on PostgreSQL, milliseconds on SQLite): subtract it from the time an answer is
+    published to get the latency of a revocation.
+    """
+
+    serial: int
+    aki: str
+    row: StatusRow | None
+    changed_at: datetime
+
+
+class ChangeFeed(Protocol):
+    """What a signer needs to follow a certdb. One consumer task per feed object."""
+
+    async def current_cursor(self) -> Cursor:
+        """Return the cursor of this moment: everything committed before is behind it."""
+        ...
+
+    async def read(self, cursor: Mapping[str, str | int], limit: int) -> tuple[list[StatusRowChange], Cursor]:
+        """Return changes after the cursor, of at most `limit` feed entries, and the cursor after them.
+
+        A certificate appears once a call. An empty list means there is nothing more at present; the
+        returned cursor may still differ and is the one to keep. Rows that have expired are reported
+        like others. Raises CursorLostError (rule 3) and CodedError 11000.
+        """
+        ...
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when something may have changed since the last `wait` returned, or after timeout_s.
+
+        May return early without cause. A lost connection is not an error: it is made again, and the
+        return is early then, because a notice may have been missed.
+        """
+        ...
+
+    async def trim(self, cursor: Mapping[str, str | int], keep: timedelta) -> int:
+        """Delete feed entries behind the cursor that are older than `keep`; return how many.
+
+        `keep` is for other consumers: a cursor that has not moved for longer is lost.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release the feed's own connection. Idempotent."""
+        ...
