@@ -1,0 +1,388 @@
+"""Signing OCSP responses for one issuer, by the CA itself or by a responder certificate it issued.
+
+`OCSPSigner` checks the responder certificate before it signs anything (RFC 6960 §4.2.2.2), decides
+the times of a response and hands the encoding to `ocsp_template.Batch`. What it signs has one
+SingleResponse, no extensions, and the responder certificate only when it is not the issuer's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from ocspd.clock import ManualClock
+from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.logs import logger
+from ocspd.model import CertStatus
+from ocspd.pki import ocsp_der as der
+from ocspd.pki.certid import HASHES, certid_prefix, check_hash_name, key_identifier, parts_of
+from ocspd.pki.ocsp_template import Batch
+
+try:
+    from cryptography.hazmat.primitives.asymmetric import mldsa
+except ImportError:  # before cryptography 47
+    mldsa = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ocspd.clock import Clock
+    from ocspd.pki.keys import PrivateKey
+
+DEFAULT_VALIDITY = timedelta(hours=96)
+"""CFSSL's `-interval`."""
+DEFAULT_HASHES = ("sha1", "sha256")
+"""A client accepts only the CertID it asked for, and both kinds ask."""
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+_SECOND = timedelta(seconds=1)
+_HOUR = timedelta(hours=1)
+_MINUTE = timedelta(minutes=1)
+_SHORT = timedelta(hours=16)
+_MARGIN = timedelta(hours=8)
+_MAX_AGE = timedelta(days=4)
+_MIN_VALIDITY = timedelta(hours=8)
+_MAX_VALIDITY = timedelta(days=10)
+
+_ECDSA: dict[str, tuple[str, hashes.HashAlgorithm]] = {
+    "secp256r1": ("1.2.840.10045.4.3.2", hashes.SHA256()),
+    "secp384r1": ("1.2.840.10045.4.3.3", hashes.SHA384()),
+    "secp521r1": ("1.2.840.10045.4.3.4", hashes.SHA512()),
+}
+_SHA256_RSA = "1.2.840.113549.1.1.11"
+_ED25519 = "1.3.101.112"
+_ML_DSA_44 = "2.16.840.1.101.3.4.3.17"
+_ML_DSA_65 = "2.16.840.1.101.3.4.3.18"
+
+
+def refresh_at(this_update: datetime, next_update: datetime, *, life: float = 0.5) -> datetime:
+    """Return when a response is due to be replaced: after the share `life` of its validity.
+
+    Never later than the Baseline Requirements allow (§4.9.9; the interval counts its last second):
+    under 16 h of validity before half of it is left, else 8 h before nextUpdate and no more than
+    4 days after thisUpdate.
+    """
+    interval = next_update - this_update + _SECOND
+    due = this_update + interval * life
+    if interval < _SHORT:
+        return min(due, this_update + interval / 2)
+    return min(due, next_update - _MARGIN, this_update + _MAX_AGE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignerSpec:
+    """All a worker process needs to sign as another process would; holds the private key in memory."""
+
+    issuer: bytes
+    responder: bytes
+    key: bytes
+    validity: timedelta
+    certid_hashes: tuple[str, ...]
+    responder_id: str
+    this_update_step: timedelta
+
+    def __repr__(self) -> str:
+        return f"SignerSpec(<{len(self.key)} bytes of private key>)"
+
+    def open(self, now: datetime) -> OCSPSigner:
+        """Make the signer again; warnings were given where the spec was made."""
+        return OCSPSigner(
+            x509.load_der_x509_certificate(self.issuer),
+            x509.load_der_x509_certificate(self.responder),
+            cast("PrivateKey", serialization.load_pem_private_key(self.key, None)),
+            clock=ManualClock(now),
+            validity=self.validity,
+            certid_hashes=self.certid_hashes,
+            responder_id=self.responder_id,
+            this_update_step=self.this_update_step,
+            warn=False,
+        )
+
+
+class OCSPSigner:
+    """Signs the status of certificates issued by `issuer_cert`, with `key` of `responder_cert`."""
+
+    def __init__(  # noqa: PLR0913  (one value for each decision an operator makes)
+        self,
+        issuer_cert: x509.Certificate,
+        responder_cert: x509.Certificate,
+        key: PrivateKey,
+        *,
+        clock: Clock,
+        validity: timedelta = DEFAULT_VALIDITY,
+        certid_hashes: Sequence[str] = DEFAULT_HASHES,
+        responder_id: str = "key",
+        this_update_step: timedelta = _HOUR,
+        issuer_name: str = "CA certificate",
+        responder_name: str = "responder certificate",
+        key_name: str = "responder key",
+        warn: bool = True,
+    ) -> None:
+        """Check the three (see `check`) and log what clients may dislike, unless `warn` is off.
+
+        `validity` is nextUpdate - thisUpdate with its last second counted; `certid_hashes` are those
+        presigned (`sign` knows them all); `responder_id` is "key" (RFC 9919 §3.2.2) or "name";
+        thisUpdate is truncated to `this_update_step`, CFSSL's hour. The names stand for the three in
+        messages: the paths they were read from.
+        """
+        self.issuer = issuer_cert
+        self.responder = responder_cert
+        self.key = key
+        self.clock = clock
+        self.validity = validity
+        self.certid_hashes = tuple(dict.fromkeys(certid_hashes))
+        self.responder_id = responder_id
+        self.this_update_step = this_update_step
+        self._names = (issuer_name, responder_name, key_name)
+        self._issuer_parts = parts_of(issuer_cert)
+        self._responder_parts = parts_of(responder_cert)
+        self.direct = issuer_cert == responder_cert
+        """Whether the CA signs itself, so that no certificate is embedded."""
+        self._check_settings()
+        self._sign_bytes, self._signature_algorithm = _signing(key, key_name)
+        self.warnings = self.check()
+        """What was found that is no error but some client or root programme objects to."""
+        if warn:
+            for warning in self.warnings:
+                logger.warning("%s", warning)
+        self._certid_prefixes = {name: certid_prefix(issuer_cert, name) for name in HASHES}
+
+    @property
+    def aki(self) -> str:
+        """What certdb's rows of this issuer carry: hex of its key identifier, "" when it has none."""
+        try:
+            extension = self.issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        except x509.ExtensionNotFound:
+            return ""
+        return extension.value.digest.hex()
+
+    @property
+    def subject(self) -> str:
+        """Subject of the issuer, for messages."""
+        return self.issuer.subject.rfc4514_string()
+
+    def spec(self) -> SignerSpec:
+        """Return what another process needs to make this signer again."""
+        return SignerSpec(
+            issuer=self.issuer.public_bytes(serialization.Encoding.DER),
+            responder=self.responder.public_bytes(serialization.Encoding.DER),
+            key=self.key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ),
+            validity=self.validity,
+            certid_hashes=self.certid_hashes,
+            responder_id=self.responder_id,
+            this_update_step=self.this_update_step,
+        )
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def _check_settings(self) -> None:
+        if self.responder_id not in {"key", "name"}:
+            raise ConfigError(f"responder id {self.responder_id!r} is not known: use key or name")
+        if not self.certid_hashes:
+            raise ConfigError(f"no CertID hash given: use one or more of {', '.join(HASHES)}")
+        for name in self.certid_hashes:
+            check_hash_name(name)
+        if self.validity <= self.this_update_step:
+            raise ConfigError(
+                f"a validity of {self.validity} is over before it starts, as thisUpdate is truncated to "
+                f"{self.this_update_step}: use a longer interval, such as 96h"
+            )
+
+    def check(self) -> tuple[str, ...]:
+        """Check that clients will accept what this signer signs now; return warnings.
+
+        The key belongs to the responder certificate, which is the issuer's own or was issued
+        directly by it, for OCSP signing, and is valid now (RFC 6960 §4.2.2.2). Raises ConfigError
+        naming the file, the certificate's subject and the remedy. Call it again when time passes.
+        """
+        issuer_name, responder_name, key_name = self._names
+        who = f"{responder_name} ({self.responder.subject.rfc4514_string()})"
+        public = self.key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        if der.children(public)[1] != der.children(self._responder_parts.key_info)[1]:
+            raise ConfigError(f"{key_name}: is not the private key of {who}: give the key that belongs to it")
+        if not self.direct:
+            self._check_delegation(who, issuer_name)
+        now = self.clock.now()
+        start, end = self.responder.not_valid_before_utc, self.responder.not_valid_after_utc
+        if now < start:
+            raise ConfigError(f"{who}: is not valid before {_iso(start)}: check the clock, or wait")
+        if now >= end:
+            raise ConfigError(f"{who}: expired on {_iso(end)}: issue a new one and give it here")
+        warnings = self._delegated_warnings(who) if not self.direct else self._direct_warnings(who)
+        if self._untrimmed_next_update(now) > end:
+            warnings.append(
+                f"{who}: expires on {_iso(end)}, so responses are valid until then only; issue a new one"
+            )
+        if not _MIN_VALIDITY <= self.validity <= _MAX_VALIDITY:
+            warnings.append(
+                f"validity {self.validity} is outside of what the CA/Browser Forum allows publicly "
+                "trusted CAs: 8 hours to 10 days"
+            )
+        return tuple(warnings)
+
+    def _check_delegation(self, who: str, issuer_name: str) -> None:
+        issuer = f"{issuer_name} ({self.subject})"
+        if self._responder_parts.issuer != self._issuer_parts.subject:
+            raise ConfigError(
+                f"{who}: was issued by {self.responder.issuer.rfc4514_string()!r}, not by {issuer}: "
+                "clients accept the CA itself or a responder certificate the CA issued directly"
+            )
+        try:
+            self.responder.verify_directly_issued_by(self.issuer)
+        except (InvalidSignature, ValueError, TypeError):
+            raise ConfigError(
+                f"{who}: its signature was not made by the key of {issuer}: use the CA certificate that "
+                "issued it"
+            ) from None
+        except UnsupportedAlgorithm:
+            raise ConfigError(f"{who}: is signed with an algorithm that is not supported") from None
+        usages = _extension(self.responder, x509.ExtendedKeyUsage)
+        if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+            raise ConfigError(
+                f"{who}: lacks the extended key usage OCSPSigning: issue it with a profile that has "
+                'the usage "ocsp signing"'
+            )
+
+    def _delegated_warnings(self, who: str) -> list[str]:
+        warnings = []
+        if _extension(self.responder, x509.OCSPNoCheck) is None:
+            warnings.append(
+                f"{who}: lacks id-pkix-ocsp-nocheck, so clients may look for its own status: set "
+                '"ocsp_no_check" in the profile that issues it'
+            )
+        usage = _extension(self.responder, x509.KeyUsage)
+        if usage is not None and not usage.digital_signature:
+            warnings.append(f"{who}: its key usage lacks digitalSignature, so clients may refuse responses")
+        return warnings
+
+    def _direct_warnings(self, who: str) -> list[str]:
+        usage = _extension(self.responder, x509.KeyUsage)
+        if usage is not None and not usage.digital_signature:
+            return [f"{who}: signs responses, but its key usage lacks digitalSignature (BR 7.1.2.10.7)"]
+        return []
+
+    def check_certificate(self, certificate: x509.Certificate) -> None:
+        """Check that this signer's issuer issued the certificate.
+
+        CodedError 8100 when the names differ, 8200 when the signature does not verify.
+        """
+        if parts_of(certificate).issuer != self._issuer_parts.subject:
+            raise CodedError(Code.OCSP_ISSUER_MISMATCH, "Certificate not issued by this issuer")
+        try:
+            certificate.verify_directly_issued_by(self.issuer)
+        except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm) as err:
+            raise CodedError(
+                Code.OCSP_INVALID_STATUS,
+                f"signature of certificate {certificate.serial_number} does not verify with {self.subject}",
+            ) from err
+
+    # -- signing -------------------------------------------------------------------------------
+
+    def _untrimmed_next_update(self, now: datetime) -> datetime:
+        return _truncate(now, self.this_update_step) + self.validity - _SECOND
+
+    def batch(self, now: datetime | None = None) -> Batch:
+        """Encode what all responses signed at one instant (the clock's, if not given) share.
+
+        producedAt is truncated to the minute; nextUpdate is not later than the notAfter of the
+        certificate that signed (Mozilla root store policy §6). Raises ConfigError when that
+        certificate has expired.
+        """
+        now = self.clock.now() if now is None else now.astimezone(UTC)
+        end = self.responder.not_valid_after_utc
+        if now >= end:
+            _, responder_name, _ = self._names
+            raise ConfigError(
+                f"{responder_name} ({self.responder.subject.rfc4514_string()}): expired on {_iso(end)}: "
+                "issue a new one"
+            )
+        if self.responder_id == "key":
+            responder_id = der.tlv(
+                der.context(2, constructed=True), der.tlv(der.OCTET_STRING, key_identifier(self.responder))
+            )
+        else:
+            responder_id = der.tlv(der.context(1, constructed=True), self._responder_parts.subject)
+        certificates = b""
+        if not self.direct:
+            certificates = der.tlv(
+                der.context(0, constructed=True),
+                der.sequence(self.responder.public_bytes(serialization.Encoding.DER)),
+            )
+        return Batch(
+            sign=self._sign_bytes,
+            signature_algorithm=self._signature_algorithm,
+            responder_id=responder_id,
+            certid_prefixes=self._certid_prefixes,
+            certificates=certificates,
+            produced_at=_truncate(now, _MINUTE),
+            this_update=_truncate(now, self.this_update_step),
+            next_update=min(self._untrimmed_next_update(now), end),
+        )
+
+    def sign(
+        self,
+        *,
+        serial: int,
+        status: CertStatus = CertStatus.GOOD,
+        reason: int = 0,
+        revoked_at: datetime | None = None,
+        certid_hash: str = "sha1",
+    ) -> bytes:
+        """Sign one response now and return its DER; see `Batch.sign` for the arguments and errors."""
+        return self.batch().sign(serial, status, reason, revoked_at, certid_hash)
+
+
+def _signing(key: PrivateKey, key_name: str) -> tuple[Callable[[bytes], bytes], bytes]:
+    """Return the signing function and the DER of its AlgorithmIdentifier (BR §7.1.3.2)."""
+    match key:
+        case ec.EllipticCurvePrivateKey() if key.curve.name in _ECDSA:
+            dotted, algorithm = _ECDSA[key.curve.name]
+            scheme = ec.ECDSA(algorithm)
+            return lambda data: key.sign(data, scheme), der.sequence(der.oid(dotted))
+        case rsa.RSAPrivateKey():
+            pkcs1, sha256 = padding.PKCS1v15(), hashes.SHA256()
+            return lambda data: key.sign(data, pkcs1, sha256), der.sequence(der.oid(_SHA256_RSA), der.NULL)
+        case ed25519.Ed25519PrivateKey():
+            return key.sign, der.sequence(der.oid(_ED25519))
+        case _:
+            pass
+    if mldsa is not None:
+        if isinstance(key, mldsa.MLDSA44PrivateKey):
+            return key.sign, der.sequence(der.oid(_ML_DSA_44))
+        if isinstance(key, mldsa.MLDSA65PrivateKey):
+            return key.sign, der.sequence(der.oid(_ML_DSA_65))
+    raise ConfigError(
+        f"{key_name}: keys of this kind cannot sign OCSP responses: use RSA, ECDSA P-256, P-384 or P-521, "
+        "Ed25519, or ML-DSA-44 or -65"
+    )
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _truncate(instant: datetime, step: timedelta) -> datetime:
+    """Cut an instant down to a multiple of step since midnight UTC."""
+    midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight + (instant - midnight) // step * step
+
+
+def _iso(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,185 @@
+"""The hot part of presigning: everything of a response that does not vary is encoded once.
+
+Within a batch (one issuer, one instant) two responses differ in serial number, status and signature
+only, and in the lengths around them. So a batch keeps, for each CertID hash and serial length, the
+bytes of ResponseData before the serial and after it; for each (ResponseData, signature) length, what
+goes around them. Signing one certificate is then one `int.to_bytes`, two joins and `key.sign`.
+
+    OCSPResponse ::= SEQUENCE {                                    | head
+      responseStatus ENUMERATED (successful),                      |
+      responseBytes [0] { SEQUENCE { id-pkix-ocsp-basic, OCTET STRING {
+        BasicOCSPResponse ::= SEQUENCE {                           |
+          tbsResponseData ::= SEQUENCE {                           | prefix
+            responderID, producedAt,                               |
+            SEQUENCE OF { SEQUENCE { CertID {algorithm, hashes,    |
+                serialNumber                                         <- varies
+              }, certStatus                                          <- varies
+              thisUpdate, [0] nextUpdate } } }                     | times
+          signatureAlgorithm, BIT STRING {                         | middle
+            signature                                                <- varies
+          }, [0] certs } } } }                                     | tail
+
+No version (DEFAULT v1, RFC 6960 §4.2.1) and no extension (RFC 9919 §3.2.1) is written.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ocspd.errors import Code, CodedError, OCSPDError
+from ocspd.model import REASONS, ZERO_TIME, CertStatus
+from ocspd.pki import ocsp_der as der
+from ocspd.pki.certid import check_hash_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
+_SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")
+_GOOD = der.tlv(der.context(CertStatus.GOOD, constructed=False))
+_UNKNOWN = der.tlv(der.context(CertStatus.UNKNOWN, constructed=False))
+_REASONS = frozenset(REASONS.values())
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SerialError(OCSPDError, ValueError):
+    """A serial number that no response can be made for."""
+
+
+class Batch:
+    """Signs the responses of one issuer at one instant. Made by `OCSPSigner.batch`; not thread-safe."""
+
+    __slots__ = (
+        "_certids",
+        "_frames",
+        "_good",
+        "_prefixes",
+        "_sign",
+        "_signature_algorithm",
+        "_start",
+        "_tail",
+        "_times",
+        "next_update",
+        "produced_at",
+        "this_update",
+    )
+
+    def __init__(  # noqa: PLR0913  (the parts of a response)
+        self,
+        *,
+        sign: Callable[[bytes], bytes],
+        signature_algorithm: bytes,
+        responder_id: bytes,
+        certid_prefixes: Mapping[str, bytes],
+        certificates: bytes,
+        produced_at: datetime,
+        this_update: datetime,
+        next_update: datetime,
+    ) -> None:
+        """Encode what does not vary.
+
+        `sign` signs bytes; `signature_algorithm` and `responder_id` are DER; `certid_prefixes` maps
+        every name in `certid.HASHES` to its `certid_prefix`; `certificates` is the DER of the [0]
+        certs, or empty.
+        """
+        self.produced_at = produced_at
+        self.this_update = this_update
+        self.next_update = next_update
+        self._sign = sign
+        self._signature_algorithm = signature_algorithm
+        self._start = responder_id + der.generalized_time(produced_at)
+        self._certids = certid_prefixes
+        self._tail = certificates
+        self._times = der.generalized_time(this_update) + der.tlv(
+            der.context(0, constructed=True), der.generalized_time(next_update)
+        )
+        self._good = _GOOD + self._times
+        self._prefixes: dict[tuple[str, int, int], bytes] = {}
+        self._frames: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+
+    def sign(
+        self,
+        serial: int,
+        status: int = CertStatus.GOOD,
+        reason: int = 0,
+        revoked_at: datetime | None = None,
+        certid_hash: str = "sha1",
+    ) -> bytes:
+        """Sign one OCSPResponse and return its DER.
+
+        `reason` and `revoked_at` count for revoked certificates only; reason 0 is left out (RFC 5280
+        §5.3.1), an unknown time is written as the epoch: the certificate was never to be trusted.
+        Raises SerialError for a negative serial number and CodedError 8200 for a status or a reason
+        that does not exist.
+        """
+        if serial < 0:
+            raise SerialError(f"serial {serial} is negative")
+        size = (serial.bit_length() >> 3) + 1
+        rest = self._good if status == 0 else _status(status, reason, revoked_at) + self._times
+        shape = (certid_hash, size, len(rest))
+        try:
+            prefix = self._prefixes[shape]
+        except KeyError:
+            prefix = self._prefix(*shape)
+        data = b"".join((prefix, serial.to_bytes(size, "big"), rest))
+        signature = self._sign(data)
+        lengths = (len(data), len(signature))
+        try:
+            head, middle = self._frames[lengths]
+        except KeyError:
+            head, middle = self._frame(*lengths)
+        return b"".join((head, data, middle, signature, self._tail))
+
+    def _prefix(self, certid_hash: str, serial_size: int, rest_size: int) -> bytes:
+        """Encode ResponseData up to the content of the serial number."""
+        check_hash_name(certid_hash)
+        certid = self._certids[certid_hash]
+        start = self._start
+        serial = der.header(der.INTEGER, serial_size)
+        certid_size = len(certid) + len(serial) + serial_size
+        inner = der.header(der.SEQUENCE, certid_size) + certid + serial
+        single_size = len(inner) + serial_size + rest_size
+        inner = der.header(der.SEQUENCE, single_size) + inner
+        list_size = len(inner) + serial_size + rest_size
+        inner = start + der.header(der.SEQUENCE, list_size) + inner
+        prefix = der.header(der.SEQUENCE, len(inner) + serial_size + rest_size) + inner
+        self._prefixes[certid_hash, serial_size, rest_size] = prefix
+        return prefix
+
+    def _frame(self, data_size: int, signature_size: int) -> tuple[bytes, bytes]:
+        """Encode what stands before ResponseData, and between it and the signature."""
+        middle = self._signature_algorithm + der.header(der.BIT_STRING, signature_size + 1) + b"\x00"
+        basic_size = data_size + len(middle) + signature_size + len(self._tail)
+        head = der.header(der.SEQUENCE, basic_size)
+        head = der.header(der.OCTET_STRING, len(head) + basic_size) + head
+        head = _BASIC + head
+        head = der.header(der.SEQUENCE, len(head) + basic_size) + head
+        head = der.header(der.context(0, constructed=True), len(head) + basic_size) + head
+        head = _SUCCESSFUL + head
+        head = der.header(der.SEQUENCE, len(head) + basic_size) + head
+        self._frames[data_size, signature_size] = head, middle
+        return head, middle
+
+
+def known_reason(reason: int) -> bool:
+    """Tell whether reason is a CRLReason (RFC 5280 §5.3.1: 0-6, 8-10)."""
+    return reason in _REASONS
+
+
+def _status(status: int, reason: int, revoked_at: datetime | None) -> bytes:
+    """Encode CertStatus other than good."""
+    if status == CertStatus.UNKNOWN:
+        return _UNKNOWN
+    if status != CertStatus.REVOKED:
+        raise CodedError(Code.OCSP_INVALID_STATUS, "Invalid revocation status")
+    if reason not in _REASONS:
+        raise CodedError(
+            Code.OCSP_INVALID_STATUS, f"Invalid revocation reason {reason}: use a number 0-6 or 8-10"
+        )
+    if revoked_at is None or revoked_at == ZERO_TIME:
+        revoked_at = _UNKNOWN_TIME
+    parts = der.generalized_time(revoked_at.astimezone(UTC))
+    if reason:
+        parts += der.tlv(der.context(0, constructed=True), der.tlv(der.ENUMERATED, bytes((reason,))))
+    return der.tlv(der.context(CertStatus.REVOKED, constructed=True), parts)
