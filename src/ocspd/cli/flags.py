@@ -1,0 +1,269 @@
+"""Go's flag grammar, with flags and positional arguments in any order.
+
+Rules, in the order they are applied to a word (package flag of Go; CFSSL's users write to it):
+
+ 1. after `--` (swallowed) every word is positional;
+ 2. a word that does not begin with `-`, and a lone `-`, is positional. Go stops looking for flags there;
+    we go on, so that `gencert -initca csr.json -loglevel=0` means what it says;
+ 3. `-name` and `--name` are equal; a value follows after `=` or as the next word, whatever that begins
+    with; a boolean takes `=` only;
+ 4. `-h` and `-help` ask for help, unless a flag of that name exists;
+ 5. the last occurrence wins, except for flags that may be repeated.
+
+The texts of errors are Go's. Nothing here prints or exits: cli/main.py does.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ocspd.errors import UsageError
+from ocspd.wire import DurationError, format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Value = str | bool | int | timedelta | tuple[str, ...]
+
+
+class Kind(Enum):
+    """What a flag holds."""
+
+    STRING = "string"
+    BOOLEAN = "bool"
+    INTEGER = "int"
+    DURATION = "duration"
+    STRINGS = "strings"  # may be given several times; all are kept, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flag: its name without dashes, its default, and the help line's text."""
+
+    name: str
+    kind: Kind
+    default: Value
+    help: str
+
+    def help_line(self) -> str:
+        """Return the line of the usage text: two spaces, `-name=default: help`."""
+        return f"  -{self.name}={_show(self.default)}: {self.help}"
+
+
+def string(name: str, text: str, default: str = "") -> Flag:
+    """Declare a flag that holds text."""
+    return Flag(name, Kind.STRING, default, text)
+
+
+def boolean(name: str, text: str, *, default: bool = False) -> Flag:
+    """Declare a switch."""
+    return Flag(name, Kind.BOOLEAN, default, text)
+
+
+def integer(name: str, text: str, default: int = 0) -> Flag:
+    """Declare a flag that holds a whole number of 64 bits."""
+    return Flag(name, Kind.INTEGER, default, text)
+
+
+def duration(name: str, text: str, default: timedelta = timedelta()) -> Flag:
+    """Declare a flag that holds a Go duration such as 96h or 1m30s."""
+    return Flag(name, Kind.DURATION, default, text)
+
+
+def strings(name: str, text: str) -> Flag:
+    """Declare a flag that may be given several times; every occurrence adds one text."""
+    return Flag(name, Kind.STRINGS, (), text)
+
+
+class HelpRequested(Exception):
+    """The arguments ask for the usage text."""
+
+
+class Flags:
+    """The values of all flags of one command line; asking for a flag that is not declared is a bug."""
+
+    __slots__ = ("_declared", "_given")
+
+    def __init__(self, declared: Iterable[Flag], given: dict[str, Value] | None = None) -> None:
+        self._declared = {flag.name: flag for flag in declared}
+        self._given = given or {}
+
+    def _value(self, name: str, kind: Kind) -> Value:
+        flag = self._declared[name]
+        if flag.kind is not kind:
+            raise TypeError(f"-{name} is declared as {flag.kind.value}, not {kind.value}")
+        return self._given.get(name, flag.default)
+
+    def string(self, name: str) -> str:
+        """Return the text of a flag."""
+        value = self._value(name, Kind.STRING)
+        assert isinstance(value, str)
+        return value
+
+    def boolean(self, name: str) -> bool:
+        """Return whether a switch is on."""
+        value = self._value(name, Kind.BOOLEAN)
+        assert isinstance(value, bool)
+        return value
+
+    def integer(self, name: str) -> int:
+        """Return the number of a flag."""
+        value = self._value(name, Kind.INTEGER)
+        assert isinstance(value, int)
+        return value
+
+    def duration(self, name: str) -> timedelta:
+        """Return the duration of a flag."""
+        value = self._value(name, Kind.DURATION)
+        assert isinstance(value, timedelta)
+        return value
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """Return every occurrence of a flag that may be repeated, in order; also of one that may not."""
+        if self._declared[name].kind is Kind.STRING:
+            text = self.string(name)
+            return (text,) if text else ()
+        value = self._value(name, Kind.STRINGS)
+        assert isinstance(value, tuple)
+        return value
+
+    def was_set(self, name: str) -> bool:
+        """Return whether the command line has the flag, even with its default value."""
+        return self._declared[name].name in self._given
+
+
+def parse(words: Sequence[str], declared: Iterable[Flag]) -> tuple[Flags, list[str]]:
+    """Split the words of a command line into flags and positional arguments.
+
+    UsageError in Go's words for anything that is not understood; HelpRequested for `-h`.
+    """
+    flags = {flag.name: flag for flag in declared}
+    given: dict[str, Value] = {}
+    positional: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            positional.extend(rest)
+            break
+        if len(word) < 2 or word[0] != "-":
+            positional.append(word)
+            continue
+        body = word[2:] if word.startswith("--") else word[1:]
+        if body[0] in "-=":
+            raise UsageError(f"bad flag syntax: {word}")
+        name, equals, text = body.partition("=")
+        flag = flags.get(name)
+        if flag is None:
+            if name in {"h", "help"}:
+                raise HelpRequested
+            raise UsageError(f"flag provided but not defined: -{name}")
+        if flag.kind is Kind.BOOLEAN:
+            given[name] = _boolean(name, text) if equals else True
+            continue
+        if not equals:
+            following = next(rest, None)
+            if following is None:
+                raise UsageError(f"flag needs an argument: -{name}")
+            text = following
+        given[name] = _convert(flag, text, given.get(name))
+    return Flags(flags.values(), given), positional
+
+
+def _convert(flag: Flag, text: str, previous: Value | None) -> Value:
+    match flag.kind:
+        case Kind.STRING:
+            return text
+        case Kind.STRINGS:
+            return (*previous, text) if isinstance(previous, tuple) else (text,)
+        case Kind.INTEGER:
+            return _integer(flag.name, text)
+        case _:
+            try:
+                return parse_duration(text)
+            except DurationError:
+                raise _invalid(flag.name, text, "parse error") from None
+
+
+_BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "false", "FALSE", "False"), False
+)
+
+
+def _boolean(name: str, text: str) -> bool:
+    try:
+        return _BOOLEANS[text]
+    except KeyError:
+        raise UsageError(f"invalid boolean value {quote(text)} for -{name}: parse error") from None
+
+
+# Go's integer literals: an underscore only between digits or after the prefix; a leading 0 is octal.
+_LITERALS = (
+    (re.compile(r"0[xX](?:_?[0-9a-fA-F])+"), 16),
+    (re.compile(r"0[bB](?:_?[01])+"), 2),
+    (re.compile(r"0[oO](?:_?[0-7])+"), 8),
+    (re.compile(r"0(?:_?[0-7])*"), 8),
+    (re.compile(r"[1-9](?:_?[0-9])*"), 10),
+)
+
+
+def _integer(name: str, text: str) -> int:
+    body = text[1:] if text[:1] in {"+", "-"} else text
+    for form, base in _LITERALS:
+        if not form.fullmatch(body):
+            continue
+        digits = body[2:] if body[1:2].isalpha() else body
+        digits = digits.replace("_", "")
+        if len(digits) > 80:  # also keeps Python's own limit of digits out of sight
+            break
+        value = int(digits, base)
+        value = -value if text[0] == "-" else value
+        if -(1 << 63) <= value < 1 << 63:
+            return value
+        break
+    else:
+        raise _invalid(name, text, "parse error")
+    raise _invalid(name, text, "value out of range")
+
+
+def _invalid(name: str, text: str, reason: str) -> UsageError:
+    return UsageError(f"invalid value {quote(text)} for flag -{name}: {reason}")
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r"} | {
+    "\t": "\\t",
+    "\v": "\\v",
+}
+
+
+def quote(text: str) -> str:
+    """Quote text as Go's %q does."""
+    return '"' + "".join(_quote_char(char) for char in text) + '"'
+
+
+def _quote_char(char: str) -> str:
+    code = ord(char)
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable():
+        return char
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8 (surrogateescape)
+        return f"\\x{code - 0xDC00:02x}"
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _show(value: Value) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case timedelta():
+            return format_duration(value)
+        case "" | ():
+            return '""'
+        case _:
+            return str(value)

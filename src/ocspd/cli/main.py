@@ -1,0 +1,183 @@
+"""The command `ocspd`: finds the verb, parses its flags, runs it, turns errors into exit codes.
+
+    0    done, or help was asked for
+    1    the verb failed, or no such verb
+    2    the command line cannot be understood; the usage text follows on stderr
+    130  interrupted (Ctrl-C)
+    141  the reader of standard output went away
+
+Verb modules are imported when their verb is used: a script that calls `ocspd json` a hundred times does
+not pay for the web server. `_VERBS` is the only list of verbs; a test holds it against the modules.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ocspd import logs
+from ocspd.cli.flags import HelpRequested, parse
+from ocspd.errors import OCSPDError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from ocspd.cli.flags import Flags
+    from ocspd.cli.verb import Verb
+
+_VERBS = {
+    "gencert": ("issue", "generate a new key and signed certificate"),
+    "genkey": ("issue", "generate a new key and CSR"),
+    "gencsr": ("issue", "generate a CSR for an existing key"),
+    "selfsign": ("issue", "generate a new self-signed key and certificate"),
+    "sign": ("issue", "sign a CSR with a CA"),
+    "info": ("issue", "show the CA certificate and profile of a signer"),
+    "print-defaults": ("issue", "print default configurations"),
+    "serve": ("serve", "run the CFSSL API"),
+    "revoke": ("database", "revoke a certificate in the database"),
+    "db": ("database", "create, migrate and inspect the certificate database"),
+    "ocspsign": ("ocsp", "sign an OCSP response for a certificate"),
+    "ocsprefresh": ("ocsp", "sign OCSP responses for all unexpired certificates of the database"),
+    "ocspdump": ("ocsp", "print the OCSP responses of the database"),
+    "ocspserve": ("ocspserve", "run the OCSP responder"),
+    "index": ("index", "build, inspect and verify index directories"),
+    "json": ("json_tool", "split the JSON of other commands into files (cfssljson)"),
+    "demo": ("demo", "set up a CA with a responder here and check it with openssl"),
+    "version": ("misc", "print the version"),
+}
+"""Verb: module in ocspd.cli, and what it does in a few words."""
+
+_HELP_WORDS = {"-h", "--h", "-help", "--help", "help"}
+_VERSION_WORDS = {"-version", "--version"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (sys.argv without its first word) and return the exit code."""
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _discard_stdout()
+        return 141
+    except OSError as err:  # the last flush of standard output, a full disk for example
+        _discard_stdout()
+        _complain(f"standard output: cannot write: {err.strerror}")
+        return 1
+    return code
+
+
+def _main(argv: list[str]) -> int:
+    if not argv:
+        _complain(f"No command is given.\n{_overview()}")
+        return 1
+    name, words = argv[0], argv[1:]
+    if name in _HELP_WORDS and not words:
+        _complain(_overview())
+        return 0
+    if name in _HELP_WORDS:
+        name, words = words[0], ["-h"]
+    if name in _VERSION_WORDS:
+        name = "version"
+    if name.startswith("-"):
+        _complain(f"flag provided but not defined: -{name.lstrip('-').partition('=')[0]}")
+        _complain(f"flags follow the command: ocspd COMMAND {name[:200]} ...\n{_overview()}")
+        return 2
+    verb = find_verb(name)
+    if verb is None:
+        _complain(f"Command {name[:200]} is not defined.\n{_overview()}")
+        return 1
+    try:
+        flags, arguments = parse(words, verb.declared())
+    except HelpRequested:
+        _complain(verb.help())
+        return 0
+    except UsageError as err:
+        _complain(f"{err}\n{verb.help()}")
+        return err.exit_code
+    return _run(verb, flags, arguments)
+
+
+def find_verb(name: str) -> Verb | None:
+    """Return the verb of that name, importing its module; None when there is none."""
+    entry = _VERBS.get(name)
+    if entry is None:
+        return None
+    module = importlib.import_module(f"ocspd.cli.{entry[0]}")
+    verbs: tuple[Verb, ...] = module.VERBS
+    return next((verb for verb in verbs if verb.name == name), None)
+
+
+def _run(verb: Verb, flags: Flags, arguments: list[str]) -> int:
+    level = flags.integer("loglevel")
+    logs.setup(level)
+    try:
+        if flags.string("config"):
+            from ocspd.cli.io import load_config  # noqa: PLC0415  (most command lines need no file)
+
+            load_config(flags)
+        result = verb.run(flags, arguments)
+        if result is not None and not isinstance(result, int):
+            import asyncio  # noqa: PLC0415  (30 ms that the synchronous verbs do not need)
+
+            result = asyncio.run(_wait_for(result))
+    except BrokenPipeError:
+        raise
+    except Exception as err:  # noqa: BLE001  (the one place where every failure becomes an exit code)
+        return _report(err, verb, level)
+    return result or 0
+
+
+async def _wait_for(awaitable: Awaitable[int | None]) -> int | None:
+    return await awaitable
+
+
+def _report(error: BaseException, verb: Verb, level: int) -> int:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        raise error
+    if isinstance(error, UsageError):
+        _complain(f"{error}\n{verb.help()}")
+        return error.exit_code
+    if isinstance(error, OCSPDError):
+        _complain(str(error))
+        return error.exit_code
+    if level <= 0:
+        import traceback  # noqa: PLC0415  (only for a bug)
+
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    _complain(
+        f"{verb.name}: unexpected {type(error).__name__}: {text[:500]}. This is a bug in ocspd: please "
+        "report it with the traceback that -loglevel 0 prints"
+    )
+    return 1
+
+
+def _overview() -> str:
+    width = max(map(len, _VERBS))
+    lines = "\n".join(f"\t{name:{width}}  {summary}" for name, (_, summary) in _VERBS.items())
+    usage = "Usage: ocspd COMMAND [flags] [arguments]; ocspd COMMAND -h explains one."
+    return f"{usage}\nAvailable commands:\n{lines}\n"
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(text if text.endswith("\n") else text + "\n")
+
+
+def _discard_stdout() -> None:
+    """Point standard output at nothing: the interpreter's own flush at exit must not fail again."""
+    if sys.stdout is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
