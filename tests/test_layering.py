@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "ocspd"
+
+LAYERS = {
+    "__main__": 7,
+    "cli": 7,
+    "app": 6,
+    "config": 6,
+    "web": 5,
+    "service": 4,
+    "certdb": 3,
+    "index": 3,
+    "pki": 2,
+    "_der": 1,
+    "_index": 1,
+    "_fastpath": 1,
+    "clock": 0,
+    "errors": 0,
+    "files": 0,
+    "logs": 0,
+    "metrics": 0,
+    "model": 0,
+    "wire": 0,
+}
+"""Layer of each top-level part of the package; an import goes to a lower layer or stays in its part."""
+
+SAME_LAYER_ALLOWED = {
+    ("app", "config"),  # the assembly reads the configuration
+    ("__main__", "cli"),
+    ("_index", "_der"),
+    ("_fastpath", "_der"),
+    ("_fastpath", "_index"),
+}
+
+CONFINED = {
+    "cryptography": {"pki"},
+    "re2": {"pki"},
+    "asyncpg": {"certdb"},
+    "sqlite3": {"certdb"},
+    "obstore": {"index"},
+    "aiohttp": {"web"},
+    "multidict": {"web"},  # aiohttp's header type
+    "yarl": {"web"},  # aiohttp's URL type
+    "prometheus_client": {"web"},
+    "rich": {"cli"},
+    "uvloop": {"cli"},
+}
+"""Third-party packages (and sqlite3) and the parts of ocspd that may import them."""
+
+DISTRIBUTIONS = {"google-re2": "re2", "prometheus-client": "prometheus_client"}
+"""Distributions whose module has another name."""
+
+MAX_LINES = 600
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """Name the top-level part of the package that a dotted module belongs to; "" is the package."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(tree: ast.AST, module: str, *, is_package: bool) -> list[tuple[int, str]]:
+    """Every module imported anywhere in the file, under TYPE_CHECKING and in functions included."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
+            if base == "ocspd":  # `from ocspd import errors` imports the submodule
+                found += [(node.lineno, f"ocspd.{alias.name}") for alias in node.names]
+            else:
+                found.append((node.lineno, base))
+    return found
+
+
+def python_imports() -> list[tuple[str, str, str]]:
+    """(place, importing part, imported module) of all Python modules."""
+    found = []
+    for path in modules():
+        module = dotted(path)
+        tree = ast.parse(path.read_text(), str(path))
+        for line, name in imports(tree, module, is_package=path.name == "__init__.py"):
+            found.append((f"{path.relative_to(ROOT)}:{line}", part_of(module), name))
+    return found
+
+
+def native_imports() -> list[tuple[str, str, str]]:
+    """Return the same for the Cython modules, which `ast` cannot read."""
+    statement = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", re.MULTILINE)
+    found = []
+    for path in sorted([*SOURCE.glob("*.pyx"), *SOURCE.glob("*.pxd")]):
+        for match in statement.finditer(path.read_text()):
+            name = match[1] or match[2]
+            found.append((path.relative_to(ROOT).as_posix(), path.stem, name))
+    return found
+
+
+def test_every_part_of_the_package_has_a_layer() -> None:
+    parts = {part_of(dotted(path)) for path in modules()} - {""}
+    parts |= {path.stem for path in SOURCE.glob("*.pyx")}
+    assert parts <= set(LAYERS), f"no layer for {sorted(parts - set(LAYERS))}"
+
+
+def test_imports_only_go_down_the_layers() -> None:
+    wrong = []
+    for place, importer, imported in [*python_imports(), *native_imports()]:
+        if not imported.startswith("ocspd."):
+            continue
+        target = part_of(imported)
+        if target.startswith("__") or target == importer:
+            continue
+        if not importer:
+            wrong.append(f"{place}: the package itself imports {imported}")
+        elif LAYERS[target] >= LAYERS[importer] and (importer, target) not in SAME_LAYER_ALLOWED:
+            levels = f"{LAYERS[importer]} -> {LAYERS[target]}"
+            # Layer 0 is a flat vocabulary: its modules may use each other.
+            if LAYERS[importer] or LAYERS[target]:
+                wrong.append(f"{place}: {importer} imports {imported} ({levels})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_third_party_packages_stay_where_they_belong() -> None:
+    wrong = []
+    for place, importer, imported in [*python_imports(), *native_imports()]:
+        top = imported.split(".")[0]
+        if top in CONFINED:
+            if importer not in CONFINED[top]:
+                wrong.append(f"{place}: {top} belongs to {', '.join(sorted(CONFINED[top]))} only")
+        elif top not in sys.stdlib_module_names and top not in {
+            "ocspd",
+            "cpython",
+            "libc",
+            "posix",
+            "cython",
+        }:
+            wrong.append(f"{place}: {top} is neither the standard library nor a known dependency")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_runtime_dependency_is_known_to_the_confinement_table() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [re.split(r"[\[<>=;~! ]", line)[0] for line in project["dependencies"]]
+    assert {DISTRIBUTIONS.get(name, name) for name in names} <= set(CONFINED)
+
+
+def test_no_module_is_longer_than_six_hundred_lines() -> None:
+    files = [*modules(), *sorted(SOURCE.glob("*.pyx")), *sorted((ROOT / "bench").glob("*.py"))]
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}
+    assert {name: count for name, count in lengths.items() if count > MAX_LINES} == {}
+
+
+IMPORT_ALONE = """
+import json, os, signal, sys, threading, warnings
+warnings.simplefilter("error")
+names, problems = json.loads(sys.argv[1]), {}
+for name in names:
+    # One child per module: nothing that another module imported before can hide a missing import.
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writer)
+        with open(reader) as pipe:
+            text = pipe.read()
+        os.waitpid(child, 0)
+        if text != "ok":
+            problems[name] = text or "the import ended the process"
+        continue
+    os.close(reader)
+    os.dup2(writer, 1), os.dup2(writer, 2)  # whatever an import prints is a side effect
+    import logging
+    def state():
+        return {
+            "environment": dict(os.environ),
+            "directory": (os.getcwd(), sorted(os.listdir("."))),
+            "threads": threading.active_count(),
+            "signals": [signal.getsignal(n) for n in signal.valid_signals()],
+            "log handlers": [list(map(repr, logging.getLogger(n).handlers)) for n in ("", "ocspd")],
+            "open files": len(os.listdir("/proc/self/fd")),
+        }
+    before = state()
+    try:
+        __import__(name)
+        after = state()
+        text = ", ".join(f"changes {key}" for key in before if before[key] != after[key]) or "ok"
+    except BaseException as err:
+        text = f"{type(err).__name__}: {err}"
+    os.write(writer, text.encode())
+    os._exit(0)
+print(json.dumps(problems))
+"""
+
+
+def test_every_module_imports_alone_without_side_effects_or_warnings(tmp_path: Path) -> None:
+    names = [dotted(path) for path in modules() if path.name != "__main__.py"]
+    names += [f"ocspd.{path.stem}" for path in SOURCE.glob("*.pyx")]
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALONE, json.dumps(names)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=55,
+    )
+    assert json.loads(run.stdout) == {}
+
+
+def tracked_text() -> list[tuple[str, str]]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: which files are tracked is unknown")
+    listing = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, cwd=ROOT).stdout
+    found = []
+    for name in listing.decode().split("\0"):
+        path = ROOT / name
+        if not name or not path.is_file() or path == Path(__file__):
+            continue
+        data = path.read_bytes()
+        if b"\0" not in data:
+            found.append((name, data.decode("utf-8", "replace")))
+    return found
+
+
+FORBIDDEN = {
+    r"/(?:work|root|home)/\w": "a path of somebody's machine",
+    r"(?:files\.pythonhosted|pypi|proxy\.golang)\.org": "the host of a package registry",
+    r"-----BEGIN (?:RSA |EC |ENCRYPTED )?PRIVATE KEY-----\n[A-Za-z0-9+/]{40}": "a private key",
+    r"\b[Ii]ssue \d": "a number of a tracker that the reader does not have",
+    r"\bshared/(?:design|reference|seeds)": "a file outside of the repository",
+    r"<<<<<<< |>>>>>>> ": "a merge conflict",
+}
+
+
+def test_tracked_files_name_nothing_of_the_machine_they_were_written_on() -> None:
+    wrong = []
+    for name, text in tracked_text():
+        for pattern, what in FORBIDDEN.items():
+            for match in re.finditer(pattern, text):
+                line = text.count("\n", 0, match.start()) + 1
+                wrong.append(f"{name}:{line}: {match[0][:40]!r} is {what}")
+    assert not wrong, "\n".join(wrong)
