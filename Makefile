@@ -16,8 +16,8 @@ MAKEFLAGS += --no-builtin-rules
 
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := _der _index _fastpath
 PYX := $(wildcard src/ocspd/*.pyx)
+NATIVE := $(basename $(notdir $(PYX)))
 # cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -13,6 +14,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "ocspd"
 
+NATIVE = ("_der", "_index", "_writer", "_fastpath")
+"""The native modules; each may use those before it."""
+
 LAYERS = {
     "__main__": 7,
     "cli": 7,
@@ -23,9 +27,7 @@ LAYERS = {
     "certdb": 3,
     "index": 3,
     "pki": 2,
-    "_der": 1,
-    "_index": 1,
-    "_fastpath": 1,
+    **dict.fromkeys(NATIVE, 1),
     "clock": 0,
     "errors": 0,
     "files": 0,
@@ -39,9 +41,7 @@ LAYERS = {
 SAME_LAYER_ALLOWED = {
     ("app", "config"),  # the assembly reads the configuration
     ("__main__", "cli"),
-    ("_index", "_der"),
-    ("_fastpath", "_der"),
-    ("_fastpath", "_index"),
+    *itertools.combinations(reversed(NATIVE), 2),
 }
 
 CONFINED = {
