@@ -564,6 +564,56 @@ cdef int read_response(const uint8_t *data, Py_ssize_t size, ResponseView *out) 
     return 0 if out.count else E_EMPTY
 
 
+cdef uint8_t[256] SEXTET
+cdef int _number
+for _number in range(256):
+    SEXTET[_number] = 0x80
+for _number in range(64):
+    SEXTET[b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[_number]] = <uint8_t> _number
+SEXTET[c"-"] = 62
+SEXTET[c"_"] = 63
+
+
+cdef Py_ssize_t decode_base64(const uint8_t *text, Py_ssize_t size, uint8_t *out) noexcept nogil:
+    """Decode base64 (RFC 4648 §4 and §5, padding optional); the octets written, or -1.
+
+    `out` has room for size * 3 / 4 + 2 octets. Both alphabets are taken because clients and proxies mix
+    them in OCSP GET paths; any other octet, and padding elsewhere than at the end, is refused.
+    """
+    cdef Py_ssize_t i = 0, written = 0
+    cdef unsigned int a, b, c, d
+    cdef int padding = 0
+    while size and padding < 2 and text[size - 1] == c"=":
+        size -= 1
+        padding += 1
+    if (size & 3) == 1 or (padding and ((size + padding) & 3)):
+        return -1
+    while i + 4 <= size:
+        a = SEXTET[text[i]]
+        b = SEXTET[text[i + 1]]
+        c = SEXTET[text[i + 2]]
+        d = SEXTET[text[i + 3]]
+        if (a | b | c | d) & 0x80:
+            return -1
+        out[written] = <uint8_t> (a << 2 | b >> 4)
+        out[written + 1] = <uint8_t> (b << 4 | c >> 2)
+        out[written + 2] = <uint8_t> (c << 6 | d)
+        written += 3
+        i += 4
+    if size - i >= 2:
+        a = SEXTET[text[i]]
+        b = SEXTET[text[i + 1]]
+        c = SEXTET[text[i + 2]] if size - i == 3 else 0
+        if (a | b | c) & 0x80:
+            return -1
+        out[written] = <uint8_t> (a << 2 | b >> 4)
+        written += 1
+        if size - i == 3:
+            out[written] = <uint8_t> (b << 4 | c >> 2)
+            written += 1
+    return written
+
+
 cdef bytes span_bytes(Span span):
     return (<const char *> span.p)[:span.n]
 

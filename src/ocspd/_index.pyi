@@ -5,13 +5,18 @@ is checked against the file before it is followed.
 """
 
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import final
+
+NO_NEXT_UPDATE: int
+"""`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
 
 @final
 class Answer:
     """One stored answer, assembled."""
 
+    @property
+    def produced_at(self) -> int:
+        """Seconds since the epoch."""
     @property
     def der(self) -> bytes:
         """The OCSPResponse, byte for byte as it was signed."""
@@ -30,43 +35,6 @@ class Answer:
     @property
     def etag(self) -> str:
         """Strong validator without quotes: upper-case hex of the signature's last 16 octets."""
-
-@final
-class SegmentWriter:
-    """Write one segment; the file appears under its name only when `finish` has succeeded.
-
-    Later answers for the same key replace earlier ones. Memory is bounded whatever the number of
-    answers: records and keys are spilled to temporary files beside the target.
-    """
-
-    def __init__(self, path: str, *, created_at: int) -> None:
-        """Start a segment at path; `created_at` in seconds since the epoch goes into its header."""
-    def add(self, der: bytes, refresh_at: int | None = None) -> None:
-        """Add a successful OCSPResponse under each CertID it answers.
-
-        Without refresh_at the answer is due at its nextUpdate. DERError when the bytes are not a
-        successful basic response, or its serial number is negative.
-        """
-    def add_base64(self, data: bytes) -> tuple[int, list[tuple[int, str]]]:
-        """Add whitespace-separated base64 answers (CFSSL's and Boulder's dump format).
-
-        Returns how many were added and, for at most the first 1 000 bad tokens, their number
-        (from 1) and what is wrong; bad tokens are skipped.
-        """
-    @property
-    def added(self) -> int:
-        """How many answers were added so far, replaced ones included."""
-    @property
-    def skipped(self) -> int:
-        """How many tokens `add_base64` has skipped so far."""
-    def finish(self) -> None:
-        """Write hash slots, tables and header, fsync, and move the file to its path."""
-    def abort(self) -> None:
-        """Drop everything written so far; harmless after finish."""
-    def __enter__(self) -> SegmentWriter: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
 
 @final
 class Segment:
@@ -91,7 +59,10 @@ class Segment:
     def issuer_stats(self) -> list[dict[str, int]]:
         """Per issuer key: entries, good, revoked, unknown, this_update_min/max, next_update_min/max."""
     def verify(self) -> None:
-        """Check the checksum over the whole file; IndexFileError naming the file otherwise."""
+        """Check that every slot agrees with its record; IndexFileError naming the file otherwise.
+
+        Contents are not covered: the manifest's SHA-256 and the answers' signatures are for that.
+        """
     def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> Answer | None:
         """Find an answer by its CertID."""
     def records(self) -> Iterator[tuple[int, int, Answer]]:

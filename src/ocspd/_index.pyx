@@ -1,0 +1,522 @@
+# cython: language_level=3
+"""Segments: pre-signed OCSP answers in one mapped, immutable file. Public surface in _index.pyi.
+
+Layout (little-endian, version 1)
+
+    header      4096 octets: struct Header, CRC-32 of itself with header_crc = 0
+    records     packed, in the order they were added; none up to 512 octets straddles a 4 KiB page
+    slots       slot_pages pages of 512 u64: offset of a record (low 40 bits, relative to records,
+                never 0) and 24 bits of the key's hash; 0 is an empty slot
+    issuers     struct IssuerKey: a CertID prefix (hash algorithm, name hash, key hash)
+    templates   struct Template
+    blobs       the templates' DER, holes zeroed
+
+A record is `u8 serial size (0x80: replaced, not reachable), u24 template, serial octets, data`. A
+zero first octet means: continue at the next page. Serial octets and data together are the payload
+from which the template's holes are filled; what is outside the holes is the template's DER. A
+template without holes is an answer stored verbatim.
+
+Lookup: the key's hash chooses one page of slots and a slot in it; probing wraps inside the page, so
+a lookup reads one slot page and one record whatever is asked. The record's serial and the
+template's CertID prefix are compared in full.
+
+Trust: a segment may come from anywhere. `Segment` checks header and tables on open (CRC and every
+offset in them); `read_record` checks every record against the file before it is used. Contents are
+covered by the manifest's SHA-256 and by the signatures in the answers themselves.
+
+This file must not write, verify signatures or know of HTTP.
+"""
+
+import mmap
+import os
+import sys
+import zlib
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from ocspd._der cimport Span, hash_name, hash_number
+from ocspd.errors import IndexFileError
+
+cdef extern from *:
+    """
+    static inline unsigned long long ocspd_mulhi(unsigned long long a, unsigned long long b) {
+        return (unsigned long long)(((unsigned __int128)a * b) >> 64);
+    }
+    """
+    uint64_t ocspd_mulhi(uint64_t a, uint64_t b) noexcept nogil
+
+cdef uint64_t OFFSET_MASK = ((<uint64_t> 1) << 40) - 1
+NO_NEXT_UPDATE = (1 << 63) - 1
+"""`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
+
+
+cdef uint64_t key_hash64(uint64_t seed, uint32_t issuer_key, const uint8_t *p, Py_ssize_t n) noexcept nogil:
+    """Hash of a key. Not secret: probing is bounded by one page however keys collide."""
+    cdef uint64_t h = seed ^ (<uint64_t> issuer_key * 0x9E3779B97F4A7C15u) ^ <uint64_t> n
+    cdef uint64_t word
+    while n >= 8:
+        memcpy(&word, p, 8)
+        h = (h ^ word) * 0xFF51AFD7ED558CCDu
+        h ^= h >> 32
+        p += 8
+        n -= 8
+    if n:
+        word = 0
+        memcpy(&word, p, <size_t> n)
+        h = (h ^ word) * 0xFF51AFD7ED558CCDu
+        h ^= h >> 32
+    h *= 0xC4CEB9FE1A85EC53u
+    return h ^ (h >> 29)
+
+
+cdef uint64_t slot_page(uint64_t key_hash, uint64_t slot_pages) noexcept nogil:
+    """The page of a key: monotone in the hash, so a builder can fill the table window by window."""
+    return ocspd_mulhi(key_hash, slot_pages)
+
+
+cdef Span magnitude(Span serial) noexcept nogil:
+    """A non-negative INTEGER's octets without leading zeros: serials compare as integers."""
+    while serial.n > 1 and serial.p[0] == 0:
+        serial.p += 1
+        serial.n -= 1
+    return serial
+
+
+cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out) noexcept nogil:
+    """Read the record at an offset; its size, or -1 when it does not lie inside the file."""
+    cdef const Header *header = view.header
+    cdef const uint8_t *record
+    cdef const Template *template
+    cdef uint32_t number
+    cdef uint64_t size
+    if offset >= header.records_size or header.records_size - offset < RECORD_HEAD:
+        return -1
+    record = view.records + offset
+    number = record[1] | (<uint32_t> record[2] << 8) | (<uint32_t> record[3] << 16)
+    if number >= header.template_count:
+        return -1
+    template = &view.templates[number]
+    size = RECORD_HEAD + <uint64_t> template.serial_size + template.data_size
+    if header.records_size - offset < size or (record[0] & ~RECORD_DEAD) != template.serial_size:
+        return -1
+    out.segment = view
+    out.template = template
+    out.payload = record + RECORD_HEAD
+    return <Py_ssize_t> size
+
+
+cdef inline int64_t find_issuer(const SegmentView *view, int hash_id, Span name_hash, Span key_hash) noexcept nogil:
+    cdef uint32_t at, number
+    cdef const IssuerKey *issuer
+    if key_hash.n < 4 or key_hash.n > MAX_HASH or name_hash.n > MAX_HASH:
+        return -1
+    memcpy(&at, key_hash.p, 4)
+    at = (at + <uint32_t> hash_id) & view.issuer_mask
+    while True:
+        number = view.issuer_table[at]
+        if number == 0:
+            return -1
+        issuer = &view.issuers[number - 1]
+        if (
+            issuer.hash_id == <uint32_t> hash_id
+            and issuer.key_size == key_hash.n
+            and issuer.name_size == name_hash.n
+            and memcmp(issuer.key_hash, key_hash.p, <size_t> key_hash.n) == 0
+            and memcmp(issuer.name_hash, name_hash.p, <size_t> name_hash.n) == 0
+        ):
+            return number - 1
+        at = (at + 1) & view.issuer_mask
+
+
+cdef bint find_in_segment(
+    const SegmentView *view, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out, bint *issuer_known
+) noexcept nogil:
+    """Find a key; `serial` must be a magnitude. False when the segment does not have it."""
+    cdef int64_t issuer = find_issuer(view, hash_id, name_hash, key_hash)
+    cdef uint64_t h, slot, fingerprint
+    cdef const uint64_t *page
+    cdef Span stored
+    cdef int i
+    if issuer < 0:
+        return False
+    issuer_known[0] = True
+    if serial.n > MAX_SERIAL:
+        return False
+    h = key_hash64(view.header.seed, <uint32_t> issuer, serial.p, serial.n)
+    page = view.slots + slot_page(h, view.header.slot_pages) * SLOTS_PER_PAGE
+    fingerprint = h & 0xFFFFFF
+    for i in range(SLOTS_PER_PAGE):
+        slot = page[((h >> 24) + <uint64_t> i) & (SLOTS_PER_PAGE - 1)]
+        if slot == 0:
+            return False
+        if slot >> 40 != fingerprint:
+            continue
+        if read_record(view, slot & OFFSET_MASK, out) < 0:
+            continue
+        stored.p = out.payload
+        stored.n = out.template.serial_size
+        stored = magnitude(stored)
+        if (
+            out.template.issuer_key == <uint32_t> issuer
+            and stored.n == serial.n
+            and memcmp(stored.p, serial.p, <size_t> serial.n) == 0
+        ):
+            return True
+    return False
+
+
+cdef void assemble(const Found *found, uint8_t *out) noexcept nogil:
+    """Write the answer's `template.der_size` octets."""
+    cdef const Template *template = found.template
+    cdef const Hole *hole
+    cdef int i
+    memcpy(out, found.segment.blobs + template.blob_offset, template.der_size)
+    for i in range(template.hole_count):
+        hole = &template.holes[i]
+        memcpy(out + hole.target, found.payload + hole.source, hole.size)
+
+
+cdef class Answer:
+    """See _index.pyi."""
+    cdef readonly bytes der
+    cdef readonly int status
+    cdef readonly object produced_at
+    cdef readonly object this_update
+    cdef readonly object next_update
+    cdef readonly object refresh_at
+    cdef readonly str etag
+
+
+cdef Answer make_answer(const Found *found):
+    cdef const Template *template = found.template
+    cdef bytes der = PyBytes_FromStringAndSize(NULL, template.der_size)
+    cdef Answer answer = Answer.__new__(Answer)
+    assemble(found, <uint8_t *> <char *> der)
+    answer.der = der
+    answer.status = template.status
+    answer.produced_at = template.produced_at
+    answer.this_update = template.this_update
+    answer.next_update = template.next_update
+    answer.refresh_at = template.refresh_at
+    answer.etag = der[template.etag_offset:template.etag_offset + ETAG_OCTETS].hex().upper()
+    return answer
+
+
+cdef Span span_of(bytes data):
+    cdef Span span
+    span.p = <const uint8_t *> <const char *> data
+    span.n = len(data)
+    return span
+
+
+cdef bytes serial_octets(object serial):
+    """Magnitude of a serial; None for a negative one, which no segment holds."""
+    if serial < 0:
+        return None
+    return serial.to_bytes((serial.bit_length() + 7) // 8 or 1, "big")
+
+
+cdef class Segment:
+    """See _index.pyi."""
+
+    def __cinit__(self):
+        self._acquired = False
+        self.view.issuer_table = NULL
+
+    def __init__(self, str path not None):
+        if self._acquired:
+            raise TypeError("a Segment is opened once")
+        self.path = path
+        if sys.byteorder != "little":
+            raise IndexFileError(f"{path}: segments are little-endian and cannot be used on this machine")
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot open segment: {err.strerror}") from err
+        try:
+            if os.fstat(descriptor).st_size < PAGE:
+                raise IndexFileError(f"{path}: not a segment: shorter than its header")
+            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot map segment: {err.strerror}") from err
+        finally:
+            os.close(descriptor)
+        PyObject_GetBuffer(self._map, &self._buffer, PyBUF_SIMPLE)
+        self._acquired = True
+        self._check_header()
+        self._check_tables()
+        self._index_issuers()
+
+    def __dealloc__(self):
+        PyMem_Free(self.view.issuer_table)
+        if self._acquired:
+            PyBuffer_Release(&self._buffer)
+
+    cdef int _refuse(self, str why) except -1:
+        raise IndexFileError(f"{self.path}: {why}; restore it from its source or build it again")
+
+    cdef int _check_header(self) except -1:
+        cdef const uint8_t *base = <const uint8_t *> self._buffer.buf
+        cdef const Header *header = <const Header *> base
+        cdef uint64_t size = <uint64_t> self._buffer.len
+        if header.magic[:8] != b"OCSPDSEG":
+            self._refuse("not a segment: wrong magic")
+        if header.version != VERSION:
+            self._refuse(f"segment version {header.version} is not the version {VERSION} this ocspd reads")
+        if header.file_size != size:
+            self._refuse(f"segment has {size} octets instead of {header.file_size}: truncated or damaged")
+        head = bytearray((<const char *> base)[:PAGE])
+        head[12:16] = bytes(4)
+        if zlib.crc32(head) != header.header_crc:
+            self._refuse("segment header is damaged: checksum mismatch")
+        if not (
+            _inside(header.records_offset, header.records_size, 1, size)
+            and _inside(header.slots_offset, header.slot_pages, PAGE, size)
+            and _inside(header.issuers_offset, header.issuer_count, sizeof(IssuerKey), size)
+            and _inside(header.templates_offset, header.template_count, sizeof(Template), size)
+            and _inside(header.blobs_offset, header.blobs_size, 1, size)
+            and header.slot_pages > 0
+            and header.slots_offset % PAGE == 0
+            and header.templates_offset % 8 == 0
+            and header.issuers_offset % 8 == 0
+            and header.issuer_count < 1 << 24
+            and header.template_count <= 1 << 24
+        ):
+            self._refuse("segment header is damaged: a table lies outside the file")
+        self.view.base = base
+        self.view.header = header
+        self.view.records = base + header.records_offset
+        self.view.slots = <const uint64_t *> (base + header.slots_offset)
+        self.view.issuers = <const IssuerKey *> (base + header.issuers_offset)
+        self.view.templates = <const Template *> (base + header.templates_offset)
+        self.view.blobs = base + header.blobs_offset
+        return 0
+
+    cdef int _check_tables(self) except -1:
+        cdef const Header *header = self.view.header
+        cdef const Template *template
+        cdef const Hole *hole
+        cdef uint64_t number
+        cdef int i
+        cdef bint good = True
+        tables = memoryview(self._map)[header.issuers_offset:header.blobs_offset + header.blobs_size]
+        if zlib.crc32(tables) != header.tables_crc:
+            self._refuse("segment tables are damaged: checksum mismatch")
+        for number in range(header.issuer_count):
+            good = good and self.view.issuers[number].name_size <= MAX_HASH
+            good = good and 4 <= self.view.issuers[number].key_size <= MAX_HASH
+            good = good and self.view.issuers[number].hash_id < 4
+        for number in range(header.template_count):
+            template = &self.view.templates[number]
+            good = good and (
+                template.blob_offset <= header.blobs_size
+                and template.der_size <= header.blobs_size - template.blob_offset
+                and template.issuer_key < header.issuer_count
+                and template.hole_count <= MAX_HOLES
+                and 0 < template.serial_size <= MAX_SERIAL
+                and template.etag_offset <= template.der_size
+                and template.der_size - template.etag_offset >= ETAG_OCTETS
+                and template.status <= 2
+            )
+            if not good:
+                break
+            for i in range(template.hole_count):
+                hole = &template.holes[i]
+                good = good and (
+                    hole.target <= template.der_size
+                    and hole.size <= template.der_size - hole.target
+                    and <uint32_t> hole.source + hole.size <= <uint32_t> template.serial_size + template.data_size
+                )
+        if not good:
+            self._refuse("segment tables are damaged: an entry points outside its range")
+        return 0
+
+    cdef int _index_issuers(self) except -1:
+        cdef uint64_t count = self.view.header.issuer_count
+        cdef uint32_t size = 8
+        cdef uint32_t at, number
+        while size < count * 2:
+            size *= 2
+        self.view.issuer_table = <uint32_t *> PyMem_Malloc(size * sizeof(uint32_t))
+        if self.view.issuer_table == NULL:
+            raise MemoryError
+        for at in range(size):
+            self.view.issuer_table[at] = 0
+        self.view.issuer_mask = size - 1
+        for number in range(<uint32_t> count):
+            memcpy(&at, self.view.issuers[number].key_hash, 4)
+            at = (at + self.view.issuers[number].hash_id) & self.view.issuer_mask
+            while self.view.issuer_table[at]:
+                at = (at + 1) & self.view.issuer_mask
+            self.view.issuer_table[at] = number + 1
+        return 0
+
+    @property
+    def entries(self):
+        return self.view.header.entries
+
+    @property
+    def size_bytes(self):
+        return self.view.header.file_size
+
+    @property
+    def created_at(self):
+        return self.view.header.created_at
+
+    @property
+    def templates(self):
+        return self.view.header.template_count
+
+    @property
+    def issuer_keys(self):
+        cdef const IssuerKey *issuer
+        cdef uint64_t number
+        keys = []
+        for number in range(self.view.header.issuer_count):
+            issuer = &self.view.issuers[number]
+            keys.append((
+                hash_name(<int> issuer.hash_id),
+                (<const char *> issuer.name_hash)[:issuer.name_size],
+                (<const char *> issuer.key_hash)[:issuer.key_size],
+            ))
+        return keys
+
+    def issuer_stats(self):
+        cdef const Template *template
+        cdef uint64_t number
+        stats = [
+            {"entries": 0, "good": 0, "revoked": 0, "unknown": 0}
+            for _ in range(self.view.header.issuer_count)
+        ]
+        for number in range(self.view.header.template_count):
+            template = &self.view.templates[number]
+            if template.count == 0:
+                continue
+            row = stats[template.issuer_key]
+            row["entries"] += template.count
+            row[("good", "revoked", "unknown")[template.status]] += template.count
+            for name, value in (("this_update", template.this_update), ("next_update", template.next_update)):
+                row[f"{name}_min"] = min(row.get(f"{name}_min", value), value)
+                row[f"{name}_max"] = max(row.get(f"{name}_max", value), value)
+        return stats
+
+    def verify(self):
+        cdef uint64_t slot, count = 0, number, h
+        cdef uint64_t total = self.view.header.slot_pages * SLOTS_PER_PAGE
+        cdef Found found
+        cdef Span serial
+        cdef bint good = True
+        with nogil:
+            for number in range(total):
+                slot = self.view.slots[number]
+                if slot == 0:
+                    continue
+                count += 1
+                if read_record(&self.view, slot & OFFSET_MASK, &found) < 0:
+                    good = False
+                    break
+                serial.p = found.payload
+                serial.n = found.template.serial_size
+                serial = magnitude(serial)
+                h = key_hash64(self.view.header.seed, found.template.issuer_key, serial.p, serial.n)
+                if slot_page(h, self.view.header.slot_pages) != number // SLOTS_PER_PAGE or h & 0xFFFFFF != slot >> 40:
+                    good = False
+                    break
+        if not good or count != self.view.header.entries:
+            self._refuse("segment slots are damaged: they do not agree with the records")
+
+    def lookup(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None, serial not None):
+        cdef Found found
+        cdef bint known = False
+        octets = serial_octets(serial)
+        if octets is None or not find_in_segment(
+            &self.view, hash_number(hash_name), span_of(name_hash), span_of(key_hash), span_of(octets), &found, &known
+        ):
+            return None
+        return make_answer(&found)
+
+    def records(self):
+        cdef uint64_t offset = RECORD_HEAD
+        cdef uint64_t end = self.view.header.records_size
+        cdef Py_ssize_t size
+        cdef Found found
+        while offset < end:
+            if PAGE - offset % PAGE < RECORD_HEAD or self.view.records[offset] == 0:
+                offset += PAGE - offset % PAGE
+                continue
+            size = read_record(&self.view, offset, &found)
+            if size < 0:
+                self._refuse(f"segment record at {offset} is damaged")
+            if not self.view.records[offset] & RECORD_DEAD:
+                serial = int.from_bytes((<const char *> found.payload)[:found.template.serial_size], "big")
+                yield found.template.issuer_key, serial, make_answer(&found)
+            offset += <uint64_t> size
+
+
+cdef bint _inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size) noexcept nogil:
+    """Whether count units from offset lie behind the header and inside size octets."""
+    return PAGE <= offset <= size and count <= (size - offset) // unit
+
+
+cdef class Index:
+    """See _index.pyi."""
+
+    def __cinit__(self):
+        self._views = NULL
+
+    def __init__(self, segments not None, *, generation=0):
+        cdef Segment segment
+        cdef int i
+        if self._views != NULL:
+            raise TypeError("an Index is initialised once")
+        self.segments = tuple(segments)
+        self.generation = generation
+        self._count = len(self.segments)
+        self._views = <const SegmentView **> PyMem_Malloc((self._count + 1) * sizeof(SegmentView *))
+        if self._views == NULL:
+            raise MemoryError
+        for i in range(self._count):
+            segment = self.segments[i]
+            if segment.view.issuer_table == NULL:
+                raise TypeError("a Segment of the index was not opened")
+            self._views[i] = &segment.view
+
+    def __dealloc__(self):
+        PyMem_Free(self._views)
+
+    cdef Lookup find(
+        self, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out
+    ) noexcept nogil:
+        """Ask every segment, newest first. `serial` as in the request: sign and zeros are handled here."""
+        cdef bint known = False
+        cdef bint negative = serial.n > 0 and (serial.p[0] & 0x80) != 0
+        cdef int i
+        serial = magnitude(serial)
+        for i in range(self._count):
+            if find_in_segment(self._views[i], hash_id, name_hash, key_hash, serial, out, &known) and not negative:
+                return Lookup.FOUND
+        return Lookup.UNKNOWN_SERIAL if known else Lookup.UNKNOWN_ISSUER
+
+    @property
+    def entries(self):
+        return sum(segment.entries for segment in self.segments)
+
+    def lookup(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None, serial not None):
+        cdef Segment segment
+        for segment in self.segments:
+            answer = segment.lookup(hash_name, name_hash, key_hash, serial)
+            if answer is not None:
+                return answer
+        return None
+
+    def knows_issuer(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None):
+        cdef Segment segment
+        cdef int number = hash_number(hash_name)
+        for segment in self.segments:
+            if find_issuer(&segment.view, number, span_of(name_hash), span_of(key_hash)) >= 0:
+                return True
+        return False

@@ -1,0 +1,51 @@
+"""Writing segments: answers in, one immutable file out (layout in `_index.pyx`)."""
+
+from types import TracebackType
+from typing import final
+
+from ocspd._index import Index, Segment
+
+@final
+class SegmentWriter:
+    """Write one segment; the file appears under its name only when `finish` has succeeded.
+
+    Later answers for the same key replace earlier ones. Memory is bounded whatever the number of
+    answers: records and keys are spilled to temporary files beside the target.
+    """
+
+    def __init__(self, path: str, *, created_at: int) -> None:
+        """Start a segment at path; `created_at` in seconds since the epoch goes into its header."""
+    def add(self, der: bytes, refresh_at: int | None = None) -> None:
+        """Add a successful OCSPResponse under each CertID it answers.
+
+        Without refresh_at the answer is due at its nextUpdate. DERError when the bytes are not a
+        successful basic response, or its serial number is negative.
+        """
+    def add_base64(self, data: bytes) -> tuple[int, list[tuple[int, str]]]:
+        """Add whitespace-separated base64 answers (CFSSL's and Boulder's dump format).
+
+        Returns how many were added and, for at most the first 1 000 bad tokens, their number
+        (from 1) and what is wrong; bad tokens are skipped.
+        """
+    @property
+    def added(self) -> int:
+        """How many answers were added so far, replaced ones included."""
+    @property
+    def skipped(self) -> int:
+        """How many tokens `add_base64` has skipped so far."""
+    def add_segment(
+        self, segment: Segment, newer: Index | None = None, keep_after: int = 0
+    ) -> tuple[int, int, int]:
+        """Copy a segment's answers, without those that `newer` has or whose nextUpdate is before keep_after.
+
+        Returns how many were copied, superseded and expired. To merge, add the newest segment first
+        and name those already added as `newer`.
+        """
+    def finish(self) -> None:
+        """Write hash slots, tables and header, fsync, and move the file to its path."""
+    def abort(self) -> None:
+        """Drop everything written so far; harmless after finish."""
+    def __enter__(self) -> SegmentWriter: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...

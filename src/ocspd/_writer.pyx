@@ -1,0 +1,831 @@
+# cython: language_level=3
+"""Writing segments: answers in, one immutable file out. Public surface in _writer.pyi, layout in _index.pyx.
+
+An answer is split into what varies from one certificate to the next (serial, revocation time and
+reason, signature) and the rest, its template. Answers of one signing batch share a handful of
+templates, so an answer costs its serial, its signature and a few octets. ECDSA signatures are kept
+as bare r and s. Nothing is guessed: a template is shared only after every octet outside the holes
+has been compared, so what is read back is what was added.
+
+Records go to the file as they come, keys to an unlinked temporary file; `finish` fills the slot
+table window by window. Memory is the templates plus fixed buffers.
+"""
+
+import os
+import tempfile
+import zlib
+from pathlib import Path
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.errno cimport errno
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+from posix.unistd cimport pread, pwrite, write
+
+from ocspd._der cimport (
+    CertID,
+    ResponseView,
+    SingleView,
+    Span,
+    decode_base64,
+    format_time,
+    read_response,
+    read_single,
+    read_tlv,
+    reason_text,
+)
+from ocspd._index cimport (
+    ETAG_OCTETS,
+    MAX_HASH,
+    MAX_HOLES,
+    MAX_SERIAL,
+    PAGE,
+    RECORD_DEAD,
+    RECORD_HEAD,
+    SLOTS_PER_PAGE,
+    STRADDLE_LIMIT,
+    VERSION,
+    Found,
+    Header,
+    Hole,
+    Index,
+    IssuerKey,
+    Lookup,
+    Segment,
+    SegmentView,
+    Template,
+    key_hash64,
+    magnitude,
+    read_record,
+    slot_page,
+)
+
+from ocspd.errors import DERError, IndexFileError
+from ocspd.files import fsync_directory
+
+cdef enum:
+    BUFFER = 1 << 20
+    PAIRS = 1 << 15
+    WINDOW_PAGES = 1 << 13  # 32 MiB of slots at a time
+    ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
+    MAX_TEMPLATES = 1 << 24
+    REPORTED_TOKENS = 1000
+    NO_TEMPLATE = 0xFFFFFFFF
+
+cdef enum:
+    E_IO = -2
+    E_MEMORY = -3
+    E_TEMPLATES = -4
+
+cdef struct Pair:
+    uint64_t key_hash
+    uint64_t offset
+
+
+cdef uint64_t hash_gap(uint64_t h, const uint8_t *p, Py_ssize_t n) noexcept nogil:
+    cdef uint64_t word
+    while n >= 8:
+        memcpy(&word, p, 8)
+        h = (h ^ word) * 0x9FB21C651E98DF25u
+        h ^= h >> 35
+        p += 8
+        n -= 8
+    if n:
+        word = 0
+        memcpy(&word, p, <size_t> n)
+        h = (h ^ word ^ <uint64_t> n) * 0x9FB21C651E98DF25u
+        h ^= h >> 35
+    return h
+
+
+cdef bint ecdsa_parts(Span signature, Span *r, Span *s) noexcept nogil:
+    """Whether the signature is ECDSA-Sig-Value (RFC 3279 §2.2.3) of two positive minimal integers."""
+    cdef Span body, number
+    cdef int tag, i
+    if signature.n > 200 or signature.p[0] != 0x30 or read_tlv(&signature, &tag, &body) or signature.n:
+        return False
+    for i in range(2):
+        if read_tlv(&body, &tag, &number) or tag != 0x02 or number.n == 0 or number.p[0] & 0x80:
+            return False
+        if number.p[0] == 0 and number.n > 1:
+            if not number.p[1] & 0x80:
+                return False
+            number.p += 1
+            number.n -= 1
+        if i == 0:
+            r[0] = number
+        else:
+            s[0] = number
+    return body.n == 0
+
+
+cdef class SegmentWriter:
+    """See _writer.pyi."""
+    cdef readonly str path
+    cdef readonly object added
+    cdef readonly object skipped
+    cdef str _temporary
+    cdef int _file
+    cdef int _keys
+    cdef int64_t _created_at
+    cdef uint64_t _seed
+    cdef uint64_t _records_size
+    cdef uint64_t _pair_total
+    cdef uint8_t *_buffer
+    cdef size_t _buffered
+    cdef Pair *_pairs
+    cdef size_t _paired
+    cdef IssuerKey *_issuers
+    cdef uint32_t _issuer_count
+    cdef uint32_t _issuer_room
+    cdef uint32_t _issuer_last
+    cdef Template *_templates
+    cdef uint64_t *_hashes
+    cdef uint32_t _template_count
+    cdef uint32_t _template_room
+    cdef uint32_t *_table
+    cdef uint32_t _table_mask
+    cdef uint8_t *_blobs
+    cdef uint64_t _blobs_size
+    cdef uint64_t _blobs_room
+
+    def __cinit__(self):
+        self._file = -1
+        self._keys = -1
+        self._buffer = NULL
+        self._pairs = NULL
+        self._issuers = NULL
+        self._templates = NULL
+        self._hashes = NULL
+        self._table = NULL
+        self._blobs = NULL
+
+    def __init__(self, str path not None, *, created_at):
+        cdef uint32_t i
+        if self._file >= 0:
+            raise TypeError("a SegmentWriter is initialised once")
+        self.path = path
+        self.added = 0
+        self.skipped = 0
+        self._created_at = created_at
+        self._seed = int.from_bytes(os.urandom(8), "little")
+        directory, name = os.path.split(path)
+        try:
+            self._file, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory or ".")
+            with tempfile.TemporaryFile(dir=directory or ".") as keys:
+                self._keys = os.dup(keys.fileno())
+        except OSError as err:
+            self.abort()
+            raise IndexFileError(f"{path}: cannot write segment: {err.strerror}") from err
+        self._records_size = RECORD_HEAD  # offset 0 marks an empty slot, so no record lies there
+        self._buffer = <uint8_t *> PyMem_Malloc(BUFFER)
+        self._pairs = <Pair *> PyMem_Malloc(PAIRS * sizeof(Pair))
+        self._issuer_room = 8
+        self._issuers = <IssuerKey *> PyMem_Malloc(self._issuer_room * sizeof(IssuerKey))
+        self._template_room = 256
+        self._templates = <Template *> PyMem_Malloc(self._template_room * sizeof(Template))
+        self._hashes = <uint64_t *> PyMem_Malloc(self._template_room * sizeof(uint64_t))
+        self._table_mask = 1023
+        self._table = <uint32_t *> PyMem_Malloc((self._table_mask + 1) * sizeof(uint32_t))
+        self._blobs_room = 1 << 16
+        self._blobs = <uint8_t *> PyMem_Malloc(self._blobs_room)
+        if not (
+            self._buffer and self._pairs and self._issuers and self._templates
+            and self._hashes and self._table and self._blobs
+        ):
+            raise MemoryError
+        for i in range(self._table_mask + 1):
+            self._table[i] = 0
+        memset(self._buffer, 0, PAGE + RECORD_HEAD)
+        self._buffered = PAGE + RECORD_HEAD  # the header is written last, into this room
+
+    def __dealloc__(self):
+        PyMem_Free(self._buffer)
+        PyMem_Free(self._pairs)
+        PyMem_Free(self._issuers)
+        PyMem_Free(self._templates)
+        PyMem_Free(self._hashes)
+        PyMem_Free(self._table)
+        PyMem_Free(self._blobs)
+
+    def __del__(self):
+        self.abort()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.abort()
+
+    def abort(self):
+        if self._keys >= 0:
+            os.close(self._keys)
+            self._keys = -1
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            try:
+                os.unlink(self._temporary)
+            except OSError:
+                pass
+
+    cdef int _raise(self, int code) except -1:
+        """Turn a negative code of the nogil half into its exception."""
+        if code == E_IO:
+            raise IndexFileError(f"{self.path}: cannot write segment: {os.strerror(errno)}")
+        if code == E_TEMPLATES:
+            raise IndexFileError(f"{self.path}: answers have more than {MAX_TEMPLATES} different forms")
+        raise MemoryError
+
+    cdef int _check_open(self) except -1:
+        if self._file < 0:
+            raise ValueError("the segment is finished or aborted")
+        return 0
+
+    # -- writing octets ------------------------------------------------------------------------
+
+    cdef int _flush(self) noexcept nogil:
+        cdef size_t done = 0
+        cdef Py_ssize_t wrote
+        while done < self._buffered:
+            wrote = write(self._file, self._buffer + done, self._buffered - done)
+            if wrote < 0:
+                return E_IO
+            done += <size_t> wrote
+        self._buffered = 0
+        return 0
+
+    cdef int _put(self, const uint8_t *data, size_t size) noexcept nogil:
+        cdef size_t part
+        while size:
+            if self._buffered == BUFFER and self._flush():
+                return E_IO
+            part = min(size, BUFFER - self._buffered)
+            if data != NULL:
+                memcpy(self._buffer + self._buffered, data, part)
+                data += part
+            else:
+                memset(self._buffer + self._buffered, 0, part)
+            self._buffered += part
+            size -= part
+        return 0
+
+    cdef int _flush_pairs(self) noexcept nogil:
+        cdef size_t size = self._paired * sizeof(Pair)
+        cdef size_t done = 0
+        cdef Py_ssize_t wrote
+        while done < size:
+            wrote = write(self._keys, <uint8_t *> self._pairs + done, size - done)
+            if wrote < 0:
+                return E_IO
+            done += <size_t> wrote
+        self._paired = 0
+        return 0
+
+    # -- tables --------------------------------------------------------------------------------
+
+    cdef int64_t _issuer(self, int hash_id, Span name_hash, Span key_hash) noexcept nogil:
+        """Number of a CertID prefix, which is added when new."""
+        cdef IssuerKey *issuer
+        cdef uint32_t step, number
+        cdef IssuerKey *grown
+        for step in range(self._issuer_count):
+            number = (self._issuer_last + step) % self._issuer_count
+            issuer = &self._issuers[number]
+            if (
+                issuer.hash_id == <uint32_t> hash_id
+                and issuer.key_size == key_hash.n
+                and issuer.name_size == name_hash.n
+                and memcmp(issuer.key_hash, key_hash.p, <size_t> key_hash.n) == 0
+                and memcmp(issuer.name_hash, name_hash.p, <size_t> name_hash.n) == 0
+            ):
+                self._issuer_last = number
+                return number
+        if self._issuer_count == self._issuer_room:
+            with gil:
+                grown = <IssuerKey *> PyMem_Realloc(self._issuers, 2 * self._issuer_room * sizeof(IssuerKey))
+            if grown == NULL:
+                return E_MEMORY
+            self._issuers = grown
+            self._issuer_room *= 2
+        issuer = &self._issuers[self._issuer_count]
+        memset(issuer, 0, sizeof(IssuerKey))
+        issuer.hash_id = <uint32_t> hash_id
+        issuer.name_size = <uint16_t> name_hash.n
+        issuer.key_size = <uint16_t> key_hash.n
+        memcpy(issuer.name_hash, name_hash.p, <size_t> name_hash.n)
+        memcpy(issuer.key_hash, key_hash.p, <size_t> key_hash.n)
+        self._issuer_last = self._issuer_count
+        self._issuer_count += 1
+        return self._issuer_last
+
+    cdef bint _same(self, const Template *known, const Template *form, const uint8_t *der) noexcept nogil:
+        """Whether the known template is this form, octet by octet outside the holes."""
+        cdef const uint8_t *blob
+        cdef uint32_t at = 0
+        cdef int i
+        if (
+            known.der_size != form.der_size
+            or known.issuer_key != form.issuer_key
+            or known.refresh_at != form.refresh_at
+            or known.next_update != form.next_update
+            or known.this_update != form.this_update
+            or known.status != form.status
+            or known.serial_size != form.serial_size
+            or known.data_size != form.data_size
+            or known.hole_count != form.hole_count
+            or memcmp(known.holes, form.holes, form.hole_count * sizeof(Hole)) != 0
+        ):
+            return False
+        blob = self._blobs + known.blob_offset
+        for i in range(form.hole_count):
+            if memcmp(blob + at, der + at, form.holes[i].target - at) != 0:
+                return False
+            at = form.holes[i].target + form.holes[i].size
+        return memcmp(blob + at, der + at, form.der_size - at) == 0
+
+    cdef int64_t _intern(self, const Template *form, const uint8_t *der) noexcept nogil:
+        """Number of the template of this form, which is added when new."""
+        cdef uint64_t h = (<uint64_t> form.issuer_key << 32) ^ <uint64_t> form.refresh_at
+        cdef uint32_t at = 0, number, slot
+        cdef uint8_t *blob
+        cdef int i
+        for i in range(form.hole_count):
+            h = hash_gap(h ^ form.holes[i].target, der + at, form.holes[i].target - at)
+            at = form.holes[i].target + form.holes[i].size
+        h = hash_gap(h, der + at, form.der_size - at)
+        slot = <uint32_t> (h >> 20) & self._table_mask
+        while True:
+            number = self._table[slot]
+            if number == 0:
+                break
+            if self._hashes[number - 1] == h and self._same(&self._templates[number - 1], form, der):
+                return number - 1
+            slot = (slot + 1) & self._table_mask
+        if self._template_count == MAX_TEMPLATES:
+            return E_TEMPLATES
+        if self._grow(form.der_size):
+            return E_MEMORY
+        number = self._template_count
+        self._templates[number] = form[0]
+        self._templates[number].count = 0
+        self._templates[number].blob_offset = self._blobs_size
+        self._hashes[number] = h
+        blob = self._blobs + self._blobs_size
+        memcpy(blob, der, form.der_size)
+        for i in range(form.hole_count):
+            memset(blob + form.holes[i].target, 0, form.holes[i].size)
+        self._blobs_size += form.der_size
+        self._template_count += 1
+        slot = <uint32_t> (h >> 20) & self._table_mask
+        while self._table[slot]:
+            slot = (slot + 1) & self._table_mask
+        self._table[slot] = number + 1
+        return number
+
+    cdef int _grow(self, uint32_t der_size) noexcept nogil:
+        """Make room for one more template."""
+        cdef void *grown
+        cdef uint32_t number, slot
+        with gil:
+            if self._template_count == self._template_room:
+                grown = PyMem_Realloc(self._templates, 2 * <size_t> self._template_room * sizeof(Template))
+                if grown == NULL:
+                    return E_MEMORY
+                self._templates = <Template *> grown
+                grown = PyMem_Realloc(self._hashes, 2 * <size_t> self._template_room * sizeof(uint64_t))
+                if grown == NULL:
+                    return E_MEMORY
+                self._hashes = <uint64_t *> grown
+                self._template_room *= 2
+            if self._blobs_size + der_size > self._blobs_room:
+                grown = PyMem_Realloc(self._blobs, 2 * self._blobs_room + der_size)
+                if grown == NULL:
+                    return E_MEMORY
+                self._blobs = <uint8_t *> grown
+                self._blobs_room = 2 * self._blobs_room + der_size
+            if self._template_count * 2 > self._table_mask:
+                grown = PyMem_Malloc(2 * (<size_t> self._table_mask + 1) * sizeof(uint32_t))
+                if grown == NULL:
+                    return E_MEMORY
+                PyMem_Free(self._table)
+                self._table = <uint32_t *> grown
+                self._table_mask = 2 * self._table_mask + 1
+                memset(self._table, 0, (<size_t> self._table_mask + 1) * sizeof(uint32_t))
+                for number in range(self._template_count):
+                    slot = <uint32_t> (self._hashes[number] >> 20) & self._table_mask
+                    while self._table[slot]:
+                        slot = (slot + 1) & self._table_mask
+                    self._table[slot] = number + 1
+        return 0
+
+    # -- records -------------------------------------------------------------------------------
+
+    cdef int _record(self, uint32_t number, const uint8_t *serial, const Span *data, int parts) noexcept nogil:
+        """Append a record and its key."""
+        cdef Template *template = &self._templates[number]
+        cdef size_t size = RECORD_HEAD + <size_t> template.serial_size + template.data_size
+        cdef size_t left = PAGE - self._records_size % PAGE
+        cdef uint8_t head[RECORD_HEAD]
+        cdef Span key
+        cdef int i
+        if left < RECORD_HEAD or (size <= STRADDLE_LIMIT and size > left):
+            if self._put(NULL, left):
+                return E_IO
+            self._records_size += left
+        if self._paired == PAIRS and self._flush_pairs():
+            return E_IO
+        key.p = serial
+        key.n = template.serial_size
+        key = magnitude(key)
+        self._pairs[self._paired].key_hash = key_hash64(self._seed, template.issuer_key, key.p, key.n)
+        self._pairs[self._paired].offset = self._records_size
+        self._paired += 1
+        self._pair_total += 1
+        head[0] = template.serial_size
+        head[1] = number & 0xFF
+        head[2] = (number >> 8) & 0xFF
+        head[3] = (number >> 16) & 0xFF
+        if self._put(head, RECORD_HEAD) or self._put(serial, template.serial_size):
+            return E_IO
+        for i in range(parts):
+            if self._put(data[i].p, <size_t> data[i].n):
+                return E_IO
+        self._records_size += size
+        template.count += 1
+        return 0
+
+    cdef int _add_single(
+        self, const uint8_t *der, Py_ssize_t size, const ResponseView *view, const SingleView *single,
+        int64_t refresh_at, bint refresh_known
+    ) noexcept nogil:
+        """Add an answer under one CertID; a positive code for a bad answer, negative for a failure."""
+        cdef Template form
+        cdef Span parts[MAX_HOLES]
+        cdef Span r, s
+        cdef uint16_t source
+        cdef int64_t number
+        cdef int count = 0, i
+        cdef const CertID *cert_id = &single.cert_id
+        if cert_id.serial.n > MAX_SERIAL or cert_id.serial.p[0] & 0x80:
+            return 101
+        if cert_id.key_hash.n > MAX_HASH or cert_id.name_hash.n > MAX_HASH or cert_id.key_hash.n < 4:
+            return 102
+        if view.signature.n < ETAG_OCTETS or size > 1 << 20:
+            return 103
+        memset(&form, 0, sizeof(Template))
+        number = self._issuer(cert_id.hash_id, cert_id.name_hash, cert_id.key_hash)
+        if number < 0:
+            return <int> number
+        form.issuer_key = <uint32_t> number
+        form.der_size = <uint32_t> size
+        form.produced_at = view.produced_at
+        form.this_update = single.this_update
+        form.next_update = single.next_update if single.has_next_update else INT64_MAX
+        form.refresh_at = refresh_at if refresh_known else form.next_update
+        form.status = <uint8_t> single.status
+        form.serial_size = <uint8_t> cert_id.serial.n
+        form.etag_offset = <uint32_t> (view.signature.p + view.signature.n - ETAG_OCTETS - der)
+        format_time(form.this_update, form.last_modified)
+        if single.has_next_update:
+            format_time(form.next_update, form.expires)
+        if view.count == 1:
+            # the serial comes first in an answer, the signature last: holes are in order
+            if single.revoked_at_text.n:
+                parts[count] = single.revoked_at_text
+                count += 1
+            if single.reason_octet.n:
+                parts[count] = single.reason_octet
+                count += 1
+            if ecdsa_parts(view.signature, &r, &s):
+                parts[count] = r
+                parts[count + 1] = s
+                count += 2
+            elif view.signature.n < 0x8000:
+                parts[count] = view.signature
+                count += 1
+            form.hole_count = <uint8_t> (count + 1)
+            form.holes[0].target = <uint32_t> (cert_id.serial.p - der)
+            form.holes[0].source = 0
+            form.holes[0].size = <uint16_t> cert_id.serial.n
+            source = <uint16_t> cert_id.serial.n
+            for i in range(count):
+                form.holes[i + 1].target = <uint32_t> (parts[i].p - der)
+                form.holes[i + 1].source = source
+                form.holes[i + 1].size = <uint16_t> parts[i].n
+                source = <uint16_t> (source + parts[i].n)
+            form.data_size = <uint16_t> (source - cert_id.serial.n)
+        number = self._intern(&form, der)
+        if number < 0:
+            return <int> number
+        return self._record(<uint32_t> number, cert_id.serial.p, parts, count)
+
+    cdef int _add(
+        self, const uint8_t *der, Py_ssize_t size, int64_t refresh_at, bint refresh_known
+    ) noexcept nogil:
+        cdef ResponseView view
+        cdef SingleView single
+        cdef Span singles
+        cdef int code = read_response(der, size, &view)
+        if code:
+            return code
+        if view.count == 1:
+            return self._add_single(der, size, &view, &view.first, refresh_at, refresh_known)
+        singles = view.singles
+        while singles.n:
+            code = read_single(&singles, &single)
+            if code == 0:
+                code = self._add_single(der, size, &view, &single, refresh_at, refresh_known)
+            if code:
+                return code
+        return 0
+
+    cdef str _words(self, int code):
+        if code == 101:
+            return f"the serial number is negative or longer than {MAX_SERIAL} octets"
+        if code == 102:
+            return "a CertID hash is shorter than 4 or longer than 64 octets"
+        if code == 103:
+            return "the signature is shorter than 16 octets or the answer longer than 1 MiB"
+        return reason_text(code)
+
+    def add(self, bytes der not None, refresh_at=None):
+        cdef bint known = refresh_at is not None
+        self._check_open()
+        cdef int code = self._add(<const uint8_t *> <const char *> der, len(der), refresh_at if known else 0, known)
+        if code < 0:
+            self._raise(code)
+        if code:
+            raise DERError(f"OCSP response: {self._words(code)}")
+        self.added += 1
+
+    def add_base64(self, bytes data not None):
+        cdef const uint8_t *p = <const uint8_t *> <const char *> data
+        cdef const uint8_t *end = p + len(data)
+        cdef const uint8_t *start
+        cdef uint8_t *der
+        cdef Py_ssize_t size
+        cdef int code
+        cdef Py_ssize_t added = 0
+        cdef object first = self.added + self.skipped
+        cdef Py_ssize_t token = 0
+        self._check_open()
+        bad = []
+        room = PyBytes_FromStringAndSize(NULL, (1 << 21) * 3 // 4 + 4)
+        der = <uint8_t *> <char *> room
+        while True:
+            while p < end and (p[0] == c" " or 9 <= p[0] <= 13):
+                p += 1
+            if p == end:
+                break
+            start = p
+            with nogil:
+                while p < end and not (p[0] == c" " or 9 <= p[0] <= 13):
+                    p += 1
+                size = -1 if p - start > 1 << 21 else decode_base64(start, p - start, der)
+                code = self._add(der, size, 0, False) if size >= 0 else 100
+            token += 1
+            if code < 0:
+                self._raise(code)
+            if code == 0:
+                added += 1
+                continue
+            if len(bad) < REPORTED_TOKENS:
+                bad.append((first + token, "not base64" if code == 100 else self._words(code)))
+        self.added += added
+        self.skipped += token - added
+        return added, bad
+
+    def add_segment(self, Segment segment not None, Index newer=None, int64_t keep_after=0):
+        cdef const SegmentView *view = &segment.view
+        cdef uint64_t offset = RECORD_HEAD
+        cdef uint64_t end = view.header.records_size
+        cdef uint64_t copied = 0, superseded = 0, expired = 0
+        cdef const IssuerKey *issuer
+        cdef Template form
+        cdef Found found, other
+        cdef Span name_hash, key_hash, serial, data
+        cdef int64_t number
+        cdef uint32_t *numbers
+        cdef uint32_t source
+        cdef Py_ssize_t size
+        cdef int code = 0
+        self._check_open()
+        numbers = <uint32_t *> calloc(view.header.template_count + 1, sizeof(uint32_t))
+        if numbers == NULL:
+            raise MemoryError
+        with nogil:
+            while offset < end:
+                if PAGE - offset % PAGE < RECORD_HEAD or view.records[offset] == 0:
+                    offset += PAGE - offset % PAGE
+                    continue
+                size = read_record(view, offset, &found)
+                if size < 0:
+                    code = 1
+                    break
+                source = <uint32_t> (found.template - view.templates)
+                offset += <uint64_t> size
+                if view.records[offset - <uint64_t> size] & RECORD_DEAD:
+                    continue
+                if found.template.next_update < keep_after:
+                    expired += 1
+                    continue
+                issuer = &view.issuers[found.template.issuer_key]
+                name_hash.p = &view.issuers[found.template.issuer_key].name_hash[0]
+                name_hash.n = issuer.name_size
+                key_hash.p = &view.issuers[found.template.issuer_key].key_hash[0]
+                key_hash.n = issuer.key_size
+                serial.p = found.payload
+                serial.n = found.template.serial_size
+                if (
+                    newer is not None
+                    and newer.find(<int> issuer.hash_id, name_hash, key_hash, serial, &other) == Lookup.FOUND
+                ):
+                    superseded += 1
+                    continue
+                if numbers[source] == 0:
+                    form = found.template[0]
+                    number = self._issuer(<int> issuer.hash_id, name_hash, key_hash)
+                    if number >= 0:
+                        form.issuer_key = <uint32_t> number
+                        number = self._intern(&form, view.blobs + found.template.blob_offset)
+                    if number < 0:
+                        code = <int> number
+                        break
+                    numbers[source] = <uint32_t> number + 1
+                data.p = found.payload + found.template.serial_size
+                data.n = found.template.data_size
+                code = self._record(numbers[source] - 1, found.payload, &data, 1)
+                if code:
+                    break
+                copied += 1
+        free(numbers)
+        if code < 0:
+            self._raise(code)
+        if code:
+            raise IndexFileError(f"{segment.path}: segment record at {offset} is damaged")
+        self.added += copied
+        return copied, superseded, expired
+
+    # -- finishing -----------------------------------------------------------------------------
+
+    cdef int _fill(self, uint64_t *slots, uint64_t first_page, uint64_t pages, uint64_t slot_pages,
+                   uint64_t *entries) noexcept nogil:
+        """Put the keys of a window of pages into its slots; 1 when a page overflows."""
+        cdef uint64_t done = 0, at, slot, page, fingerprint
+        cdef Py_ssize_t count, i
+        cdef int step, code
+        cdef Pair *pair
+        while done < self._pair_total:
+            count = pread(self._keys, self._pairs, PAIRS * sizeof(Pair), <Py_ssize_t> (done * sizeof(Pair)))
+            if count <= 0:
+                return E_IO
+            count = count // <Py_ssize_t> sizeof(Pair)
+            done += <uint64_t> count
+            for i in range(count):
+                pair = &self._pairs[i]
+                page = slot_page(pair.key_hash, slot_pages)
+                if page < first_page or page >= first_page + pages:
+                    continue
+                fingerprint = pair.key_hash & 0xFFFFFF
+                code = 1
+                for step in range(SLOTS_PER_PAGE):
+                    at = (page - first_page) * SLOTS_PER_PAGE
+                    at += ((pair.key_hash >> 24) + <uint64_t> step) & (SLOTS_PER_PAGE - 1)
+                    slot = slots[at]
+                    if slot == 0:
+                        slots[at] = fingerprint << 40 | pair.offset
+                        entries[0] += 1
+                        code = 0
+                        break
+                    if slot >> 40 == fingerprint:
+                        code = self._replaces(slot & ((<uint64_t> 1 << 40) - 1), pair.offset)
+                        if code < 0:
+                            return code
+                        if code == 0:
+                            slots[at] = fingerprint << 40 | pair.offset
+                            break
+                        code = 1
+                if code:
+                    return 1
+        return 0
+
+    cdef int _replaces(self, uint64_t old, uint64_t new) noexcept nogil:
+        """0 when both records have the same key, and then the old one is marked dead; 1 when not."""
+        cdef uint8_t a[RECORD_HEAD + MAX_SERIAL]
+        cdef uint8_t b[RECORD_HEAD + MAX_SERIAL]
+        cdef uint8_t dead
+        cdef Template *one
+        cdef Template *two
+        cdef Span left, right
+        cdef Py_ssize_t got_a = pread(self._file, a, sizeof(a), <Py_ssize_t> (PAGE + old))
+        cdef Py_ssize_t got_b = pread(self._file, b, sizeof(b), <Py_ssize_t> (PAGE + new))
+        if got_a < RECORD_HEAD or got_b < RECORD_HEAD:
+            return E_IO
+        one = &self._templates[a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)]
+        two = &self._templates[b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)]
+        left.p = a + RECORD_HEAD
+        left.n = one.serial_size
+        right.p = b + RECORD_HEAD
+        right.n = two.serial_size
+        left = magnitude(left)
+        right = magnitude(right)
+        if one.issuer_key != two.issuer_key or left.n != right.n or memcmp(left.p, right.p, <size_t> left.n) != 0:
+            return 1
+        if not a[0] & RECORD_DEAD:
+            dead = a[0] | RECORD_DEAD
+            if pwrite(self._file, &dead, 1, <Py_ssize_t> (PAGE + old)) != 1:
+                return E_IO
+            one.count -= 1
+        return 0
+
+    cdef int _write_slots(self, uint64_t slot_pages, uint64_t slots_offset, uint64_t *entries) except? -99:
+        cdef uint64_t *slots
+        cdef uint64_t first = 0, pages
+        cdef int code = 0
+        slots = <uint64_t *> PyMem_Malloc(min(slot_pages, <uint64_t> WINDOW_PAGES) * PAGE)
+        if slots == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                while first < slot_pages and code == 0:
+                    pages = min(<uint64_t> WINDOW_PAGES, slot_pages - first)
+                    memset(slots, 0, pages * PAGE)
+                    code = self._fill(slots, first, pages, slot_pages, entries)
+                    if code == 0 and pwrite(
+                        self._file, slots, pages * PAGE, <Py_ssize_t> (slots_offset + first * PAGE)
+                    ) != <Py_ssize_t> (pages * PAGE):
+                        code = E_IO
+                    first += pages
+        finally:
+            PyMem_Free(slots)
+        return code
+
+    def finish(self):
+        cdef Header header
+        cdef uint64_t slot_pages, entries = 0
+        cdef int code
+        self._check_open()
+        if self._flush() or self._flush_pairs():
+            self._raise(E_IO)
+        memset(&header, 0, sizeof(Header))
+        header.records_offset = PAGE
+        header.records_size = self._records_size
+        header.slots_offset = (PAGE + self._records_size + PAGE - 1) // PAGE * PAGE
+        slot_pages = self._pair_total // ENTRIES_PER_PAGE + 1
+        while True:
+            entries = 0
+            code = self._write_slots(slot_pages, header.slots_offset, &entries)
+            if code < 0:
+                self._raise(code)
+            if code == 0:
+                break
+            slot_pages += slot_pages // 4 + 1
+        memcpy(header.magic, <const char *> b"OCSPDSEG", 8)
+        header.version = VERSION
+        header.created_at = self._created_at
+        header.entries = entries
+        header.seed = self._seed
+        header.slot_pages = slot_pages
+        header.issuers_offset = header.slots_offset + slot_pages * PAGE
+        header.issuer_count = self._issuer_count
+        header.templates_offset = header.issuers_offset + self._issuer_count * sizeof(IssuerKey)
+        header.template_count = self._template_count
+        header.blobs_offset = header.templates_offset + self._template_count * sizeof(Template)
+        header.blobs_size = self._blobs_size
+        header.file_size = header.blobs_offset + header.blobs_size
+        issuers = <bytes> (<char *> self._issuers)[:self._issuer_count * sizeof(IssuerKey)]
+        templates = <bytes> (<char *> self._templates)[:self._template_count * sizeof(Template)]
+        blobs = <bytes> (<char *> self._blobs)[:self._blobs_size]
+        header.tables_crc = zlib.crc32(blobs, zlib.crc32(templates, zlib.crc32(issuers)))
+        head = bytearray(PAGE)
+        head[:sizeof(Header)] = <bytes> (<char *> &header)[:sizeof(Header)]
+        head[12:16] = zlib.crc32(head).to_bytes(4, "little")
+        try:
+            _pwrite_all(self._file, issuers, header.issuers_offset)
+            _pwrite_all(self._file, templates, header.templates_offset)
+            _pwrite_all(self._file, blobs, header.blobs_offset)
+            os.ftruncate(self._file, header.file_size)
+            _pwrite_all(self._file, bytes(head), 0)
+            os.fchmod(self._file, 0o644)
+            os.fsync(self._file)
+            os.replace(self._temporary, self.path)
+            directory = os.path.dirname(self.path) or "."
+            os.close(self._file)
+            self._file = -1
+            os.close(self._keys)
+            self._keys = -1
+            fsync_directory(Path(directory))
+        except OSError as err:
+            self.abort()
+            raise IndexFileError(f"{self.path}: cannot write segment: {err.strerror}") from err
+
+
+def _pwrite_all(descriptor, data, offset):
+    view = memoryview(data)
+    while view:
+        wrote = os.pwrite(descriptor, view, offset)
+        view = view[wrote:]
+        offset += wrote
