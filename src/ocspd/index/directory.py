@@ -1,0 +1,159 @@
+"""An index directory: content-addressed segments and the manifest that lists them.
+
+Writers hold the directory's lock; readers never do. A segment is complete and durable before a
+manifest names it, and a segment that no manifest names any more stays for a grace time, so a reader
+that has just read the old manifest still finds its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ocspd._index import Index, Segment
+from ocspd._writer import SegmentWriter
+from ocspd.errors import IndexFileError
+from ocspd.files import fsync_directory, write_atomic
+from ocspd.index.manifest import MANIFEST_NAME, Manifest, SegmentRef, parse_manifest
+
+_NEW = "new-"
+
+
+class IndexDirectory:
+    """Read and publish the index that lives in one directory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest lies."""
+        return self.path / MANIFEST_NAME
+
+    def create(self) -> None:
+        """Make the directory if it is missing; IndexFileError when that is impossible."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise IndexFileError(f"{self.path}: cannot create index directory: {err.strerror}") from err
+
+    def manifest(self) -> Manifest | None:
+        """Read the manifest; None when nothing has been published here yet."""
+        try:
+            data = self.manifest_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            raise IndexFileError(f"{self.manifest_path}: cannot read manifest: {err.strerror}") from err
+        return parse_manifest(data, str(self.manifest_path))
+
+    def segment_path(self, ref: SegmentRef) -> Path:
+        """Where a segment lies."""
+        return self.path / ref.file_name
+
+    def open(self, manifest: Manifest | None = None) -> Index:
+        """Map the segments of a manifest (the published one by default) as an Index.
+
+        Structure is validated, contents are not (`verify`). IndexFileError names what is unusable.
+        """
+        if manifest is None:
+            manifest = self.manifest()
+            if manifest is None:
+                raise IndexFileError(f"{self.path}: no {MANIFEST_NAME}: nothing has been published here yet")
+        segments = []
+        for ref in manifest.segments:
+            segment = Segment(str(self.segment_path(ref)))
+            if segment.size_bytes != ref.size_bytes:
+                raise IndexFileError(
+                    f"{segment.path}: {segment.size_bytes} octets instead of the manifest's {ref.size_bytes}"
+                )
+            segments.append(segment)
+        return Index(segments, generation=manifest.generation)
+
+    def verify(self, ref: SegmentRef) -> None:
+        """Compare a segment's contents with its SHA-256; IndexFileError names it when they differ."""
+        path = self.segment_path(ref)
+        if sha256_of(path) != ref.sha256:
+            raise IndexFileError(
+                f"{path}: contents do not match the manifest's SHA-256; fetch or build it again"
+            )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; IndexFileError at once when another process is."""
+        self.create()
+        path = self.path / ".lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot lock index directory: {err.strerror}") from err
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise IndexFileError(f"{self.path}: another process is writing this index") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def writer(self, now_s: int) -> SegmentWriter:
+        """Start a segment in this directory; pass it to `adopt` when it is finished."""
+        name = f"{_NEW}{os.getpid()}-{time.monotonic_ns()}.seg"
+        return SegmentWriter(str(self.path / name), created_at=now_s)
+
+    def adopt(self, path: str | Path) -> SegmentRef:
+        """Give a finished segment of this directory its content-addressed name."""
+        segment = Segment(str(path))
+        ref = SegmentRef(
+            sha256=sha256_of(Path(path)),
+            size_bytes=segment.size_bytes,
+            entries=segment.entries,
+            created_at=segment.created_at,
+        )
+        try:
+            Path(path).replace(self.segment_path(ref))
+            fsync_directory(self.path)
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot rename segment: {err.strerror}") from err
+        return ref
+
+    def publish(self, segments: Sequence[SegmentRef], now_s: int) -> Manifest:
+        """Make these segments, newest first, the index: one more generation."""
+        before = self.manifest()
+        manifest = Manifest(
+            generation=(before.generation if before else 0) + 1, published_at=now_s, segments=tuple(segments)
+        )
+        write_atomic(self.manifest_path, manifest.to_bytes())
+        return manifest
+
+    def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
+        """Remove segments that no manifest names and that have not been touched for grace_s seconds.
+
+        Left-overs of interrupted writers go too. Returns the names removed.
+        """
+        manifest = self.manifest()
+        kept = {ref.file_name for ref in manifest.segments} if manifest else set()
+        removed = []
+        for path in self.path.iterdir():
+            leftover = path.name.startswith((f".{_NEW}", _NEW, f".{MANIFEST_NAME}."))
+            if path.name in kept or not (path.suffix == ".seg" or leftover):
+                continue
+            with contextlib.suppress(OSError):
+                if now_s - path.stat().st_ctime > grace_s:
+                    path.unlink()
+                    removed.append(path.name)
+        return removed
+
+
+def sha256_of(path: Path) -> str:
+    """Return the lower-case hex SHA-256 of a file; IndexFileError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise IndexFileError(f"{path}: cannot read segment: {err.strerror}") from err
