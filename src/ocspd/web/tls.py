@@ -1,0 +1,98 @@
+"""TLS of the API server: the flags of `cfssl serve` that begin with tls-, mutual-tls- and min-tls-.
+
+CFSSL turns an unknown `-min-tls-version` (even 1.3) into TLS 1.0; here 1.3 works and nonsense is
+refused. Like CFSSL, TLS is on only when both `-tls-cert` and `-tls-key` are given; unlike it, flags that
+are without effect for that reason are refused, since a server meant to be private would be open.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import warnings
+from dataclasses import dataclass
+
+from ocspd.errors import ConfigError
+
+_VERSIONS = {
+    "1.0": ssl.TLSVersion.TLSv1,
+    "1.1": ssl.TLSVersion.TLSv1_1,
+    "1.2": ssl.TLSVersion.TLSv1_2,
+    "1.3": ssl.TLSVersion.TLSv1_3,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTLS:
+    """What the flags say; paths of PEM files, "" where not given."""
+
+    certificate_file: str = ""
+    key_file: str = ""
+    client_ca_file: str = ""
+    client_cn: str = ""
+    min_version: str = ""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the server speaks TLS."""
+        return bool(self.certificate_file and self.key_file)
+
+    def check(self) -> None:
+        """Refuse a combination that cannot mean what it says (ConfigError)."""
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ConfigError("-tls-cert and -tls-key must be given together")
+        if not self.enabled and (self.client_ca_file or self.client_cn):
+            raise ConfigError("-mutual-tls-ca and -mutual-tls-cn need -tls-cert and -tls-key")
+        if self.client_cn and not self.client_ca_file:
+            raise ConfigError("-mutual-tls-cn needs -mutual-tls-ca: otherwise no client sends a certificate")
+
+    def pattern(self) -> re.Pattern[str] | None:
+        """Return the expression to search in the client's common name, None when there is none."""
+        if not self.client_cn:
+            return None
+        try:
+            return re.compile(self.client_cn)
+        except re.error as err:
+            raise ConfigError(
+                f"-mutual-tls-cn {self.client_cn!r} is not a regular expression: {err}"
+            ) from err
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return the server context, None without TLS; ConfigError names the file that is unusable."""
+        self.check()
+        if not self.enabled:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        self._set_minimum(context)
+        self.load(context)
+        if self.client_ca_file:
+            context.verify_mode = ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(self.client_ca_file)
+            except (OSError, ValueError) as err:
+                raise ConfigError(
+                    f"{self.client_ca_file}: not usable as CA certificates of clients: {err}"
+                ) from err
+        return context
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Load the certificate and key into a context, also again when they were replaced on disk."""
+        try:
+            context.load_cert_chain(self.certificate_file, self.key_file, _no_password)
+        except (OSError, ValueError) as err:
+            files = f"{self.certificate_file}, {self.key_file}"
+            raise ConfigError(f"{files}: not a usable TLS certificate and key: {err}") from err
+
+    def _set_minimum(self, context: ssl.SSLContext) -> None:
+        if not self.min_version:
+            return
+        if self.min_version not in _VERSIONS:
+            raise ConfigError(f"-min-tls-version {self.min_version!r}: use one of {', '.join(_VERSIONS)}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 1.0 and 1.1 are what was asked for
+            context.minimum_version = _VERSIONS[self.min_version]
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted")
