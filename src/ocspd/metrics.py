@@ -25,6 +25,7 @@ OUTCOMES = (
     "internal_error",
     "not_modified",
     "health",
+    "not_found",
     "method_not_allowed",
     "too_large",
     "bad_http",
@@ -32,7 +33,8 @@ OUTCOMES = (
 """How a request ended.
 
 The first eight are `_fastpath.Reply.outcome`; `unknown_serial` and `unknown_issuer` are the two causes of
-unauthorized, `health` is the empty 200 to `GET /`, `bad_http` a request whose HTTP could not be read.
+unauthorized, `health` is the empty 200 to `GET /`, `not_found` a path outside `-path`, `bad_http` a
+request whose HTTP could not be read or did not arrive in time.
 """
 
 SLOW_CAUSES = ("method", "target", "version", "header", "chunked", "expect", "framing", "size")
@@ -59,9 +61,8 @@ COUNTERS: tuple[str, ...] = (
     *(f"slow_{cause}" for cause in SLOW_CAUSES),
     "received_bytes",  # HTTP requests, heads included
     "sent_bytes",  # HTTP responses, heads included
-    *(
-        f"latency_bucket_{number}" for number in range(len(LATENCY_BOUNDS_NS) + 1)
-    ),  # each on its own, not summed
+    # How many fell into each bucket, not summed up.
+    *(f"latency_bucket_{number}" for number in range(len(LATENCY_BOUNDS_NS) + 1)),
     "latency_sum_ns",
     "connections_opened",
     "connections_closed",
