@@ -121,6 +121,10 @@ class Fields:
         found = self._folded.get(key.lower())
         return None if found is None else self._values[found]
 
+    def values(self) -> dict[str, Any]:
+        """Return all members by their exact keys."""
+        return self._values
+
     def unknown(self, *known: str) -> list[str]:
         """Return the keys that none of `known` matches, for a warning."""
         lowered = {key.lower() for key in known}

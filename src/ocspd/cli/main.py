@@ -87,7 +87,11 @@ def _main(argv: list[str]) -> int:
         _complain(f"flag provided but not defined: -{name.lstrip('-').partition('=')[0]}")
         _complain(f"flags follow the command: ocspd COMMAND {name[:200]} ...\n{_overview()}")
         return 2
-    verb = find_verb(name)
+    try:
+        verb = find_verb(name)
+    except ImportError as err:
+        _complain(f"{name}: cannot be loaded: {err} (is ocspd built and installed? `make setup` does both)")
+        return 1
     if verb is None:
         _complain(f"Command {name[:200]} is not defined.\n{_overview()}")
         return 1
