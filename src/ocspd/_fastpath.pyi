@@ -56,7 +56,10 @@ class Responder:
     def set_time(self, now_s: int) -> None:
         """Set the clock, seconds since the epoch: Date, max-age and expiry follow it."""
     def answer(self, request_der: bytes) -> Reply:
-        """Answer a DER request; counts hash algorithm and outcome. Never raises for bad bytes."""
+        """Answer a DER request; counts its CertID hash, nonce and number. Never raises for bad bytes.
+
+        The outcome is counted by whoever writes the answer, `requests_METHOD_OUTCOME`: see metrics.
+        """
     def respond(self, data: bytes) -> bytes | None:
         """Answer one complete HTTP request of the shapes the fast path knows; None for any other."""
     def count(self, counter: str, amount: int = 1) -> None:
