@@ -1,0 +1,354 @@
+"""OCSP over HTTP, every shape of it: the path taken by what the native one does not know (RFC 6960 App. A).
+
+The bytes written here are the contract of `_fastpath`, which writes the same for the shapes it knows.
+Only the value of Date may differ. Lines end in CRLF, names are cased as below, fields stand in this order:
+
+    HTTP/V S REASON              V: the request's version, 1.0 or 1.1
+    Content-Type: application/ocsp-response          an OCSPResponse follows
+    Content-Length: N                                always, but not on 304
+    Allow: GET, HEAD, POST                           405 only
+    Cache-Control: max-age=N, public, no-transform, must-revalidate       authoritative, 304 included
+    Last-Modified: thisUpdate                        authoritative
+    Expires: nextUpdate                              authoritative, unless the answer has no nextUpdate
+    ETag: "TAG"                                      authoritative
+    Cache-Control: max-age=0, no-cache               everything else
+    Date: now
+    Connection: close                                HTTP/1.1 and the connection ends after this answer
+    Connection: keep-alive                           HTTP/1.0 and it does not
+
+    S  REASON                 when                                                       body
+    200 OK                    good, revoked, unknown, unauthorized, tryLater             OCSPResponse
+    200 OK                    GET or HEAD of the path itself, for load balancers         empty
+    304 Not Modified          GET or HEAD, authoritative, the client's copy is current   none
+    400 Bad Request           malformedRequest: the DER, the base64, an escape, the HTTP 30 03 0A 01 01
+    404 Not Found             a path outside -path                                       empty
+    405 Method Not Allowed    any method but GET, HEAD, POST                             empty
+    408 Request Timeout       the body did not arrive in time; closes                    empty
+    413 Content Too Large     a body over 10 000 octets; closes                          empty
+    417 Expectation Failed    Expect: anything but 100-continue                          empty
+    500 Internal Server Error internalError                                              OCSPResponse
+
+Rules:
+ 1. HEAD is answered as GET, without the body (Content-Length stays).
+ 2. GET: the request-target without scheme and authority and without the query; below -path; percent-decoded,
+    a second time if an escape is left; leading slashes dropped, no other slash ever; CR and LF dropped;
+    space means `+`, `-` means `+`, `_` means `/`; trailing `=` may be too few or too many. What is left is
+    strict base64. Nothing left: the health answer.
+ 3. POST: any path below -path, any Content-Type or none, Content-Length or chunked.
+ 4. Conditions count on GET and HEAD (RFC 9110 §13.1): If-None-Match with weak comparison, a list or `*`;
+    without it, If-Modified-Since not before thisUpdate. CFSSL answers 304 to POST as well; nobody can
+    depend on it, since a POST is not cached.
+
+It must not read an index or a clock other than the one it is given; `worker.py` makes the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp import HttpVersion11, web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from ocspd._der import http_date
+from ocspd.logs import logger
+from ocspd.metrics import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.abc import AbstractStreamWriter
+
+    from ocspd.clock import Clock
+
+MAX_BODY_BYTES = 10_000
+"""Largest OCSPRequest accepted (Boulder's limit)."""
+BODY_TIMEOUT_S = 10.0
+"""How long a body may take to arrive."""
+_LINGER_S = 2.0  # reading what a refused client still sends, so that it sees the answer and not a reset
+
+_TYPE = "application/ocsp-response"
+_NOT_CACHED = "max-age=0, no-cache"
+_MALFORMED = bytes.fromhex("30030a0101")
+_INTERNAL_ERROR = bytes.fromhex("30030a0102")
+_NO_NEXT_UPDATE = (1 << 63) - 1  # what `Reply.next_update` says of an answer without one
+_REASONS = {
+    200: "OK",
+    304: "Not Modified",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    417: "Expectation Failed",
+    500: "Internal Server Error",
+}
+
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_ALPHABET = bytes.maketrans(b" -_", b"++/")
+_ETAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+
+_quiet = logging.getLogger("ocspd.http")  # what aiohttp says of broken requests, with tracebacks
+_quiet.disabled = True
+
+
+class Reply(Protocol):
+    """What is said to a request below HTTP: `_fastpath.Reply` (times in seconds since the epoch)."""
+
+    @property
+    def http_status(self) -> int: ...  # noqa: D102  (see _fastpath.Reply)
+    @property
+    def outcome(self) -> str: ...  # noqa: D102
+    @property
+    def body(self) -> bytes: ...  # noqa: D102
+    @property
+    def cacheable(self) -> bool: ...  # noqa: D102
+    @property
+    def this_update(self) -> int: ...  # noqa: D102
+    @property
+    def next_update(self) -> int: ...  # noqa: D102
+    @property
+    def max_age_s(self) -> int: ...  # noqa: D102
+    @property
+    def etag(self) -> str: ...  # noqa: D102
+
+
+class Responder(Protocol):
+    """Who answers below HTTP and counts: `_fastpath.Responder`."""
+
+    def answer(self, request_der: bytes, /) -> Reply:
+        """Answer a DER request; never raises for bad bytes."""
+        ...
+
+    def count(self, counter: str, amount: int = 1, /) -> None:
+        """Add to one of `metrics.COUNTERS`."""
+        ...
+
+
+class MalformedError(ValueError):
+    """A GET path that does not hold a base64 text: malformedRequest."""
+
+
+class OCSPServer(web.Server):
+    """Makes the aiohttp protocol of a connection: the `slow_factory` of `_fastpath.Connections`.
+
+    It also serves alone, `loop.create_server(OCSPServer(...), ...)`, without limits on connections.
+    """
+
+    def __init__(
+        self,
+        responder: Responder,
+        *,
+        clock: Clock,
+        path: str = "/",
+        keepalive_timeout_s: float = 75.0,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+    ) -> None:
+        super().__init__(self._handle)
+        self.responder = responder
+        self.draining = False
+        """Set it: every further answer ends its connection."""
+        self._clock = clock
+        self._prefix = path.strip("/")
+        self._body_timeout_s = body_timeout_s
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            "logger": _quiet,
+            "keepalive_timeout": keepalive_timeout_s,
+            "lingering_time": _LINGER_S,
+            "auto_decompress": False,  # a compressed body is not DER, and could be a bomb
+        }
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the protocol of one new connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+    def date(self) -> str:
+        """Return the value of Date for an answer written now."""
+        return http_date(int(self._clock.now().timestamp()))
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        answer = await self._answer(request)
+        if self.draining or answer.closes:
+            answer.force_close()
+        return answer
+
+    async def _answer(self, request: web.BaseRequest) -> Answer:
+        if request.method not in {"GET", "HEAD", "POST"}:
+            return Answer(self, 405, "method_not_allowed", extra={"Allow": "GET, HEAD, POST"})
+        path = self._below_prefix(request.raw_path)
+        if path is None:
+            return Answer(self, 404, "not_found")
+        if request.method == "POST":
+            return await self._post(request)
+        try:
+            der = decode_path(path)
+        except MalformedError:
+            return Answer(self, 400, "malformed", _MALFORMED)
+        if not der:
+            return Answer(self, 200, "health")
+        reply = self.responder.answer(der)
+        if reply.cacheable and is_current(request.headers, reply.etag, reply.this_update):
+            return Answer(self, 304, "not_modified", reply=reply)
+        return Answer(self, reply.http_status, reply.outcome, reply.body, reply=reply)
+
+    def _below_prefix(self, target: str) -> str | None:
+        """Return the path below -path, without the slash between them; None when it is elsewhere."""
+        absolute = _ABSOLUTE_FORM.match(target)
+        path = target[absolute.end() if absolute else 0 :].partition("?")[0].lstrip("/")
+        if not self._prefix:
+            return path
+        if path == self._prefix:
+            return ""
+        return path[len(self._prefix) + 1 :] if path.startswith(self._prefix + "/") else None
+
+    async def _post(self, request: web.BaseRequest) -> Answer:
+        expected = request.headers.get("Expect")
+        if expected is not None and expected.lower() != "100-continue":
+            return Answer(self, 417, "bad_http", closes=True)
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return Answer(self, 413, "too_large", closes=True)
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                if expected is not None and request.version >= HttpVersion11:
+                    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    request.writer.output_size = 0  # the answer has not begun with it
+                body = bytearray()
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        return Answer(self, 413, "too_large", closes=True)
+        except TimeoutError:
+            return Answer(self, 408, "bad_http", closes=True)
+        except web.RequestPayloadError:
+            return Answer(self, 400, "bad_http", _MALFORMED, closes=True)
+        reply = self.responder.answer(bytes(body))
+        return Answer(self, reply.http_status, reply.outcome, reply.body, reply=reply)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol, answering what it cannot read with our malformedRequest."""
+
+    __slots__ = ("_server",)
+
+    def __init__(self, server: OCSPServer, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,  # noqa: ARG002  (signature of the base class)
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """Answer a request that is no HTTP (status 400), or a bug of ours (500); ends the connection."""
+        if status == 500:
+            logger.error("a request could not be answered", exc_info=exc)
+            answer = Answer(self._server, 500, "internal_error", _INTERNAL_ERROR)
+        else:
+            answer = Answer(self._server, 400, "bad_http", _MALFORMED)
+        answer.force_close()
+        return answer
+
+
+class Answer(web.Response):
+    """A response with exactly the fields of the module's table, counted when it is written."""
+
+    def __init__(  # noqa: PLR0913  (one row of the table)
+        self,
+        server: OCSPServer,
+        status: int,
+        outcome: str,
+        body: bytes = b"",
+        *,
+        reply: Reply | None = None,
+        extra: Mapping[str, str] | None = None,
+        closes: bool = False,
+    ) -> None:
+        fields: CIMultiDict[str] = CIMultiDict()
+        if body:
+            fields["Content-Type"] = _TYPE
+        if status != 304:
+            fields["Content-Length"] = str(len(body))
+        fields.extend(extra or {})
+        if reply is not None and reply.cacheable:
+            fields.extend(cache_fields(reply))
+        else:
+            fields["Cache-Control"] = _NOT_CACHED
+        fields["Date"] = server.date()
+        super().__init__(status=status, reason=_REASONS[status], body=body or None, headers=fields)
+        self.outcome = outcome
+        self.closes = closes
+        self._counter = server.responder.count
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Count the answer under its method and outcome, and begin to write it."""
+        if not self.prepared:
+            method = request.method.lower()
+            known = method if request.method.isupper() and method in METHODS[:-1] else "other"
+            self._counter(f"requests_{known}_{self.outcome}")
+        return await super().prepare(request)
+
+    async def _prepare_headers(self) -> None:
+        # aiohttp appends Server and then Connection; there is no public way to keep the first away from
+        # answers to requests it could not parse (on_response_prepare is not sent for them).
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Finish the answer and count its size."""
+        await super().write_eof(data)
+        self._counter("sent_bytes", self.body_length)
+
+
+def cache_fields(reply: Reply) -> dict[str, str]:
+    """Return the cache fields of an authoritative answer, in order (RFC 9919 §6, with GMT dates)."""
+    fields = {
+        "Cache-Control": f"max-age={reply.max_age_s}, public, no-transform, must-revalidate",
+        "Last-Modified": http_date(reply.this_update),
+    }
+    if reply.next_update != _NO_NEXT_UPDATE:
+        fields["Expires"] = http_date(reply.next_update)
+    fields["ETag"] = f'"{reply.etag}"'
+    return fields
+
+
+def decode_path(path: str) -> bytes:
+    """Return the DER in a GET path (rule 2 above); MalformedError when it holds no base64 text."""
+    data = path.encode("utf-8", "surrogateescape")
+    for _ in range(2):
+        if b"%" in data:
+            data = _ESCAPE.sub(_unescape, data)
+    data = data.lstrip(b"/").replace(b"\r", b"").replace(b"\n", b"").translate(_ALPHABET).rstrip(b"=")
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except binascii.Error:
+        raise MalformedError("the path is not base64") from None
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    if match[1] is None:
+        raise MalformedError("an escape is incomplete")
+    return bytes((int(match[1], 16),))
+
+
+def is_current(headers: CIMultiDictProxy[str], etag: str, this_update: int) -> bool:
+    """Tell whether the copy a GET names is the answer with this entity tag (RFC 9110 §13.1.2-13.1.3)."""
+    tags = headers.getall("If-None-Match", [])
+    if tags:
+        text = ",".join(tags)
+        return text.strip() == "*" or etag in _ETAG.findall(text)
+    since = headers.get("If-Modified-Since")
+    if since is None:
+        return False
+    try:
+        return parsedate_to_datetime(since).timestamp() >= this_update
+    except (ValueError, OverflowError):
+        return False
