@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tools import need
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+RULES = DEPLOY / "prometheus" / "ocspd.rules.yml"
+UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir() if path.suffix in {".service", ".socket"})
+
+
+def run(*argv: str | Path) -> str:
+    """Run a checking tool; its whole output is the failure message."""
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """A copy of the units whose command exists: systemd-analyze wants to see an executable file."""
+    program = tmp_path / "ocspd"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for name in UNITS:
+        text = (DEPLOY / "systemd" / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/ocspd/bin/ocspd", str(program)))
+    return tmp_path
+
+
+def test_systemd_accepts_the_units_without_a_warning(units: Path) -> None:
+    tool = need("systemd-analyze")
+    output = run(tool, "verify", "--man=no", "--recursive-errors=no", *[units / name for name in UNITS])
+    # Only lines about our units count: the machine's own units may have warnings of theirs.
+    assert [line for line in output.splitlines() if "ocspd" in line] == []
+
+
+@pytest.mark.parametrize("unit", [name for name in UNITS if name.endswith(".service")])
+def test_services_are_sandboxed(units: Path, unit: str) -> None:
+    # systemd's exposure runs from 0 to 10; the threshold is in tenths. What is left is the network and, for
+    # the authority, an account of its own.
+    run(need("systemd-analyze"), "security", "--offline=true", "--threshold=20", units / unit)
+
+
+def test_sysusers_accepts_the_account() -> None:
+    tool = shutil.which("systemd-sysusers")
+    if tool is None:
+        need("systemd-analyze")  # the same package: skips or fails alike
+        pytest.fail("systemd is installed without systemd-sysusers")
+    run(tool, "--dry-run", DEPLOY / "systemd" / "ocspd.sysusers.conf")
+
+
+def test_haproxy_accepts_the_configuration_without_a_warning() -> None:
+    output = run(need("haproxy"), "-c", "-V", "-f", DEPLOY / "haproxy" / "haproxy.cfg")
+    assert not re.search("warning|alert", output, re.IGNORECASE), output
+
+
+def test_nginx_accepts_the_configuration_without_a_warning(tmp_path: Path) -> None:
+    main = tmp_path / "nginx.conf"
+    main.write_text(
+        f"pid {tmp_path}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n"
+        + "".join(
+            f"  {kind}_temp_path {tmp_path}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        + f"  include {DEPLOY}/nginx/ocspd.conf;\n}}\n"
+    )
+    output = run(need("nginx"), "-t", "-e", "stderr", "-p", tmp_path, "-c", main)
+    assert "[warn]" not in output, output
+
+
+def test_promtool_accepts_the_scrape_configuration_and_the_rules() -> None:
+    tool = need("promtool")
+    run(tool, "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    run(tool, "check", "rules", "--lint=all", "--lint-fatal", RULES)
+
+
+def test_alerts_fire_on_the_series_they_are_meant_for() -> None:
+    run(need("promtool"), "test", "rules", Path(__file__).parent / "alerts_test.yml")
