@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocspd.certdb import DBConfig, open_certdb
+from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
 from tests import postgres
 from tests.tools import PROGRAMS, find
@@ -54,9 +54,8 @@ def db_config(request: pytest.FixtureRequest, tmp_path: Path) -> DBConfig:
 @pytest.fixture
 async def migrated_db_config(db_config: DBConfig) -> DBConfig:
     """A migrated, empty database of each driver, to open by yourself or to write to a file."""
-    from ocspd.certdb import migrate
-
-    await migrate.up(db_config)
+    async with await open_certdb(db_config, SystemClock()) as db:
+        await migrate.up(db)
     return db_config
 
 

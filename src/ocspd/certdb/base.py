@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from ocspd.certdb.feed import ChangeFeed
+    from ocspd.certdb.migrate import MigrationSession
     from ocspd.model import CertificateRow, OCSPRow, StatusRow
 
 CHUNK_ROWS = 5000
@@ -62,8 +64,9 @@ class CertDB(Protocol):
     def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """Stream the status of the unexpired certificates in non-empty lists of at most chunk_rows.
 
-        Reads no PEM and holds one chunk in memory at a time. On PostgreSQL the whole stream is one
-        consistent snapshot; on SQLite as well.
+        Reads no PEM and holds one chunk in memory at a time. A row that cannot be read is left out with
+        a warning. On PostgreSQL the stream is one snapshot; on SQLite each chunk is, so that CFSSL is not
+        locked out meanwhile: take a cursor of the change feed before, and nothing is missed either way.
         """
         ...
 
@@ -79,7 +82,7 @@ class CertDB(Protocol):
         ...
 
     async def insert_ocsp(self, row: OCSPRow) -> None:
-        """Insert an OCSP response. CodedError 11000 when there is one, or no such certificate (PostgreSQL)."""
+        """Insert an OCSP response; CodedError 11000 when there is one, or (PostgreSQL) no certificate."""
         ...
 
     async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
@@ -100,6 +103,10 @@ class CertDB(Protocol):
 
     def change_feed(self) -> ChangeFeed:
         """Return a new change feed with a connection of its own; close it after use."""
+        ...
+
+    def migration(self, *, write: bool) -> AbstractAsyncContextManager[MigrationSession]:
+        """Begin a transaction for `ocspd.certdb.migrate`, which is what to call instead."""
         ...
 
     async def check(self) -> None:

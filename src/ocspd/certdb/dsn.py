@@ -1,0 +1,243 @@
+"""PostgreSQL data sources as CFSSL's driver (Go's lib/pq) reads them, turned into asyncpg's arguments.
+
+They differ from libpq's: sslmode is `require` when nothing is said, and `require` checks no
+certificate unless sslrootcert is given. A Unix socket is never encrypted.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from ocspd.errors import Code, CodedError
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_ENVIRONMENT = {
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "sslmode": "PGSSLMODE",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslrootcert": "PGSSLROOTCERT",
+    "passfile": "PGPASSFILE",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "application_name": "PGAPPNAME",
+}
+_NOT_SETTINGS = {
+    *_ENVIRONMENT,
+    "fallback_application_name",
+    "binary_parameters",
+    "disable_prepared_binary_result",
+    "sslinline",
+    "sslsni",
+    "sslcrl",
+    "sslpassword",
+    "krbsrvname",
+    "krbspn",
+    "client_encoding",
+    "target_session_attrs",
+}
+CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where a PostgreSQL database is; `connect_arguments()` is what asyncpg takes."""
+
+    hosts: list[str]
+    ports: list[int]
+    database: str
+    user: str
+    password: str | None = field(repr=False)
+    options: dict[str, str] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The database in messages, without the password."""
+        places = ",".join(
+            f"{host}:{port}" if not host.startswith("/") else host
+            for host, port in zip(self.hosts, self.ports, strict=True)
+        )
+        return f"PostgreSQL database {self.database!r} at {places} (user {self.user})"
+
+    def connect_arguments(self) -> dict[str, Any]:
+        """Return keyword arguments of asyncpg.connect and create_pool.
+
+        Reads certificate files. Raises CodedError 11000 naming the one that cannot be used.
+        """
+        options = self.options
+        settings = {key: value for key, value in options.items() if key not in _NOT_SETTINGS}
+        settings["application_name"] = (
+            options.get("application_name") or options.get("fallback_application_name") or "ocspd"
+        )
+        timeout = _number("connect_timeout", options.get("connect_timeout", "0"))
+        arguments: dict[str, Any] = {
+            "host": self.hosts,
+            "port": self.ports,
+            "user": self.user,
+            "password": self.password,
+            "database": self.database,
+            "ssl": self._ssl(),
+            "timeout": float(timeout) or CONNECT_TIMEOUT_S,
+            "server_settings": settings,
+        }
+        if "passfile" in options:
+            arguments["passfile"] = options["passfile"]
+        if "target_session_attrs" in options:
+            arguments["target_session_attrs"] = options["target_session_attrs"]
+        return arguments
+
+    def _ssl(self) -> ssl.SSLContext | str | bool:
+        mode = self.options.get("sslmode") or "require"
+        if mode == "disable" or all(host.startswith("/") for host in self.hosts):
+            return False
+        if mode in ("allow", "prefer"):
+            return mode
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        root = self.options.get("sslrootcert")
+        context.check_hostname = mode == "verify-full"
+        if mode == "require" and not root:
+            context.verify_mode = ssl.CERT_NONE
+        certificate = self.options.get("sslcert") or _home_file("postgresql.crt")
+        key = self.options.get("sslkey") or _home_file("postgresql.key")
+        path = root or "the system's roots"
+        try:
+            if root:
+                context.load_verify_locations(cafile=root)
+            elif mode != "require":
+                context.load_default_certs()
+            if certificate:
+                path = certificate
+                context.load_cert_chain(certificate, key)
+        except (OSError, ValueError) as err:
+            reason = err.strerror if isinstance(err, OSError) and err.strerror else err
+            raise CodedError(Code.STORE_FAILED, f"{self.name}: cannot use {path}: {reason}") from err
+        return context
+
+
+def parse_data_source(text: str) -> DataSource:
+    """Read a `postgres://` URL or a `key=value` string; what it leaves out comes from PG* variables.
+
+    Raises CodedError 11000 without showing the text, which may hold a password.
+    """
+    given = _parse_url(text) if text.startswith(("postgres://", "postgresql://")) else _parse_pairs(text)
+    options = {key: os.environ[name] for key, name in _ENVIRONMENT.items() if os.environ.get(name)}
+    options.update(given)
+    if options.get("sslmode") and options["sslmode"] not in _SSL_MODES:
+        raise _bad(f"unsupported sslmode {options['sslmode']!r}; use one of {', '.join(_SSL_MODES)}")
+    hosts = options.get("host", "localhost").split(",")
+    ports = [_number("port", port or "5432") for port in options.get("port", "5432").split(",")]
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(ports) != len(hosts):
+        raise _bad("as many ports as hosts are needed, or one")
+    user = options.get("user") or _system_user()
+    return DataSource(
+        hosts=[host or "localhost" for host in hosts],
+        ports=ports,
+        database=options.get("dbname") or user,
+        user=user,
+        password=options.get("password"),
+        options=options,
+    )
+
+
+def _bad(message: str) -> CodedError:
+    return CodedError(Code.STORE_FAILED, f"data_source of the database configuration: {message}")
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise _bad(f"{name} {text[:20]!r} is not a number")
+    return int(text)
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "postgres"
+
+
+def _home_file(name: str) -> str | None:
+    path = Path("~/.postgresql").expanduser() / name
+    return str(path) if path.is_file() else None
+
+
+def _parse_url(text: str) -> dict[str, str]:
+    rest, _, query = text.split("://", 1)[1].partition("?")
+    authority, _, database = rest.partition("/")
+    login, _, places = authority.rpartition("@")
+    options: dict[str, str] = {}
+    user, colon, password = login.partition(":")
+    if user:
+        options["user"] = unquote(user)
+    if colon and password:
+        options["password"] = unquote(password)
+    hosts, ports = [], []
+    for place in places.split(",") if places else []:
+        host, port = place, ""
+        if place.startswith("["):
+            host, _, port = place[1:].partition("]")
+            port = port.removeprefix(":")
+        elif ":" in place:
+            host, _, port = place.rpartition(":")
+        hosts.append(unquote(host))
+        ports.append(port)
+    if any(hosts):
+        options["host"] = ",".join(hosts)
+    if any(ports):
+        options["port"] = ",".join(ports)
+    if database:
+        options["dbname"] = unquote(database)
+    options.update(parse_qsl(query, keep_blank_values=True))
+    return options
+
+
+def _parse_pairs(text: str) -> dict[str, str]:
+    """Read `key = value` pairs: quotes keep spaces, a backslash keeps the next character."""
+    options: dict[str, str] = {}
+    at = 0
+    while True:
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at == len(text):
+            return options
+        equals = text.find("=", at)
+        key = text[at:equals].strip() if equals >= 0 else ""
+        if not key or any(char.isspace() for char in key):
+            raise _bad('not "key=value" pairs; expected a postgres:// URL or pairs separated by spaces')
+        at = equals + 1
+        while at < len(text) and text[at].isspace():
+            at += 1
+        options[key], at = _value(text, at)
+
+
+def _value(text: str, at: int) -> tuple[str, int]:
+    quoted = text[at : at + 1] == "'"
+    at += quoted
+    value = ""
+    while at < len(text):
+        char = text[at]
+        if char == "\\":
+            at += 1
+            if at == len(text):
+                raise _bad("nothing after a backslash")
+            char = text[at]
+        elif quoted and char == "'":
+            return value, at + 1
+        elif not quoted and char.isspace():
+            return value, at
+        value += char
+        at += 1
+    if quoted:
+        raise _bad("unterminated quoted value")
+    return value, at

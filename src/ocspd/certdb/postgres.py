@@ -1,0 +1,263 @@
+"""certdb on PostgreSQL. CFSSL keeps text as ASCII bytes in bytea columns, so bytes go in and out."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Self
+
+from ocspd.certdb import migrate, rows
+from ocspd.certdb.base import CHUNK_ROWS
+from ocspd.certdb.feed_postgres import PostgresFeed
+from ocspd.certdb.postgres_connection import Database
+from ocspd.errors import Code, CodedError
+from ocspd.model import ZERO_TIME, CertificateRow, OCSPRow, normalize_aki, serial_to_text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from types import TracebackType
+
+    from ocspd.clock import Clock
+    from ocspd.model import StatusRow
+
+_COLUMNS = (
+    "serial_number, authority_key_identifier, ca_label, status, reason, expiry, revoked_at, pem, "
+    "issued_at, not_before, metadata, sans, common_name"
+)
+_STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revoked_at, expiry"
+_OCSP_COLUMNS = "serial_number, authority_key_identifier, body, expiry"
+_UPSERT = """
+INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry)
+SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::timestamptz[])
+ON CONFLICT (serial_number, authority_key_identifier)
+DO UPDATE SET body = excluded.body, expiry = excluded.expiry
+"""
+_MIGRATION_LOCK = 0x6F637370  # any number, the same for every ocspd
+
+
+class PostgresCertDB:
+    """A certdb in PostgreSQL 13 or later; see `ocspd.certdb.base.CertDB`."""
+
+    def __init__(self, data_source: str, clock: Clock) -> None:
+        self._database = Database(data_source)
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        """The database in messages."""
+        return self._database.name
+
+    async def insert_certificate(self, row: CertificateRow) -> None:
+        """See CertDB."""
+        count = await self._change(
+            f"INSERT INTO certificates ({_COLUMNS}) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13)",  # noqa: S608  (constants)
+            *_key(row.serial, row.aki),
+            row.ca_label.encode(),
+            row.status.word.encode(),
+            row.reason,
+            row.expiry,
+            row.revoked_at or ZERO_TIME,
+            row.pem.encode(),
+            row.issued_at,
+            row.not_before,
+            rows.write_json(row.metadata),
+            rows.write_json(row.sans),
+            row.common_name,
+        )
+        if count != 1:
+            raise CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
+
+    async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
+        """See CertDB."""
+        found = await self._certificates(
+            "WHERE serial_number = $1 AND authority_key_identifier = $2", *_key(serial, aki)
+        )
+        return found[0] if found else None
+
+    async def find_certificates(self, serial: int) -> list[CertificateRow]:
+        """See CertDB."""
+        return await self._certificates(
+            "WHERE serial_number = $1 ORDER BY authority_key_identifier", serial_to_text(serial).encode()
+        )
+
+    async def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
+        """See CertDB."""
+        async for chunk in self._pages("certificates", _COLUMNS, 500):
+            for record in chunk:
+                yield _certificate(record)
+
+    async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
+        """See CertDB."""
+        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
+            if read := rows.readable_rows(chunk, rows.status_row):
+                yield read
+
+    async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
+        """See CertDB."""
+        where = "WHERE status = 'revoked' AND expiry > $1"
+        if labels is None:
+            return await self._certificates(where, self._clock.now())
+        return await self._certificates(
+            f"{where} AND ca_label = ANY($2::bytea[])",
+            self._clock.now(),
+            [label.encode() for label in labels],
+        )
+
+    async def revoke_certificate(self, serial: int, aki: str, reason: int) -> None:
+        """See CertDB."""
+        count = await self._change(
+            "UPDATE certificates SET status = 'revoked', revoked_at = $3, reason = $4 "
+            "WHERE serial_number = $1 AND authority_key_identifier = $2",
+            *_key(serial, aki),
+            self._clock.now(),
+            reason,
+        )
+        if count == 0:
+            raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
+
+    async def insert_ocsp(self, row: OCSPRow) -> None:
+        """See CertDB."""
+        await self._change(
+            f"INSERT INTO ocsp_responses ({_OCSP_COLUMNS}) VALUES ($1, $2, $3, $4)",  # noqa: S608  (constants)
+            *_key(row.serial, row.aki),
+            row.body,
+            row.expiry,
+        )
+
+    async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
+        """See CertDB."""
+        sql = (
+            f"SELECT {_OCSP_COLUMNS} FROM ocsp_responses "  # noqa: S608  (constants)
+            "WHERE serial_number = $1 AND authority_key_identifier = $2"
+        )
+        async with self._database.connection() as connection:
+            record = await connection.fetchrow(sql, *_key(serial, aki))
+        return _ocsp_row(record) if record else None
+
+    async def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
+        """See CertDB."""
+        async for chunk in self._pages("ocsp_responses", _OCSP_COLUMNS, chunk_rows):
+            yield [_ocsp_row(record) for record in chunk]
+
+    async def update_ocsp(self, row: OCSPRow) -> None:
+        """See CertDB."""
+        count = await self._change(
+            "UPDATE ocsp_responses SET body = $3, expiry = $4 "
+            "WHERE serial_number = $1 AND authority_key_identifier = $2",
+            *_key(row.serial, row.aki),
+            row.body,
+            row.expiry,
+        )
+        if count == 0:
+            raise CodedError(Code.STORE_NOT_FOUND, "failed to update the OCSP record: no such record")
+
+    async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
+        """See CertDB."""
+        # one statement may not touch a row twice: the last one given wins
+        values = {_key(row.serial, row.aki): row for row in rows}
+        if values:
+            async with self._database.connection() as connection:
+                await connection.execute(
+                    _UPSERT,
+                    [serial for serial, _ in values],
+                    [aki for _, aki in values],
+                    [row.body for row in values.values()],
+                    [row.expiry for row in values.values()],
+                )
+
+    def change_feed(self) -> PostgresFeed:
+        """See CertDB."""
+        return PostgresFeed(self._database)
+
+    async def check(self) -> None:
+        """See CertDB."""
+        await migrate.require_latest(self)
+
+    async def close(self) -> None:
+        """See CertDB."""
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def migration(self, *, write: bool) -> AsyncIterator[_Session]:
+        """See migrate.Migratable."""
+        async with self._database.connection() as connection, connection.transaction(readonly=not write):
+            if write:
+                await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+                if connection.get_server_version() < (13,):
+                    raise CodedError(Code.STORE_FAILED, f"{self.name}: PostgreSQL 13 or later is needed")
+            yield _Session(connection)
+
+    async def _change(self, sql: str, *values: Any) -> int:
+        async with self._database.connection() as connection:
+            tag: str = await connection.execute(sql, *values)
+        return int(tag.rsplit(" ", 1)[-1])
+
+    async def _certificates(self, where: str, *values: Any) -> list[CertificateRow]:
+        async with self._database.connection() as connection:
+            records = await connection.fetch(f"SELECT {_COLUMNS} FROM certificates {where}", *values)  # noqa: S608  (constants)
+        return [_certificate(record) for record in records]
+
+    async def _pages(self, table: str, columns: str, size: int) -> AsyncIterator[list[Any]]:
+        sql = f"SELECT {columns} FROM {table} WHERE expiry > $1"  # noqa: S608  (constants)
+        async with self._database.connection() as connection, connection.transaction(readonly=True):
+            cursor = await connection.cursor(sql, self._clock.now())
+            while records := await cursor.fetch(size):
+                yield records
+
+
+class _Session:
+    """See migrate.MigrationSession."""
+
+    dialect = "postgres"
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def has_table(self, name: str) -> bool:
+        """See MigrationSession."""
+        return bool(await self._connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name))
+
+    async def fetch(self, sql: str) -> list[Any]:
+        """See MigrationSession."""
+        return list(await self._connection.fetch(sql))
+
+    async def execute(self, sql: str) -> None:
+        """See MigrationSession."""
+        await self._connection.execute(sql)
+
+
+def _key(serial: int, aki: str) -> tuple[bytes, bytes]:
+    return serial_to_text(serial).encode(), normalize_aki(aki).encode()
+
+
+def _certificate(record: Any) -> CertificateRow:
+    serial, aki, label, status, reason, expiry, revoked, pem, issued, before, metadata, sans, name = record
+    return CertificateRow(
+        serial=rows.read_serial(serial),
+        aki=rows.read_text(aki),
+        ca_label=rows.read_text(label),
+        status=rows.read_status(status),
+        reason=reason or 0,
+        expiry=rows.read_expiry(expiry),
+        revoked_at=rows.read_revoked_at(revoked),
+        pem=rows.read_text(pem),
+        issued_at=issued,
+        not_before=before,
+        metadata=rows.read_json("metadata", metadata),
+        sans=rows.read_json("sans", sans),
+        common_name=rows.read_text(name),
+    )
+
+
+def _ocsp_row(record: Any) -> OCSPRow:
+    serial, aki, body, expiry = record
+    return OCSPRow(
+        serial=rows.read_serial(serial), aki=rows.read_text(aki), body=body, expiry=rows.read_expiry(expiry)
+    )

@@ -1,0 +1,303 @@
+"""certdb on SQLite.
+
+CFSSL binds every string, the DER of OCSP responses included, as TEXT. SQLite never holds TEXT equal
+to BLOB, so this module does the same, and reads all TEXT as bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from ocspd.certdb import migrate, rows
+from ocspd.certdb.base import CHUNK_ROWS
+from ocspd.certdb.feed_sqlite import SQLiteFeed
+from ocspd.certdb.sqlite_connection import Location, Worker
+from ocspd.errors import Code, CodedError
+from ocspd.model import (
+    ZERO_TIME,
+    CertificateRow,
+    OCSPRow,
+    normalize_aki,
+    serial_to_text,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from types import TracebackType
+
+    from ocspd.clock import Clock
+    from ocspd.model import StatusRow
+
+_COLUMNS = (
+    "serial_number, authority_key_identifier, ca_label, status, reason, expiry, revoked_at, pem, "
+    "issued_at, not_before, metadata, sans, common_name"
+)
+_STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revoked_at, expiry"
+_OCSP_COLUMNS = "serial_number, authority_key_identifier, CAST(body AS BLOB), expiry"
+
+
+class SQLiteCertDB:
+    """A certdb in an SQLite file; see `ocspd.certdb.base.CertDB`."""
+
+    def __init__(self, data_source: str, clock: Clock) -> None:
+        self._location = Location(data_source)
+        self._worker = Worker(self._location)
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        """The database in messages."""
+        return self._location.name
+
+    async def insert_certificate(self, row: CertificateRow) -> None:
+        """See CertDB."""
+        values = (
+            serial_to_text(row.serial),
+            normalize_aki(row.aki),
+            row.ca_label,
+            row.status.word,
+            row.reason,
+            rows.format_time(row.expiry),
+            rows.format_time(row.revoked_at or ZERO_TIME),
+            row.pem,
+            row.issued_at and rows.format_time(row.issued_at),
+            row.not_before and rows.format_time(row.not_before),
+            rows.write_json(row.metadata).encode(),
+            rows.write_json(row.sans).encode(),
+            row.common_name,
+        )
+        count = await self._change(
+            f"INSERT INTO certificates ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608  (constants)
+            values,
+        )
+        if count != 1:
+            raise CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
+
+    async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
+        """See CertDB."""
+        found = await self._certificates(
+            "WHERE serial_number = ? AND authority_key_identifier = ?",
+            serial_to_text(serial),
+            normalize_aki(aki),
+        )
+        return found[0] if found else None
+
+    async def find_certificates(self, serial: int) -> list[CertificateRow]:
+        """See CertDB."""
+        return await self._certificates(
+            "WHERE serial_number = ? ORDER BY authority_key_identifier", serial_to_text(serial)
+        )
+
+    async def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
+        """See CertDB."""
+        async for chunk in self._pages("certificates", _COLUMNS, 500):
+            for record in chunk:
+                yield _certificate(record)
+
+    async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
+        """See CertDB."""
+        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
+            if read := rows.readable_rows(chunk, rows.status_row_from_text):
+                yield read
+
+    async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
+        """See CertDB."""
+        where = "WHERE status = 'revoked' AND expiry > ?"
+        if labels is not None:
+            where += f" AND ca_label IN ({','.join('?' * len(labels))})"
+        return await self._certificates(where, self._now(), *(labels or ()))
+
+    async def revoke_certificate(self, serial: int, aki: str, reason: int) -> None:
+        """See CertDB."""
+        count = await self._change(
+            "UPDATE certificates SET status = 'revoked', revoked_at = ?, reason = ? "
+            "WHERE serial_number = ? AND authority_key_identifier = ?",
+            # as CURRENT_TIMESTAMP, which CFSSL uses: whole seconds, no zone
+            (f"{self._clock.now():%Y-%m-%d %H:%M:%S}", reason, serial_to_text(serial), normalize_aki(aki)),
+        )
+        if count == 0:
+            raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
+
+    async def insert_ocsp(self, row: OCSPRow) -> None:
+        """See CertDB."""
+        await self._change(
+            "INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) "
+            "VALUES (?, ?, CAST(? AS TEXT), ?)",
+            _ocsp_values(row),
+        )
+
+    async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
+        """See CertDB."""
+        values = (serial_to_text(serial), normalize_aki(aki))
+        sql = (
+            f"SELECT {_OCSP_COLUMNS} FROM ocsp_responses "  # noqa: S608  (constants)
+            "WHERE serial_number = ? AND authority_key_identifier = ?"
+        )
+        record = await self._worker.run(lambda connection: connection.execute(sql, values).fetchone())
+        return _ocsp_row(record) if record else None
+
+    async def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
+        """See CertDB."""
+        async for chunk in self._pages("ocsp_responses", _OCSP_COLUMNS, chunk_rows):
+            yield [_ocsp_row(record) for record in chunk]
+
+    async def update_ocsp(self, row: OCSPRow) -> None:
+        """See CertDB."""
+        serial, aki, body, expiry = _ocsp_values(row)
+        count = await self._change(
+            "UPDATE ocsp_responses SET body = CAST(? AS TEXT), expiry = ? "
+            "WHERE serial_number = ? AND authority_key_identifier = ?",
+            (body, expiry, serial, aki),
+        )
+        if count == 0:
+            raise CodedError(Code.STORE_NOT_FOUND, "failed to update the OCSP record: no such record")
+
+    async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
+        """See CertDB."""
+        values = [_ocsp_values(row) for row in rows]
+
+        def work(connection: sqlite3.Connection) -> None:
+            with _transaction(connection):
+                connection.executemany(
+                    "INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) "
+                    "VALUES (?, ?, CAST(? AS TEXT), ?) ON CONFLICT (serial_number, authority_key_identifier) "
+                    "DO UPDATE SET body = excluded.body, expiry = excluded.expiry",
+                    values,
+                )
+
+        if values:
+            await self._worker.run(work)
+
+    def change_feed(self) -> SQLiteFeed:
+        """See CertDB."""
+        return SQLiteFeed(self._worker, Worker(self._location))
+
+    async def check(self) -> None:
+        """See CertDB."""
+        await migrate.require_latest(self)
+
+    async def close(self) -> None:
+        """See CertDB."""
+        await self._worker.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def migration(self, *, write: bool) -> AsyncIterator[_Session]:
+        """See migrate.Migratable; with `write` a missing file is made, readable by its owner only."""
+        if write and self._location.file is not None:
+            await self._worker.run(lambda _: None, create=_create_private(self._location))
+        await self._worker.run(lambda connection: connection.execute("BEGIN IMMEDIATE" if write else "BEGIN"))
+        try:
+            yield _Session(self._worker)
+        except BaseException:
+            await self._worker.run(lambda connection: connection.execute("ROLLBACK"))
+            raise
+        await self._worker.run(lambda connection: connection.execute("COMMIT"))
+
+    def _now(self) -> str:
+        return rows.format_time(self._clock.now())
+
+    async def _change(self, sql: str, values: Sequence[Any]) -> int:
+        return await self._worker.run(lambda connection: connection.execute(sql, values).rowcount)
+
+    async def _certificates(self, where: str, *values: str) -> list[CertificateRow]:
+        sql = f"SELECT {_COLUMNS} FROM certificates {where}"  # noqa: S608  (constants)
+        return [_certificate(record) for record in await self._fetch(sql, values)]
+
+    async def _fetch(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return await self._worker.run(lambda connection: connection.execute(sql, values).fetchall())
+
+    async def _pages(self, table: str, columns: str, size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
+        # By rowid and not by one open cursor: that would lock CFSSL out while the consumer signs.
+        sql = f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? AND expiry > ? ORDER BY rowid LIMIT ?"  # noqa: S608  (constants)
+        now, last = self._now(), -(2**63)
+        while True:
+            records = await self._fetch(sql, (last, now, size))
+            if records:
+                yield [record[1:] for record in records]
+            if len(records) < size:
+                return
+            last = records[-1][0]
+
+
+class _Session:
+    """See migrate.MigrationSession."""
+
+    dialect = "sqlite"
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def has_table(self, name: str) -> bool:
+        """See MigrationSession."""
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return bool(await self._worker.run(lambda connection: connection.execute(sql, (name,)).fetchall()))
+
+    async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        """See MigrationSession."""
+        return await self._worker.run(lambda connection: connection.execute(sql).fetchall())
+
+    async def execute(self, sql: str) -> None:
+        """See MigrationSession."""
+        await self._worker.run(lambda connection: connection.execute(sql))
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _create_private(location: Location) -> bool:
+    """Make the file with mode 0600 when it is missing; SQLite would use the umask."""
+    with contextlib.suppress(OSError):  # opening it says what is wrong
+        os.close(os.open(str(location.file), os.O_CREAT | os.O_RDWR, 0o600))
+    return True
+
+
+def _certificate(record: Sequence[Any]) -> CertificateRow:
+    serial, aki, label, status, reason, expiry, revoked, pem, issued, before, metadata, sans, name = record
+    return CertificateRow(
+        serial=rows.read_serial(serial),
+        aki=rows.read_text(aki),
+        ca_label=rows.read_text(label),
+        status=rows.read_status(status),
+        reason=reason or 0,
+        expiry=rows.read_expiry(rows.parse_time("expiry", expiry)),
+        revoked_at=rows.read_revoked_at(rows.parse_time("revoked_at", revoked)),
+        pem=rows.read_text(pem),
+        issued_at=rows.parse_time("issued_at", issued),
+        not_before=rows.parse_time("not_before", before),
+        metadata=rows.read_json("metadata", metadata),
+        sans=rows.read_json("sans", sans),
+        common_name=rows.read_text(name),
+    )
+
+
+def _ocsp_values(row: OCSPRow) -> tuple[str, str, bytes, str]:
+    return serial_to_text(row.serial), normalize_aki(row.aki), row.body, rows.format_time(row.expiry)
+
+
+def _ocsp_row(record: Sequence[Any]) -> OCSPRow:
+    serial, aki, body, expiry = record
+    return OCSPRow(
+        serial=rows.read_serial(serial),
+        aki=rows.read_text(aki),
+        body=body,
+        expiry=rows.read_expiry(rows.parse_time("expiry", expiry)),
+    )
