@@ -1,0 +1,123 @@
+"""The verb `demo`: the whole story on one machine, through the verbs a user would type.
+
+Everything is in one directory, which a second run makes anew. Servers are children that end with us. The
+verdicts are checked: anything unexpected is exit code 1, so `demo -once` is also a smoke test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from ocspd.cli.demo_processes import Processes
+from ocspd.cli.demo_questions import openssl_words
+from ocspd.cli.demo_story import Story, say
+from ocspd.cli.flags import boolean, string
+from ocspd.cli.verb import Verb
+from ocspd.errors import OCSPDError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from ocspd.cli.flags import Flags
+
+_MARKER = ".ocspd-demo"
+
+
+@contextlib.contextmanager
+def _own_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory that no other demo uses; what an earlier demo left in it is removed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        marker = path / _MARKER
+        if not marker.exists() and any(path.iterdir()):
+            raise OCSPDError(f"{path}: has files that are not a demo's; name another with -directory")
+        descriptor = os.open(marker, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as err:
+        raise OCSPDError(f"{path}: cannot be used for the demo: {err.strerror}; see -directory") from err
+    with contextlib.closing(os.fdopen(descriptor, "w")):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise OCSPDError(f"{path}: another demo runs in it; stop it or give -directory") from err
+        for entry in path.iterdir():
+            if entry.name == _MARKER:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        yield path
+
+
+def _demo(flags: Flags, arguments: list[str]) -> int:
+    if arguments:
+        raise UsageError(f"demo takes no argument, but was given {arguments[0]!r}")
+    directory = Path(flags.string("directory")).absolute()
+    started = time.monotonic()
+    with _terminating(), _own_directory(directory), Processes(directory) as processes:
+        story = Story(directory, processes)
+        say(f"A certificate authority with an OCSP responder, in {directory}")
+        story.tell()
+        say(f"\nDone in {time.monotonic() - started:.0f} s, everything as expected.")
+        if not flags.boolean("once"):
+            _stay(story, directory, processes)
+    return 0
+
+
+def _stay(story: Story, directory: Path, processes: Processes) -> None:
+    program = "ocspd" if shutil.which("ocspd") else str(Path(sys.argv[0]).absolute())
+    lines = (
+        ["cd", str(directory)],
+        ["openssl", *openssl_words("alice", story.responder), "-text"],
+        [program, *story.revocation("alice", "superseded")],
+        ["openssl", *openssl_words("alice", story.responder)],
+        ["curl", "-s", "-d", "{}", f"{story.api}/info"],
+    )
+    say(f"\nThe API listens on {story.api}, the responder on {story.responder}. To try in another terminal:")
+    for words in lines:
+        say("    " + shlex.join(words))
+    say("\nCtrl-C to stop.")
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            processes.check()
+            time.sleep(0.5)
+    say("\nStopping the servers.")
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end us as Ctrl-C does, so that the servers are ended."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+VERBS = (
+    Verb(
+        "demo",
+        "ocspd demo -- set up a CA with a responder in a directory of its own and check it with openssl\n\n"
+        "Usage of demo:\n        ocspd demo [-once] [-directory DIR]",
+        (
+            boolean("once", "end when the story is told instead of leaving the servers running"),
+            string("directory", "where everything is written; an earlier demo there is removed", "demo"),
+        ),
+        _demo,
+    ),
+)

@@ -1,0 +1,121 @@
+"""Asking the demo's responder: with the system's `openssl ocsp`, or our own check where it is missing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from ocspd.cli.demo_processes import fetch
+from ocspd.errors import OCSPDError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ISSUER = "ca-server.pem"
+CHAIN = "chain.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the responder said: the status, whether its signature was verified, and the details."""
+
+    status: str
+    verified: bool
+    details: str
+
+
+class Asker(Protocol):
+    """Whoever asks; `who` is for the table's head."""
+
+    who: str
+
+    def ask(self, name: str) -> Answer:
+        """Ask for the status of NAME.pem."""
+        ...
+
+
+def asker(directory: Path, url: str) -> Asker:
+    """Return one that uses openssl if it is installed."""
+    program = shutil.which("openssl")
+    return BuiltIn(directory, url) if program is None else OpenSSL(directory, url, program)
+
+
+def openssl_words(name: str, url: str) -> list[str]:
+    """Return the command line, without the program, that asks for NAME.pem."""
+    return ["ocsp", "-issuer", ISSUER, "-no_nonce", "-cert", f"{name}.pem", "-CAfile", CHAIN, "-url", url]
+
+
+class OpenSSL:
+    """Asks with `openssl ocsp`, which knows nothing of us."""
+
+    who = "openssl ocsp says"
+
+    def __init__(self, directory: Path, url: str, program: str) -> None:
+        self._directory, self._url, self._program = directory, url, program
+
+    def ask(self, name: str) -> Answer:
+        """Ask for the status of NAME.pem; OCSPDError with openssl's complaint when it gets no answer."""
+        done = subprocess.run(  # noqa: S603  (openssl and our own words)
+            [self._program, *openssl_words(name, self._url)],
+            cwd=self._directory,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+            check=False,
+        )
+        text = done.stdout + done.stderr
+        if error := re.search(r"Responder Error: (\w+)", text):
+            return Answer(error[1], verified=False, details="an error answer has no signature")
+        status = re.search(rf"^{re.escape(name)}\.pem: (\w+)", text, re.MULTILINE)
+        if status is None:
+            raise OCSPDError(f"openssl ocsp, asked for {name}.pem: {text.strip()}")
+        fields = dict(re.findall(r"^\t([\w ]+): (.+)$", text, re.MULTILINE))
+        return Answer(
+            status[1],
+            verified="Response verify OK" in text,
+            details=_details(
+                fields.get("Next Update", "?"), fields.get("Reason"), fields.get("Revocation Time")
+            ),
+        )
+
+
+class BuiltIn:
+    """Asks with the check that is part of ocspd."""
+
+    who = "built-in check says"
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self._directory, self._url = directory, url
+
+    def ask(self, name: str) -> Answer:
+        """Ask for the status of NAME.pem; OCSPDError when the answer is not acceptable."""
+        from ocspd.pki.certs import load_certificate  # noqa: PLC0415  (only without openssl)
+        from ocspd.pki.ocsp_client import check_answer, make_request  # noqa: PLC0415
+
+        certificate = load_certificate((self._directory / f"{name}.pem").read_bytes())
+        issuer = load_certificate((self._directory / ISSUER).read_bytes())
+        question = make_request(certificate, issuer)
+        der = fetch(self._url, body=question, content_type="application/ocsp-request")
+        verdict = check_answer(der, certificate=certificate, issuer=issuer, now=datetime.now(UTC))
+        if verdict.this_update is None:
+            return Answer(verdict.status, verified=False, details="an error answer has no signature")
+        revoked = None if verdict.revoked_at is None else str(verdict.revoked_at)
+        return Answer(
+            verdict.status,
+            verified=True,
+            details=_details(str(verdict.next_update), verdict.reason or None, revoked),
+        )
+
+
+def _details(until: str, reason: str | None, revoked_at: str | None) -> str:
+    parts = [f"valid until {until}"]
+    if revoked_at:
+        parts.insert(0, f"revoked {revoked_at}")
+    if reason:
+        parts.insert(0, reason)
+    return ", ".join(parts)

@@ -1,0 +1,241 @@
+"""The demo's story: the steps from an empty directory to a revocation that shows within a second."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from ocspd.cli.demo_processes import Processes, fetch, free_port
+from ocspd.cli.demo_questions import CHAIN, ISSUER, Answer, asker, openssl_words
+from ocspd.errors import OCSPDError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ocspd.cli.demo_questions import Asker
+
+_API_PORT, _RESPONDER_PORT = 8888, 8889
+_VISIBLE_S = 30.0
+_EXPECTED = {"alice": "good", "bob": "revoked", "carol": "good", "mallory": "unauthorized"}
+
+
+def _subject(common_name: str, **more: Any) -> dict[str, Any]:
+    names = [{"C": "FR", "L": "Toulouse", "OU": "ACME operations"}]
+    return {"CN": common_name, "key": {"algo": "ecdsa", "size": 256}, "names": names} | more
+
+
+def _signing_config(api_port: int, responder_port: int) -> dict[str, Any]:
+    expiry = "26280h"
+    leaf = {
+        "expiry": expiry,
+        "ocsp_url": f"http://127.0.0.1:{responder_port}",
+        "crl_url": f"http://127.0.0.1:{api_port}/crl",
+    }
+    usages = ["signing", "key encipherment"]
+    return {
+        "signing": {
+            "default": {**leaf, "usages": [*usages, "client auth"]},
+            "profiles": {
+                "intermediate": {
+                    "usages": ["cert sign", "crl sign"],
+                    "expiry": expiry,
+                    "ca_constraint": {"is_ca": True},
+                },
+                "ocsp": {"usages": ["digital signature", "ocsp signing"], "expiry": expiry},
+                "server": {**leaf, "usages": [*usages, "server auth"]},
+                "client": {**leaf, "usages": [*usages, "client auth"]},
+            },
+        }
+    }
+
+
+class Story:
+    """The steps, in order; every one says what it does and shows the command line that does it."""
+
+    def __init__(self, directory: Path, processes: Processes) -> None:
+        self._directory = directory
+        self._processes = processes
+        self._step = 0
+        self.api_port = free_port(_API_PORT)
+        self.responder_port = free_port(_RESPONDER_PORT)
+        self.api = f"http://127.0.0.1:{self.api_port}/api/v1/cfssl"
+        self.responder = f"http://127.0.0.1:{self.responder_port}"
+        self._asker: Asker = asker(directory, self.responder)
+
+    def tell(self) -> None:
+        """Go through the whole story; OCSPDError at the first thing that is not as it should be."""
+        self._database()
+        self._authorities()
+        self._serve_api()
+        self._certificates()
+        self._revoke("bob", "keyCompromise")
+        self._presign()
+        self._serve_answers()
+        self._ask_all(_EXPECTED)
+        self._revoke_live("carol")
+
+    def _explain(self, text: str) -> None:
+        self._step += 1
+        say(f"\n{self._step:2}  {text}")
+
+    def _show(self, *commands: list[str]) -> None:
+        say("    $ " + " | ".join(shlex.join(command) for command in commands))
+
+    def _ocspd(self, *words: str, json_base: str = "") -> bytes:
+        """Show and run a verb; with `json_base` its output goes on through `ocspd json -bare`."""
+        split = ["json", "-bare", json_base]
+        self._show(["ocspd", *words], *([["ocspd", *split]] if json_base else []))
+        output = self._processes.verb(words)
+        if json_base:
+            self._processes.verb(split, output)
+        return output
+
+    def _write(self, name: str, value: Any) -> None:
+        (self._directory / name).write_text(json.dumps(value, indent=2) + "\n")
+
+    def _database(self) -> None:
+        self._explain("A database for certificates and their status, in SQLite; db.json says where.")
+        self._write("db.json", {"driver": "sqlite3", "data_source": "certs.db"})
+        self._ocspd("db", "up", "-db-config", "db.json")
+
+    def _authorities(self) -> None:
+        self._explain("The root CA, self-signed. Its key signs the intermediate and would then go offline.")
+        self._write("ca-csr.json", _subject("Demo root CA"))
+        self._ocspd("gencert", "-initca", "ca-csr.json", json_base="ca")
+
+        self._explain(
+            "The intermediate CA, which signs everybody's certificates; config.json has the profiles."
+        )
+        self._write("config.json", _signing_config(self.api_port, self.responder_port))
+        self._write("ca-server.csr.json", _subject("Demo intermediate CA"))
+        by_root = ["-ca", "ca.pem", "-ca-key", "ca-key.pem", "-config", "config.json"]
+        self._ocspd(
+            "gencert", *by_root, "-profile", "intermediate", "ca-server.csr.json", json_base="ca-server"
+        )
+        chain = b"".join((self._directory / name).read_bytes() for name in (ISSUER, "ca.pem"))
+        (self._directory / CHAIN).write_bytes(chain)
+
+        self._explain("A certificate for signing OCSP answers: the CA key itself is not needed for them.")
+        self._write("ocsp.csr.json", _subject("Demo OCSP signer"))
+        self._ocspd(
+            "gencert", *self._by_intermediate(), "-profile", "ocsp", "ocsp.csr.json", json_base="ocsp"
+        )
+
+    def _by_intermediate(self) -> list[str]:
+        return ["-ca", ISSUER, "-ca-key", "ca-server-key.pem", "-config", "config.json"]
+
+    def _serve_api(self) -> None:
+        self._explain(
+            "The authority's HTTP API, in the background; it writes what it signs into the database."
+        )
+        words = ["serve", "-port", str(self.api_port), "-db-config", "db.json", *self._by_intermediate()]
+        words += ["-responder", "ocsp.pem", "-responder-key", "ocsp-key.pem"]
+        self._show(["ocspd", *words, "&"])
+        self._processes.server(words, f"{self.api}/health")
+
+    def _certificates(self) -> None:
+        self._explain("alice and bob make keys of their own and have their requests signed by the API.")
+        for name in ("alice", "bob"):
+            self._write(f"{name}.json", _subject(name, hosts=[f"{name}.example.org"]))
+            self._ocspd("genkey", f"{name}.json", json_base=name)
+            remote = f"127.0.0.1:{self.api_port}"
+            self._ocspd("sign", "-remote", remote, "-profile", "client", f"{name}.csr", json_base=name)
+
+        self._explain("carol gets key and certificate in one request to the API.")
+        request = {"request": _subject("carol", hosts=["carol.example.org"]), "profile": "server"}
+        self._write("carol.json", request)
+        self._show(["curl", "-s", "-d", "@carol.json", f"{self.api}/newcert"], ["ocspd", "json", "carol"])
+        answer = fetch(f"{self.api}/newcert", body=json.dumps(request).encode())
+        self._processes.verb(["json", "carol"], answer)
+
+        self._explain("mallory's certificate is signed behind the database's back: no -db-config.")
+        self._write("mallory.json", _subject("mallory", hosts=["mallory.example.org"]))
+        words = ["gencert", *self._by_intermediate(), "-profile", "client", "mallory.json"]
+        self._ocspd(*words, json_base="mallory")
+
+    def revocation(self, name: str, reason: str) -> list[str]:
+        """Return the words that revoke NAME.pem."""
+        from ocspd.pki.certs import aki_hex, load_certificate  # noqa: PLC0415  (cryptography; not for -h)
+
+        certificate = load_certificate((self._directory / f"{name}.pem").read_bytes())
+        serial, aki = str(certificate.serial_number), aki_hex(certificate)
+        return ["revoke", "-db-config", "db.json", "-serial", serial, "-aki", aki, "-reason", reason]
+
+    def _revoke(self, name: str, reason: str) -> None:
+        self._explain(f"{name}'s certificate is revoked, named by its serial and its issuer's key.")
+        self._ocspd(*self.revocation(name, reason))
+
+    def _signing_flags(self) -> list[str]:
+        return [
+            "-db-config",
+            "db.json",
+            "-ca",
+            ISSUER,
+            "-responder",
+            "ocsp.pem",
+            "-responder-key",
+            "ocsp-key.pem",
+        ]
+
+    def _presign(self) -> None:
+        self._explain("An OCSP answer is signed for every certificate of the database, valid for 96 hours.")
+        self._ocspd("ocsprefresh", *self._signing_flags())
+
+    def _serve_answers(self) -> None:
+        self._explain("The responder, in the background; with the signer's key it also follows the database.")
+        words = ["ocspserve", "-port", str(self.responder_port), *self._signing_flags()]
+        self._show(["ocspd", *words, "&"])
+        self._processes.server(words, f"{self.responder}/")
+
+    def _ask_all(self, expected: dict[str, str]) -> None:
+        self._explain("The status of each certificate, asked like this:")
+        self._show(["openssl", *openssl_words("alice", self.responder)])
+        if not self._asker.who.startswith("openssl"):
+            say("    openssl is not installed here, so ocspd's own check asks instead")
+        answers = {name: self._asker.ask(name) for name in expected}
+        self._table(answers)
+        for name, answer in answers.items():
+            definitive = expected[name] != "unauthorized"
+            if answer.status != expected[name] or answer.verified != definitive:
+                raise OCSPDError(
+                    f"{name} should be {expected[name]}, but {self._asker.who}: {answer.status}, "
+                    f"signature {'' if answer.verified else 'not '}verified ({answer.details})"
+                )
+
+    def _table(self, answers: dict[str, Answer]) -> None:
+        rows = [("certificate", self._asker.who, "signature", "details")]
+        for name, answer in answers.items():
+            rows.append((name, answer.status, "verified" if answer.verified else "-", answer.details))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        say()
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            say("    " + "  ".join([*cells, row[3]]))
+
+    def _revoke_live(self, name: str) -> None:
+        self._explain(f"Now {name} is revoked while the responder runs; how long until it says so?")
+        self._ocspd(*self.revocation(name, "superseded"))
+        start = time.monotonic()
+        while True:
+            answer = self._asker.ask(name)
+            taken = time.monotonic() - start
+            if answer.status == "revoked":
+                break
+            self._processes.check()
+            if taken > _VISIBLE_S:
+                raise OCSPDError(f"{name} is still {answer.status} {taken:.0f} s after its revocation")
+            time.sleep(0.02)
+        if not answer.verified:
+            raise OCSPDError(f"the signature of the answer for {name} could not be verified")
+        say(
+            f"    {self._asker.who}: revoked ({answer.details}); seen {taken * 1000:.0f} ms after the command"
+        )
+
+
+def say(text: str = "") -> None:
+    """Print a line now: the reader watches."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
