@@ -15,6 +15,9 @@ class SegmentWriter:
 
     def __init__(self, path: str, *, created_at: int) -> None:
         """Start a segment at path; `created_at` in seconds since the epoch goes into its header."""
+    @property
+    def path(self) -> str:
+        """Where the segment will be."""
     def add(self, der: bytes, refresh_at: int | None = None) -> None:
         """Add a successful OCSPResponse under each CertID it answers.
 

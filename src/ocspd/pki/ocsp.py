@@ -290,6 +290,14 @@ class OCSPSigner:
                 f"signature of certificate {certificate.serial_number} does not verify with {self.subject}",
             ) from err
 
+    def issued(self, certificate_pem: bytes) -> bool:
+        """Tell whether this signer's issuer issued the certificate; False for bytes that are none."""
+        try:
+            self.check_certificate(x509.load_pem_x509_certificate(certificate_pem))
+        except (ValueError, CodedError):
+            return False
+        return True
+
     # -- signing -------------------------------------------------------------------------------
 
     def _untrimmed_next_update(self, now: datetime) -> datetime:

@@ -1,0 +1,292 @@
+"""Signing the status of every certificate in certdb: `ocsprefresh`, and what `ocspdump` writes.
+
+A pass streams the status of unexpired certificates (never their PEM), hands chunks of one issuer's
+rows to signing processes, and writes what comes back to the table `ocsp_responses`, to an index
+segment, or both. Nothing a row holds ends a pass: rows of issuers without a signer and rows that
+cannot be signed are counted and, on request, told one by one. Memory is bounded whatever the table's
+size, and a pass that was interrupted leaves complete answers only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ocspd.errors import ConfigError, OCSPDError
+from ocspd.model import OCSPRow
+from ocspd.pki.ocsp import refresh_at
+from ocspd.service.signing_pool import Chunk, LocalSigning, Signing, SigningPool, to_row
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from ocspd.certdb.base import CertDB
+    from ocspd.clock import Clock
+    from ocspd.model import StatusRow
+    from ocspd.pki.ocsp import OCSPSigner
+    from ocspd.service.signing_pool import SignedChunk
+
+CHUNK_ROWS = 500
+"""Rows in one message to a signing process and in one upsert: about 20 ms of P-256 signatures."""
+LOCAL_ROWS = 400
+"""A table smaller than this is signed before a process would have started."""
+
+
+class IndexWriter(Protocol):
+    """Where answers are kept beside the table; `ocspd._writer.SegmentWriter` is one."""
+
+    def add(self, der: bytes, refresh_at: int | None = None) -> None:
+        """Take one answer, due for replacement at `refresh_at` (seconds since the epoch)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRow:
+    """A certificate that got no answer; `cause` is `foreign issuer`, `bad serial` or `unknown status`."""
+
+    serial: int
+    aki: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pass is."""
+
+    certificates: int
+    """Rows that are done with, skipped ones included."""
+    signed: int
+    """Rows that have their answers."""
+
+
+@dataclass(slots=True)
+class RefreshReport:
+    """What a pass did."""
+
+    certificates: int = 0
+    """Unexpired certificates seen."""
+    signed: int = 0
+    """Certificates that got answers, and how many of them are revoked."""
+    revoked: int = 0
+    answers: int = 0
+    """Signatures made: one for each certificate and CertID hash."""
+    foreign: Counter[str] = field(default_factory=Counter)
+    """Certificates of issuers no signer was given for, by key identifier."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Certificates of our issuers that could not be signed, by cause."""
+    reasons_dropped: int = 0
+    """Revoked certificates whose stored reason does not exist; they were signed without a reason."""
+    next_update: datetime | None = None
+    """When the first of the answers expires."""
+
+
+async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
+    db: CertDB,
+    signers: Sequence[OCSPSigner],
+    *,
+    clock: Clock,
+    processes: int = 0,
+    niceness: int = 0,
+    table: bool = True,
+    index: IndexWriter | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_skip: Callable[[SkippedRow], None] | None = None,
+) -> RefreshReport:
+    """Sign every unexpired certificate of the signers' issuers and store the answers.
+
+    `table` writes the answer for CFSSL's clients (SHA-1 CertID where that is signed) to
+    `ocsp_responses`, expiring at its nextUpdate; `index` gets the answers for every CertID hash.
+    `processes` 0 means one for each usable CPU. Raises ConfigError when two signers share an issuer,
+    CodedError 11000 when the database fails.
+    """
+    refresh = _Refresh(
+        db=db,
+        signers=signers,
+        clock=clock,
+        table=table,
+        index=index,
+        on_progress=on_progress,
+        on_skip=on_skip,
+    )
+    try:
+        return await refresh.run(processes or usable_cpus(), niceness)
+    except* OCSPDError as group:
+        raise _first(group) from None
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def by_issuer(signers: Sequence[OCSPSigner]) -> dict[str, int]:
+    """Map the key identifier of each issuer to its signer's number.
+
+    An issuer without one is found by its certificates' signatures only. ConfigError when two signers
+    would answer for the same key identifier.
+    """
+    numbers: dict[str, int] = {}
+    for number, signer in enumerate(signers):
+        if not signer.aki:
+            continue
+        if signer.aki in numbers:
+            raise ConfigError(
+                f"two signers for {signer.subject} (key identifier {signer.aki}): give each issuer once"
+            )
+        numbers[signer.aki] = number
+    return numbers
+
+
+@dataclass(slots=True, kw_only=True)
+class _Refresh:
+    """One pass."""
+
+    db: CertDB
+    signers: Sequence[OCSPSigner]
+    clock: Clock
+    table: bool
+    index: IndexWriter | None
+    on_progress: Callable[[Progress], None] | None
+    on_skip: Callable[[SkippedRow], None] | None
+    report: RefreshReport = field(default_factory=RefreshReport)
+    index_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def run(self, processes: int, niceness: int) -> RefreshReport:
+        numbers = by_issuer(self.signers)
+        stream = self.db.stream_status()
+        try:
+            async with AsyncExitStack() as stack:
+                first = await anext(stream, None)
+                signing: Signing = LocalSigning(self.signers)
+                if processes > 1 and first is not None and len(first) >= LOCAL_ROWS:
+                    signing = await stack.enter_async_context(
+                        SigningPool(self.signers, processes=processes, niceness=niceness)
+                    )
+                # one chunk with each worker, one written, one waiting
+                slots = asyncio.Semaphore(processes + 2)
+                async with asyncio.TaskGroup() as tasks:
+                    async for number, rows in self._chunks(first, stream, numbers):
+                        await slots.acquire()
+                        task = tasks.create_task(self._sign(signing, number, rows))
+                        task.add_done_callback(lambda _: slots.release())
+        finally:
+            if isinstance(stream, AsyncGenerator):
+                await stream.aclose()
+        return self.report
+
+    async def _chunks(
+        self, first: list[StatusRow] | None, rest: AsyncIterator[list[StatusRow]], numbers: Mapping[str, int]
+    ) -> AsyncIterator[tuple[int, list[StatusRow]]]:
+        """Sort rows by signer and yield full chunks, the rest of each at the end."""
+        waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.signers))}
+        rows = first
+        while rows is not None:
+            self.report.certificates += len(rows)
+            for row in rows:
+                number = numbers.get(row.aki)
+                if number is None:
+                    number = None if row.aki else await self._issuer_of(row)
+                if number is None:
+                    self.report.foreign[row.aki] += 1
+                    self._skip(row, "foreign issuer")
+                    continue
+                chunk = waiting[number]
+                chunk.append(row)
+                if len(chunk) == CHUNK_ROWS:
+                    yield number, chunk
+                    waiting[number] = []
+            self._tell()
+            rows = await anext(rest, None)
+        for number, chunk in waiting.items():
+            if chunk:
+                yield number, chunk
+
+    async def _issuer_of(self, row: StatusRow) -> int | None:
+        """Find the signer of a certificate without a key identifier, by its signature."""
+        found = await self.db.get_certificate(row.serial, row.aki)
+        if found is None:
+            return None
+        pem = found.pem.encode()
+        return next((number for number, signer in enumerate(self.signers) if signer.issued(pem)), None)
+
+    async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
+        signed = await signing.sign(Chunk(number, self.clock.now(), [to_row(row) for row in rows]))
+        done = [
+            (row, answers)
+            for row, answers in zip(rows, signed.answers, strict=True)
+            if not isinstance(answers, str)
+        ]
+        if self.index is not None:
+            async with self.index_lock:
+                await asyncio.to_thread(_add, self.index, [answers for _, answers in done], signed)
+        if self.table and done:
+            hashes = self.signers[number].certid_hashes
+            chosen = hashes.index("sha1") if "sha1" in hashes else 0
+            await self.db.upsert_ocsp(
+                [
+                    OCSPRow(serial=row.serial, aki=row.aki, body=answers[chosen], expiry=signed.next_update)
+                    for row, answers in done
+                ]
+            )
+        self._count(rows, done, signed)
+
+    def _count(
+        self, rows: list[StatusRow], done: list[tuple[StatusRow, list[bytes]]], signed: SignedChunk
+    ) -> None:
+        report = self.report
+        report.signed += len(done)
+        report.revoked += sum(row.status == 1 for row, _ in done)
+        report.answers += sum(len(answers) for _, answers in done)
+        report.reasons_dropped += signed.reasons_dropped
+        if done and (report.next_update is None or signed.next_update < report.next_update):
+            report.next_update = signed.next_update
+        if len(done) < len(rows):
+            for row, cause in zip(rows, signed.answers, strict=True):
+                if isinstance(cause, str):
+                    report.skipped[cause] += 1
+                    self._skip(row, cause)
+        self._tell()
+
+    def _skip(self, row: StatusRow, cause: str) -> None:
+        if self.on_skip is not None:
+            self.on_skip(SkippedRow(row.serial, row.aki, cause))
+
+    def _tell(self) -> None:
+        if self.on_progress is not None:
+            report = self.report
+            skipped = report.foreign.total() + report.skipped.total()
+            self.on_progress(Progress(report.signed + skipped, report.signed))
+
+
+def _add(index: IndexWriter, answers: list[list[bytes]], signed: SignedChunk) -> None:
+    due = int(refresh_at(signed.this_update, signed.next_update).timestamp())
+    for group in answers:
+        for answer in group:
+            index.add(answer, due)
+
+
+def _first(group: BaseExceptionGroup[OCSPDError]) -> OCSPDError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, OCSPDError)
+    return error
+
+
+async def dump_table(db: CertDB, write: Callable[[bytes], None]) -> int:
+    """Write the unexpired answers of the table as CFSSL's ocspdump: one base64 line each.
+
+    Returns how many there were.
+    """
+    count = 0
+    async for rows in db.unexpired_ocsp():
+        write(b"".join(base64.b64encode(row.body) + b"\n" for row in rows))
+        count += len(rows)
+    return count
