@@ -52,7 +52,7 @@ import re
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from ocspd._der import http_date
@@ -182,6 +182,8 @@ class OCSPServer(web.Server):
     async def _answer(self, request: web.BaseRequest) -> Answer:
         if request.method not in {"GET", "HEAD", "POST"}:
             return Answer(self, 405, "method_not_allowed", extra={"Allow": "GET, HEAD, POST"})
+        if request.version < HttpVersion10:
+            return Answer(self, 400, "bad_http", _MALFORMED, closes=True)
         path = self._below_prefix(request.raw_path)
         if path is None:
             return Answer(self, 404, "not_found")
