@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.binary import OCSPD
+from tests.postgres import create_database, drop_database, running_server
+from tests.tools import need
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+SCRIPT = Path(__file__).with_name("walkthrough.sh")
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[str]:
+    with running_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite3", "postgres"])
+async def db_config(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "sqlite3":
+        yield json.dumps({"driver": "sqlite3", "data_source": "certs.db"})
+        return
+    server = request.getfixturevalue("postgres_server")
+    url = await create_database(server)
+    yield json.dumps({"driver": "postgres", "data_source": url})
+    await drop_database(server, url)
+
+
+def free_ports(count: int) -> list[str]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [str(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.mark.parametrize("variant", ["responses", "database"])
+def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
+    tmp_path: Path, db_config: str, variant: str
+) -> None:
+    need("openssl")
+    need("curl")
+    api_port, ocsp_port = free_ports(2)
+    done = subprocess.run(
+        ["bash", str(SCRIPT)],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "OCSPD": shlex.join(OCSPD),
+            "DB_CONFIG": db_config,
+            "API_PORT": api_port,
+            "OCSP_PORT": ocsp_port,
+            "VARIANT": variant,
+            "no_proxy": "*",
+        },
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    logs = "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(tmp_path.glob("*.log")))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
+    hint, *lines = done.stdout.splitlines()
+    assert lines == [
+        "my-client good verified",
+        "my-client good verified",
+        "my-revoked revoked verified",
+        "my-unknown unauthorized unverified",
+        "my-client revoked verified",
+        "keys 600 ",
+    ], f"{done.stderr}\n{logs}"
+    assert hint.startswith("hint ")
+    assert "ocsprefresh" in hint
+    assert "Traceback" not in done.stderr + logs
