@@ -31,7 +31,7 @@ class RowError(CodedError):
     def __init__(self, column: str, value: object) -> None:
         super().__init__(
             Code.STORE_FAILED,
-            f"certdb column {column} holds {str(value)[:64]!r}, which CFSSL never writes: correct or delete the row",
+            f"certdb column {column} holds {str(value)[:64]!r}, not CFSSL's form: correct or delete the row",
         )
 
 

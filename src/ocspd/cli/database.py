@@ -1,0 +1,109 @@
+"""The verbs `db` (create, migrate and inspect the certificate database) and `revoke`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ocspd.certdb import migrate, open_certdb, parse_db_config
+from ocspd.cli.flags import boolean, string
+from ocspd.cli.io import read_file, write_stdout
+from ocspd.cli.verb import Verb
+from ocspd.clock import SystemClock
+from ocspd.errors import Code, CodedError, OCSPDError, UsageError
+from ocspd.service.revoking import revoke
+
+if TYPE_CHECKING:
+    from ocspd.certdb.base import CertDB
+    from ocspd.cli.flags import Flags
+
+_CFSSL_VERSION = 2
+
+
+async def open_database(flags: Flags) -> CertDB:
+    """Open the certdb that -db-config names; CodedError 5200 when the flag or the file is unusable."""
+    path = flags.string("db-config")
+    if not path:
+        raise CodedError(Code.POLICY_INVALID, "need DB config file (provide with -db-config)")
+    try:
+        data = read_file(path)
+    except OCSPDError as err:
+        raise CodedError(Code.POLICY_INVALID, f"cannot read the database configuration: {err}") from err
+    return await open_certdb(parse_db_config(data), SystemClock())
+
+
+async def _db(flags: Flags, arguments: list[str]) -> None:
+    actions = {"up": _up, "down": _down, "status": _status}
+    if len(arguments) != 1 or arguments[0] not in actions:
+        raise UsageError("db needs one of up, down, status")
+    async with await open_database(flags) as db:
+        await actions[arguments[0]](db, flags)
+
+
+async def _up(db: CertDB, _flags: Flags) -> None:
+    done = await migrate.up(db)
+    write_stdout("".join(f"applied {name}\n" for name in done) or f"{db.name} is up to date\n")
+
+
+async def _down(db: CertDB, flags: Flags) -> None:
+    version = await migrate.current_version(db)
+    if 0 < version <= _CFSSL_VERSION and not flags.boolean("force"):
+        raise OCSPDError(
+            f"{db.name} is at CFSSL's own migration {version}: undoing it deletes certificates or "
+            "their details. Add -force if that is meant"
+        )
+    name = await migrate.down(db)
+    write_stdout(f"undone {name}\n" if name else f"{db.name} has no migration to undo\n")
+
+
+async def _status(db: CertDB, _flags: Flags) -> None:
+    lines = [db.name, f"    {'Applied At':<26}    Migration", "    " + "=" * 60]
+    lines += [
+        f"    {state.applied_at if state.applied else 'Pending':<26} -- {state.name}"
+        for state in await migrate.status(db)
+    ]
+    write_stdout("\n".join(lines) + "\n")
+
+
+async def _revoke(flags: Flags, arguments: list[str]) -> None:
+    if arguments:
+        raise UsageError(f"revoke takes no arguments, only flags; what is {arguments[0]!r}?")
+    if not flags.string("serial"):
+        raise UsageError("need certificate serial number (provide with -serial)")
+    async with await open_database(flags) as db:
+        await revoke(
+            db,
+            serial_text=flags.string("serial"),
+            aki=flags.string("aki") or None,
+            reason=flags.string("reason"),
+        )
+
+
+VERBS = (
+    Verb(
+        "db",
+        "ocspd db -- create, migrate and inspect the certificate database\n\n"
+        "Usage of db:\n"
+        "        ocspd db up -db-config config      apply the migrations that are missing\n"
+        "        ocspd db down -db-config config    undo the newest one\n"
+        "        ocspd db status -db-config config  list them\n\n"
+        "A database made by CFSSL's goose is taken over where it stands; CFSSL goes on working on it.",
+        ("db-config", boolean("force", "down: undo CFSSL's own migrations too, which deletes data")),
+        _db,
+    ),
+    Verb(
+        "revoke",
+        "ocspd revoke -- revoke a certificate in the certificate store\n\n"
+        "Usage of revoke:\n\n"
+        "Revoke a certificate:\n"
+        "        ocspd revoke -db-config config_file -serial serial [-aki key_id] [-reason reason]\n\n"
+        "The serial may be decimal, 0x... or hex pairs with colons. Without -aki it must belong to one\n"
+        "certificate. Reasons can be an integer code or a string in ReasonFlags in RFC 5280.",
+        (
+            "serial",
+            "aki",
+            "db-config",
+            string("reason", "Reason code for revocation; none means unspecified"),
+        ),
+        _revoke,
+    ),
+)

@@ -1,0 +1,43 @@
+"""Revoke a certificate in the certdb. Answers follow through the change feed; nothing else is done here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ocspd.errors import Code, CodedError
+from ocspd.model import normalize_aki, parse_reason, parse_serial
+
+if TYPE_CHECKING:
+    from ocspd.certdb.base import CertDB
+
+
+async def revoke(db: CertDB, *, serial_text: str, aki: str | None, reason: str = "") -> None:
+    """Mark a certificate as revoked now; a second time overwrites reason and time, as CFSSL does.
+
+    `serial_text` may be decimal, 0x… or hex pairs with colons; `aki` hex in any case, with or without
+    colons ("" is the certificate without a key identifier). Without an aki (None) the serial must belong
+    to one certificate. `reason` is a name or number of RFC 5280 §5.3.1, "" for unspecified.
+
+    Raises CodedError: 1300 (serial), 8200 (reason), 11200 (no such certificate), 1400 (several
+    certificates have this serial; the message lists their key identifiers), 11000 (database).
+    """
+    serial = parse_serial(serial_text)
+    number = parse_reason(reason)
+    if aki is None:
+        aki = await _only_issuer(db, serial)
+    await db.revoke_certificate(serial, normalize_aki(aki.strip()), number)
+
+
+async def _only_issuer(db: CertDB, serial: int) -> str:
+    found = await db.find_certificates(serial)
+    if not found:
+        raise CodedError(
+            Code.STORE_NOT_FOUND, f"failed to revoke the certificate: no certificate has serial {serial}"
+        )
+    if len(found) > 1:
+        choices = ", ".join(row.aki or '""' for row in found)
+        raise CodedError(
+            Code.CERT_MISSING_SERIAL,
+            f"{len(found)} certificates have serial {serial}: name the issuer with an aki, one of {choices}",
+        )
+    return found[0].aki
