@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import ConfigError, OCSPDError
-from ocspd.model import OCSPRow
+from ocspd.model import OCSPRow, normalize_aki
 from ocspd.pki.ocsp import refresh_at
 from ocspd.service.signing_pool import Chunk, LocalSigning, Signing, SigningPool, to_row
 
@@ -192,7 +192,7 @@ class _Refresh:
             for row in rows:
                 number = numbers.get(row.aki)
                 if number is None:
-                    number = None if row.aki else await self._issuer_of(row)
+                    number = numbers.get(normalize_aki(row.aki)) if row.aki else await self._issuer_of(row)
                 if number is None:
                     self.report.foreign[row.aki] += 1
                     self._skip(row, "foreign issuer")

@@ -1,0 +1,325 @@
+"""The verbs `ocspsign`, `ocsprefresh` and `ocspdump`."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ocspd.certdb import open_certdb
+from ocspd.certdb.dbconf import parse_db_config
+from ocspd.cli.flags import boolean, integer, string, strings
+from ocspd.cli.io import print_json, read_file, read_input, read_key_material, write_stdout
+from ocspd.cli.progress import PassProgress
+from ocspd.cli.verb import Verb
+from ocspd.clock import SystemClock
+from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.logs import logger
+from ocspd.model import CertStatus, parse_reason, parse_status
+from ocspd.pki.certid import check_hash_name
+from ocspd.pki.certs import load_certificate
+from ocspd.pki.keys import load_private_key
+from ocspd.pki.ocsp import DEFAULT_HASHES, OCSPSigner
+from ocspd.service.index_pass import index_pass
+from ocspd.service.presigning import SkippedRow, dump_table, refresh_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from ocspd.certdb.base import CertDB
+    from ocspd.cli.flags import Flags
+    from ocspd.clock import Clock
+    from ocspd.service.presigning import RefreshReport
+
+    T = TypeVar("T")
+
+PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
+_SHOWN_ISSUERS = 5
+
+
+def certid_hashes(flags: Flags) -> tuple[str, ...]:
+    """Read -certid-hash: names joined by commas. ConfigError for an unknown one."""
+    names = tuple(name.strip().lower() for name in flags.string("certid-hash").split(",") if name.strip())
+    for name in names:
+        check_hash_name(name)
+    return names
+
+
+def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key: str) -> OCSPSigner:
+    """Make the signer of one issuer from the places its certificates and key are in.
+
+    Takes -interval, -certid-hash and -responder-id from the flags. Every failure names its file.
+    """
+    password = os.environb.get(PASSWORD_VARIABLE.encode()) or None
+    return OCSPSigner(
+        _load(issuer, read_key_material, load_certificate),
+        _load(responder, read_file, load_certificate),
+        _load(key, read_file, lambda data: load_private_key(data, password)),
+        clock=clock,
+        validity=flags.duration("interval"),
+        certid_hashes=certid_hashes(flags),
+        responder_id=flags.string("responder-id"),
+        issuer_name=issuer,
+        responder_name=responder,
+        key_name=key,
+    )
+
+
+def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
+    """Make one signer for each -ca, with the -responder and -responder-key at the same place in line.
+
+    Also for verbs that declare the three as plain flags: there is one issuer then. ConfigError when one
+    is missing or their numbers differ.
+    """
+    issuers, responders, keys = (flags.strings(name) for name in ("ca", "responder", "responder-key"))
+    for name, given, what in (
+        ("responder", responders, "responder certificate"),
+        ("responder-key", keys, "responder key"),
+        ("ca", issuers, "CA certificate"),
+    ):
+        if not any(given):
+            raise ConfigError(f"need {what} (provide with -{name})")
+    if not len(issuers) == len(responders) == len(keys):
+        raise ConfigError(
+            f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
+            "-responder-key: give one of each for every issuer, in the same order"
+        )
+    return [
+        open_signer(flags, clock, issuer=issuer, responder=responder, key=key)
+        for issuer, responder, key in zip(issuers, responders, keys, strict=True)
+    ]
+
+
+def _load(name: str, read: Callable[[str], bytes], parse: Callable[[bytes], T]) -> T:
+    data = read(name)
+    try:
+        return parse(data)
+    except CodedError as err:
+        raise CodedError(err.code, f"{name}: {err.message}") from err
+
+
+async def _open_db(flags: Flags, stack: AsyncExitStack, clock: Clock) -> CertDB:
+    path = flags.string("db-config")
+    if not path:
+        raise ConfigError("need DB config file (provide with -db-config)")
+    config = _load(path, read_file, parse_db_config)
+    return await stack.enter_async_context(await open_certdb(config, clock))
+
+
+# -- ocspsign ----------------------------------------------------------------------------------------
+
+
+def _ocspsign(flags: Flags, arguments: list[str]) -> int:
+    _no_arguments("ocspsign", arguments)
+    clock = SystemClock()
+    for name, what in (
+        ("cert", "certificate"),
+        ("ca", "CA certificate"),
+        ("responder", "responder certificate"),
+    ):
+        if not flags.string(name):
+            raise ConfigError(f"need {what} (provide with -{name})")
+    key = flags.string("responder-key") or flags.string("key")
+    if not key:
+        raise ConfigError("need responder key (provide with -responder-key)")
+    status = parse_status(flags.string("status"))
+    reason, revoked_at = 0, None
+    if status is CertStatus.REVOKED:
+        reason = parse_reason(flags.string("reason"))
+        revoked_at = _revoked_at(flags.string("revoked-at"), clock)
+    hashes = certid_hashes(flags)
+    if len(hashes) != 1:
+        raise ConfigError("ocspsign makes one response: give one -certid-hash, such as sha1")
+    certificate = _load(flags.string("cert"), read_input, load_certificate)
+    signer = open_signer(
+        flags, clock, issuer=flags.string("ca"), responder=flags.string("responder"), key=key
+    )
+    signer.check_certificate(certificate)
+    answer = signer.sign(
+        serial=certificate.serial_number,
+        status=status,
+        reason=reason,
+        revoked_at=revoked_at,
+        certid_hash=hashes[0],
+    )
+    print_json({"ocspResponse": base64.b64encode(answer).decode()})
+    return 0
+
+
+def _revoked_at(text: str, clock: Clock) -> datetime:
+    if text == "now":
+        return clock.now()
+    try:
+        if len(text) != len("2006-01-02"):
+            raise ValueError(text)  # noqa: TRY301  (one text for every form that is not the date)
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise ConfigError(
+            f"Malformed revocation time: {text[:64]!r}: use now or a date as YYYY-MM-DD"
+        ) from None
+
+
+# -- ocsprefresh -------------------------------------------------------------------------------------
+
+
+async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
+    _no_arguments("ocsprefresh", arguments)
+    if not flags.string("db-config"):
+        raise ConfigError("need DB config file (provide with -db-config)")
+    clock = SystemClock()
+    signers = open_signers(flags, clock)
+    processes = flags.integer("processes")
+    if not 0 <= processes <= 1024:
+        raise ConfigError(f"-processes {processes}: use 1 to 1024, or 0 for one on each CPU")
+    async with AsyncExitStack() as stack:
+        db = await _open_db(flags, stack, clock)
+        writer = None
+        if flags.string("index"):
+            writer = await stack.enter_async_context(index_pass(flags.string("index"), signers, clock))
+        progress = stack.enter_context(PassProgress("signing OCSP responses", clock))
+        report = await refresh_table(
+            db,
+            signers,
+            clock=clock,
+            processes=processes,
+            index=writer,
+            on_progress=progress.update,
+            on_skip=_print_skipped if flags.boolean("list-skipped") else None,
+        )
+    _tell(report, signers, db.name)
+    return 0
+
+
+def _print_skipped(row: SkippedRow) -> None:
+    write_stdout(f"{row.serial}\t{row.aki}\t{row.cause}\n")
+
+
+def _tell(report: RefreshReport, signers: list[OCSPSigner], database: str) -> None:
+    logger.info(
+        "signed %d OCSP responses for %d certificates (%d revoked)%s",
+        report.answers,
+        report.signed,
+        report.revoked,
+        f", valid until {report.next_update:%Y-%m-%d %H:%M:%S} UTC" if report.next_update else "",
+    )
+    if report.foreign:
+        shown = ", ".join(
+            f"{aki or 'none'}: {count}" for aki, count in report.foreign.most_common(_SHOWN_ISSUERS)
+        )
+        more = len(report.foreign) - _SHOWN_ISSUERS
+        logger.info(
+            "skipped %d certificates of other issuers, by key identifier (%s%s)",
+            report.foreign.total(),
+            shown,
+            f" and {more} more" if more > 0 else "",
+        )
+    for cause, count in sorted(report.skipped.items()):
+        logger.warning("skipped %d certificates: %s (-list-skipped names them)", count, cause)
+    if report.reasons_dropped:
+        logger.warning(
+            "%d revoked certificates have a reason that does not exist (RFC 5280 §5.3.1): signed without it",
+            report.reasons_dropped,
+        )
+    if not report.certificates:
+        logger.warning("%s has no unexpired certificates: nothing to sign", database)
+    elif not report.signed and report.foreign:
+        logger.warning(
+            "none of the certificates was issued by %s: give the CA that issued them with -ca",
+            " or ".join(f"{signer.subject} (key identifier {signer.aki or 'none'})" for signer in signers),
+        )
+
+
+# -- ocspdump ----------------------------------------------------------------------------------------
+
+
+async def _ocspdump(flags: Flags, arguments: list[str]) -> int:
+    _no_arguments("ocspdump", arguments)
+    async with AsyncExitStack() as stack:
+        db = await _open_db(flags, stack, SystemClock())
+        count = await dump_table(db, write_stdout)
+        name = db.name
+    if not count:
+        sys.stderr.write(
+            f"no unexpired OCSP responses in {name}: sign them first with\n"
+            f"  ocspd ocsprefresh -db-config {flags.string('db-config')} -ca CA.pem -responder RESPONDER.pem "
+            "-responder-key RESPONDER-KEY.pem\n"
+        )
+    return 0
+
+
+def _no_arguments(verb: str, arguments: list[str]) -> None:
+    if arguments:
+        raise OCSPDError(
+            f"{verb} takes no arguments, but got {arguments[0][:100]!r}: did a flag lose its dash?"
+        )
+
+
+_RESPONDER_ID = string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key")
+
+VERBS = (
+    Verb(
+        "ocspsign",
+        """ocspd ocspsign -- signs an OCSP response for a given CA, cert, and status.
+Returns a base64-encoded OCSP response.
+
+Usage of ocspsign:
+        ocspd ocspsign -ca cert -responder cert -responder-key key -cert cert [-status status] \\
+                       [-reason code] [-revoked-at YYYY-MM-DD] [-interval 96h] [-certid-hash sha256]""",
+        (
+            "ca",
+            "responder",
+            "responder-key",
+            "cert",
+            "reason",
+            "status",
+            "revoked-at",
+            "interval",
+            string("certid-hash", "hash of the CertID: sha1, sha256, sha384 or sha512", "sha1"),
+            _RESPONDER_ID,
+        ),
+        _ocspsign,
+    ),
+    Verb(
+        "ocsprefresh",
+        """ocspd ocsprefresh -- refreshes the ocsp_responses table
+with new OCSP responses for all known unexpired certificates
+
+Usage of ocsprefresh:
+        ocspd ocsprefresh -db-config db-config -ca cert -responder cert -responder-key key [-interval 96h] \\
+                          [-index directory] [-certid-hash sha1,sha256] [-list-skipped]
+
+Several issuers share a database: repeat -ca, -responder and -responder-key, in the same order.
+A CA that signs for itself is its own -responder. Certificates of other issuers are skipped.""",
+        (
+            strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
+            strings("responder", "Certificate for OCSP responder"),
+            strings("responder-key", "private key for OCSP responder certificate"),
+            "db-config",
+            "interval",
+            string("index", "also write an index directory for ocspserve -index"),
+            string(
+                "certid-hash",
+                "hashes of the CertIDs, joined by commas: sha1, sha256, sha384, sha512; the table gets sha1",
+                ",".join(DEFAULT_HASHES),
+            ),
+            _RESPONDER_ID,
+            integer("processes", "signing processes (0: one for each CPU)"),
+            boolean("list-skipped", "print serial, key identifier and cause of each certificate skipped"),
+        ),
+        _ocsprefresh,
+    ),
+    Verb(
+        "ocspdump",
+        """ocspd ocspdump -- generates a series of concatenated OCSP responses
+for use with ocspserve from all OCSP responses in the cert db
+
+Usage of ocspdump:
+        ocspd ocspdump -db-config db-config""",
+        ("db-config",),
+        _ocspdump,
+    ),
+)

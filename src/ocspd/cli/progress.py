@@ -1,0 +1,75 @@
+"""How far a long pass is: a line that moves on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Self
+
+from ocspd.logs import logger
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import rich.progress
+
+    from ocspd.clock import Clock
+    from ocspd.service.presigning import Progress
+
+_FIRST_S = 1.0
+_EVERY_S = 10.0
+
+
+class PassProgress:
+    """Shows the progress of one pass on stderr; use as `with`. A pass under a second shows nothing."""
+
+    def __init__(self, what: str, clock: Clock) -> None:
+        self._what = what
+        self._clock = clock
+        self._start = clock.now()
+        self._told_s = 0.0
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Take the newest figures."""
+        elapsed_s = (self._clock.now() - self._start).total_seconds()
+        if elapsed_s < _FIRST_S:
+            return
+        if sys.stderr is not None and sys.stderr.isatty():
+            self._show(progress, progress.certificates / elapsed_s)
+        elif elapsed_s - self._told_s >= _EVERY_S:
+            self._told_s = elapsed_s
+            logger.info(
+                "%s: %d certificates done, %d signed, %.0f/s",
+                self._what,
+                progress.certificates,
+                progress.signed,
+                progress.certificates / elapsed_s,
+            )
+
+    def _show(self, progress: Progress, rate: float) -> None:
+        if self._bar is None or self._task is None:
+            import rich.console  # noqa: PLC0415  (80 ms that a short pass does not need)
+            import rich.progress  # noqa: PLC0415
+
+            self._bar = rich.progress.Progress(
+                rich.progress.SpinnerColumn(),
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.TextColumn("{task.completed:,.0f} certificates"),
+                rich.progress.TextColumn("{task.fields[rate]:,.0f}/s"),
+                rich.progress.TimeElapsedColumn(),
+                console=rich.console.Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self._what, total=None, rate=0.0)
+            self._bar.start()
+        self._bar.update(self._task, completed=progress.certificates, rate=rate)
