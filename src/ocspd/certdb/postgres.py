@@ -10,7 +10,7 @@ from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
 from ocspd.certdb.postgres_connection import Database
 from ocspd.errors import Code, CodedError
-from ocspd.model import ZERO_TIME, CertificateRow, OCSPRow, normalize_aki, serial_to_text
+from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -25,6 +25,11 @@ _COLUMNS = (
 )
 _STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revoked_at, expiry"
 _OCSP_COLUMNS = "serial_number, authority_key_identifier, body, expiry"
+# Go's zero time as text: asyncpg would write datetime.min as -infinity, which CFSSL cannot read.
+_INSERT = f"""
+INSERT INTO certificates ({_COLUMNS})
+VALUES ($1, $2, $3, $4, $5, $6, COALESCE($7, timestamptz '0001-01-01 00:00:00+00'), $8, $9, $10, $11, $12, $13)
+"""  # noqa: S608  (constants)
 _UPSERT = """
 INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry)
 SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::timestamptz[])
@@ -49,13 +54,13 @@ class PostgresCertDB:
     async def insert_certificate(self, row: CertificateRow) -> None:
         """See CertDB."""
         count = await self._change(
-            f"INSERT INTO certificates ({_COLUMNS}) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13)",  # noqa: S608  (constants)
+            _INSERT,
             *_key(row.serial, row.aki),
             row.ca_label.encode(),
             row.status.word.encode(),
             row.reason,
             row.expiry,
-            row.revoked_at or ZERO_TIME,
+            row.revoked_at,
             row.pem.encode(),
             row.issued_at,
             row.not_before,

@@ -57,7 +57,7 @@ class Database:
         """Turn the driver's errors into CodedError 11000 naming the database and the remedy."""
         try:
             yield
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as err:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, OverflowError) as err:
             raise self._translate(err) from err
 
     async def close(self) -> None:

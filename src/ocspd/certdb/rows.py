@@ -80,7 +80,7 @@ def read_expiry(value: datetime | None) -> datetime:
     """Read a time of expiry, which CFSSL always writes."""
     if value is None:
         raise RowError("expiry", None)
-    return value
+    return value if value.tzinfo else value.replace(tzinfo=UTC)  # asyncpg: infinity has no zone
 
 
 def write_json(value: Any) -> str:

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.certdb import DBConfig, open_certdb
+from ocspd.clock import ManualClock
+from ocspd.errors import Code, CodedError
+from ocspd.model import CertStatus
+from tests.certdb import raw
+from tests.certdb.samples import AKI, BIG_SERIAL, NOW, certificate, response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ocspd.certdb.base import CertDB
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+@pytest.fixture
+async def db(migrated_db_config: DBConfig, clock: ManualClock) -> AsyncIterator[CertDB]:
+    async with await open_certdb(migrated_db_config, clock) as db:
+        yield db
+
+
+async def statuses(db: CertDB, chunk_rows: int = 100) -> dict[int, CertStatus]:
+    return {
+        row.serial: row.status async for chunk in db.stream_status(chunk_rows=chunk_rows) for row in chunk
+    }
+
+
+async def test_a_certificate_comes_back_as_it_was_inserted(db: CertDB) -> None:
+    row = certificate(
+        ca_label="primary",
+        status=CertStatus.REVOKED,
+        reason=10,
+        revoked_at=NOW - timedelta(microseconds=1),
+        issued_at=NOW,
+        not_before=NOW - timedelta(minutes=5),
+        metadata={"a": [1, "é"]},
+        sans=["a.example", "b.example"],
+        common_name="ä <name>",
+    )
+    await db.insert_certificate(row)
+    assert await db.get_certificate(row.serial, row.aki) == row
+
+
+async def test_the_least_a_certificate_can_have_comes_back_too(db: CertDB) -> None:
+    row = certificate(0, aki="", expiry=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+    await db.insert_certificate(row)
+    assert await db.get_certificate(0, "") == row
+
+
+async def test_a_key_identifier_is_found_in_any_spelling(db: CertDB) -> None:
+    await db.insert_certificate(certificate(1, aki="AB:CD:EF"))
+    row = await db.get_certificate(1, "ab cd ef")
+    assert row is not None
+    assert row.aki == "abcdef"
+
+
+async def test_an_unknown_certificate_is_none(db: CertDB) -> None:
+    await db.insert_certificate(certificate(1))
+    assert await db.get_certificate(1, "00") is None
+    assert await db.get_certificate(2, AKI) is None
+    assert await db.find_certificates(2) == []
+
+
+async def test_the_same_serial_of_two_issuers_is_two_certificates(db: CertDB) -> None:
+    for aki in ("bb", "", "aa"):
+        await db.insert_certificate(certificate(5, aki=aki))
+    assert [row.aki for row in await db.find_certificates(5)] == ["", "aa", "bb"]
+
+
+async def test_inserting_a_certificate_twice_is_11000(db: CertDB) -> None:
+    await db.insert_certificate(certificate())
+    with pytest.raises(CodedError) as caught:
+        await db.insert_certificate(certificate())
+    assert caught.value.code is Code.STORE_FAILED
+
+
+async def test_values_are_stored_exactly_as_cfssl_stores_them(
+    db: CertDB, migrated_db_config: DBConfig
+) -> None:
+    await db.insert_certificate(certificate(issued_at=NOW + timedelta(microseconds=120000)))
+    await db.insert_certificate(certificate(7, sans=["a.example"]))
+    if migrated_db_config.driver == "sqlite3":
+        assert await raw.fetch(
+            migrated_db_config,
+            "SELECT serial_number, typeof(serial_number), authority_key_identifier, status, typeof(status), "
+            "reason, expiry, revoked_at, typeof(pem), issued_at, not_before, metadata, typeof(sans), "
+            f"common_name FROM certificates WHERE serial_number = '{BIG_SERIAL}'",
+        ) == [
+            (
+                str(BIG_SERIAL),
+                "text",
+                AKI,
+                "good",
+                "text",
+                0,
+                "2026-04-03 05:06:07+00:00",
+                "0001-01-01 00:00:00+00:00",
+                "text",
+                "2026-03-04 05:06:07.12+00:00",
+                None,
+                b"null",
+                "blob",
+                "",
+            )
+        ]
+        return
+    assert await raw.fetch(
+        migrated_db_config,
+        "SELECT serial_number, authority_key_identifier, status, reason, "
+        "(revoked_at AT TIME ZONE 'UTC')::text, issued_at, metadata, "
+        f"sans, common_name, ca_label FROM certificates WHERE serial_number = '{BIG_SERIAL}'",
+    ) == [
+        (
+            str(BIG_SERIAL).encode(),
+            AKI.encode(),
+            b"good",
+            0,
+            "0001-01-01 00:00:00",
+            NOW + timedelta(microseconds=120000),
+            "null",
+            "null",
+            "",
+            b"",
+        )
+    ]
+
+
+async def test_rows_older_than_migration_2_are_read(db: CertDB, migrated_db_config: DBConfig) -> None:
+    await raw.execute(
+        migrated_db_config,
+        "INSERT INTO certificates (serial_number, authority_key_identifier, status, pem, expiry) "
+        "VALUES ('12', 'aa', 'good', 'PEM', '2030-01-01 00:00:00+00:00')",
+    )
+    row = await db.get_certificate(12, "aa")
+    assert row is not None
+    assert (row.ca_label, row.reason, row.revoked_at, row.issued_at, row.not_before) == (
+        "",
+        0,
+        None,
+        None,
+        None,
+    )
+    assert (row.metadata, row.sans, row.common_name) == (None, None, "")
+    assert await statuses(db) == {12: CertStatus.GOOD}
+
+
+async def test_revoking_sets_status_reason_and_the_time(db: CertDB, clock: ManualClock) -> None:
+    await db.insert_certificate(certificate())
+    await db.revoke_certificate(BIG_SERIAL, AKI.upper(), 1)
+    row = await db.get_certificate(BIG_SERIAL, AKI)
+    assert row is not None
+    assert (row.status, row.reason, row.revoked_at) == (CertStatus.REVOKED, 1, NOW)
+
+
+async def test_revoking_again_overwrites_reason_and_time(db: CertDB, clock: ManualClock) -> None:
+    await db.insert_certificate(certificate())
+    await db.revoke_certificate(BIG_SERIAL, AKI, 1)
+    clock.advance(timedelta(hours=1))
+    await db.revoke_certificate(BIG_SERIAL, AKI, 0)
+    row = await db.get_certificate(BIG_SERIAL, AKI)
+    assert row is not None
+    assert (row.reason, row.revoked_at) == (0, NOW + timedelta(hours=1))
+
+
+async def test_revoking_an_unknown_certificate_is_11200(db: CertDB) -> None:
+    with pytest.raises(CodedError) as caught:
+        await db.revoke_certificate(1, AKI, 0)
+    assert caught.value.code is Code.STORE_NOT_FOUND
+
+
+async def test_expired_certificates_are_left_out_of_lists(db: CertDB, clock: ManualClock) -> None:
+    await db.insert_certificate(certificate(1, expiry=NOW))
+    await db.insert_certificate(certificate(2, expiry=NOW + timedelta(microseconds=1)))
+    await db.insert_certificate(certificate(3, expiry=NOW + timedelta(seconds=1)))
+    for serial in (1, 2, 3):
+        await db.revoke_certificate(serial, AKI, 4)
+    assert set(await statuses(db)) == {2, 3}
+    assert {row.serial async for row in db.unexpired_certificates()} == {2, 3}
+    assert {row.serial for row in await db.revoked_certificates()} == {2, 3}
+    clock.advance(timedelta(seconds=1))
+    assert await statuses(db) == {}
+
+
+async def test_revoked_certificates_are_listed_by_label(db: CertDB) -> None:
+    for serial, label in enumerate(("a", "b", "", "c")):
+        await db.insert_certificate(certificate(serial, ca_label=label))
+        if label != "c":
+            await db.revoke_certificate(serial, AKI, 0)
+    assert {row.serial for row in await db.revoked_certificates()} == {0, 1, 2}
+    assert {row.serial for row in await db.revoked_certificates(["a", "c", "none"])} == {0}
+    assert {row.serial for row in await db.revoked_certificates(["", "b"])} == {1, 2}
+    assert await db.revoked_certificates([]) == []
+
+
+@pytest.mark.parametrize(("count", "chunk_rows", "sizes"), [(0, 3, []), (6, 3, [3, 3]), (7, 3, [3, 3, 1])])
+async def test_the_status_stream_comes_in_chunks(
+    db: CertDB, count: int, chunk_rows: int, sizes: list[int]
+) -> None:
+    for serial in range(count):
+        await db.insert_certificate(certificate(serial))
+    await db.revoke_certificate(0, AKI, 9) if count else None
+    chunks = [chunk async for chunk in db.stream_status(chunk_rows=chunk_rows)]
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert {row.serial for chunk in chunks for row in chunk} == set(range(count))
+    for chunk in chunks:
+        for row in chunk:
+            assert row.aki == AKI
+            assert row.expiry == NOW + timedelta(days=30)
+            assert (row.status, row.reason, row.revoked_at) == (
+                (CertStatus.REVOKED, 9, NOW) if row.serial == 0 else (CertStatus.GOOD, 0, None)
+            )
+
+
+async def test_other_work_goes_on_while_a_stream_is_open(db: CertDB) -> None:
+    for serial in range(4):
+        await db.insert_certificate(certificate(serial))
+    async for chunk in db.stream_status(chunk_rows=2):
+        await db.upsert_ocsp([response(row.serial) for row in chunk])
+        await db.revoke_certificate(chunk[0].serial, AKI, 1)
+    assert sum([len(chunk) async for chunk in db.unexpired_ocsp()]) == 4
+
+
+async def test_a_row_cfssl_cannot_have_written_does_not_stop_a_pass(
+    db: CertDB, migrated_db_config: DBConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    await db.insert_certificate(certificate(1))
+    await raw.execute(
+        migrated_db_config,
+        "INSERT INTO certificates (serial_number, authority_key_identifier, status, pem, expiry) "
+        "VALUES (' 0x7', 'aa', 'good', 'PEM', '2030-01-01 00:00:00+00:00')",
+        "INSERT INTO certificates (serial_number, authority_key_identifier, status, pem, expiry) "
+        "VALUES ('8', 'aa', 'GOOD', 'PEM', '2030-01-01 00:00:00+00:00')",
+    )
+    assert set(await statuses(db)) == {1}
+    assert "serial_number" in caplog.text
+    assert "status" in caplog.text
+    with pytest.raises(CodedError, match="GOOD") as caught:
+        await db.get_certificate(8, "aa")
+    assert caught.value.code is Code.STORE_FAILED
+
+
+async def test_an_ocsp_response_comes_back_byte_for_byte(db: CertDB, migrated_db_config: DBConfig) -> None:
+    await db.insert_certificate(certificate())
+    await db.insert_ocsp(response())
+    assert await db.get_ocsp(BIG_SERIAL, AKI) == response()
+    assert await db.get_ocsp(1, AKI) is None
+    if migrated_db_config.driver == "sqlite3":
+        query = "SELECT typeof(body), CAST(body AS BLOB), expiry FROM ocsp_responses"
+        assert await raw.fetch(migrated_db_config, query) == [
+            ("text", response().body, "2026-03-08 05:06:07+00:00")
+        ]
+
+
+async def test_a_second_response_for_a_certificate_is_11000_and_update_replaces_it(db: CertDB) -> None:
+    await db.insert_certificate(certificate())
+    await db.insert_ocsp(response())
+    with pytest.raises(CodedError) as caught:
+        await db.insert_ocsp(response())
+    assert caught.value.code is Code.STORE_FAILED
+    newer = response(body=b"\x00newer", expiry=NOW + timedelta(days=5))
+    await db.update_ocsp(newer)
+    assert await db.get_ocsp(BIG_SERIAL, AKI) == newer
+
+
+async def test_updating_a_missing_response_is_11200(db: CertDB) -> None:
+    with pytest.raises(CodedError) as caught:
+        await db.update_ocsp(response())
+    assert caught.value.code is Code.STORE_NOT_FOUND
+
+
+async def test_upserting_inserts_and_replaces_and_the_last_of_two_wins(db: CertDB) -> None:
+    for serial in (1, 2):
+        await db.insert_certificate(certificate(serial))
+    await db.upsert_ocsp([])
+    await db.upsert_ocsp([response(1, body=b"a"), response(2, body=b"b")])
+    await db.upsert_ocsp([response(2, body=b"c"), response(2, body=b"\x00d")])
+    rows = [row async for chunk in db.unexpired_ocsp(chunk_rows=1) for row in chunk]
+    assert {row.serial: row.body for row in rows} == {1: b"a", 2: b"\x00d"}
+
+
+async def test_expired_responses_are_left_out_of_the_list_only(db: CertDB, clock: ManualClock) -> None:
+    await db.insert_certificate(certificate())
+    await db.insert_ocsp(response())
+    clock.advance(timedelta(days=4))
+    assert [chunk async for chunk in db.unexpired_ocsp()] == []
+    assert await db.get_ocsp(BIG_SERIAL, AKI) == response()
+
+
+async def test_a_migrated_database_passes_the_check(db: CertDB) -> None:
+    await db.check()
+    await db.close()
+    await db.close()
+
+
+async def test_an_unmigrated_database_is_named_with_the_remedy(
+    db_config: DBConfig, clock: ManualClock
+) -> None:
+    await raw.execute(db_config, "CREATE TABLE other (a int)")
+    async with await open_certdb(db_config, clock) as db:
+        for operation in (db.check(), db.get_certificate(1, ""), db.insert_certificate(certificate())):
+            with pytest.raises(CodedError, match=r"is not migrated.*ocspd db up -db-config") as caught:
+                await operation
+            assert caught.value.code is Code.STORE_FAILED
+            assert db.name in caught.value.message
