@@ -31,7 +31,7 @@ extensions = [
         extra_link_args=link_args,
         define_macros=macros,
     )
-    for name in ("_der", "_index", "_writer", "_fastpath")
+    for name in ("_der", "_index", "_writer", "_http", "_fastpath")
 ]
 
 setup(

@@ -1,7 +1,7 @@
 """The request path: HTTP bytes in, HTTP bytes out (HTTP/1.1 RFC 9112, OCSP over HTTP RFC 6960 App. A)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from mmap import mmap
 from typing import final
 
@@ -21,7 +21,7 @@ class Reply:
         """200, 400 or 500."""
     @property
     def outcome(self) -> str:
-        """`good`, `revoked`, `unknown`, `unknown_serial`, `unknown_issuer`, `malformed`, `try_later` or `internal_error`."""
+        """One of the first eight of `metrics.OUTCOMES`."""
     @property
     def body(self) -> bytes:
         """The OCSPResponse."""
@@ -66,6 +66,35 @@ class Responder:
         """Add to a counter by its name in COUNTERS."""
 
 @final
+class OCSPConnection:
+    """One client connection, with the methods of `asyncio.Protocol`; made by `Connections.protocol`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None: ...
+    def connection_lost(self, exc: Exception | None) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def eof_received(self) -> bool: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+
+@final
+class SlowTransport:
+    """The transport aiohttp sees while it answers a request for an OCSPConnection."""
+
+    def request_done(self, keep_alive: bool) -> None:
+        """Say that the answer is written; the connection is fast again. Called by the slow path."""
+    def write(self, data: bytes | bytearray | memoryview) -> None: ...
+    def writelines(self, data: Iterable[bytes]) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def get_extra_info(self, name: str, default: object = None) -> object: ...
+    def can_write_eof(self) -> bool: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def get_write_buffer_size(self) -> int: ...
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+@final
 class Connections:
     """All client connections of a worker: limits, time-outs, draining."""
 
@@ -80,7 +109,7 @@ class Connections:
         max_connections: int = 50_000,
     ) -> None:
         """`slow_factory` makes the aiohttp protocol that answers what the fast path does not know."""
-    def protocol(self) -> asyncio.Protocol:
+    def protocol(self) -> OCSPConnection:
         """Make the protocol of one new connection (for `loop.create_server`)."""
     def tick(self, now_s: int) -> None:
         """Call once a second: moves the responder's clock and closes what has timed out."""

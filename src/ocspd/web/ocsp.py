@@ -251,7 +251,9 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Answer a request that is no HTTP (status 400), or a bug of ours (500); ends the connection."""
-        if status == 500:
+        if isinstance(exc, ConnectionError):
+            answer = Answer(self._server, 400, "bad_http", _MALFORMED)  # nobody is there to read it
+        elif status == 500:
             logger.error("a request could not be answered", exc_info=exc)
             answer = Answer(self._server, 500, "internal_error", _INTERNAL_ERROR)
         else:
@@ -293,6 +295,7 @@ class Answer(web.Response):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Count the answer under its method and outcome, and begin to write it."""
         if not self.prepared:
+            self._transport = request.transport
             method = request.method.lower()
             known = method if request.method.isupper() and method in METHODS[:-1] else "other"
             self._counter(f"requests_{known}_{self.outcome}")
@@ -308,6 +311,9 @@ class Answer(web.Response):
         """Finish the answer and count its size."""
         await super().write_eof(data)
         self._counter("sent_bytes", self.body_length)
+        done = getattr(self._transport, "request_done", None)
+        if done is not None:  # the native connection takes over again (_fastpath.SlowTransport)
+            done(bool(self.keep_alive))
 
 
 def cache_fields(reply: Reply) -> dict[str, str]:
