@@ -1,0 +1,161 @@
+"""Load generators: wrk for saturation, openloop.c for latency at a given rate; one request to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.servers import Server
+
+HERE = Path(__file__).parent
+_WRK_ERRORS = ("connect", "read", "write", "status", "timeout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one run of a load generator against one server gave."""
+
+    server: str
+    scenario: str
+    requests: int
+    per_second: float
+    cpu_us: float
+    """CPU time of the server per request, microseconds."""
+    p50_us: float
+    p99_us: float
+    max_us: float
+    octets: float
+    """Octets of an answer, head included (wrk only)."""
+    errors: int
+
+
+def saturate(  # noqa: PLR0913  (one value for each thing varied)
+    server: Server,
+    scenario: str,
+    requests: Path,
+    *,
+    wrk: str,
+    cpus: str,
+    seconds: int,
+    connections: int = 64,
+    threads: int = 1,
+) -> Run:
+    """Ask as fast as `connections` closed loops can, and read the server's CPU time before and after."""
+    before = server.cpu_s()
+    done = subprocess.run(
+        [
+            *("taskset", "-c", cpus, wrk, "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s"),
+            *("--timeout", "10s", "-s", HERE / "ocsp.lua", f"http://127.0.0.1:{server.port}", "--", requests),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+    )
+    cpu_s = server.cpu_s() - before
+    figures = _json_line(done.stdout)
+    count = figures["requests"]
+    if not count:
+        raise RuntimeError(f"{server.name} answered nothing in {scenario}: {done.stdout}")
+    return Run(
+        server=server.name,
+        scenario=scenario,
+        requests=count,
+        per_second=count / (figures["duration_us"] / 1e6),
+        cpu_us=cpu_s / count * 1e6,
+        p50_us=figures["p50_us"],
+        p99_us=figures["p99_us"],
+        max_us=figures["max_us"],
+        octets=figures["bytes"] / count,
+        errors=sum(figures[key] for key in _WRK_ERRORS),
+    )
+
+
+def _json_line(output: str) -> dict[str, Any]:
+    for line in output.splitlines():
+        if line.startswith("JSON "):
+            figures: dict[str, Any] = json.loads(line[5:])
+            return figures
+    raise RuntimeError(f"wrk printed no figures: {output}")
+
+
+def compile_openloop(directory: Path) -> Path:
+    """Compile the open-loop generator; RuntimeError with the compiler's words when that fails."""
+    program = directory / "openloop"
+    done = subprocess.run(
+        [os.environ.get("CC", "cc"), "-O2", "-o", program, HERE / "openloop.c"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"openloop.c does not compile: {done.stderr}")
+    return program
+
+
+def at_rate(  # noqa: PLR0913  (one value for each thing varied)
+    server: Server,
+    scenario: str,
+    requests: Path,
+    *,
+    openloop: Path,
+    cpus: str,
+    seconds: int,
+    rate: float,
+    connections: int = 64,
+) -> Run:
+    """Ask at a fixed rate; latency counts from the time each request was due."""
+    before = server.cpu_s()
+    done = subprocess.run(
+        [
+            *("taskset", "-c", cpus, openloop, str(server.port), str(connections)),
+            *(f"{rate:.0f}", str(seconds), requests),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 60,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{server.name}, {scenario} at {rate:.0f}/s: {done.stderr.strip()}")
+    cpu_s = server.cpu_s() - before
+    figures = json.loads(done.stdout)
+    return Run(
+        server=server.name,
+        scenario=scenario,
+        requests=figures["requests"],
+        per_second=figures["rate"],
+        cpu_us=cpu_s / figures["requests"] * 1e6,
+        p50_us=figures["p50_us"],
+        p99_us=figures["p99_us"],
+        max_us=figures["max_us"],
+        octets=0,
+        errors=0,
+    )
+
+
+def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """Send one HTTP request and return head (with its empty line) and body of the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            chunk = connection.recv(65536)
+            if not chunk:
+                raise RuntimeError(f"port {port} closed the connection after {data[:80]!r}")
+            data += chunk
+        head, body = data.split(b"\r\n\r\n", 1)
+        length = 0
+        for line in head.split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        while len(body) < length:
+            body += connection.recv(65536)
+        return head + b"\r\n\r\n", body

@@ -1,0 +1,174 @@
+"""The servers compared, each a process tree pinned to the given CPUs, with the CPU time it has used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_START_TIMEOUT_S = 120
+_OCSPD = Path(sys.executable).with_name("ocspd")
+
+
+def find(program: str) -> str | None:
+    """Return a program's path, sbin directories included."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def pids(self) -> list[int]:
+        """Return the process and all its descendants."""
+        parents: dict[int, int] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+        found = [self.process.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
+
+    def cpu_s(self) -> float:
+        """Return the CPU time used so far, user and system, all threads and processes; resolution 10 ms."""
+        ticks = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                fields = _stat(pid)
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / _TICKS
+
+    def private_bytes(self) -> int:
+        """Return the private memory of the largest process that is not the parent (a worker)."""
+        pids = self.pids()
+        return max(_private(pid) for pid in (pids[1:] or pids))
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on (the name before it may contain anything)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _private(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+    return 0
+
+
+@contextlib.contextmanager
+def running(
+    name: str, argv: Sequence[str | Path], port: int, *, cpus: str, log: IO[bytes]
+) -> Iterator[Server]:
+    """Run a server on CPUs (taskset's list) until the block ends; RuntimeError if it does not start."""
+    process = subprocess.Popen(
+        ["taskset", "-c", cpus, *map(str, argv)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{name} did not start; see {log.name}")
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.05)
+        yield Server(name, port, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def ocspd_command(index: Path, port: int, *, workers: int) -> list[str | Path]:
+    """Return the command of our responder on an index directory."""
+    return [
+        *([_OCSPD] if _OCSPD.exists() else [sys.executable, "-m", "ocspd.cli.main"]),
+        *("ocspserve", "-index", index, "-address", "127.0.0.1", "-port", str(port)),
+        *("-workers", str(workers), "-admin-address", "127.0.0.1", "-admin-port", str(free_port())),
+        *("-loglevel", "3"),
+    ]
+
+
+def cfssl_command(program: str, responses: Path, port: int) -> list[str | Path]:
+    """Return the command of CFSSL's responder on a dump."""
+    return [
+        program,
+        *("ocspserve", "-responses", responses, "-address", "127.0.0.1", "-port", str(port)),
+        *("-loglevel", "5"),
+    ]
+
+
+def nginx_command(
+    program: str, directory: Path, port: int, *, head_octets: int, body_octets: int
+) -> list[str | Path]:
+    """Write a configuration that answers everything with a constant of this size; return the command.
+
+    The head is filled up with a header of our own to `head_octets`, so both servers write the same number.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    # What nginx writes by itself: status line, Server, Date, Content-Type, Content-Length, Connection.
+    own = len(
+        "HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 23 Nov 2026 00:00:00 GMT\r\n"
+        "Content-Type: application/ocsp-response\r\nConnection: keep-alive\r\n\r\n"
+    ) + len(f"Content-Length: {body_octets}\r\n")
+    filler = "x" * max(1, head_octets - own - len("X-Fill: \r\n"))
+    config = directory / "nginx.conf"
+    temporary = "\n  ".join(
+        f"{kind}_temp_path {directory}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config.write_text(f"""\
+daemon off;
+pid {directory}/nginx.pid;
+error_log stderr crit;
+worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+  {temporary}
+  access_log off;
+  server_tokens off;
+  keepalive_requests 1000000000;
+  default_type application/ocsp-response;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      add_header X-Fill {filler};
+      return 200 {"b" * body_octets};
+    }}
+  }}
+}}
+""")
+    return [program, "-e", "stderr", "-p", directory, "-c", config]
