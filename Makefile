@@ -18,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYX := $(wildcard src/ocspd/*.pyx)
 NATIVE := $(basename $(notdir $(PYX)))
+STUBS := $(basename $(notdir $(wildcard src/ocspd/_*.pyi)))
 # cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
@@ -62,7 +63,7 @@ check: setup check-cython
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=src $(BIN)/stubtest --concise --allowlist tests/stubtest_allowlist.txt $(NATIVE:%=ocspd.%)
+	MYPYPATH=src $(BIN)/stubtest --concise --allowlist tests/stubtest_allowlist.txt $(STUBS:%=ocspd.%)
 	$(BIN)/python -m pytest --quiet tests/test_layering.py
 
 # -Werror turns Cython's warnings into failures, but not its "performance hint" lines: those mean Python
@@ -70,7 +71,7 @@ check: setup check-cython
 check-cython: setup
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT
 	for module in $(NATIVE); do
-	  $(BIN)/cython -3 -Werror -X $(DIRECTIVES),warn.unused=True -o "$$out/$$module.c" "src/ocspd/$$module.pyx" 2>&1 | tee -a "$$out/log"
+	  $(BIN)/cython -3 -Werror -X $(DIRECTIVES) -o "$$out/$$module.c" "src/ocspd/$$module.pyx" 2>&1 | tee -a "$$out/log"
 	done
 	! grep -i 'performance hint' "$$out/log"
 
@@ -92,17 +93,13 @@ check-native: setup
 	  PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/$(SANITIZED)/src OCSPD_SANITIZED=1 \
 	  $(BIN)/python -m pytest -p no:cacheprovider --timeout=300 tests/native $(T)
 
-$(VENV)/.bench: $(VENV)/.packages
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[bench]'
-	touch $@
-
-bench: setup $(VENV)/.bench
+bench: setup
 	@$(BIN)/python -m bench.run $(B)
 
-bench-large: setup $(VENV)/.bench
+bench-large: setup
 	@$(BIN)/python -m bench.run --large $(B)
 
 clean:
-	@rm -rf $(VENV) build dist demo bench/results/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
+	@rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
 	rm -rf src/*.egg-info src/ocspd/*.so $(NATIVE:%=src/ocspd/%.c) $(NATIVE:%=src/ocspd/%.html)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
