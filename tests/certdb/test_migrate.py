@@ -23,40 +23,32 @@ ALL = ["001_CreateCertificates.sql", "002_AddMetadataToCertificates.sql", "003_O
 GOOSE_MADE = {
     # goose's own statements, and CFSSL's first migration only
     "postgres": (
-        (
-            "CREATE TABLE goose_db_version (id serial NOT NULL, version_id bigint NOT NULL, "
-            "is_applied boolean NOT NULL, tstamp timestamp NULL default now(), PRIMARY KEY(id))"
-        ),
+        """CREATE TABLE goose_db_version (id serial NOT NULL, version_id bigint NOT NULL,
+           is_applied boolean NOT NULL, tstamp timestamp NULL default now(), PRIMARY KEY(id))""",
         "INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, true), (1, true)",
-        (
-            "CREATE TABLE certificates (serial_number bytea NOT NULL, authority_key_identifier bytea NOT NULL, "
-            "ca_label bytea, status bytea NOT NULL, reason int, expiry timestamptz, revoked_at timestamptz, "
-            "pem bytea NOT NULL, PRIMARY KEY(serial_number, authority_key_identifier))"
-        ),
-        (
-            "CREATE TABLE ocsp_responses (serial_number bytea NOT NULL, authority_key_identifier bytea NOT NULL, "
-            "body bytea NOT NULL, expiry timestamptz, PRIMARY KEY(serial_number, authority_key_identifier), "
-            "FOREIGN KEY(serial_number, authority_key_identifier) "
-            "REFERENCES certificates(serial_number, authority_key_identifier))"
-        ),
+        """CREATE TABLE certificates (
+           serial_number bytea NOT NULL, authority_key_identifier bytea NOT NULL, ca_label bytea,
+           status bytea NOT NULL, reason int, expiry timestamptz, revoked_at timestamptz,
+           pem bytea NOT NULL, PRIMARY KEY(serial_number, authority_key_identifier))""",
+        """CREATE TABLE ocsp_responses (
+           serial_number bytea NOT NULL, authority_key_identifier bytea NOT NULL, body bytea NOT NULL,
+           expiry timestamptz, PRIMARY KEY(serial_number, authority_key_identifier),
+           FOREIGN KEY(serial_number, authority_key_identifier)
+           REFERENCES certificates(serial_number, authority_key_identifier))""",
     ),
     "sqlite3": (
-        (
-            "CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL, "
-            "is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')))"
-        ),
+        """CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL,
+           is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')))""",
         "INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, 1), (1, 1)",
-        (
-            "CREATE TABLE certificates (serial_number blob NOT NULL, authority_key_identifier blob NOT NULL, "
-            "ca_label blob, status blob NOT NULL, reason int, expiry timestamp, revoked_at timestamp, "
-            "pem blob NOT NULL, PRIMARY KEY(serial_number, authority_key_identifier))"
-        ),
-        (
-            "CREATE TABLE ocsp_responses (serial_number blob NOT NULL, authority_key_identifier blob NOT NULL, "
-            "body blob NOT NULL, expiry timestamp, PRIMARY KEY(serial_number, authority_key_identifier), "
-            "FOREIGN KEY(serial_number, authority_key_identifier) "
-            "REFERENCES certificates(serial_number, authority_key_identifier))"
-        ),
+        """CREATE TABLE certificates (
+           serial_number blob NOT NULL, authority_key_identifier blob NOT NULL, ca_label blob,
+           status blob NOT NULL, reason int, expiry timestamp, revoked_at timestamp, pem blob NOT NULL,
+           PRIMARY KEY(serial_number, authority_key_identifier))""",
+        """CREATE TABLE ocsp_responses (
+           serial_number blob NOT NULL, authority_key_identifier blob NOT NULL, body blob NOT NULL,
+           expiry timestamp, PRIMARY KEY(serial_number, authority_key_identifier),
+           FOREIGN KEY(serial_number, authority_key_identifier)
+           REFERENCES certificates(serial_number, authority_key_identifier))""",
     ),
 }
 

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
+
+from ocspd.model import CertStatus, OCSPRow
+from tests.certdb import raw
+from tests.certdb.samples import certificate
+from tests.tools import need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ocspd.certdb import DBConfig
+    from ocspd.certdb.base import CertDB
+
+REQUEST = {"CN": "test", "key": {"algo": "ecdsa", "size": 256}, "hosts": ["a.example"]}
+
+
+class CFSSL:
+    """Debian's cfssl with a CA and a database, in a directory."""
+
+    def __init__(self, directory: Path, config: DBConfig) -> None:
+        self.directory = directory
+        (directory / "db.json").write_text(
+            json.dumps({"driver": config.driver, "data_source": config.data_source})
+        )
+        (directory / "csr.json").write_text(json.dumps(REQUEST))
+        (directory / "ca.json").write_text(json.dumps({"CN": "CA", "key": {"algo": "ecdsa", "size": 256}}))
+        made = json.loads(self("gencert", "-initca", "ca.json"))
+        (directory / "ca.pem").write_text(made["cert"])
+        (directory / "ca-key.pem").write_text(made["key"])
+
+    def __call__(self, *words: str) -> str:
+        command = [need("cfssl"), *words]
+        result = subprocess.run(
+            command, cwd=self.directory, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def issue(self) -> x509.Certificate:
+        words = ("gencert", "-ca", "ca.pem", "-ca-key", "ca-key.pem", "-db-config", "db.json", "csr.json")
+        return x509.load_pem_x509_certificate(json.loads(self(*words))["cert"].encode())
+
+
+@pytest.fixture
+def cfssl(tmp_path: Path, migrated_db_config: DBConfig) -> CFSSL:
+    return CFSSL(tmp_path, migrated_db_config)
+
+
+def aki_of(issued: x509.Certificate) -> str:
+    found = issued.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert found is not None
+    return found.hex()
+
+
+async def test_what_cfssl_issues_and_revokes_is_read_and_noticed(cfssl: CFSSL, certdb: CertDB) -> None:
+    feed = certdb.change_feed()
+    cursor = await feed.current_cursor()
+    await feed.wait(5)
+    issued = cfssl.issue()
+    aki = aki_of(issued)
+    row = await certdb.get_certificate(issued.serial_number, aki)
+    assert row is not None
+    assert (row.status, row.reason, row.revoked_at) == (CertStatus.GOOD, 0, None)
+    assert row.expiry == issued.not_valid_after_utc
+    assert x509.load_pem_x509_certificate(row.pem.encode()) == issued
+    await feed.wait(5)
+    (change,), cursor = await feed.read(cursor, 10)
+    assert (change.serial, change.aki) == (issued.serial_number, aki)
+
+    before = datetime.now(UTC).replace(microsecond=0)
+    cfssl(
+        "revoke",
+        "-db-config",
+        "db.json",
+        "-serial",
+        str(issued.serial_number),
+        "-aki",
+        aki,
+        "-reason",
+        "superseded",
+    )
+    await feed.wait(5)
+    (change,), cursor = await feed.read(cursor, 10)
+    assert change.row is not None
+    assert (change.row.status, change.row.reason) == (CertStatus.REVOKED, 4)
+    assert change.row.revoked_at is not None
+    assert before <= change.row.revoked_at <= datetime.now(UTC)
+    assert [row.serial for row in await certdb.revoked_certificates()] == [issued.serial_number]
+    await feed.close()
+
+
+async def test_cfssl_finds_and_revokes_what_we_inserted(cfssl: CFSSL, certdb: CertDB) -> None:
+    row = certificate(2**152 + 1, expiry=datetime.now(UTC) + timedelta(days=2, microseconds=7))
+    await certdb.insert_certificate(row)
+    cfssl("revoke", "-db-config", "db.json", "-serial", str(row.serial), "-aki", row.aki, "-reason", "1")
+    found = await certdb.get_certificate(row.serial, row.aki)
+    assert found is not None
+    assert (found.status, found.reason) == (CertStatus.REVOKED, 1)
+
+
+async def test_cfssl_reads_every_column_we_write(cfssl: CFSSL, certdb: CertDB) -> None:
+    row = certificate(1, expiry=datetime.now(UTC) + timedelta(days=2, microseconds=7), revoked_at=None)
+    await certdb.insert_certificate(row)
+    body = b"0\x82\x00\xff\xfe'\x00" * 40
+    await certdb.upsert_ocsp([OCSPRow(serial=1, aki=row.aki, body=body, expiry=row.expiry)])
+    lines = cfssl("ocspdump", "-db-config", "db.json").split()
+    assert [base64.b64decode(line) for line in lines] == [body]
+
+
+async def test_cfssl_refreshes_responses_for_our_certificates_and_we_read_them(
+    cfssl: CFSSL, certdb: CertDB, migrated_db_config: DBConfig
+) -> None:
+    issued = cfssl.issue()
+    aki = aki_of(issued)
+    stored = await certdb.get_certificate(issued.serial_number, aki)
+    assert stored is not None
+    # the same certificate again, this time written by us
+    await raw.execute(migrated_db_config, "DELETE FROM certificates")
+    await certdb.insert_certificate(stored)
+    refresh = ("ocsprefresh", "-db-config", "db.json", "-ca", "ca.pem", "-responder", "ca.pem")
+    cfssl(*refresh, "-responder-key", "ca-key.pem")
+    response = await certdb.get_ocsp(issued.serial_number, aki)
+    assert response is not None
+    assert ocsp.load_der_ocsp_response(response.body).serial_number == issued.serial_number
+    cfssl(*refresh, "-responder-key", "ca-key.pem")  # replaces it
+    dumped = cfssl("ocspdump", "-db-config", "db.json").split()
+    newest = await certdb.get_ocsp(issued.serial_number, aki)
+    assert newest is not None
+    assert [base64.b64decode(line) for line in dumped] == [newest.body]
