@@ -33,7 +33,7 @@ from ocspd.pki import ocsp_der as der
 from ocspd.pki.certid import check_hash_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
 _SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")
@@ -113,23 +113,39 @@ class Batch:
         Raises SerialError for a negative serial number and CodedError 8200 for a status or a reason
         that does not exist.
         """
+        return self.sign_each(serial, status, reason, revoked_at, (certid_hash,))[0]
+
+    def sign_each(
+        self,
+        serial: int,
+        status: int,
+        reason: int,
+        revoked_at: datetime | None,
+        certid_hashes: Sequence[str],
+    ) -> list[bytes]:
+        """Sign one certificate's OCSPResponse under each CertID hash, in their order; see `sign`."""
         if serial < 0:
             raise SerialError(f"serial {serial} is negative")
         size = (serial.bit_length() >> 3) + 1
         rest = self._good if status == 0 else _status(status, reason, revoked_at) + self._times
-        shape = (certid_hash, size, len(rest))
-        try:
-            prefix = self._prefixes[shape]
-        except KeyError:
-            prefix = self._prefix(*shape)
-        data = b"".join((prefix, serial.to_bytes(size, "big"), rest))
-        signature = self._sign(data)
-        lengths = (len(data), len(signature))
-        try:
-            head, middle = self._frames[lengths]
-        except KeyError:
-            head, middle = self._frame(*lengths)
-        return b"".join((head, data, middle, signature, self._tail))
+        number = serial.to_bytes(size, "big")
+        sign, frames = self._sign, self._frames
+        answers = []
+        for certid_hash in certid_hashes:
+            shape = (certid_hash, size, len(rest))
+            try:
+                prefix = self._prefixes[shape]
+            except KeyError:
+                prefix = self._prefix(*shape)
+            data = b"".join((prefix, number, rest))
+            signature = sign(data)
+            lengths = (len(data), len(signature))
+            try:
+                head, middle = frames[lengths]
+            except KeyError:
+                head, middle = self._frame(*lengths)
+            answers.append(b"".join((head, data, middle, signature, self._tail)))
+        return answers
 
     def _prefix(self, certid_hash: str, serial_size: int, rest_size: int) -> bytes:
         """Encode ResponseData up to the content of the serial number."""

@@ -89,7 +89,7 @@ class _Bench:
         if batch is None or made_at != minute:
             batch = signer.batch(chunk.now)
             self._batches[chunk.signer] = minute, batch
-        sign, hashes = batch.sign, signer.certid_hashes
+        sign_each, hashes = batch.sign_each, signer.certid_hashes
         answers: list[list[bytes] | str] = []
         reasons_dropped = 0
         for serial, status, number, revoked_s in chunk.rows:
@@ -102,7 +102,7 @@ class _Bench:
                 reasons_dropped += reason != number
                 revoked_at = None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC)
             try:
-                answers.append([sign(serial, status, reason, revoked_at, name) for name in hashes])
+                answers.append(sign_each(serial, status, reason, revoked_at, hashes))
             except SerialError:
                 answers.append("bad serial")
         return SignedChunk(answers, batch.this_update, batch.next_update, reasons_dropped)
