@@ -1,0 +1,105 @@
+"""The sockets a responder accepts on: one for each worker, sharing a port, or those systemd passed in.
+
+The supervisor makes them, so that a port that is taken is known before anything is started, and so that
+connections waiting in a socket's queue survive the worker that should have accepted them.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ocspd.errors import OCSPDError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Bound sockets. `shared`: every worker accepts on all of them; otherwise each has its own."""
+
+    sockets: tuple[socket.socket, ...]
+    shared: bool
+
+    @property
+    def name(self) -> str:
+        """Address and port of the first one, for messages: `127.0.0.1:8889` or `[::1]:8889`."""
+        address: Any = self.sockets[0].getsockname()
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"{host}:{address[1]}"
+
+    @property
+    def port(self) -> int:
+        """The port, also when 0 was asked for."""
+        address: Any = self.sockets[0].getsockname()
+        port: int = address[1]
+        return port
+
+    def listen(self, backlog: int) -> None:
+        """Let connections in: from now on they wait for a worker instead of being refused."""
+        for listener in self.sockets:
+            listener.listen(backlog)
+
+    def close(self) -> None:
+        """Close this process's hold of the sockets. Idempotent."""
+        for listener in self.sockets:
+            listener.close()
+
+
+def bind(address: str, port: int, workers: int) -> Listeners:
+    """Bind one SO_REUSEPORT socket for each worker; `address` "" means every interface.
+
+    Nothing is let in yet. OCSPDError in one line when the address cannot be used, a port that anybody
+    listens on included (SO_REUSEPORT alone would share it with another responder of this user).
+    """
+    sockets: list[socket.socket] = []
+    try:
+        family, target = _resolve(address, port)
+        with _socket(family, shared=False) as probe:
+            probe.bind(target)
+            target = (target[0], probe.getsockname()[1], *target[2:])
+        for _ in range(workers):
+            sockets.append(_socket(family, shared=True))
+            sockets[-1].bind(target)
+    except (OSError, OverflowError) as err:
+        for opened in sockets:
+            opened.close()
+        raise OCSPDError(f"cannot listen on {address}:{port}: {_why(err)}") from err
+    return Listeners(tuple(sockets), shared=False)
+
+
+def passed(sockets: Sequence[socket.socket]) -> Listeners:
+    """Use sockets that came from systemd: they stay open while this program restarts."""
+    return Listeners(tuple(sockets), shared=True)
+
+
+def _resolve(address: str, port: int) -> tuple[int, tuple[Any, ...]]:
+    if not address:
+        if socket.has_dualstack_ipv6():
+            return socket.AF_INET6, ("::", port)
+        return socket.AF_INET, ("0.0.0.0", port)  # noqa: S104  (what an empty -address means)
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # "localhost" is 127.0.0.1, as in Go
+    return found[0][0], found[0][4]
+
+
+def _socket(family: int, *, shared: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.setblocking(False)  # noqa: FBT003  (socket's own signature)
+    return made
+
+
+def _why(error: OSError | OverflowError) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "address already in use (choose another -port, or stop what listens there)"
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        return "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE or systemd's socket)"
+    return getattr(error, "strerror", None) or str(error)

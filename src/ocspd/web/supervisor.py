@@ -1,0 +1,216 @@
+"""The responder as a service: sockets, workers, index and source held together from start to drain.
+
+    start     source prepared, index checked, workers running: READY
+    running   a new manifest is checked and handed to every worker; SIGHUP makes the source look again
+    draining  first SIGTERM or SIGINT: /readyz fails, requests are answered for `drain_delay_s`; then every
+              connection is ended after its answer, the last after `drain_timeout_s`. A second signal
+              ends everything at once.
+
+No request passes through this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ocspd.errors import OCSPDError
+from ocspd.logs import logger
+from ocspd.web.systemd import Notifier
+
+if TYPE_CHECKING:
+    from ocspd.clock import Clock
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.web.pool import WorkerPool
+    from ocspd.web.served_index import ServedIndex
+
+_LOOK_S = 0.1
+"""How often the manifest's inode is looked at: a tenth of the second within which a revocation is due."""
+_START_S = 60.0
+
+
+class Source(Protocol):
+    """Where the answers in an index directory come from."""
+
+    @property
+    def directory(self) -> IndexDirectory:
+        """The directory it publishes to."""
+        ...
+
+    async def prepare(self) -> None:
+        """Publish the first generation; OCSPDError ends the program."""
+        ...
+
+    async def follow(self) -> None:
+        """Publish new generations until cancelled. Never raises OCSPDError: it logs and goes on."""
+        ...
+
+    def reload(self) -> None:
+        """Look at everything again soon (SIGHUP)."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Supervisor:
+    """One responder. Call `run` once."""
+
+    source: Source
+    index: ServedIndex
+    pool: WorkerPool
+    clock: Clock
+    drain_delay_s: float = 0.5
+    drain_timeout_s: float = 10.0
+    notifier: Notifier = field(default_factory=Notifier)
+    ready: bool = False
+    """Whether to send clients here: workers answer, answers are valid, nobody is draining."""
+    _signals: int = 0
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _force: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> int:
+        """Serve until told to stop; the exit code: 0 drained, 1 ended at once by a second signal."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._start()
+            tasks = [
+                asyncio.create_task(self.source.follow()),
+                asyncio.create_task(self._watch_index()),
+                asyncio.create_task(self._watch_service()),
+            ]
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            for task in tasks:
+                if task.done():
+                    task.result()  # a bug: end with its traceback instead of serving stale answers unseen
+            return await self._drain()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.pool.kill()
+            self.pool.listeners.close()
+
+    def stop(self) -> None:
+        """Drain; the second call ends everything at once."""
+        self._signals += 1
+        if self._signals > 1:
+            self._force.set()
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Let the source look at everything again, and the manifest be read again."""
+        logger.info("reloading")
+        self.notifier.reloading()
+        self.source.reload()
+        self._changed.set()
+
+    def why_not_ready(self) -> str:
+        """Return in a few words why no client should be sent here; "" when this responder is ready."""
+        if self._stop.is_set():
+            return "draining"
+        if self.index.manifest is None:
+            return "no index yet"
+        if not self.pool.ready:
+            return "no worker is running"
+        now = self.clock.now().timestamp()
+        if self.index.issuers and all(issuer.next_update_max <= now for issuer in self.index.issuers):
+            return "every answer has expired"
+        return ""
+
+    async def _start(self) -> None:
+        """Prepare everything; a signal meanwhile ends it."""
+        starting = asyncio.create_task(self._prepare())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not starting.done():
+            starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        if not self._stop.is_set():
+            self.notifier.ready(self._status())
+
+    async def _prepare(self) -> None:
+        await self.source.prepare()
+        await self.index.refresh()
+        assert self.index.manifest is not None
+        self.pool.listeners.listen(self.pool.settings.backlog)
+        self.pool.start(str(self.index.directory.path), self._manifest_text())
+        deadline = asyncio.get_running_loop().time() + _START_S
+        while self.pool.ready < self.pool.count:
+            await asyncio.sleep(0.01)
+            if asyncio.get_running_loop().time() > deadline:
+                raise OCSPDError("the workers do not start: see the messages above")
+        self.ready = True
+        logger.info("Now listening on %s", self.pool.listeners.name)
+
+    async def _watch_index(self) -> None:
+        """Hand every new generation to the workers, checked."""
+        while True:
+            forced = self._changed.is_set()
+            self._changed.clear()
+            if await self.index.refresh(force=forced):
+                self.pool.use(str(self.index.directory.path), self._manifest_text())
+                logger.info(
+                    "index generation %d: %d entries in %d segments",
+                    self.index.generation,
+                    self.index.entries,
+                    self.index.segments,
+                )
+            if forced:
+                self.notifier.ready(self._status())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._changed.wait()
+
+    async def _watch_service(self) -> None:
+        """Keep `ready` and systemd up to date."""
+        interval = self.notifier.watchdog_s or 1.0
+        while True:
+            ready = not self.why_not_ready()
+            if ready != self.ready:
+                self.ready = ready
+                self.notifier.send(f"STATUS={self._status()}")
+            if self.notifier.watchdog_s and self.pool.ready:
+                self.notifier.send("WATCHDOG=1")
+            await asyncio.sleep(min(interval, 1.0))
+
+    async def _drain(self) -> int:
+        self.ready = False
+        self.notifier.send("STOPPING=1", "STATUS=draining")
+        logger.info("draining: no new connections in %.1f s", self.drain_delay_s)
+        forced = asyncio.create_task(self._force.wait())
+        draining = asyncio.create_task(self._end())
+        await asyncio.wait([forced, draining], return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if draining.done():
+            logger.info("stopped" if draining.result() else "stopped; some workers had to be killed")
+            return 0
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        logger.warning("stopped at once by a second signal")
+        return 1
+
+    async def _end(self) -> bool:
+        await asyncio.sleep(self.drain_delay_s)
+        self.pool.listeners.close()
+        return await self.pool.stop(self.drain_timeout_s)
+
+    def _manifest_text(self) -> str:
+        assert self.index.manifest is not None
+        return self.index.manifest.to_bytes().decode()
+
+    def _status(self) -> str:
+        reason = self.why_not_ready()
+        if reason:
+            return f"not ready: {reason}"
+        return f"serving generation {self.index.generation}, {self.index.entries} entries"

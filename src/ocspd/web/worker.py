@@ -1,0 +1,157 @@
+"""A worker: answers requests on the sockets its supervisor made, from the index it is told to use.
+
+It holds no key and opens no database; `web/control.py` has what it obeys. It listens only once it has
+an index. SIGTERM and SIGINT are left to the supervisor (Ctrl-C reaches the whole group).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from mmap import mmap
+from typing import TYPE_CHECKING, cast
+
+from ocspd import logs
+from ocspd._fastpath import Connections, Responder
+from ocspd._index import Index
+from ocspd.clock import SystemClock
+from ocspd.errors import IndexFileError
+from ocspd.index.directory import IndexDirectory
+from ocspd.index.manifest import parse_manifest
+from ocspd.metrics import COUNTER_BLOCK_BYTES
+from ocspd.web.control import Channel, WorkerSettings
+from ocspd.web.ocsp import OCSPServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_ORPHAN_DRAIN_S = 5.0  # what is left to clients when the supervisor has gone without a word
+_SWEEP_S = 0.05  # connections the kernel has already accepted are taken before the socket closes
+
+
+async def run_worker(control: socket.socket) -> None:
+    """Serve until the supervisor says drain, or is gone. `control` is this end of its channel."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda: None)
+    channel = await Channel.over(control)
+    first = await channel.receive()
+    if first is None:
+        return
+    assert first["what"] == "configure"
+    worker = Worker(
+        channel,
+        WorkerSettings(**first["settings"]),
+        sockets=[socket.socket(fileno=descriptor) for descriptor in first["sockets"]],
+        counters=first["counters"],
+    )
+    await worker.run()
+
+
+class Worker:
+    """One process's share of the service."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        settings: WorkerSettings,
+        *,
+        sockets: Sequence[socket.socket],
+        counters: int,
+    ) -> None:
+        """Take the listening sockets (owned) and the descriptor of the counters' shared memory."""
+        logs.setup(settings.loglevel)
+        self._channel = channel
+        self._settings = settings
+        self._sockets = sockets
+        self._listening: dict[int, asyncio.Server] = {}
+        self._responder = Responder(
+            Index([]),
+            path=settings.path,
+            counters=mmap(counters, COUNTER_BLOCK_BYTES),
+            max_age_cap_s=settings.max_age_cap_s,
+        )
+        self._slow = OCSPServer(
+            self._responder,
+            clock=SystemClock(),
+            path=settings.path,
+            keepalive_timeout_s=settings.idle_timeout_s,
+        )
+        self._connections = Connections(
+            self._responder,
+            slow_factory=self._slow,
+            header_timeout_s=settings.header_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            write_timeout_s=settings.write_timeout_s,
+            max_connections=settings.max_connections,
+        )
+        self._ready = False
+
+    async def run(self) -> None:
+        """Obey the supervisor until it ends this worker."""
+        self._connections.tick(int(time.time()))
+        ticking = asyncio.create_task(self._tick())
+        drain_s = _ORPHAN_DRAIN_S
+        while (message := await self._channel.receive()) is not None:
+            match message["what"]:
+                case "index":
+                    self._use(message["directory"], message["manifest"])
+                case "listen":
+                    await self._listen(message["sockets"])
+                case "drain":
+                    drain_s = message["within_s"]
+                    break
+        await self._drain(drain_s)
+        ticking.cancel()
+        self._channel.close()
+
+    def _use(self, directory: str, manifest_text: str) -> None:
+        """Switch to another generation between two requests, or say why not."""
+        try:
+            manifest = parse_manifest(manifest_text.encode(), directory)
+            index = IndexDirectory(directory).open(manifest)
+        except IndexFileError as err:
+            self._channel.send("refused", why=str(err))
+            return
+        self._responder.index = index
+        self._channel.send("index", generation=index.generation)
+        if not self._ready:
+            self._ready = True
+            self._channel.send("ready")
+
+    async def _listen(self, numbers: list[int]) -> None:
+        """Accept on exactly these sockets; the others' queues are left to their owners."""
+        for number in set(self._listening) - set(numbers):
+            self._listening.pop(number).close()
+        for number in numbers:
+            if number not in self._listening:
+                self._listening[number] = await asyncio.get_running_loop().create_server(
+                    cast("Callable[[], asyncio.Protocol]", self._connections.protocol),
+                    sock=self._sockets[number].dup(),  # closing the server leaves the socket to others
+                    backlog=self._settings.backlog,
+                )
+
+    async def _tick(self) -> None:
+        """Move the clock at the beginning of each second, and tell that this process is alive."""
+        while True:
+            now = time.time()
+            await asyncio.sleep(int(now) + 1 - now)
+            self._connections.tick(int(time.time()))
+            self._channel.send("alive", connections=self._connections.current)
+
+    async def _drain(self, within_s: float) -> None:
+        """End every connection after the answer it waits for, the last after `within_s` seconds."""
+        deadline = time.monotonic() + within_s
+        self._slow.draining = True
+        self._connections.drain()
+        await asyncio.sleep(_SWEEP_S)
+        for server in self._listening.values():
+            server.close()
+        for listener in self._sockets:
+            listener.close()
+        while self._connections.current and time.monotonic() < deadline:  # noqa: ASYNC110  (no event)
+            await asyncio.sleep(0.02)
+        self._connections.abort()
+        await asyncio.sleep(0)
