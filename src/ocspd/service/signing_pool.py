@@ -13,6 +13,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, Self
@@ -173,6 +174,7 @@ class _Worker:
     """One process and our end of its pipe."""
 
     def __init__(self, specs: list[SignerSpec], niceness: int) -> None:
+        self._reaping = threading.Lock()  # two threads that wait for one child lose its exit code
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
@@ -191,7 +193,8 @@ class _Worker:
             self._pipe.send(chunk)
             result = self._pipe.recv()
         except (OSError, EOFError):
-            self._process.join(_STOP_S)
+            with self._reaping:
+                self._process.join(_STOP_S)
             raise OCSPDError(
                 f"a signing process ended unexpectedly (exit code {self._process.exitcode}); answers it had "
                 "not returned are missing: run the command again"
@@ -206,10 +209,11 @@ class _Worker:
             self._process.terminate()
 
     def join(self) -> None:
-        self._process.join(_STOP_S)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
+        with self._reaping:
+            self._process.join(_STOP_S)
+            if self._process.exitcode is None:
+                self._process.kill()
+                self._process.join()
         # the pipe closes with the last reference to it: a thread may still be reading its end
 
 
