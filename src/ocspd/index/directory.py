@@ -12,14 +12,17 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ocspd._index import Index, Segment
 from ocspd._writer import SegmentWriter
 from ocspd.errors import IndexFileError
 from ocspd.files import fsync_directory, write_atomic
-from ocspd.index.manifest import MANIFEST_NAME, Manifest, SegmentRef, parse_manifest
+from ocspd.index.manifest import MANIFEST_NAME, MAX_CHANGES, Manifest, SegmentRef, parse_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _NEW = "new-"
 
@@ -122,11 +125,21 @@ class IndexDirectory:
             raise IndexFileError(f"{path}: cannot rename segment: {err.strerror}") from err
         return ref
 
-    def publish(self, segments: Sequence[SegmentRef], now_s: int) -> Manifest:
-        """Make these segments, newest first, the index: one more generation."""
+    def publish(
+        self, segments: Sequence[SegmentRef], now_s: int, changed_at: Sequence[float] = ()
+    ) -> Manifest:
+        """Make these segments, newest first, the index: one more generation.
+
+        `changed_at` are the commit times, in seconds, of the database changes it is the first to show.
+        """
         before = self.manifest()
+        generation = (before.generation if before else 0) + 1
+        changes = [(generation, moment) for moment in changed_at] + list(before.changes if before else ())
         manifest = Manifest(
-            generation=(before.generation if before else 0) + 1, published_at=now_s, segments=tuple(segments)
+            generation=generation,
+            published_at=now_s,
+            segments=tuple(segments),
+            changes=tuple(changes[:MAX_CHANGES]),
         )
         write_atomic(self.manifest_path, manifest.to_bytes())
         return manifest

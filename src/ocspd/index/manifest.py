@@ -1,7 +1,11 @@
 """The manifest: which segments make up an index, newest first. One small JSON file, replaced whole.
 
     {"version": 1, "generation": 7, "published_at": 1772366400,
-     "segments": [{"sha256": "…", "size_bytes": 12288, "entries": 3, "created_at": 1772366399}]}
+     "segments": [{"sha256": "…", "size_bytes": 12288, "entries": 3, "created_at": 1772366399}],
+     "changes": [[7, 1772366398.912]]}
+
+`changes` says when the newest changes were committed to the database and the generation that first
+shows each, so that a responder can measure how long a revocation took to become visible.
 
 A segment's file is named after its SHA-256, so a manifest names contents, not files that could
 change. Trust: the answers are signed by the CA; whoever edits a manifest can withhold answers or
@@ -20,6 +24,8 @@ from ocspd.errors import IndexFileError
 MANIFEST_NAME = "manifest.json"
 VERSION = 1
 MAX_BYTES = 1 << 20
+MAX_CHANGES = 1000
+"""How many change times a manifest carries at most."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,11 +49,15 @@ class SegmentRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """An index at one moment; `generation` grows with every publication, `published_at` in seconds."""
+    """An index at one moment; `generation` grows with every publication, `published_at` in seconds.
+
+    `changes` are (generation that first shows it, time of commit in seconds), newest first.
+    """
 
     generation: int
     published_at: int
     segments: tuple[SegmentRef, ...]
+    changes: tuple[tuple[int, float], ...] = ()
 
     def to_bytes(self) -> bytes:
         """Write the manifest as JSON text with a final newline."""
@@ -64,6 +74,7 @@ class Manifest:
                 }
                 for ref in self.segments
             ],
+            "changes": [list(change) for change in self.changes],
         }
         return (json.dumps(value, indent=1) + "\n").encode()
 
@@ -76,12 +87,16 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
         value = json.loads(data)
         if value["version"] != VERSION:
             raise IndexFileError(
-                f"{source}: manifest version {value['version']!r} is not the version {VERSION} this ocspd reads"
+                f"{source}: manifest version {value['version']!r} is not version {VERSION}, which this ocspd reads"
             )
         return Manifest(
             generation=_natural(value["generation"]),
             published_at=_natural(value["published_at"]),
             segments=tuple(_segment(entry) for entry in value["segments"]),
+            changes=tuple(
+                (_natural(generation), float(changed_at))
+                for generation, changed_at in value.get("changes", [])[:MAX_CHANGES]
+            ),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise IndexFileError(f"{source}: not a manifest ({err}); publish the index again") from err
