@@ -1,4 +1,6 @@
-"""The operators' side of the responder, on a listener of its own: GET or HEAD of
+"""The operators' side of the responder, on a listener of its own.
+
+GET or HEAD of:
 
     /metrics   Prometheus text format
     /livez     200 as long as the supervisor's loop turns
