@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.balanced import DEPLOY, nginx_main
 from tests.tools import need
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "ocspd.rules.yml"
 UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir() if path.suffix in {".service", ".socket"})
 
@@ -62,15 +62,7 @@ def test_haproxy_accepts_the_configuration_without_a_warning() -> None:
 
 
 def test_nginx_accepts_the_configuration_without_a_warning(tmp_path: Path) -> None:
-    main = tmp_path / "nginx.conf"
-    main.write_text(
-        f"pid {tmp_path}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n"
-        + "".join(
-            f"  {kind}_temp_path {tmp_path}/{kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        + f"  include {DEPLOY}/nginx/ocspd.conf;\n}}\n"
-    )
+    main = nginx_main(tmp_path, DEPLOY / "nginx" / "ocspd.conf")
     output = run(need("nginx"), "-t", "-e", "stderr", "-p", tmp_path, "-c", main)
     assert "[warn]" not in output, output
 
