@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
+from ocspd import wire
 from ocspd.errors import Code, CodedError, ConfigError
 
 DRIVERS = ("postgres", "sqlite3")
@@ -32,14 +32,11 @@ def parse_db_config(data: bytes) -> DBConfig:
     Raises CodedError 5200 when it is no JSON object or lacks a value, ConfigError for an unknown driver.
     """
     try:
-        value = json.loads(data)
-    except ValueError as err:
+        fields = wire.Fields(wire.loads(data), "DBConfig")
+        driver, source = fields.string("driver"), fields.string("data_source")
+    except wire.JSONError as err:
         raise CodedError(Code.POLICY_INVALID, f"Invalid database configuration: {err}") from err
-    if not isinstance(value, dict):
-        raise CodedError(Code.POLICY_INVALID, "Invalid database configuration: not a JSON object")
-    fields = {str(key).lower(): item for key, item in value.items()}
-    driver, source = fields.get("driver"), fields.get("data_source")
-    if not isinstance(driver, str) or not isinstance(source, str) or not driver or not source:
+    if not driver or not source:
         raise CodedError(
             Code.POLICY_INVALID, 'Invalid database configuration: "driver" and "data_source" must both be set'
         )

@@ -28,7 +28,8 @@ _OCSP_COLUMNS = "serial_number, authority_key_identifier, body, expiry"
 # Go's zero time as text: asyncpg would write datetime.min as -infinity, which CFSSL cannot read.
 _INSERT = f"""
 INSERT INTO certificates ({_COLUMNS})
-VALUES ($1, $2, $3, $4, $5, $6, COALESCE($7, timestamptz '0001-01-01 00:00:00+00'), $8, $9, $10, $11, $12, $13)
+VALUES ($1, $2, $3, $4, $5, $6,
+        COALESCE($7, timestamptz '0001-01-01 00:00:00+00'), $8, $9, $10, $11, $12, $13)
 """  # noqa: S608  (constants)
 _UPSERT = """
 INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry)

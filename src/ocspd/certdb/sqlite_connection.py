@@ -59,13 +59,17 @@ class Worker:
         self.location = location
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="certdb")
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
 
     async def run(self, work: Callable[[sqlite3.Connection], T], *, create: bool = False) -> T:
         """Run work in the thread; sqlite3's errors become CodedError 11000."""
+        if self._closed:
+            raise CodedError(Code.STORE_FAILED, f"{self.location.name} is closed")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work, create)
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
+        self._closed = True
         if self._connection is not None:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
         self._executor.shutdown(wait=False)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.certdb import DBConfig, parse_db_config
+from ocspd.certdb.dsn import parse_data_source
+from ocspd.errors import Code, CodedError, OCSPDError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (
+        "HOST",
+        "PORT",
+        "USER",
+        "PASSWORD",
+        "DATABASE",
+        "SSLMODE",
+        "SSLCERT",
+        "SSLKEY",
+        "SSLROOTCERT",
+    ):
+        monkeypatch.delenv(f"PG{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgres://ca:s%40cret@db.example:5433/certs?connect_timeout=7&search_path=pki",
+        "postgresql://ca:s%40cret@db.example:5433/certs?connect_timeout=7&search_path=pki",
+        "user=ca password=s@cret host=db.example port=5433 dbname=certs connect_timeout=7 search_path=pki",
+        (
+            r" user = 'ca'  password='s\@cret' host=db.example port=5433 dbname=certs connect_timeout=7 "
+            "search_path = 'pki' "
+        ),
+    ],
+)
+def test_urls_and_pairs_mean_the_same(text: str) -> None:
+    arguments = parse_data_source(text).connect_arguments()
+    context = arguments.pop("ssl")
+    assert isinstance(context, ssl.SSLContext)
+    assert arguments == {
+        "host": ["db.example"],
+        "port": [5433],
+        "user": "ca",
+        "password": "s@cret",
+        "database": "certs",
+        "timeout": 7.0,
+        "server_settings": {"search_path": "pki", "application_name": "ocspd"},
+    }
+
+
+def test_the_default_requires_tls_and_checks_no_certificate_as_lib_pq_does() -> None:
+    context = parse_data_source("host=db.example user=ca").connect_arguments()["ssl"]
+    assert isinstance(context, ssl.SSLContext)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("disable", False), ("prefer", "prefer"), ("allow", "allow")])
+def test_tls_can_be_switched_off_or_left_to_the_server(mode: str, expected: object) -> None:
+    assert parse_data_source(f"postgres://h/d?sslmode={mode}").connect_arguments()["ssl"] == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "checks_name"), [("require", False), ("verify-ca", False), ("verify-full", True)]
+)
+def test_a_root_certificate_is_checked_against(tmp_path: Path, mode: str, checks_name: bool) -> None:  # noqa: FBT001
+    root = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+    context = parse_data_source(f"host=h sslmode={mode} sslrootcert={root}").connect_arguments()["ssl"]
+    assert isinstance(context, ssl.SSLContext)
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, checks_name)
+
+
+def test_a_missing_root_certificate_is_named() -> None:
+    source = parse_data_source("host=h password=secret sslmode=verify-full sslrootcert=/nowhere/root.pem")
+    with pytest.raises(CodedError, match=r"/nowhere/root\.pem") as caught:
+        source.connect_arguments()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_unix_socket_needs_no_tls() -> None:
+    for text in (
+        "host=/run/postgresql dbname=d",
+        "postgres:///d?host=/run/postgresql",
+        "postgres://u@/d?host=%2Frun",
+    ):
+        arguments = parse_data_source(text).connect_arguments()
+        assert (arguments["ssl"], arguments["database"]) == (False, "d")
+
+
+def test_several_hosts_and_an_ipv6_address_are_read() -> None:
+    source = parse_data_source("postgres://u@a:1,[fe80::1]:2,c/d")
+    assert (source.hosts, source.ports) == (["a", "fe80::1", "c"], [1, 2, 5432])
+    assert parse_data_source("host=a,b user=u").ports == [5432, 5432]
+
+
+def test_what_is_left_out_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "env.example")
+    monkeypatch.setenv("PGPASSWORD", "hidden")
+    monkeypatch.setenv("PGSSLMODE", "disable")
+    source = parse_data_source("user=ca")
+    assert source.name == "PostgreSQL database 'ca' at env.example:5432 (user ca)"
+    assert source.password == "hidden"
+    assert source.connect_arguments()["ssl"] is False
+    assert "hidden" not in repr(source)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "certs.db",
+        "host",
+        "host='x",
+        "host=x\\",
+        "a b=c",
+        "port=abc",
+        "host=a,b,c port=1,2",
+        "sslmode=never",
+        "= x",
+    ],
+)
+def test_what_is_no_data_source_is_refused_without_showing_it(text: str) -> None:
+    with pytest.raises(CodedError) as caught:
+        parse_data_source(f"{text}")
+    assert caught.value.code is Code.STORE_FAILED
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"{", b"null", b"{}", b'{"driver":"sqlite3"}', b'{"driver":"","data_source":"x"}', b"\xff",
+     b'{"driver":5,"data_source":"x"}', b"[" * 100000],
+)  # fmt: skip
+def test_a_broken_configuration_is_5200(data: bytes) -> None:
+    with pytest.raises(CodedError) as caught:
+        parse_db_config(data)
+    assert caught.value.code is Code.POLICY_INVALID
+
+
+def test_an_unknown_driver_is_named_with_the_known_ones() -> None:
+    with pytest.raises(OCSPDError, match=r"unknown driver 'mysql'.*postgres, sqlite3"):
+        parse_db_config(b'{"driver":"mysql","data_source":"x"}')
+
+
+def test_a_configuration_is_read_as_go_reads_it() -> None:
+    config = parse_db_config(b'{"Driver":"postgres","DATA_SOURCE":"password=secret","more":1}')
+    assert config == DBConfig("postgres", "password=secret")
+    assert "secret" not in repr(config)
