@@ -4,8 +4,8 @@ GET or HEAD of:
 
     /metrics   Prometheus text format
     /livez     200 as long as the supervisor's loop turns
+    /healthz   the same, with the state of workers and index as JSON
     /readyz    200 when clients may be sent here, else 503 with the reason in one line
-    /healthz   as /readyz, with the state of workers and index as JSON
 
 It is never to be reachable from where clients are: it binds to 127.0.0.1 unless told otherwise.
 """
@@ -52,10 +52,10 @@ class Admin:
 
     def _health(self) -> web.Response:
         supervisor = self._supervisor
-        reason = supervisor.why_not_ready()
         index = supervisor.index
         state = {
-            "status": reason or "ok",
+            "ready": not supervisor.why_not_ready(),
+            "why_not_ready": supervisor.why_not_ready(),
             "index": {
                 "directory": str(index.directory.path),
                 "generation": index.generation,
@@ -69,7 +69,7 @@ class Admin:
                 for slot in supervisor.pool.slots
             ],
         }
-        return _reply(503 if reason else 200, json.dumps(state) + "\n", content_type="application/json")
+        return _reply(200, json.dumps(state) + "\n", content_type="application/json")
 
 
 def _reply(

@@ -70,23 +70,25 @@ class ResponderCollector(Collector):
         yield GaugeMetricFamily("ocspd_index_segments", "Segments in the index.", value=index.segments)
         yield GaugeMetricFamily("ocspd_index_generation", "Generation of the index.", value=index.generation)
         yield CounterMetricFamily(
-            "ocspd_index_refused", "Generations that could not be used.", value=index.refused
+            "ocspd_index_load_failures",
+            "Generations that could not be used, by the supervisor or a worker.",
+            value=index.refused + self._supervisor.pool.refused,
         )
         if index.manifest is not None:
             yield GaugeMetricFamily(
-                "ocspd_index_published_timestamp_seconds",
+                "ocspd_index_created_timestamp_seconds",
                 "When the index in use was published.",
                 value=index.manifest.published_at,
             )
-        labels = ["issuer_key_hash", "certid_hash"]
-        entries = GaugeMetricFamily("ocspd_issuer_entries", "Answers about the issuer.", labels=labels)
+        labels = ["issuer", "certid_hash"]  # the issuer by its key hash under that algorithm, in hex
+        entries = GaugeMetricFamily("ocspd_index_issuer_entries", "Answers about the issuer.", labels=labels)
         expiry = GaugeMetricFamily(
-            "ocspd_issuer_first_expiry_timestamp_seconds",
+            "ocspd_index_first_expiry_timestamp_seconds",
             "When the first answer about the issuer expires, replaced ones that are still stored included.",
             labels=labels,
         )
         oldest = GaugeMetricFamily(
-            "ocspd_issuer_oldest_this_update_timestamp_seconds",
+            "ocspd_index_oldest_this_update_timestamp_seconds",
             "thisUpdate of the oldest answer about the issuer, replaced ones that are still stored included.",
             labels=labels,
         )
@@ -122,7 +124,7 @@ def _from_counters(counts: dict[str, int]) -> Iterator[Metric]:
         value=counts["request_multiple"],
     )
     yield _labelled(
-        "ocspd_slow_path",
+        "ocspd_slow_path_requests",
         "Requests left to the slow path, by cause.",
         "cause",
         ((cause, counts[f"slow_{cause}"]) for cause in SLOW_CAUSES),

@@ -1,0 +1,189 @@
+"""The verb `ocspserve`: the OCSP responder, from a dump, an index directory or certdb."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocspd.cli.flags import duration, integer, string, strings
+from ocspd.cli.loop import run_uvloop
+from ocspd.cli.verb import Verb
+from ocspd.clock import SystemClock
+from ocspd.errors import ConfigError, OCSPDError
+from ocspd.index.directory import IndexDirectory
+from ocspd.logs import logger
+from ocspd.service.responses import PublishedIndex, ResponsesFile
+from ocspd.web import listeners
+from ocspd.web.admin import Admin
+from ocspd.web.control import WorkerSettings
+from ocspd.web.pool import WorkerPool
+from ocspd.web.served_index import ServedIndex
+from ocspd.web.server import HTTPServer
+from ocspd.web.supervisor import Source, Supervisor
+from ocspd.web.systemd import Notifier, passed_sockets
+
+if TYPE_CHECKING:
+    from ocspd.cli.flags import Flags
+    from ocspd.clock import Clock
+
+_MAX_WORKERS = 1024
+
+
+def _ocspserve(flags: Flags, arguments: list[str]) -> int:
+    if arguments:
+        raise OCSPDError(
+            f"ocspserve takes no arguments, but got {arguments[0][:100]!r}: did a flag lose its dash?"
+        )
+    return run_uvloop(_main(flags))
+
+
+async def _main(flags: Flags) -> int:
+    clock = SystemClock()
+    count = flags.integer("workers") or len(os.sched_getaffinity(0))
+    if not 0 < count <= _MAX_WORKERS:
+        raise ConfigError(f"-workers {count}: use 1 to {_MAX_WORKERS}, or 0 for one on each CPU")
+    notifier = Notifier.from_environment()
+    from_systemd = passed_sockets()
+    async with AsyncExitStack() as stack:
+        source = await _source(flags, clock, stack)
+        sockets = (
+            listeners.passed(from_systemd)
+            if from_systemd
+            else listeners.bind(flags.string("address"), flags.integer("port"), count)
+        )
+        stack.callback(sockets.close)
+        logger.info("Registering OCSP responder handler")
+        pool = WorkerPool(
+            command=(sys.executable, "-m", "ocspd.cli.worker"),
+            settings=WorkerSettings(path=flags.string("path"), loglevel=flags.integer("loglevel")),
+            listeners=sockets,
+            count=count,
+        )
+        stack.callback(pool.close)
+        supervisor = Supervisor(
+            source=source,
+            index=ServedIndex(source.directory),
+            pool=pool,
+            clock=clock,
+            drain_delay_s=_seconds(flags, "drain-delay"),
+            drain_timeout_s=_seconds(flags, "drain-timeout"),
+            notifier=notifier,
+        )
+        await _start_admin(flags, supervisor, stack)
+        return await supervisor.run()
+
+
+async def _source(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
+    """Choose where answers come from: -responses before -index before -db-config, as CFSSL does."""
+    if flags.string("responses"):
+        return ResponsesFile(flags.string("responses"), _private_directory(stack), clock)
+    if flags.string("index"):
+        return PublishedIndex(IndexDirectory(flags.string("index")))
+    if flags.string("db-config"):
+        return await _table(flags, clock, stack)
+    raise ConfigError(
+        "no response file or db-config provided, please set the one of these using either -responses or "
+        "-db-config flags (or -index for an index directory)"
+    )
+
+
+async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
+    # Only this source needs a database and, with signers, keys: the others never load either.
+    from ocspd.certdb import open_certdb, parse_db_config  # noqa: PLC0415
+    from ocspd.cli.io import read_file  # noqa: PLC0415
+    from ocspd.cli.ocsp import open_signers  # noqa: PLC0415
+    from ocspd.service.table import TableSource  # noqa: PLC0415
+
+    given = any(flags.strings(name) for name in ("ca", "responder", "responder-key"))
+    signers = open_signers(flags, clock) if given else []
+    path = flags.string("db-config")
+    try:
+        config = parse_db_config(read_file(path))
+    except OCSPDError as err:
+        raise ConfigError(f"unable to read configuration file {path}: {err}") from err
+    db = await stack.enter_async_context(await open_certdb(config, clock))
+    return TableSource(db=db, signers=signers, directory=_private_directory(stack), clock=clock)
+
+
+def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
+    """Make an index directory that goes away with this process."""
+    try:
+        path = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-", ignore_cleanup_errors=True))
+    except OSError as err:
+        raise OCSPDError(
+            f"cannot make a temporary directory: {err.strerror or err} (TMPDIR says where; it needs the "
+            "room of the index)"
+        ) from err
+    return IndexDirectory(Path(path))
+
+
+def _seconds(flags: Flags, name: str) -> float:
+    value = flags.duration(name)
+    if not timedelta() <= value <= timedelta(hours=1):
+        raise ConfigError(f"-{name}: use 0s to 1h")
+    return value.total_seconds()
+
+
+async def _start_admin(flags: Flags, supervisor: Supervisor, stack: AsyncExitStack) -> None:
+    """Start the admin listener; a default port that is taken is no reason not to serve."""
+    port = flags.integer("admin-port")
+    if not port:
+        return
+    server = HTTPServer(Admin(supervisor), drain_s=1)
+    try:
+        await server.start(flags.string("admin-address"), port)
+    except OCSPDError as err:
+        text = str(err).replace("-port", "-admin-port")
+        if flags.was_set("admin-port") or flags.was_set("admin-address"):
+            raise OCSPDError(f"admin listener: {text}") from err
+        logger.warning("no admin listener: %s", text)
+        return
+    stack.push_async_callback(server.stop)
+    logger.info("admin listener on %s:%d", flags.string("admin-address"), server.port)
+
+
+VERBS = (
+    Verb(
+        "ocspserve",
+        """ocspd ocspserve -- set up an HTTP server that handles OCSP requests from a file of OCSP
+responses, an index directory, or the certificate database
+
+Usage of ocspserve:
+        ocspd ocspserve [-address address] [-port port] [-responses file] [-index directory] \\
+                        [-db-config db-config [-ca cert -responder cert -responder-key key]]
+
+A rewritten file, a new manifest and a changed table are noticed. SIGHUP looks again at once, SIGTERM drains.
+With -db-config, -ca, -responder and -responder-key sign what the database says, as it changes.""",
+        (
+            "address",
+            "port",
+            "path",
+            "responses",
+            string("index", "index directory to answer from"),
+            "db-config",
+            strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
+            strings("responder", "Certificate for OCSP responder"),
+            strings("responder-key", "private key for OCSP responder certificate"),
+            "interval",
+            string("certid-hash", "hashes of the CertIDs signed, joined by commas", "sha1,sha256"),
+            string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
+            integer("workers", "worker processes (0: one for each usable CPU)"),
+            string("admin-address", "address of /metrics, /livez, /readyz and /healthz", "127.0.0.1"),
+            integer("admin-port", "port of the same (0: none)", 9402),
+            duration(
+                "drain-delay",
+                "how long SIGTERM lets requests come while /readyz fails",
+                timedelta(milliseconds=500),
+            ),
+            duration(
+                "drain-timeout", "how long requests in flight may take after that", timedelta(seconds=10)
+            ),
+        ),
+        _ocspserve,
+    ),
+)

@@ -1,0 +1,132 @@
+"""Answers from a file of base64 lines (`ocspdump` of CFSSL and of ocspd, Boulder), followed as it changes.
+
+The file is read whole, its answers become one segment of a private index directory, and a changed file
+is read again once it has been left alone for `_SETTLE_S`. A file that vanishes, holds no answer or is cut
+off in its last one never replaces what is being served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocspd.errors import OCSPDError
+from ocspd.logs import logger
+
+if TYPE_CHECKING:
+    from ocspd.clock import Clock
+    from ocspd.index.directory import IndexDirectory
+
+_LOOK_S = 0.2
+_SETTLE_S = 0.4
+"""A file whose size and time have not changed for so long is taken to be complete."""
+_SHOWN = 20
+"""Bad tokens that are logged one by one; more are counted."""
+_WHITESPACE = b" \t\r\n\f"
+
+Stamp = tuple[int, int, int]
+
+
+class ResponsesFile:
+    """Publishes the answers of a file into an index directory of its own."""
+
+    def __init__(self, path: str, directory: IndexDirectory, clock: Clock) -> None:
+        self.directory = directory
+        self._path = Path(path)
+        self._clock = clock
+        self._published: Stamp | None = None
+        self._complaint = ""
+        self._forced = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """Read the file for the first time.
+
+        OCSPDError when it cannot be read. A file without a single answer is served, as CFSSL does.
+        """
+        stamp = self._stamp()
+        await asyncio.to_thread(self._build, first=True)
+        self._published = stamp
+
+    async def follow(self) -> None:
+        """Read the file again whenever it has changed, until cancelled."""
+        while True:
+            try:
+                await self._look()
+                self._complaint = ""
+            except OCSPDError as err:
+                if str(err) != self._complaint:
+                    self._complaint = str(err)
+                    logger.error("%s; the answers read before are served on", err)
+            forced = asyncio.create_task(self._forced.wait())
+            await asyncio.wait([forced], timeout=_LOOK_S)
+            forced.cancel()
+
+    def reload(self) -> None:
+        """Read the file again at once, changed or not."""
+        self._forced.set()
+
+    async def _look(self) -> None:
+        forced = self._forced.is_set()
+        self._forced.clear()
+        stamp = self._stamp()
+        if stamp == self._published and not forced:
+            return
+        while True:
+            await asyncio.sleep(_SETTLE_S)
+            later = self._stamp()
+            if later == stamp:
+                break
+            stamp = later
+        self._published = stamp  # also when it is of no use: looked at again when it changes
+        await asyncio.to_thread(self._build, first=False)
+
+    def _stamp(self) -> Stamp:
+        try:
+            found = self._path.stat()
+        except OSError as err:
+            raise self._unreadable(err) from err
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _unreadable(self, error: OSError) -> OCSPDError:
+        return OCSPDError(f"unable to read response file {self._path}: {(error.strerror or '').lower()}")
+
+    def _build(self, *, first: bool) -> None:
+        try:
+            data = self._path.read_bytes()
+        except OSError as err:
+            raise self._unreadable(err) from err
+        now = int(self._clock.now().timestamp())
+        self.directory.create()
+        with self.directory.writer(now) as writer:
+            added, bad = writer.add_base64(data)
+            if not first and not added:
+                raise OCSPDError(f"{self._path} holds no OCSP response")
+            tokens = added + writer.skipped
+            if not first and bad and bad[-1][0] == tokens and data[-1:] not in _WHITESPACE:
+                raise OCSPDError(f"{self._path} is cut off: its last OCSP response is not complete")
+            for number, why in bad[:_SHOWN]:
+                logger.error("%s: OCSP response %d skipped: %s", self._path, number, why)
+            if writer.skipped > _SHOWN:
+                logger.error("%s: %d OCSP responses skipped in all", self._path, writer.skipped)
+            writer.finish()
+        self.directory.publish([self.directory.adopt(writer.path)], now)
+        self.directory.collect(self._clock.now().timestamp(), grace_s=60)
+        logger.info("Read %d OCSP responses", added)
+
+
+class PublishedIndex:
+    """An index directory that somebody else publishes to: nothing is to be done but look."""
+
+    def __init__(self, directory: IndexDirectory) -> None:
+        self.directory = directory
+
+    async def prepare(self) -> None:
+        """Do nothing: the supervisor reads the manifest."""
+
+    async def follow(self) -> None:
+        """Do nothing until cancelled."""
+        await asyncio.Event().wait()
+
+    def reload(self) -> None:
+        """Do nothing: the supervisor reads the manifest again."""
