@@ -1,0 +1,143 @@
+"""Certificates: loaded as CFSSL loads them, and turned into rows of certdb."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from ocspd.errors import Code, CodedError, DERError
+from ocspd.model import CertificateRow
+from ocspd.pki import extensions, names, pem, sans
+from ocspd.pki import ocsp_der as der
+from ocspd.pki.certid import parts_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+def load_certificate(data: bytes) -> x509.Certificate:
+    """Load the one certificate of a text: PEM, PKCS #7 in PEM, or DER.
+
+    CodedError: 1002 no PEM, 1003 not a certificate, or more than one.
+    """
+    found = load_certificates(data)
+    if len(found) > 1:
+        raise CodedError(
+            Code.CERT_PARSE_FAILED,
+            f"the PEM file should contain only one object, but has {len(found)} certificates",
+        )
+    return found[0]
+
+
+def load_certificates(data: bytes) -> list[x509.Certificate]:
+    """Load every certificate of a text; never an empty list (errors as of `load_certificate`)."""
+    is_der = data[:1] == b"\x30"
+    contents = [data] if is_der else [block.content for block in pem.blocks(data)]
+    if not contents:
+        raise CodedError(Code.CERT_DECODE_FAILED, "Failed to decode certificate: no PEM block in it")
+    found = [certificate for content in contents for certificate in _parse(content)]
+    if not found:
+        raise CodedError(Code.CERT_DECODE_FAILED, "Failed to decode certificate: the PKCS #7 object is empty")
+    return found
+
+
+def _parse(content: bytes) -> list[x509.Certificate]:
+    try:
+        return [x509.load_der_x509_certificate(content)]
+    except ValueError as err:
+        if _is_pkcs7(content):
+            try:
+                return pkcs7.load_der_pkcs7_certificates(content)
+            except (ValueError, UnsupportedAlgorithm):
+                pass
+        reason = " ".join(str(err).split())[:200]
+        raise CodedError(Code.CERT_PARSE_FAILED, f"Failed to parse certificate: {reason}") from err
+
+
+def _is_pkcs7(content: bytes) -> bool:
+    """ContentInfo begins with an OBJECT IDENTIFIER, a certificate never does."""
+    try:
+        return der.children(content)[0][0] == der.OBJECT_IDENTIFIER
+    except (DERError, IndexError):
+        return False
+
+
+def certificate_to_pem(certificate: x509.Certificate) -> str:
+    """Return the PEM text, with a newline at its end."""
+    return pem.encode("CERTIFICATE", certificate.public_bytes(serialization.Encoding.DER))
+
+
+def aki_hex(certificate: x509.Certificate) -> str:
+    """Return the authority key identifier in certdb's form (lower-case hex), "" without one."""
+    found = extensions.find(extensions.of_certificate(certificate), extensions.AUTHORITY_KEY_ID)
+    if found is not None:
+        try:
+            for part in der.children(found.value):
+                if part[0] == der.context(0, constructed=False):
+                    return der.content(part).hex()
+        except DERError:
+            pass
+    return ""
+
+
+def ski_hex(certificate: x509.Certificate) -> str:
+    """Return the subject key identifier as lower-case hex, "" without one."""
+    identifier = subject_key_id(certificate)
+    return "" if identifier is None else identifier.hex()
+
+
+def subject_key_id(certificate: x509.Certificate) -> bytes | None:
+    """Return the subject key identifier, None without one."""
+    found = extensions.find(extensions.of_certificate(certificate), extensions.SUBJECT_KEY_ID)
+    if found is None:
+        return None
+    try:
+        return der.content(found.value)
+    except DERError:
+        return None
+
+
+def subject_name(certificate: x509.Certificate) -> names.Name:
+    """Return the subject in CFSSL's fields; CodedError 1003 when it is not a name."""
+    try:
+        return names.parse(parts_of(certificate).subject)
+    except (DERError, IndexError) as err:
+        raise CodedError(Code.CERT_PARSE_FAILED, f"certificate subject: {err}") from err
+
+
+def alternative_names(certificate: x509.Certificate) -> sans.AlternativeNames:
+    """Return the subject alternative names; none when they cannot be read."""
+    found = extensions.find(extensions.of_certificate(certificate), extensions.SUBJECT_ALT_NAME)
+    try:
+        return sans.parse(found.value) if found else sans.AlternativeNames()
+    except DERError:
+        return sans.AlternativeNames()
+
+
+def basic_constraints(certificate: x509.Certificate) -> extensions.BasicConstraints:
+    """Return basicConstraints; those of an end entity when there are none or they cannot be read."""
+    found = extensions.find(extensions.of_certificate(certificate), extensions.BASIC_CONSTRAINTS)
+    try:
+        return extensions.parse_basic_constraints(found.value) if found else extensions.BasicConstraints()
+    except DERError:
+        return extensions.BasicConstraints()
+
+
+def to_row(certificate: x509.Certificate, *, label: str, issued_at: datetime) -> CertificateRow:
+    """Return the row CFSSL writes for a certificate it has just signed; `sans` has DNS names only."""
+    dns = alternative_names(certificate).dns
+    return CertificateRow(
+        serial=certificate.serial_number,
+        aki=aki_hex(certificate),
+        pem=certificate_to_pem(certificate),
+        expiry=certificate.not_valid_after_utc,
+        ca_label=label,
+        issued_at=issued_at,
+        not_before=certificate.not_valid_before_utc,
+        sans=list(dns) or None,
+        common_name=subject_name(certificate).common_name,
+    )

@@ -1,0 +1,315 @@
+"""Reading a signing configuration; what it means is in `profiles`, whose `parse_config` this is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import re2  # type: ignore[import-untyped]  # google-re2 has no type information
+
+from ocspd import wire
+from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.pki import names
+from ocspd.pki.auth import AuthKey, parse_auth_key
+from ocspd.pki.profiles import AuthRemote, CAConstraint, CSRWhitelist, Profile, SigningConfig, default_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_QUALIFIERS = ("id-qt-cps", "id-qt-unotice")
+_PROFILE_KEYS = (
+    "id-qt-cpsid-qt-unoticeusages",
+    "expiry",
+    "backdate",
+    "not_before",
+    "not_after",
+    "ca_constraint",
+    "ocsp_url",
+    "crl_url",
+    "issuer_urls",
+    "ocsp_no_check",
+    "policies",
+    "copy_extensions",
+    "allowed_extensions",
+    "CSRWhitelist",
+    "name_whitelist",
+    "auth_key",
+    "prev_auth_key",
+    "remote",
+    "auth_remote",
+    "ct_log_servers",
+    "cert_store",
+    "lint_error_level",
+    "ignored_lints",
+    "ignored_lint_sources",
+    "ClientProvidesSerialNumbers",
+    "RemoteServer",
+)
+
+
+def invalid(text: str) -> CodedError:
+    """Return the error for a configuration that cannot be used (5200)."""
+    return CodedError(Code.POLICY_INVALID, f"Invalid or unknown policy: {text}")
+
+
+def read_config(data: bytes) -> SigningConfig:
+    """Read a signing configuration; CodedError 5200, or ConfigError when there is no signing section."""
+    try:
+        top = wire.Fields(wire.loads(data), "Config")
+        signing = top.child("signing", "Signing")
+        if signing is None:
+            raise ConfigError('no "signing" field in the configuration')
+        keys = {
+            name: _auth_key(name, wire.Fields(value, "AuthKey"))
+            for name, value in (top.mapping("auth_keys", "AuthKey") or {}).items()
+        }
+        remotes = _remotes(top)
+        reader = _ProfileReader(keys, remotes)
+        default_fields = signing.child("default", "SigningProfile")
+        default = default_profile() if default_fields is None else reader.read("default", default_fields)
+        if not default.is_remote and default.expiry == timedelta():
+            raise invalid("profile default: expiry is zero")
+        profiles = {}
+        for name, value in (signing.mapping("profiles", "SigningProfile") or {}).items():
+            if value is None:
+                raise invalid(f"profile {name}: it is null")
+            profile = reader.read(name, wire.Fields(value, "SigningProfile"))
+            profiles[name] = _inherit(name, profile, default)
+    except wire.JSONError as err:
+        raise CodedError(Code.POLICY_INVALID, f"failed to unmarshal configuration: {err}") from err
+    reader.unknown += [f"signing.{key}" for key in signing.unknown("default", "profiles")]
+    reader.unknown += top.unknown("signing", "auth_keys", "remotes", "ocsp")
+    return SigningConfig(
+        default=default, profiles=profiles, auth_keys=keys, remotes=remotes, unknown=tuple(reader.unknown)
+    )
+
+
+def _auth_key(name: str, fields: wire.Fields) -> AuthKey:
+    kind = fields.string("type")
+    if kind != "standard":
+        raise invalid(f"auth key {name}: type {kind[:40]!r} is not known: use standard")
+    try:
+        return parse_auth_key(fields.string("key"))
+    except CodedError as err:
+        raise invalid(f"auth key {name}: {err.message}") from err
+
+
+def _remotes(top: wire.Fields) -> dict[str, str]:
+    found = {}
+    for name, value in (top.mapping("remotes", "string") or {}).items():
+        if value is not None and not isinstance(value, str):
+            raise wire.JSONError(
+                f"json: cannot unmarshal {name} into Go struct field Config.remotes of type string"
+            )
+        found[name] = value or ""
+    return found
+
+
+def _inherit(name: str, profile: Profile, default: Profile) -> Profile:
+    if not profile.is_remote and not profile.usages:
+        raise invalid(f"profile {name}: no usages")
+    if not profile.is_remote and not profile.parsed_usages():
+        words = ", ".join(profile.parsed_usages().unknown)
+        raise invalid(f"profile {name}: none of its usages is known: {words[:200]}")
+    return replace(
+        profile,
+        expiry=profile.expiry or default.expiry,
+        crl_url=profile.crl_url or default.crl_url,
+        ocsp_url=profile.ocsp_url or default.ocsp_url,
+        issuer_urls=default.issuer_urls if profile.issuer_urls is None else profile.issuer_urls,
+    )
+
+
+class _ProfileReader:
+    """Reads profiles against the auth keys and remotes of one configuration."""
+
+    def __init__(self, keys: Mapping[str, AuthKey], remotes: Mapping[str, str]) -> None:
+        self._keys = keys
+        self._remotes = remotes
+        self.unknown: list[str] = []
+
+    def read(self, name: str, fields: wire.Fields) -> Profile:
+        """Read one profile; JSONError for a wrong type, CodedError 5200 for a wrong value."""
+        try:
+            self.unknown += [f"profile {name}: {key}" for key in fields.unknown(*_PROFILE_KEYS)]
+            _refuse_later(fields)
+            profile = self._remote(fields)
+            if not profile.is_remote:
+                profile = _validity(fields, profile)
+            return _rest(fields, self._authentication(fields, profile))
+        except CodedError as err:
+            raise invalid(f"profile {name}: {err.message}") from err
+
+    def _key(self, name: str, what: str) -> AuthKey | None:
+        if not name:
+            return None
+        if name not in self._keys:
+            raise _wrong(f"{what} {name!r} is not in the auth_keys section")
+        return self._keys[name]
+
+    def _remote(self, fields: wire.Fields) -> Profile:
+        name = fields.string("remote")
+        auth = fields.child("auth_remote", "AuthRemote")
+        auth_name = auth.string("remote") if auth else ""
+        auth_key = auth.string("auth_key") if auth else ""
+        if name and auth_name:
+            raise _wrong("it has both a remote and an auth_remote")
+        if auth_name and not auth_key:
+            raise _wrong("auth_remote has no auth_key")
+        if auth_key and not auth_name:
+            raise _wrong("auth_remote has no remote")
+        server = fields.string("RemoteServer")
+        if name or auth_name:
+            server = self._remotes.get(name or auth_name, "")
+            if not server:
+                raise _wrong(f"remote {name or auth_name!r} is not in the remotes section")
+        key = self._key(auth_key, "auth_remote's auth_key")
+        auth_remote = None if key is None else AuthRemote(remote=auth_name, key=key)
+        return Profile(remote=name, remote_server=server, auth_remote=auth_remote)
+
+    def _authentication(self, fields: wire.Fields, profile: Profile) -> Profile:
+        return replace(
+            profile,
+            auth_key=self._key(fields.string("auth_key"), "auth_key"),
+            prev_auth_key=self._key(fields.string("prev_auth_key"), "prev_auth_key"),
+        )
+
+
+def _wrong(text: str) -> CodedError:
+    return CodedError(Code.POLICY_INVALID, text)
+
+
+def _refuse_later(fields: wire.Fields) -> None:
+    level = fields.integer("lint_error_level")
+    if not 0 <= level < 8:
+        raise _wrong("lint_error_level is not between 0 and 7")
+    given = [
+        key for key in ("ct_log_servers", "ignored_lints", "ignored_lint_sources") if fields.strings(key)
+    ]
+    if level:
+        given.append("lint_error_level")
+    if given:
+        raise _wrong(f"{', '.join(given)}: not supported by this version of ocspd; remove it")
+
+
+def _duration(fields: wire.Fields, key: str) -> tuple[timedelta, str]:
+    text = fields.string(key)
+    if not text:
+        return timedelta(), ""
+    try:
+        return wire.parse_duration(text), text
+    except (wire.DurationError, OverflowError) as err:
+        raise _wrong(f"{key}: {err}") from err
+
+
+def _validity(fields: wire.Fields, profile: Profile) -> Profile:
+    expiry, text = _duration(fields, "expiry")
+    if not text:
+        raise _wrong('empty expiry string: say for example "expiry": "8760h"')
+    backdate, _ = _duration(fields, "backdate")
+    if expiry < timedelta():
+        raise _wrong(f"expiry {text} is negative")
+    not_before, not_after = _time(fields, "not_before"), _time(fields, "not_after")
+    if not_before and not_after and not_after <= not_before:
+        raise _wrong("not_after is not later than not_before")
+    return replace(
+        profile,
+        expiry=expiry,
+        expiry_text=text,
+        backdate=backdate,
+        not_before=not_before,
+        not_after=not_after,
+    )
+
+
+def _time(fields: wire.Fields, key: str) -> datetime | None:
+    text = fields.string(key)
+    if not text:
+        return None
+    try:
+        value = datetime.fromisoformat(text)
+        if value.tzinfo is None or "T" not in text:
+            raise ValueError(text)  # noqa: TRY301  (one text for every form that is not RFC 3339)
+        return value.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise _wrong(f"{key}: {text[:40]!r} is not a time as 2006-01-02T15:04:05Z") from None
+
+
+def _rest(fields: wire.Fields, profile: Profile) -> Profile:
+    usages, issuer_urls = fields.strings("usages"), fields.strings("issuer_urls")
+    fields.string("cert_store")
+    allowed = frozenset(fields.strings("allowed_extensions") or ())
+    for oid in allowed:
+        _check_oid("allowed_extensions", oid)
+    return replace(
+        profile,
+        usages=None if usages is None else tuple(usages),
+        ca_constraint=_ca_constraint(fields.child("ca_constraint", "CAConstraint")),
+        ocsp_url=fields.string("ocsp_url"),
+        crl_url=fields.string("crl_url"),
+        issuer_urls=None if issuer_urls is None else tuple(issuer_urls),
+        ocsp_no_check=fields.boolean("ocsp_no_check"),
+        policies=tuple(_policy(item) for item in fields.items("policies", "CertificatePolicy")),
+        copy_extensions=fields.boolean("copy_extensions"),
+        allowed_extensions=allowed,
+        csr_whitelist=_csr_whitelist(fields.child("CSRWhitelist", "CSRWhitelist")),
+        name_whitelist=_name_whitelist(fields.string("name_whitelist")),
+        client_provides_serial=fields.boolean("ClientProvidesSerialNumbers"),
+    )
+
+
+def _ca_constraint(fields: wire.Fields | None) -> CAConstraint:
+    if fields is None:
+        return CAConstraint()
+    return CAConstraint(
+        is_ca=fields.boolean("is_ca"),
+        max_path_len=fields.integer("max_path_len"),
+        max_path_len_zero=fields.boolean("max_path_len_zero"),
+    )
+
+
+def _csr_whitelist(fields: wire.Fields | None) -> CSRWhitelist | None:
+    if fields is None:
+        return None
+    return CSRWhitelist(
+        subject=fields.boolean("Subject"),
+        public_key_algorithm=fields.boolean("PublicKeyAlgorithm"),
+        public_key=fields.boolean("PublicKey"),
+        signature_algorithm=fields.boolean("SignatureAlgorithm"),
+        dns_names=fields.boolean("DNSNames"),
+        ip_addresses=fields.boolean("IPAddresses"),
+        email_addresses=fields.boolean("EmailAddresses"),
+        uris=fields.boolean("URIs"),
+    )
+
+
+def _policy(fields: wire.Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
+    oid = fields.string("ID")
+    _check_oid("policies", oid)
+    qualifiers = []
+    for item in fields.items("Qualifiers", "CertificatePolicyQualifier"):
+        kind, value = item.string("Type"), item.string("Value")
+        if kind not in _QUALIFIERS:
+            raise _wrong(f"invalid policy qualifier type {kind[:40]!r}: use {' or '.join(_QUALIFIERS)}")
+        if kind == "id-qt-cps" and not value.isascii():
+            raise _wrong(f"policy {oid}: a CPS URI is ASCII only")
+        qualifiers.append((kind, value))
+    return oid, tuple(qualifiers)
+
+
+def _check_oid(where: str, oid: str) -> None:
+    if not names.is_oid(oid):
+        raise _wrong(f"{where}: {oid[:60]!r} is not an object identifier such as 1.2.3.4")
+
+
+def _name_whitelist(pattern: str) -> str:
+    if pattern:
+        options: Any = re2.Options()
+        options.log_errors = False
+        try:
+            re2.compile(pattern, options)
+        except re2.error as err:
+            reason = err.args[0].decode("utf-8", "replace") if err.args else ""
+            raise _wrong(f"name_whitelist: not an RE2 expression: {reason}") from None
+    return pattern

@@ -1,0 +1,197 @@
+"""X.509 extensions as bytes: read from requests and certificates, and encoded as Go encodes them.
+
+Extensions go through unparsed wherever they can, so that what a request asks for reaches the
+certificate octet by octet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ocspd.errors import DERError
+from ocspd.pki import names
+from ocspd.pki import ocsp_der as der
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+SUBJECT_KEY_ID = "2.5.29.14"
+KEY_USAGE = "2.5.29.15"
+SUBJECT_ALT_NAME = "2.5.29.17"
+ISSUER_ALT_NAME = "2.5.29.18"
+BASIC_CONSTRAINTS = "2.5.29.19"
+NAME_CONSTRAINTS = "2.5.29.30"
+CRL_DISTRIBUTION_POINTS = "2.5.29.31"
+CERTIFICATE_POLICIES = "2.5.29.32"
+AUTHORITY_KEY_ID = "2.5.29.35"
+EXTENDED_KEY_USAGE = "2.5.29.37"
+AUTHORITY_INFO_ACCESS = "1.3.6.1.5.5.7.1.1"
+OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
+DELEGATION_USAGE = "1.3.6.1.4.1.44363.44"
+
+_OCSP = "1.3.6.1.5.5.7.48.1"
+_CA_ISSUERS = "1.3.6.1.5.5.7.48.2"
+_CPS = "1.3.6.1.5.5.7.2.1"
+_USER_NOTICE = "1.3.6.1.5.5.7.2.2"
+_BOOLEAN = 0x01
+_TRUE = b"\x01\x01\xff"
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One extension: dotted OID, criticality, and the DER inside its OCTET STRING."""
+
+    oid: str
+    critical: bool
+    value: bytes
+
+    def encode(self) -> bytes:
+        """Return the DER of the Extension (RFC 5280 §4.1)."""
+        critical = _TRUE if self.critical else b""
+        return der.sequence(der.oid(self.oid), critical, der.tlv(der.OCTET_STRING, self.value))
+
+
+@dataclass(frozen=True, slots=True)
+class BasicConstraints:
+    """RFC 5280 §4.2.1.9; `path_len` None is no limit."""
+
+    ca: bool = False
+    path_len: int | None = None
+
+
+def parse_extensions(data: bytes) -> tuple[Extension, ...]:
+    """Read the DER of an Extensions SEQUENCE; DERError when it is not one."""
+    found = []
+    for element in der.children(data):
+        parts = der.children(element)
+        critical = len(parts) == 3 and parts[1][0] == _BOOLEAN
+        if len(parts) != 2 + critical or parts[0][0] != der.OBJECT_IDENTIFIER:
+            raise DERError("an extension is not an identifier and a value")
+        if parts[-1][0] != der.OCTET_STRING:
+            raise DERError("the value of an extension is not an OCTET STRING")
+        is_critical = critical and der.content(parts[1]) != b"\x00"
+        found.append(Extension(names.parse_oid(parts[0]), is_critical, der.content(parts[-1])))
+    return tuple(found)
+
+
+def of_certificate(certificate: x509.Certificate) -> tuple[Extension, ...]:
+    """Return the extensions of a certificate as they are encoded; none when they cannot be read."""
+    try:
+        for field in der.children(certificate.tbs_certificate_bytes):
+            if field[0] == der.context(3, constructed=True):
+                return parse_extensions(der.content(field))
+    except (DERError, IndexError):
+        return ()
+    return ()
+
+
+def find(extensions: Sequence[Extension], oid: str) -> Extension | None:
+    """Return the first extension with this OID, None when there is none."""
+    return next((extension for extension in extensions if extension.oid == oid), None)
+
+
+def parse_basic_constraints(value: bytes) -> BasicConstraints:
+    """Read basicConstraints; DERError when the value is something else."""
+    ca, path_len = False, None
+    for part in der.children(value):
+        if part[0] == _BOOLEAN:
+            ca = der.content(part) != b"\x00"
+        elif part[0] == der.INTEGER:
+            path_len = int.from_bytes(der.content(part), "big", signed=True)
+        else:
+            raise DERError("basicConstraints holds something else than cA and pathLenConstraint")
+    return BasicConstraints(ca, None if path_len is None or path_len < 0 else path_len)
+
+
+def basic_constraints(constraints: BasicConstraints) -> Extension:
+    """Encode basicConstraints, critical; FALSE is a default and thus not written."""
+    parts = [_TRUE] if constraints.ca else []
+    if constraints.ca and constraints.path_len is not None:
+        parts.append(der.integer(constraints.path_len))
+    return Extension(BASIC_CONSTRAINTS, critical=True, value=der.sequence(*parts))
+
+
+def key_usage(bits: int) -> Extension:
+    """Encode keyUsage, critical; bit n of the number is bit n of RFC 5280 §4.2.1.3."""
+    size = bits.bit_length()
+    octets = bytearray((size + 7) // 8)
+    for number in range(size):
+        if bits >> number & 1:
+            octets[number // 8] |= 0x80 >> number % 8
+    unused = -size % 8
+    return Extension(KEY_USAGE, critical=True, value=der.tlv(der.BIT_STRING, bytes((unused,)), bytes(octets)))
+
+
+def extended_key_usage(oids: Sequence[str]) -> Extension:
+    """Encode extKeyUsage, in the order given."""
+    value = der.sequence(*(der.oid(dotted) for dotted in oids))
+    return Extension(EXTENDED_KEY_USAGE, critical=False, value=value)
+
+
+def subject_key_id(identifier: bytes) -> Extension:
+    """Encode subjectKeyIdentifier."""
+    return Extension(SUBJECT_KEY_ID, critical=False, value=der.tlv(der.OCTET_STRING, identifier))
+
+
+def authority_key_id(identifier: bytes) -> Extension:
+    """Encode authorityKeyIdentifier with a keyIdentifier only."""
+    value = der.sequence(der.tlv(der.context(0, constructed=False), identifier))
+    return Extension(AUTHORITY_KEY_ID, critical=False, value=value)
+
+
+def authority_info_access(ocsp: Sequence[str], ca_issuers: Sequence[str]) -> Extension:
+    """Encode authorityInfoAccess: OCSP servers first, then the issuer's certificates."""
+    places = [(_OCSP, url) for url in ocsp] + [(_CA_ISSUERS, url) for url in ca_issuers]
+    value = der.sequence(*(der.sequence(der.oid(kind), _uri(url)) for kind, url in places))
+    return Extension(AUTHORITY_INFO_ACCESS, critical=False, value=value)
+
+
+def crl_distribution_points(urls: Sequence[str]) -> Extension:
+    """Encode cRLDistributionPoints, one point for each URL."""
+    points = []
+    for url in urls:
+        full_name = der.tlv(der.context(0, constructed=True), _uri(url))
+        points.append(der.sequence(der.tlv(der.context(0, constructed=True), full_name)))
+    return Extension(CRL_DISTRIBUTION_POINTS, critical=False, value=der.sequence(*points))
+
+
+def certificate_policies(policies: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Extension:
+    """Encode certificatePolicies: (OID, [(qualifier type, text)]) with the types of RFC 5280 §4.2.1.4."""
+    encoded = []
+    for policy, qualifiers in policies:
+        parts = [der.oid(policy)]
+        if qualifiers:
+            parts.append(der.sequence(*(_qualifier(kind, text) for kind, text in qualifiers)))
+        encoded.append(der.sequence(*parts))
+    return Extension(CERTIFICATE_POLICIES, critical=False, value=der.sequence(*encoded))
+
+
+def _qualifier(kind: str, text: str) -> bytes:
+    if kind == "id-qt-cps":
+        return der.sequence(der.oid(_CPS), der.tlv(0x16, ia5(text)))
+    return der.sequence(der.oid(_USER_NOTICE), der.sequence(der.tlv(0x0C, text.encode())))
+
+
+def ocsp_no_check() -> Extension:
+    """Encode id-pkix-ocsp-nocheck (RFC 6960 §4.2.2.2.1)."""
+    return Extension(OCSP_NO_CHECK, critical=False, value=der.NULL)
+
+
+def delegation_usage() -> Extension:
+    """Encode DelegationUsage (RFC 9345 §4.2)."""
+    return Extension(DELEGATION_USAGE, critical=False, value=der.NULL)
+
+
+def _uri(url: str) -> bytes:
+    return der.tlv(der.context(6, constructed=False), ia5(url))
+
+
+def ia5(text: str) -> bytes:
+    """Return the octets of an IA5String; DERError in Go's words when the text has other characters."""
+    try:
+        return text.encode("ascii")
+    except UnicodeEncodeError:
+        raise DERError(f'x509: "{text[:200]}" cannot be encoded as an IA5String') from None

@@ -1,0 +1,210 @@
+"""What Go's net/mail and net/url make of a text: how CFSSL tells an e-mail address and a URI from a name.
+
+Only as much of both as decides that question and gives the text that lands in the certificate.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ATEXT = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~")
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
+_UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~")
+_PATH_SAFE = _UNRESERVED | frozenset("$&+,/:;=@")
+_PATH_KEPT = _PATH_SAFE | frozenset("!'()*[]%")
+_HOST_SAFE = _UNRESERVED | frozenset("!$&'()*+,;=:[]<>\"")
+_USER_SAFE = _UNRESERVED | frozenset("$&+,;=")
+_USERINFO = re.compile(r"[A-Za-z0-9\-._:~!$&'()*+,;=%@]*")
+_PORT = re.compile(r"(?::[0-9]*)?")
+
+
+class _Reader:
+    """A position in a text; every method consumes or raises ValueError."""
+
+    def __init__(self, text: str) -> None:
+        self.rest = text
+
+    def skip_space(self) -> None:
+        self.rest = self.rest.lstrip(" \t")
+
+    def take(self, char: str) -> None:
+        if not self.rest.startswith(char):
+            raise ValueError(char)
+        self.rest = self.rest[len(char) :]
+
+    def atom(self, *, dots: bool, permissive: bool = False) -> str:
+        end = 0
+        for char in self.rest:
+            if not (char in _ATEXT or ord(char) >= 0x80 or (dots and char == ".")):
+                break
+            end += 1
+        atom = self.rest[:end]
+        if not atom or (not permissive and (atom[0] == "." or atom[-1] == "." or ".." in atom)):
+            raise ValueError(atom)
+        self.rest = self.rest[end:]
+        return atom
+
+    def quoted(self) -> str:
+        self.take('"')
+        text: list[str] = []
+        while self.rest:
+            char, self.rest = self.rest[0], self.rest[1:]
+            if char == '"':
+                return "".join(text)
+            if char == "\\" and self.rest:
+                char, self.rest = self.rest[0], self.rest[1:]
+            if char not in " \t" and not char.isprintable():
+                break
+            text.append(char)
+        raise ValueError("unclosed quoted-string")
+
+    def address(self) -> str:
+        self.skip_space()
+        if self.rest.startswith('"'):
+            local = self.quoted()
+            if not local:
+                raise ValueError("empty quoted string")
+        else:
+            local = self.atom(dots=True)
+        self.take("@")
+        self.skip_space()
+        return f"{local}@{self.atom(dots=True)}"
+
+    def comments(self) -> None:
+        self.skip_space()
+        while self.rest.startswith("("):
+            depth = 0
+            for position, char in enumerate(self.rest):
+                depth += {"(": 1, ")": -1}.get(char, 0)
+                if depth == 0:
+                    self.rest = self.rest[position + 1 :]
+                    break
+            else:
+                raise ValueError("unclosed comment")
+            self.skip_space()
+
+
+def email_address(text: str) -> str | None:
+    """Return the address of a text that is one RFC 5322 address, `Name <address>` included, else None."""
+    try:
+        reader = _Reader(text)
+        found = _plain_address(reader) or _named_address(reader)
+        reader.comments()
+    except ValueError:
+        return None
+    return None if reader.rest else found
+
+
+def _plain_address(reader: _Reader) -> str | None:
+    start = reader.rest
+    try:
+        return reader.address()
+    except ValueError:
+        reader.rest = start
+        return None
+
+
+def _named_address(reader: _Reader) -> str:
+    reader.skip_space()
+    words = 0
+    while reader.rest and not reader.rest.startswith("<"):
+        if reader.rest.startswith('"'):
+            reader.quoted()
+        else:
+            reader.atom(dots=True, permissive=True)
+        words += 1
+        reader.skip_space()
+    reader.take("<")
+    found = reader.address()
+    reader.take(">")
+    return found
+
+
+def request_uri(text: str) -> str | None:
+    """Return a text as url.ParseRequestURI and URL.String would write it, None when Go refuses it.
+
+    Whatever begins with a scheme is accepted (`host:8080` too), and so are `*` and absolute paths.
+    """
+    if not text or any(char < " " or char == "\x7f" for char in text):
+        return None
+    if text == "*":
+        return text
+    match = _SCHEME.match(text)
+    scheme, rest = (match[1].lower(), text[match.end() :]) if match else ("", text)
+    if not match and text[0] == ":":
+        return None
+    rest, question, query = rest.partition("?")
+    suffix = question + query
+    if not rest.startswith("/"):
+        return f"{scheme}:{rest}{suffix}" if scheme else None
+    try:
+        if scheme and rest.startswith("//"):
+            authority, slash, path = rest[2:].partition("/")
+            shown = _authority(authority)
+            # URL.String leaves the slashes out when there is neither host nor user nor path
+            slashes = "//" if shown or slash else ""
+            return f"{scheme}:{slashes}{shown}{_path(slash + path)}{suffix}"
+        shown = _path(rest)
+    except ValueError:
+        return None
+    return f"{scheme}:{shown}{suffix}" if scheme else f"{shown}{suffix}"
+
+
+def _authority(authority: str) -> str:
+    userinfo, at, host = authority.rpartition("@")
+    if at and not _USERINFO.fullmatch(userinfo):
+        raise ValueError(userinfo)
+    if host.startswith("["):
+        end = host.rfind("]")
+        if end < 0 or not _PORT.fullmatch(host[end + 1 :]):
+            raise ValueError(host)
+    elif ":" in host and not _PORT.fullmatch(host[host.rfind(":") :]):
+        raise ValueError(host)
+    shown = _escape(_unescape_host(host), _HOST_SAFE)
+    if not at:
+        return shown
+    user, colon, password = userinfo.partition(":")
+    return f"{_reescape(user)}{colon}{_reescape(password) if colon else ''}@{shown}"
+
+
+def _reescape(text: str) -> str:
+    return _escape(_unescape(text), _USER_SAFE)
+
+
+def _unescape_host(host: str) -> bytes:
+    for char in host:
+        if char < "\x80" and char not in _HOST_SAFE and char != "%":
+            raise ValueError(host)
+    for match in re.finditer(r"%(.{0,2})", host):
+        # in a host only octets beyond ASCII may be escaped (and the % of a zone)
+        if match[1] != "25" and not re.fullmatch(r"[89a-fA-F][0-9a-fA-F]", match[1]):
+            raise ValueError(host)
+    return _unescape(host)
+
+
+def _path(path: str) -> str:
+    decoded = _unescape(path)
+    if all(char in _PATH_KEPT for char in path):
+        return path
+    return _escape(decoded, _PATH_SAFE)
+
+
+def _unescape(text: str) -> bytes:
+    out = bytearray()
+    data = text.encode("utf-8", "surrogateescape")
+    position = 0
+    while position < len(data):
+        if data[position] == 0x25:
+            digits = data[position + 1 : position + 3]
+            if len(digits) != 2 or not re.fullmatch(rb"[0-9a-fA-F]{2}", digits):
+                raise ValueError(text)
+            out.append(int(digits, 16))
+            position += 3
+        else:
+            out.append(data[position])
+            position += 1
+    return bytes(out)
+
+
+def _escape(data: bytes, safe: frozenset[str]) -> str:
+    return "".join(chr(octet) if chr(octet) in safe else f"%{octet:02X}" for octet in data)

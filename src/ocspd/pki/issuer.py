@@ -1,0 +1,246 @@
+"""Issuing: what CFSSL's local signer decides between a request and a certificate.
+
+In order: profile, CSR and its signature, CA request against policy, names, whitelist, serial, request
+extensions, validity, constraints, extensions. The request says who; the profile says everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ocspd.errors import Code, CodedError
+from ocspd.logs import logger
+from ocspd.pki import certs, extensions, keys, sans
+from ocspd.pki.csr_reader import ReceivedCSR, load_csr
+from ocspd.pki.extensions import BasicConstraints, Extension
+from ocspd.pki.names import Name
+from ocspd.pki.profiles import DEFAULT_BACKDATE, CSRWhitelist
+from ocspd.pki.template import Template, random_serial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+    from ocspd.clock import Clock
+    from ocspd.pki.csr import Subject
+    from ocspd.pki.keys import PrivateKey
+    from ocspd.pki.profiles import Profile, SigningConfig
+
+_MINUTE = timedelta(minutes=1)
+
+NEVER_COPIED = frozenset(
+    {
+        extensions.KEY_USAGE,
+        extensions.EXTENDED_KEY_USAGE,
+        extensions.BASIC_CONSTRAINTS,
+        extensions.SUBJECT_KEY_ID,
+        extensions.AUTHORITY_KEY_ID,
+        extensions.SUBJECT_ALT_NAME,
+        extensions.ISSUER_ALT_NAME,
+        extensions.NAME_CONSTRAINTS,
+        extensions.CRL_DISTRIBUTION_POINTS,
+        extensions.AUTHORITY_INFO_ACCESS,
+        extensions.CERTIFICATE_POLICIES,
+    }
+)
+"""What copy_extensions leaves out: a request does not choose its own usages, names or policies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignRequest:
+    """A request to sign.
+
+    `hosts` None keeps the CSR's names and a list, even an empty one, replaces them. `subject` overrides
+    parts of the CSR's. `serial` counts only where the profile lets clients choose it. `extensions` must
+    be allowed by the profile. Times override the profile's.
+    """
+
+    csr_pem: str
+    hosts: Sequence[str] | None = None
+    subject: Subject | None = None
+    profile: str = ""
+    label: str = ""
+    serial: int | None = None
+    crl_url: str = ""
+    extensions: tuple[Extension, ...] = ()
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+
+
+class Issuer:
+    """A CA: its certificate, its key, and its policy. Without a certificate it signs only itself."""
+
+    def __init__(
+        self, certificate: x509.Certificate | None, key: PrivateKey, config: SigningConfig, clock: Clock
+    ) -> None:
+        if certificate is not None:
+            keys.check_key_matches(key, certificate)
+        self.certificate = certificate
+        self.config = config
+        self._key = key
+        self._clock = clock
+
+    def info(self, profile: str = "") -> dict[str, Any]:
+        """Return CFSSL's info object: the CA certificate, the profile's usages and its expiry."""
+        found = self.config.profile(profile)
+        certificate = "" if self.certificate is None else certs.certificate_to_pem(self.certificate).strip()
+        usages = None if found.usages is None else list(found.usages)
+        return {"certificate": certificate, "usages": usages, "expiry": found.expiry_text}
+
+    def sign(self, request: SignRequest) -> x509.Certificate:
+        """Issue a certificate, or raise a CodedError that says why not (5xxx policy, 9xxx request)."""
+        profile = self.config.profile(request.profile)
+        if profile.is_remote:
+            raise CodedError(Code.POLICY_INVALID, "this profile is signed for by a remote, not here")
+        csr = load_csr(request.csr_pem.encode("utf-8", "replace"))
+        _check_ca_request(csr, profile, self.certificate)
+        csr = _whitelisted(csr, profile.csr_whitelist)
+        alternative = csr.alternative_names if request.hosts is None else sans.classify(request.hosts)
+        subject = csr.subject if request.subject is None else request.subject.over(csr.subject)
+        _check_names(profile, subject, alternative)
+        serial = _serial(profile, request)
+        usages = profile.parsed_usages()
+        if not usages:
+            raise CodedError(Code.POLICY_NO_KEY_USAGES, "Invalid policy: no key usage available")
+        not_before, not_after = self._validity(profile, request)
+        constraints = BasicConstraints()
+        if profile.ca_constraint.is_ca:
+            constraints = BasicConstraints(ca=True, path_len=profile.ca_constraint.path_len())
+            alternative = alternative.only_ips()
+        crl_url = request.crl_url or profile.crl_url
+        certificate = Template(
+            serial=serial,
+            subject=subject,
+            key_info=csr.key_info,
+            not_before=not_before,
+            not_after=not_after,
+            usages=usages,
+            alternative_names=alternative,
+            constraints=constraints,
+            ocsp_urls=(profile.ocsp_url,) if profile.ocsp_url else (),
+            issuer_urls=profile.issuer_urls or (),
+            crl_urls=(crl_url,) if crl_url else (),
+            extra=_extra_extensions(csr, profile, request),
+        ).sign(self._key, self.certificate)
+        self._warn(certificate)
+        logger.info("signed certificate with serial number %d", serial)
+        return certificate
+
+    def _validity(self, profile: Profile, request: SignRequest) -> tuple[datetime, datetime]:
+        now = self._clock.now()
+        backdate = profile.backdate or DEFAULT_BACKDATE
+        try:
+            start = profile.not_before or request.not_before or rounded_minute(now) - backdate
+            end = profile.not_after or request.not_after or start + profile.expiry
+        except OverflowError:
+            raise CodedError(Code.POLICY_INVALID, "the profile's validity ends after the year 9999") from None
+        if end <= start:
+            raise CodedError(
+                Code.POLICY_INVALID,
+                f"the profile's validity is empty: {start.isoformat()} to {end.isoformat()}",
+            )
+        return start, end
+
+    def _warn(self, certificate: x509.Certificate) -> None:
+        """Say what CFSSL signs without a word and verifiers refuse."""
+        issuer = self.certificate
+        if issuer is None:
+            return
+        if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
+            logger.warning(
+                "the certificate is valid until %s, its issuer only until %s",
+                certificate.not_valid_after_utc.date(),
+                issuer.not_valid_after_utc.date(),
+            )
+        if certs.basic_constraints(certificate).ca and certs.basic_constraints(issuer).path_len == 0:
+            logger.warning("the issuer's pathLenConstraint is 0: no chain through this CA will verify")
+
+
+def rounded_minute(instant: datetime) -> datetime:
+    """Round to the nearest minute, half a minute upwards (Go's Time.Round)."""
+    shifted = instant + _MINUTE / 2
+    return shifted.replace(second=0, microsecond=0)
+
+
+def _check_ca_request(csr: ReceivedCSR, profile: Profile, issuer: x509.Certificate | None) -> None:
+    wanted = csr.basic_constraints
+    if wanted is None or not wanted.ca:
+        return
+    if not profile.ca_constraint.is_ca:
+        raise _policy("the CSR asks for a CA certificate and the profile's ca_constraint does not allow that")
+    limit = certs.basic_constraints(issuer).path_len if issuer is not None else None
+    if limit == 0:
+        raise _policy("the issuer's pathLenConstraint is 0: it may not issue CA certificates")
+    if limit is not None and wanted.path_len is not None and wanted.path_len >= limit:
+        raise _policy(f"the CSR asks for pathLenConstraint {wanted.path_len}, the issuer has {limit} itself")
+
+
+def _policy(text: str) -> CodedError:
+    return CodedError(Code.POLICY_INVALID_REQUEST, f"Policy violation request: {text}")
+
+
+def _whitelisted(csr: ReceivedCSR, allowed: CSRWhitelist | None) -> ReceivedCSR:
+    if allowed is None:
+        return csr
+    if not (allowed.public_key and allowed.public_key_algorithm):
+        raise CodedError(
+            Code.POLICY_INVALID,
+            "the profile's CSRWhitelist lacks PublicKey or PublicKeyAlgorithm, so nothing can be signed",
+        )
+    names = csr.alternative_names
+    return replace(
+        csr,
+        subject=csr.subject if allowed.subject else Name(),
+        alternative_names=sans.AlternativeNames(
+            dns=names.dns if allowed.dns_names else (),
+            emails=names.emails if allowed.email_addresses else (),
+            ips=names.ips if allowed.ip_addresses else (),
+            uris=names.uris if allowed.uris else (),
+        ),
+    )
+
+
+def _check_names(profile: Profile, subject: Name, alternative: sans.AlternativeNames) -> None:
+    common_name = (subject.common_name,) if subject.common_name else ()
+    for name in (*common_name, *alternative.dns, *alternative.emails, *alternative.uris):
+        if not profile.allows_name(name):
+            raise CodedError(
+                Code.POLICY_UNMATCHED_WHITELIST,
+                f"Request does not match policy whitelist: {name[:200]!r} is not covered by name_whitelist",
+            )
+
+
+def _serial(profile: Profile, request: SignRequest) -> int:
+    if not profile.client_provides_serial:
+        return random_serial()
+    if request.serial is None:
+        raise CodedError(Code.CERT_MISSING_SERIAL, "Missing serial: the profile wants one from the client")
+    if not 0 < request.serial < 1 << 159:
+        raise CodedError(Code.CERT_BAD_REQUEST, "serial is not a positive number of at most 20 octets")
+    return request.serial
+
+
+def _extra_extensions(csr: ReceivedCSR, profile: Profile, request: SignRequest) -> tuple[Extension, ...]:
+    extra = []
+    for extension in csr.extensions:
+        copied = profile.copy_extensions and extension.oid not in NEVER_COPIED
+        if copied or extension.oid == extensions.DELEGATION_USAGE:
+            extra.append(extension)
+        elif profile.copy_extensions and extension.oid != extensions.SUBJECT_ALT_NAME:
+            logger.debug("extension %s of the CSR is not copied: policy decides it", extension.oid)
+    for extension in request.extensions:
+        if extension.oid not in profile.allowed_extensions:
+            raise CodedError(
+                Code.CERT_BAD_REQUEST, f"extension {extension.oid} is not in the profile's allowed_extensions"
+            )
+        extra.append(extension)
+    if profile.policies:
+        extra.append(extensions.certificate_policies(profile.policies))
+    if profile.ocsp_no_check:
+        extra.append(extensions.ocsp_no_check())
+    # RFC 5280 §4.2: never twice the same one; the profile's, which comes last, counts
+    unique = {extension.oid: extension for extension in extra}
+    return tuple(unique.values())

@@ -1,0 +1,270 @@
+"""Private keys: made, loaded, written and compared as CFSSL does it.
+
+A key signs with the hash its size asks for (`signature_hash`), RSA always with PKCS #1 v1.5. ML-DSA
+keys (FIPS 204) can be loaded and can sign where the installed `cryptography` knows them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from ocspd.errors import Code, CodedError, DERError
+from ocspd.pki import ocsp_der as der
+from ocspd.pki import pem
+
+try:
+    from cryptography.hazmat.primitives.asymmetric import mldsa
+except ImportError:  # before cryptography 47
+    mldsa = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    PrivateKey = (
+        rsa.RSAPrivateKey
+        | ec.EllipticCurvePrivateKey
+        | ed25519.Ed25519PrivateKey
+        | mldsa.MLDSA44PrivateKey
+        | mldsa.MLDSA65PrivateKey
+        | mldsa.MLDSA87PrivateKey
+    )
+    PublicKey = (
+        rsa.RSAPublicKey
+        | ec.EllipticCurvePublicKey
+        | ed25519.Ed25519PublicKey
+        | mldsa.MLDSA44PublicKey
+        | mldsa.MLDSA65PublicKey
+        | mldsa.MLDSA87PublicKey
+    )
+
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192
+
+_CURVES: dict[int, type[ec.EllipticCurve]] = {256: ec.SECP256R1, 384: ec.SECP384R1, 521: ec.SECP521R1}
+_GO_CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_ML_DSA_OIDS = {
+    "44": "2.16.840.1.101.3.4.3.17",
+    "65": "2.16.840.1.101.3.4.3.18",
+    "87": "2.16.840.1.101.3.4.3.19",
+}
+_RSA_OIDS = {
+    "sha1": "1.2.840.113549.1.1.5",
+    "sha256": "1.2.840.113549.1.1.11",
+    "sha384": "1.2.840.113549.1.1.12",
+    "sha512": "1.2.840.113549.1.1.13",
+}
+_ECDSA_OIDS = {
+    "sha1": "1.2.840.10045.4.1",
+    "sha256": "1.2.840.10045.4.3.2",
+    "sha384": "1.2.840.10045.4.3.3",
+    "sha512": "1.2.840.10045.4.3.4",
+}
+_ED25519_OID = "1.3.101.112"
+
+
+def generate_key(algo: str, size: int) -> PrivateKey:
+    """Make a key: `rsa` of 2048 to 8192 bits, `ecdsa` of 256, 384 or 521, `ed25519` (size ignored).
+
+    CodedError 2400 otherwise. RSA can take seconds.
+    """
+    match algo:
+        case "rsa":
+            if size < MIN_RSA_BITS:
+                raise CodedError(Code.KEY_GENERATION_FAILED, "RSA key is too weak")
+            if size > MAX_RSA_BITS:
+                raise CodedError(Code.KEY_GENERATION_FAILED, "RSA key size too large")
+            return rsa.generate_private_key(65537, size)
+        case "ecdsa":
+            curve = _CURVES.get(size)
+            if curve is None:
+                raise CodedError(Code.KEY_GENERATION_FAILED, "invalid curve")
+            return ec.generate_private_key(curve())
+        case "ed25519":
+            return ed25519.Ed25519PrivateKey.generate()
+        case _:
+            raise CodedError(Code.KEY_GENERATION_FAILED, "invalid algorithm")
+
+
+def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> PrivateKey:
+    """Load a key from PEM or DER: PKCS #8, PKCS #1 or SEC 1, whatever the PEM label says.
+
+    Encrypted keys (RFC 1421 headers, or PKCS #8) need the password, which is ignored for others.
+    CodedError: 2002 no PEM or a wrong password, 2003 not a key, 2100 encrypted and no password,
+    2200 a kind of key that is not supported.
+    """
+    if pem_or_der[:1] == b"\x30":
+        return _supported(_load_der(pem_or_der, password))
+    for block in pem.blocks(pem_or_der):
+        if block.label == "EC PARAMETERS":
+            continue
+        if "ENCRYPTED" in block.headers.get("Proc-Type", ""):
+            return _supported(_load_legacy(block.text, password))
+        if block.label.startswith(("CERTIFICATE", "X509 CRL", "NEW CERTIFICATE")):
+            raise CodedError(
+                Code.KEY_PARSE_FAILED, f"Failed to parse private key: the PEM block is a {block.label}"
+            )
+        return _supported(_load_der(block.content, password))
+    raise CodedError(Code.KEY_DECODE_FAILED, "Failed to decode private key: no PEM block in it")
+
+
+def _load_der(data: bytes, password: bytes | None) -> object:
+    encrypted = _is_encrypted_pkcs8(data)
+    if encrypted and not password:
+        raise _encrypted()
+    try:
+        return serialization.load_der_private_key(data, password if encrypted else None)
+    except UnsupportedAlgorithm as err:
+        raise _unsupported(str(err)) from err
+    except (ValueError, TypeError) as err:
+        if encrypted:
+            raise _wrong_password() from err
+        raise CodedError(Code.KEY_PARSE_FAILED, "Failed to parse private key") from err
+
+
+def _load_legacy(text: bytes, password: bytes | None) -> object:
+    if not password:
+        raise _encrypted()
+    try:
+        return serialization.load_pem_private_key(text, password)
+    except UnsupportedAlgorithm as err:
+        raise _unsupported(str(err)) from err
+    except (ValueError, TypeError) as err:
+        raise _wrong_password() from err
+
+
+def _is_encrypted_pkcs8(data: bytes) -> bool:
+    """EncryptedPrivateKeyInfo begins with an AlgorithmIdentifier, every other form with a version."""
+    try:
+        return der.children(data)[0][:1] == b"\x30"
+    except (DERError, IndexError):
+        return False
+
+
+def _encrypted() -> CodedError:
+    return CodedError(Code.KEY_ENCRYPTED, "Private key is encrypted.")
+
+
+def _wrong_password() -> CodedError:
+    return CodedError(
+        Code.KEY_DECODE_FAILED, "Failed to decrypt private key: wrong password, or the key is damaged"
+    )
+
+
+def _unsupported(what: str) -> CodedError:
+    return CodedError(Code.KEY_UNSUPPORTED, f"Private key algorithm is not RSA, ECC or Ed25519: {what}")
+
+
+def _supported(key: object) -> PrivateKey:
+    match key:
+        case rsa.RSAPrivateKey() | ed25519.Ed25519PrivateKey():
+            return key
+        case ec.EllipticCurvePrivateKey():
+            if not isinstance(key.curve, _GO_CURVES):
+                raise _unsupported(f"curve {key.curve.name}")
+            return key
+        case _ if _ml_dsa(key):
+            return key  # type: ignore[return-value]  # _ml_dsa has just told what it is
+        case _:
+            raise _unsupported(type(key).__name__)
+
+
+def _ml_dsa(key: object) -> str:
+    """Return the OID of an ML-DSA key, private or public; "" for any other key."""
+    if mldsa is not None:
+        for name, dotted in _ML_DSA_OIDS.items():
+            for kind in ("Private", "Public"):
+                known = getattr(mldsa, f"MLDSA{name}{kind}Key", None)
+                if known is not None and isinstance(key, known):
+                    return dotted
+    return ""
+
+
+def key_to_pem(key: PrivateKey) -> str:
+    """Write a key as CFSSL does: PKCS #1, SEC 1, or PKCS #8 under the label `Ed25519 PRIVATE KEY`.
+
+    ML-DSA keys, which CFSSL does not know, are PKCS #8 under the usual label.
+    """
+    if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        label = "RSA PRIVATE KEY" if isinstance(key, rsa.RSAPrivateKey) else "EC PRIVATE KEY"
+        form = serialization.PrivateFormat.TraditionalOpenSSL
+    else:
+        label = "Ed25519 PRIVATE KEY" if isinstance(key, ed25519.Ed25519PrivateKey) else "PRIVATE KEY"
+        form = serialization.PrivateFormat.PKCS8
+    data = key.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption())
+    return pem.encode(label, data)
+
+
+def signature_hash(key: PrivateKey | PublicKey) -> hashes.HashAlgorithm | None:
+    """Return the hash a key signs certificates and requests with; None for keys that hash themselves.
+
+    RSA: SHA-512 from 4096 bits, SHA-384 from 3072, SHA-256 from 2048, else SHA-1. ECDSA: by curve.
+    """
+    match key:
+        case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
+            for bits, algorithm in ((4096, hashes.SHA512), (3072, hashes.SHA384), (2048, hashes.SHA256)):
+                if key.key_size >= bits:
+                    return algorithm()
+            return hashes.SHA1()  # noqa: S303  (CFSSL's rule for keys that are weak anyway)
+        case ec.EllipticCurvePrivateKey() | ec.EllipticCurvePublicKey():
+            by_curve: dict[str, hashes.HashAlgorithm] = {
+                "secp256r1": hashes.SHA256(),
+                "secp384r1": hashes.SHA384(),
+                "secp521r1": hashes.SHA512(),
+            }
+            return by_curve.get(key.curve.name, hashes.SHA1())  # noqa: S303  (as above)
+        case _:
+            return None
+
+
+def signature_algorithm(key: PrivateKey | PublicKey) -> bytes:
+    """Encode the AlgorithmIdentifier of signatures by this key (RFC 4055, RFC 5758, RFC 8410, RFC 9881)."""
+    algorithm = signature_hash(key)
+    match key:
+        case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
+            assert algorithm is not None
+            return der.sequence(der.oid(_RSA_OIDS[algorithm.name]), der.NULL)
+        case ec.EllipticCurvePrivateKey() | ec.EllipticCurvePublicKey():
+            assert algorithm is not None
+            return der.sequence(der.oid(_ECDSA_OIDS[algorithm.name]))
+        case ed25519.Ed25519PrivateKey() | ed25519.Ed25519PublicKey():
+            return der.sequence(der.oid(_ED25519_OID))
+        case _:
+            return der.sequence(der.oid(_ml_dsa(key)))
+
+
+def sign(key: PrivateKey, data: bytes) -> bytes:
+    """Sign bytes in the way `signature_algorithm` names."""
+    algorithm = signature_hash(key)
+    match key:
+        case rsa.RSAPrivateKey():
+            assert algorithm is not None
+            return key.sign(data, padding.PKCS1v15(), algorithm)
+        case ec.EllipticCurvePrivateKey():
+            assert algorithm is not None
+            return key.sign(data, ec.ECDSA(algorithm))
+        case _:
+            return key.sign(data)
+
+
+def public_key_info(key: PrivateKey | PublicKey) -> bytes:
+    """Return the DER of the SubjectPublicKeyInfo of a key or of its public half."""
+    public = key if hasattr(key, "public_bytes") else key.public_key()
+    return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def check_key_matches(key: PrivateKey, certificate: x509.Certificate) -> None:
+    """Raise CodedError 2300 unless the key is the one the certificate is for (2200 for odd keys)."""
+    try:
+        public = certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError) as err:
+        raise _unsupported(f"certificate: {err}") from err
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    if public.public_bytes(encoding, form) != public_key_info(key):
+        raise CodedError(
+            Code.KEY_MISMATCH,
+            "Private key does not match public key: key and certificate do not belong together",
+        )

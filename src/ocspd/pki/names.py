@@ -1,0 +1,154 @@
+"""Distinguished names in Go's order and string types (pkix.Name), which CFSSL's certificates have.
+
+ 1. Order: C, ST, L, street, postal code, O, OU, CN, serialNumber, then every other attribute.
+ 2. All values of one of these types are one multi-valued RDN, sorted as DER sorts a SET OF; every other
+    attribute is an RDN of its own.
+ 3. An other attribute with one of these types takes the place of rule 2 for its type.
+ 4. A value is a PrintableString when its characters allow it, else a UTF8String, e-mail included.
+
+Issuer matching and CertID hashes compare bytes, so this is encoded here and not by a library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ocspd.errors import DERError
+from ocspd.pki import ocsp_der as der
+
+COMMON_NAME = "2.5.4.3"
+SERIAL_NUMBER = "2.5.4.5"
+EMAIL = "1.2.840.113549.1.9.1"
+
+_MULTI_VALUED = {
+    "2.5.4.6": "country",
+    "2.5.4.8": "province",
+    "2.5.4.7": "locality",
+    "2.5.4.9": "street",
+    "2.5.4.17": "postal_code",
+    "2.5.4.10": "organization",
+    "2.5.4.11": "unit",
+}
+"""In the order of rule 1."""
+
+_PRINTABLE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
+_CODECS = {
+    0x0C: "utf-8",
+    0x12: "ascii",  # NumericString
+    0x13: "ascii",  # PrintableString
+    0x14: "latin-1",  # T61String, as everyone reads it
+    0x16: "ascii",  # IA5String
+    0x1A: "ascii",  # VisibleString
+    0x1C: "utf-32-be",  # UniversalString
+    0x1E: "utf-16-be",  # BMPString
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """A subject or issuer; `extra` holds (dotted OID, value) of the attributes without a field."""
+
+    common_name: str = ""
+    serial_number: str = ""
+    country: tuple[str, ...] = ()
+    province: tuple[str, ...] = ()
+    locality: tuple[str, ...] = ()
+    street: tuple[str, ...] = ()
+    postal_code: tuple[str, ...] = ()
+    organization: tuple[str, ...] = ()
+    unit: tuple[str, ...] = ()
+    extra: tuple[tuple[str, str], ...] = field(default=())
+
+    def encode(self) -> bytes:
+        """Return the DER of the Name; DERError for a text that UTF-8 cannot hold."""
+        replaced = {oid for oid, _ in self.extra}
+        groups: list[tuple[str, tuple[str, ...]]] = [
+            (oid, getattr(self, attribute)) for oid, attribute in _MULTI_VALUED.items()
+        ]
+        groups.append((COMMON_NAME, (self.common_name,) if self.common_name else ()))
+        groups.append((SERIAL_NUMBER, (self.serial_number,) if self.serial_number else ()))
+        rdns = [_rdn(oid, values) for oid, values in groups if values and oid not in replaced]
+        rdns += [_rdn(oid, (value,)) for oid, value in self.extra]
+        return der.sequence(*rdns)
+
+
+def _rdn(oid: str, values: tuple[str, ...]) -> bytes:
+    attributes = sorted(der.sequence(der.oid(oid), directory_string(value)) for value in values)
+    return der.tlv(0x31, *attributes)
+
+
+def directory_string(text: str) -> bytes:
+    """Encode a text as PrintableString or, when its characters do not allow that, as UTF8String."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise DERError(f"{text[:64]!r} cannot be written in UTF-8") from None
+    return der.tlv(0x13 if _PRINTABLE.issuperset(data) else 0x0C, data)
+
+
+def parse(data: bytes) -> Name:
+    """Read the DER of a Name as Go does; DERError when it is not one.
+
+    Of CN and serialNumber the last one counts. Attributes whose value is not text are left out.
+    """
+    single = {COMMON_NAME: "", SERIAL_NUMBER: ""}
+    multi: dict[str, list[str]] = {oid: [] for oid in _MULTI_VALUED}
+    extra: list[tuple[str, str]] = []
+    for oid, value in attributes(data):
+        if oid in single:
+            single[oid] = value
+        elif oid in multi:
+            multi[oid].append(value)
+        else:
+            extra.append((oid, value))
+    fields = {attribute: tuple(multi[oid]) for oid, attribute in _MULTI_VALUED.items()}
+    return Name(
+        common_name=single[COMMON_NAME], serial_number=single[SERIAL_NUMBER], extra=tuple(extra), **fields
+    )
+
+
+def attributes(data: bytes) -> list[tuple[str, str]]:
+    """Return (dotted OID, text) of every textual attribute of an encoded Name, in encoded order."""
+    if data[:1] != b"\x30":
+        raise DERError("a name is not a SEQUENCE")
+    found = []
+    for rdn in der.children(data):
+        for attribute in der.children(rdn):
+            parts = der.children(attribute)
+            if len(parts) != 2 or parts[0][0] != der.OBJECT_IDENTIFIER:
+                raise DERError("an attribute of a name is not a type and a value")
+            codec = _CODECS.get(parts[1][0])
+            if codec is None:
+                continue
+            try:
+                text = der.content(parts[1]).decode(codec)
+            except UnicodeDecodeError:
+                raise DERError(
+                    "an attribute of a name has characters its string type does not have"
+                ) from None
+            found.append((parse_oid(parts[0]), text))
+    return found
+
+
+def parse_oid(element: bytes) -> str:
+    """Return the dotted form of an encoded OBJECT IDENTIFIER; DERError when it is cut short."""
+    arcs: list[int] = []
+    value = 0
+    octets = der.content(element)
+    if not octets or octets[-1] & 0x80:
+        raise DERError("an object identifier is cut short")
+    for octet in octets:
+        value = value << 7 | octet & 0x7F
+        if octet & 0x80 == 0:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def is_oid(text: str) -> bool:
+    """Whether a text is an object identifier in dotted form that can be encoded (X.660)."""
+    arcs = text.split(".")
+    if len(arcs) < 2 or len(text) > 256 or not all(arc.isascii() and arc.isdigit() for arc in arcs):
+        return False
+    return int(arcs[0]) <= 2 and (int(arcs[0]) == 2 or int(arcs[1]) < 40)
