@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
+from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus, OCSPRow
 from ocspd.service.revoking import revoke
+from tests.binary import ocspd
 from tests.certdb import raw
 from tests.certdb.samples import certificate
 from tests.tools import need
@@ -57,6 +60,12 @@ class CFSSL:
 @pytest.fixture
 def cfssl(tmp_path: Path, migrated_db_config: DBConfig) -> CFSSL:
     return CFSSL(tmp_path, migrated_db_config)
+
+
+def aki_of(issued: x509.Certificate) -> str:
+    found = issued.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert found is not None
+    return found.hex()
 
 
 async def only_row(certdb: CertDB, issued: x509.Certificate) -> CertificateRow:
@@ -108,6 +117,32 @@ async def test_what_cfssl_issued_can_be_revoked_by_serial_alone(cfssl: CFSSL, ce
     assert (row.status, row.reason) == (CertStatus.REVOKED, 1)
 
 
+async def test_what_cfssl_issued_can_be_revoked_by_the_identifiers_in_the_certificate(
+    cfssl: CFSSL, certdb: CertDB
+) -> None:
+    issued = cfssl.issue()
+    with pytest.raises(CodedError) as caught:
+        await revoke(certdb, serial_text=str(issued.serial_number), aki="00" + aki_of(issued)[2:])
+    assert caught.value.code is Code.STORE_NOT_FOUND
+    assert (await only_row(certdb, issued)).status is CertStatus.GOOD
+    await revoke(certdb, serial_text=str(issued.serial_number), aki=aki_of(issued).upper(), reason="4")
+    row = await only_row(certdb, issued)
+    assert (row.status, row.reason) == (CertStatus.REVOKED, 4)
+
+
+async def test_a_certificate_file_names_what_to_revoke(cfssl: CFSSL, certdb: CertDB) -> None:
+    issued = cfssl.issue()
+    (cfssl.directory / "leaf.pem").write_bytes(issued.public_bytes(Encoding.PEM))
+    result = ocspd("revoke", "-db-config", "db.json", "-cert", "leaf.pem", cwd=cfssl.directory)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (await only_row(certdb, issued)).status is CertStatus.REVOKED
+    both = ocspd("revoke", "-db-config", "db.json", "-cert", "leaf.pem", "-serial", "1", cwd=cfssl.directory)
+    assert both.returncode == 2
+    no_certificate = ocspd("revoke", "-db-config", "db.json", "-cert", "db.json", cwd=cfssl.directory)
+    assert no_certificate.returncode == 1
+    assert json.loads(no_certificate.stderr)["code"] == Code.CERT_DECODE_FAILED
+
+
 async def test_cfssl_reads_every_column_we_write(cfssl: CFSSL, certdb: CertDB) -> None:
     row = certificate(1, expiry=datetime.now(UTC) + timedelta(days=2, microseconds=7), revoked_at=None)
     await certdb.insert_certificate(row)
@@ -122,13 +157,9 @@ async def test_cfssl_refreshes_responses_for_our_certificates_and_we_read_them(
 ) -> None:
     issued = cfssl.issue()
     stored = await only_row(certdb, issued)
-    key_identifier = issued.extensions.get_extension_for_class(
-        x509.AuthorityKeyIdentifier
-    ).value.key_identifier
-    assert key_identifier is not None
     # the same certificate again, this time written by us
     await raw.execute(migrated_db_config, "DELETE FROM certificates")
-    stored = replace(stored, aki=key_identifier.hex())
+    stored = replace(stored, aki=aki_of(issued))
     await certdb.insert_certificate(stored)
     refresh = ("ocsprefresh", "-db-config", "db.json", "-ca", "ca.pem", "-responder", "ca.pem")
     cfssl(*refresh, "-responder-key", "ca-key.pem")

@@ -10,6 +10,8 @@ from ocspd.cli.io import read_file, write_stdout
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, OCSPDError, UsageError
+from ocspd.model import serial_to_text
+from ocspd.pki.certs import aki_hex, load_certificate
 from ocspd.service.revoking import revoke
 
 if TYPE_CHECKING:
@@ -67,15 +69,20 @@ async def _status(db: CertDB, _flags: Flags) -> None:
 async def _revoke(flags: Flags, arguments: list[str]) -> None:
     if arguments:
         raise UsageError(f"revoke takes no arguments, only flags; what is {arguments[0]!r}?")
-    if not flags.string("serial"):
-        raise UsageError("need certificate serial number (provide with -serial)")
+    serial, aki = flags.string("serial"), flags.string("aki")
+    if flags.string("cert"):
+        if serial or aki:
+            raise UsageError("give -cert, or -serial and -aki, not both")
+        serial, aki = _identity(read_file(flags.string("cert")))
+    if not serial:
+        raise UsageError("need certificate serial number (provide with -serial, or give -cert)")
     async with await open_database(flags) as db:
-        await revoke(
-            db,
-            serial_text=flags.string("serial"),
-            aki=flags.string("aki") or None,
-            reason=flags.string("reason"),
-        )
+        await revoke(db, serial_text=serial, aki=aki or None, reason=flags.string("reason"))
+
+
+def _identity(pem: bytes) -> tuple[str, str]:
+    certificate = load_certificate(pem)
+    return serial_to_text(certificate.serial_number), aki_hex(certificate)
 
 
 VERBS = (
@@ -95,12 +102,14 @@ VERBS = (
         "ocspd revoke -- revoke a certificate in the certificate store\n\n"
         "Usage of revoke:\n\n"
         "Revoke a certificate:\n"
-        "        ocspd revoke -db-config config_file -serial serial [-aki key_id] [-reason reason]\n\n"
+        "        ocspd revoke -db-config config_file -serial serial [-aki key_id] [-reason reason]\n"
+        "        ocspd revoke -db-config config_file -cert certificate [-reason reason]\n\n"
         "The serial may be decimal, 0x... or hex pairs with colons. Without -aki it must belong to one\n"
         "certificate. Reasons can be an integer code or a string in ReasonFlags in RFC 5280.",
         (
             "serial",
             "aki",
+            "cert",
             "db-config",
             string("reason", "Reason code for revocation; none means unspecified"),
         ),

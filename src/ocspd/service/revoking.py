@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError
 from ocspd.model import normalize_aki, parse_reason, parse_serial
+from ocspd.pki.certs import aki_hex, load_certificate
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
@@ -18,6 +19,9 @@ async def revoke(db: CertDB, *, serial_text: str, aki: str | None, reason: str =
     colons ("" is the certificate without a key identifier). Without an aki (None) the serial must belong
     to one certificate. `reason` is a name or number of RFC 5280 §5.3.1, "" for unspecified.
 
+    A CFSSL built with Go 1.15 or later, Debian's for one, stores no key identifier, and then cannot
+    revoke what it issued. Such a row is revoked here when its certificate has the identifier asked for.
+
     Raises CodedError: 1300 (serial), 8200 (reason), 11200 (no such certificate), 1400 (several
     certificates have this serial; the message lists their key identifiers), 11000 (database).
     """
@@ -25,7 +29,13 @@ async def revoke(db: CertDB, *, serial_text: str, aki: str | None, reason: str =
     number = parse_reason(reason)
     if aki is None:
         aki = await _only_issuer(db, serial)
-    await db.revoke_certificate(serial, normalize_aki(aki.strip()), number)
+    aki = normalize_aki(aki.strip())
+    try:
+        await db.revoke_certificate(serial, aki, number)
+    except CodedError as err:
+        if err.code is not Code.STORE_NOT_FOUND or not aki or not await _is_stored_without(db, serial, aki):
+            raise
+        await db.revoke_certificate(serial, "", number)
 
 
 async def _only_issuer(db: CertDB, serial: int) -> str:
@@ -41,3 +51,13 @@ async def _only_issuer(db: CertDB, serial: int) -> str:
             f"{len(found)} certificates have serial {serial}: name the issuer with an aki, one of {choices}",
         )
     return found[0].aki
+
+
+async def _is_stored_without(db: CertDB, serial: int, aki: str) -> bool:
+    row = await db.get_certificate(serial, "")
+    if row is None:
+        return False
+    try:
+        return aki_hex(load_certificate(row.pem.encode())) == aki
+    except CodedError:
+        return False  # the row's PEM is unreadable: nothing says it is the one that is meant
