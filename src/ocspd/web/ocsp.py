@@ -156,7 +156,8 @@ class OCSPServer(web.Server):
         """Set it: every further answer ends its connection."""
         self._clock = clock
         self._prefix = path.strip("/")
-        self._body_timeout_s = body_timeout_s
+        self.body_timeout_s = body_timeout_s
+        """How long a body may take to arrive."""
         self._options: dict[str, Any] = {
             "access_log": None,
             "logger": _quiet,
@@ -217,7 +218,7 @@ class OCSPServer(web.Server):
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return Answer(self, 413, "too_large", closes=True)
         try:
-            async with asyncio.timeout(self._body_timeout_s):
+            async with asyncio.timeout(self.body_timeout_s):
                 if expected is not None and request.version >= HttpVersion11:
                     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     request.writer.output_size = 0  # the answer has not begun with it
