@@ -48,7 +48,7 @@ def run(*command: str, stdin: str = "", check: bool = True) -> subprocess.Comple
 
 
 def make_material(directory: Path) -> Path:
-    """Write config.json, leaf.csr and, each with its -key.pem: ca, leaf, ocsp, server and client."""
+    """Write config.json, leaf.csr and, each with its -key.pem: ca, leaf, ocsp, server, client, other."""
     cfssl = need("cfssl")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG))
@@ -56,11 +56,14 @@ def make_material(directory: Path) -> Path:
     made = json.loads(run(cfssl, "genkey", "-initca", "-", stdin=json.dumps(request)).stdout)
     (directory / "ca.pem").write_text(made["cert"])
     (directory / "ca-key.pem").write_text(made["key"])
+    (directory / "foreign.pem").write_text(
+        json.loads(run(cfssl, "genkey", "-initca", "-", stdin='{"CN":"F"}').stdout)["cert"]
+    )
     leaf = {"CN": "leaf.example", "hosts": ["leaf.example", "192.0.2.1"]}
     made = json.loads(run(cfssl, "genkey", "-", stdin=json.dumps(leaf)).stdout)
     (directory / "leaf.csr").write_text(made["csr"])
     (directory / "leaf-key.pem").write_text(made["key"])
-    for name, profile in (("ocsp", "ocsp"), ("server", "default"), ("client", "client")):
+    for name, profile in (("ocsp", "ocsp"), ("server", "default"), ("client", "client"), ("other", "client")):
         command = [cfssl, "gencert", "-ca", f"{directory}/ca.pem", "-ca-key", f"{directory}/ca-key.pem"]
         command += ["-config", f"{directory}/config.json", "-profile", profile, "-"]
         request = {"CN": f"The {name}", "hosts": ["127.0.0.1", "localhost"]}

@@ -1,0 +1,267 @@
+"""The verb `serve`: CFSSL's API server.
+
+What cannot be used at start (CA, responder) is a WARNING and switches its endpoints off, as in CFSSL;
+what was asked for and is unusable as such (configuration, database configuration, TLS, port) ends the
+command with one line. SIGTERM and SIGINT let requests in flight finish; SIGHUP reads certificates, keys
+and the signing configuration again, and keeps the old ones when the new ones are not usable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from ocspd.certdb import open_certdb
+from ocspd.certdb.dbconf import parse_db_config
+from ocspd.cli.flags import string
+from ocspd.cli.io import load_config, read_file, read_key_material
+from ocspd.cli.loop import run_uvloop
+from ocspd.cli.verb import Verb
+from ocspd.clock import SystemClock
+from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.logs import logger
+from ocspd.pki.certs import load_certificate
+from ocspd.pki.issuer import Issuer
+from ocspd.pki.keys import load_private_key
+from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.profiles import default_config
+from ocspd.service.issuing import Authority
+from ocspd.web.api import Backend, build_endpoints
+from ocspd.web.dispatch import Dispatcher
+from ocspd.web.remote import RemoteTLS
+from ocspd.web.server import HTTPServer
+from ocspd.web.signers import PolicySigner
+from ocspd.web.tls import ServerTLS
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+
+    from ocspd.certdb.base import CertDB
+    from ocspd.cli.flags import Flags
+    from ocspd.clock import Clock
+    from ocspd.pki.profiles import SigningConfig
+    from ocspd.web.api_sign import Signer
+    from ocspd.web.dispatch import Endpoint
+
+PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
+_DB_CHECK_S = 5.0
+
+
+def _serve(flags: Flags, arguments: list[str]) -> int:
+    if arguments:
+        raise OCSPDError(
+            f"serve takes no arguments, but got {arguments[0][:100]!r}: did a flag lose its dash?"
+        )
+    run_uvloop(_main(flags))
+    return 0
+
+
+async def _main(flags: Flags) -> None:
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        service = _Service(flags, clock)
+        tls = service.tls.context()
+        pattern = service.tls.pattern()
+        if flags.string("db-config"):
+            with _naming(flags.string("db-config")):
+                config = parse_db_config(read_file(flags.string("db-config")))
+            service.db = await stack.enter_async_context(await open_certdb(config, clock))
+            await _warn_if_unusable(service.db)
+        dispatcher = Dispatcher(service.endpoints(), client_cn=pattern)
+        server = HTTPServer(dispatcher, ssl_context=tls)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, service.reload, dispatcher, tls)
+        address = flags.string("address")
+        await server.start(address, flags.integer("port"))
+        stack.push_async_callback(server.stop)
+        logger.info("Now listening on %s%s:%d", "https://" if tls else "", address, server.port)
+        await stop.wait()
+        logger.info("stopping: requests in flight may finish")
+
+
+async def _warn_if_unusable(db: CertDB) -> None:
+    """Tell early what every request would run into; the database may come later, so go on."""
+    try:
+        async with asyncio.timeout(_DB_CHECK_S):
+            await db.check()
+    except TimeoutError:
+        logger.warning("%s: no answer within %g s, going on", db.name, _DB_CHECK_S)
+    except OCSPDError as err:
+        logger.warning("%s", err)
+
+
+class _Service:
+    """What the flags describe, read again on every reload."""
+
+    def __init__(self, flags: Flags, clock: Clock) -> None:
+        self._flags = flags
+        self._clock = clock
+        self.db: CertDB | None = None
+        self.tls = ServerTLS(
+            certificate_file=flags.string("tls-cert"),
+            key_file=flags.string("tls-key"),
+            client_ca_file=flags.string("mutual-tls-ca"),
+            client_cn=flags.string("mutual-tls-cn"),
+            min_version=flags.string("min-tls-version"),
+        )
+
+    def endpoints(self) -> dict[str, Endpoint]:
+        """Make the endpoints; what cannot be used is a warning and missing."""
+        backend = Backend(
+            clock=self._clock, signer=self._try_signer(), ocsp_signer=self._try_ocsp_signer(), db=self.db
+        )
+        return build_endpoints(backend, self._flags.string("disable").split(","))
+
+    def reload(self, dispatcher: Dispatcher, tls: ssl.SSLContext | None) -> None:
+        """Read everything again (SIGHUP); keep what is in use when something is not usable now."""
+        logger.info("reloading")
+        try:
+            backend = Backend(
+                clock=self._clock,
+                signer=self._signer() if "ca" in self._given() else None,
+                ocsp_signer=self._ocsp_signer() if "responder" in self._given() else None,
+                db=self.db,
+            )
+            if tls is not None:
+                self.tls.load(tls)
+        except OCSPDError as err:
+            logger.error("reload failed, nothing is changed: %s", err)
+            return
+        dispatcher.endpoints = build_endpoints(backend, self._flags.string("disable").split(","))
+        logger.info("reloaded")
+
+    def _given(self) -> set[str]:
+        """Name the parts that the flags ask for."""
+        given = set()
+        if self._flags.string("remote") or self._flags.string("ca") or self._flags.string("ca-key"):
+            given.add("ca")
+        if self._flags.string("responder") or self._flags.string("responder-key"):
+            given.add("responder")
+        return given
+
+    def _try_signer(self) -> Signer | None:
+        try:
+            return self._signer()
+        except OCSPDError as err:
+            logger.warning("couldn't initialize signer: %s", err)
+            return None
+
+    def _try_ocsp_signer(self) -> OCSPSigner | None:
+        if "responder" not in self._given():
+            return None
+        try:
+            return self._ocsp_signer()
+        except OCSPDError as err:
+            logger.warning("couldn't initialize ocsp signer: %s", err)
+            return None
+
+    def _signer(self) -> Signer:
+        flags = self._flags
+        config = load_config(flags) or default_config()
+        if flags.string("remote"):
+            config = config.with_remote(flags.string("remote"))
+        tls = RemoteTLS(
+            ca_file=flags.string("tls-remote-ca"),
+            certificate_file=flags.string("mutual-tls-client-cert"),
+            key_file=flags.string("mutual-tls-client-key"),
+        )
+        all_remote = all(profile.is_remote for profile in (config.default, *config.profiles.values()))
+        authority = None if all_remote else self._authority(config)
+        return PolicySigner(config, authority, tls=tls, clock=self._clock)
+
+    def _authority(self, config: SigningConfig) -> Authority:
+        flags = self._flags
+        for name in ("ca", "ca-key"):
+            if not flags.string(name):
+                raise ConfigError(f"no -{name} given")
+        with _naming(flags.string("ca")):
+            certificate = load_certificate(read_key_material(flags.string("ca")))
+        with _naming(flags.string("ca-key")):
+            password = os.environb.get(PASSWORD_VARIABLE.encode()) or None
+            key = load_private_key(read_key_material(flags.string("ca-key")), password)
+            issuer = Issuer(certificate, key, config, self._clock)  # checks that the two belong together
+        return Authority(issuer, self.db, self._clock)
+
+    def _ocsp_signer(self) -> OCSPSigner:
+        flags = self._flags
+        for name in ("ca", "responder", "responder-key"):
+            if not flags.string(name):
+                raise ConfigError(f"no -{name} given")
+        issuer, responder, key = (flags.string(name) for name in ("ca", "responder", "responder-key"))
+        with _naming(issuer):
+            issuer_certificate = load_certificate(read_key_material(issuer))
+        with _naming(responder):
+            responder_certificate = load_certificate(read_file(responder))
+        with _naming(key):
+            responder_key = load_private_key(read_file(key))
+        return OCSPSigner(
+            issuer_certificate,
+            responder_certificate,
+            responder_key,
+            clock=self._clock,
+            validity=flags.duration("interval"),
+            responder_id=flags.string("responder-id"),
+            issuer_name=issuer,
+            responder_name=responder,
+            key_name=key,
+        )
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Put the name of a file before CFSSL's coded errors, which do not tell it."""
+    try:
+        yield
+    except CodedError as err:
+        raise ConfigError(f"{name}: {err}") from err
+
+
+VERBS = (
+    Verb(
+        "serve",
+        """ocspd serve -- run the HTTP server of CFSSL's API
+
+Usage of serve:
+        ocspd serve [-address address] [-port port] [-ca cert] [-ca-key key] [-config config] \\
+                    [-db-config db-config] [-responder cert] [-responder-key key] [-disable endpoint,...] \\
+                    [-tls-cert cert] [-tls-key key] [-mutual-tls-ca ca] [-mutual-tls-cn regex] \\
+                    [-min-tls-version version] [-remote remote_host] [-tls-remote-ca ca] \\
+                    [-mutual-tls-client-cert cert] [-mutual-tls-client-key key]
+
+Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config again.""",
+        (
+            "address",
+            "port",
+            "min-tls-version",
+            "ca",
+            "ca-key",
+            "ca-bundle",
+            "int-bundle",
+            "int-dir",
+            "metadata",
+            "remote",
+            "config",
+            "responder",
+            "responder-key",
+            "interval",
+            string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
+            "tls-key",
+            "tls-cert",
+            "mutual-tls-ca",
+            "mutual-tls-cn",
+            "tls-remote-ca",
+            "mutual-tls-client-cert",
+            "mutual-tls-client-key",
+            "db-config",
+            "disable",
+        ),
+        _serve,
+    ),
+)
