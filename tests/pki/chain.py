@@ -18,6 +18,8 @@ from ocspd.pki.ocsp import OCSPSigner
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ocspd.clock import Clock
+
 NOW = datetime.now(UTC)
 KEY_KINDS = (
     "rsa-2048",
@@ -133,7 +135,7 @@ class Chain:
     responder_key: Any
     leaf: x509.Certificate
 
-    def signer(self, *, clock: ManualClock | None = None, direct: bool = False, **options: Any) -> OCSPSigner:
+    def signer(self, *, clock: Clock | None = None, direct: bool = False, **options: Any) -> OCSPSigner:
         return OCSPSigner(
             self.ca,
             self.ca if direct else self.responder,

@@ -68,15 +68,19 @@ class IndexDirectory:
             manifest = self.manifest()
             if manifest is None:
                 raise IndexFileError(f"{self.path}: no {MANIFEST_NAME}: nothing has been published here yet")
+        return Index(self.map(manifest.segments), generation=manifest.generation)
+
+    def map(self, refs: Sequence[SegmentRef]) -> list[Segment]:
+        """Map segments of this directory, in the order given; IndexFileError as for `open`."""
         segments = []
-        for ref in manifest.segments:
+        for ref in refs:
             segment = Segment(str(self.segment_path(ref)))
             if segment.size_bytes != ref.size_bytes:
                 raise IndexFileError(
                     f"{segment.path}: {segment.size_bytes} octets instead of the manifest's {ref.size_bytes}"
                 )
             segments.append(segment)
-        return Index(segments, generation=manifest.generation)
+        return segments
 
     def verify(self, ref: SegmentRef) -> None:
         """Compare a segment's contents with its SHA-256; IndexFileError names it when they differ."""

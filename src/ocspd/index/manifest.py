@@ -87,7 +87,7 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
         value = json.loads(data)
         if value["version"] != VERSION:
             raise IndexFileError(
-                f"{source}: manifest version {value['version']!r} is not version {VERSION}, which this ocspd reads"
+                f"{source}: manifest version {value['version']!r} is not {VERSION}, which this ocspd reads"
             )
         return Manifest(
             generation=_natural(value["generation"]),

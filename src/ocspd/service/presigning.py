@@ -83,6 +83,8 @@ class RefreshReport:
     """Certificates of our issuers that could not be signed, by cause."""
     reasons_dropped: int = 0
     """Revoked certificates whose stored reason does not exist; they were signed without a reason."""
+    fresh: int = 0
+    """Certificates that were not wanted, because they have an answer that is good for longer."""
     next_update: datetime | None = None
     """When the first of the answers expires."""
 
@@ -96,6 +98,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     niceness: int = 0,
     table: bool = True,
     index: IndexWriter | None = None,
+    wanted: Callable[[int, list[StatusRow]], list[StatusRow]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
 ) -> RefreshReport:
@@ -103,6 +106,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
 
     `table` writes the answer for CFSSL's clients (SHA-1 CertID where that is signed) to
     `ocsp_responses`, expiring at its nextUpdate; `index` gets the answers for every CertID hash.
+    `wanted` is asked, with a signer's number and rows, which of the rows to sign; the others are fresh.
     `processes` 0 means one for each usable CPU. Raises ConfigError when two signers share an issuer,
     CodedError 11000 when the database fails.
     """
@@ -112,6 +116,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
         clock=clock,
         table=table,
         index=index,
+        wanted=wanted,
         on_progress=on_progress,
         on_skip=on_skip,
     )
@@ -153,6 +158,7 @@ class _Refresh:
     clock: Clock
     table: bool
     index: IndexWriter | None
+    wanted: Callable[[int, list[StatusRow]], list[StatusRow]] | None
     on_progress: Callable[[Progress], None] | None
     on_skip: Callable[[SkippedRow], None] | None
     report: RefreshReport = field(default_factory=RefreshReport)
@@ -173,8 +179,12 @@ class _Refresh:
                 slots = asyncio.Semaphore(processes + 2)
                 async with asyncio.TaskGroup() as tasks:
                     async for number, rows in self._chunks(first, stream, numbers):
+                        chunk = rows if self.wanted is None else self.wanted(number, rows)
+                        self.report.fresh += len(rows) - len(chunk)
+                        if not chunk:
+                            continue
                         await slots.acquire()
-                        task = tasks.create_task(self._sign(signing, number, rows))
+                        task = tasks.create_task(self._sign(signing, number, chunk))
                         task.add_done_callback(lambda _: slots.release())
         finally:
             if isinstance(stream, AsyncGenerator):
@@ -262,7 +272,7 @@ class _Refresh:
         if self.on_progress is not None:
             report = self.report
             skipped = report.foreign.total() + report.skipped.total()
-            self.on_progress(Progress(report.signed + skipped, report.signed))
+            self.on_progress(Progress(report.signed + report.fresh + skipped, report.signed))
 
 
 def _add(index: IndexWriter, answers: list[list[bytes]], signed: SignedChunk) -> None:
