@@ -20,6 +20,7 @@ import asyncpg
 
 from ocspd.certdb import rows
 from ocspd.certdb.feed import Cursor, CursorLostError, StatusRowChange
+from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S
 from ocspd.errors import CodedError
 from ocspd.logs import logger
 
@@ -74,6 +75,7 @@ class PostgresFeed:
         self._database = database
         self._listener: Any = None
         self._noticed = asyncio.Event()
+        self._away = False
 
     async def current_cursor(self) -> Cursor:
         """See ChangeFeed."""
@@ -132,7 +134,11 @@ class PostgresFeed:
     async def trim(self, cursor: Mapping[str, str | int], keep: timedelta) -> int:
         """See ChangeFeed."""
         async with self._database.connection() as connection:
-            return int(await connection.fetchval(_TRIM, str(cursor["seen"]), keep))
+            return int(
+                await connection.fetchval(
+                    _TRIM, str(cursor.get("seen", "0:0:")), keep, timeout=MAINTENANCE_TIMEOUT_S
+                )
+            )
 
     async def close(self) -> None:
         """See ChangeFeed."""
@@ -149,8 +155,11 @@ class PostgresFeed:
             with self._database.errors():
                 await connection.add_listener(CHANNEL, self._on_notice)
         except CodedError as err:
-            logger.warning("change feed: %s", err.message)
+            if not self._away:  # once an outage, not once a second
+                logger.warning("change feed: %s", err.message)
+            self._away = True
         else:
+            self._away = False
             connection.add_termination_listener(self._on_lost)
             self._noticed.clear()
             self._listener, connection = connection, None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
-from ocspd.certdb.postgres_connection import Database
+from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, Database
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
@@ -195,7 +195,9 @@ class PostgresCertDB:
         """See migrate.Migratable."""
         async with self._database.connection() as connection, connection.transaction(readonly=not write):
             if write:
-                await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+                await connection.execute(
+                    f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})", timeout=MAINTENANCE_TIMEOUT_S
+                )
                 if connection.get_server_version() < (13,):
                     raise CodedError(Code.STORE_FAILED, f"{self.name}: PostgreSQL 13 or later is needed")
             yield _Session(connection)
@@ -236,7 +238,7 @@ class _Session:
 
     async def execute(self, sql: str) -> None:
         """See MigrationSession."""
-        await self._connection.execute(sql)
+        await self._connection.execute(sql, timeout=MAINTENANCE_TIMEOUT_S)
 
 
 def _key(serial: int, aki: str) -> tuple[bytes, bytes]:

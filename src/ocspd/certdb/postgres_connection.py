@@ -15,6 +15,12 @@ from ocspd.errors import Code, CodedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+COMMAND_TIMEOUT_S = 60.0
+"""Longest wait for one statement or one chunk of a stream: a server that vanished is noticed."""
+
+MAINTENANCE_TIMEOUT_S = 86400.0
+"""The same for migrations and trimming, which may build an index over every certificate."""
+
 POOL_SIZE = 4
 """Connections at most. One signer streams, upserts and reads the feed; an authority inserts."""
 
@@ -42,7 +48,10 @@ class Database:
                     raise CodedError(Code.STORE_FAILED, f"{self.name} is closed")
                 if self._pool is None:
                     self._pool = await asyncpg.create_pool(
-                        **self.source.connect_arguments(), min_size=0, max_size=POOL_SIZE
+                        **self.source.connect_arguments(),
+                        min_size=0,
+                        max_size=POOL_SIZE,
+                        command_timeout=COMMAND_TIMEOUT_S,
                     )
             async with self._pool.acquire() as connection:
                 yield connection
@@ -81,7 +90,7 @@ class Database:
             case asyncpg.InvalidAuthorizationSpecificationError():
                 text = f"{name} refuses the login: {text}"
             case asyncpg.UniqueViolationError():
-                text = f"{name}: there is such a row already: {err.as_dict().get('detail') or text}"
+                text = f"{name}: there is such a row already ({text})"
             case asyncpg.PostgresError():
                 text = f"{name}: {text}"
             case ConnectionError() if "SSL" in text:
