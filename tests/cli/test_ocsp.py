@@ -226,6 +226,15 @@ def test_refresh_takes_several_issuers_and_writes_an_index(folder: Path) -> None
     assert len(stored(folder)) == 2  # by serial
 
 
+def test_refresh_can_leave_the_table_alone(folder: Path) -> None:
+    fill(folder, row(CHAIN, 5))
+    words = ("ocsprefresh", "-db-config", "db.json", *SIGNING, "-table=false")
+    assert ocspd(*words, "-index", "index", cwd=folder).returncode == 0
+    assert IndexDirectory(folder / "index").open().entries == 2
+    assert stored(folder) == {}
+    assert "give an index directory with -index" in fails(folder, *words)
+
+
 def test_refresh_again_replaces_and_takes_in_what_changed(folder: Path) -> None:
     fill(folder, row(CHAIN, 5), row(CHAIN, 6))
     words = ("ocsprefresh", "-db-config", "db.json", *SIGNING)

@@ -175,6 +175,8 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
     processes = flags.integer("processes")
     if not 0 <= processes <= 1024:
         raise ConfigError(f"-processes {processes}: use 1 to 1024, or 0 for one on each CPU")
+    if not flags.boolean("table") and not flags.string("index"):
+        raise ConfigError("-table=false leaves nothing to write to: give an index directory with -index")
     async with AsyncExitStack() as stack:
         db = await _open_db(flags, stack, clock)
         writer = None
@@ -186,6 +188,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
             signers,
             clock=clock,
             processes=processes,
+            table=flags.boolean("table"),
             index=writer,
             on_progress=progress.update,
             on_skip=_print_skipped if flags.boolean("list-skipped") else None,
@@ -290,7 +293,7 @@ with new OCSP responses for all known unexpired certificates
 
 Usage of ocsprefresh:
         ocspd ocsprefresh -db-config db-config -ca cert -responder cert -responder-key key [-interval 96h] \\
-                          [-index directory] [-certid-hash sha1,sha256] [-list-skipped]
+                          [-index directory [-table=false]] [-certid-hash sha1,sha256] [-list-skipped]
 
 Several issuers share a database: repeat -ca, -responder and -responder-key, in the same order.
 A CA that signs for itself is its own -responder. Certificates of other issuers are skipped.""",
@@ -301,6 +304,7 @@ A CA that signs for itself is its own -responder. Certificates of other issuers 
             "db-config",
             "interval",
             string("index", "also write an index directory for ocspserve -index"),
+            boolean("table", "write the ocsp_responses table; false with -index only", default=True),
             string(
                 "certid-hash",
                 "hashes of the CertIDs, joined by commas: sha1, sha256, sha384, sha512; the table gets sha1",
