@@ -75,7 +75,8 @@ class ServedIndex:
         try:
             stamp = self._stamp()
             self._looks += 1
-            if stamp == self._seen and not force and (not self._complaint or self._looks % _RETRY_LOOKS):
+            due = self.manifest is None or (self._complaint and self._looks % _RETRY_LOOKS == 0)
+            if stamp == self._seen and not force and not due:
                 return False
             self._seen = stamp
             manifest = self._read()
