@@ -94,13 +94,20 @@ def _duration(what: str, text: str) -> timedelta:
 def renew_ca(certificate: x509.Certificate, key: PrivateKey, clock: Clock) -> str:
     """Make a new self-signed certificate (PEM) for a CA and its key, as long as the old one lasted.
 
-    OCSPDError when the certificate is not a CA's, CodedError 2300 when the key is another one's. Kept:
-    CN, C, ST, L, O, OU, serialNumber, IP addresses, path length; the rest is CFSSL's CA policy.
+    OCSPDError when the certificate is not a CA's, CodedError 2300 when the key is another one's. Kept is
+    what `request_from_certificate` keeps, less names that are not IP addresses; the rest is CFSSL's policy.
     """
-    constraints = certs.basic_constraints(certificate)
-    if not constraints.ca:
+    if not certs.basic_constraints(certificate).ca:
         raise OCSPDError("input certificate is not a CA cert")
     keys.check_key_matches(key, certificate)
+    return init_ca(request_from_certificate(certificate), clock, key).cert
+
+
+def request_from_certificate(certificate: x509.Certificate) -> CertificateRequest:
+    """Return the request a certificate could have come from.
+
+    CN, C, ST, L, O, OU, serialNumber, alternative names; of a CA the path length and the lifetime too.
+    """
     subject = certs.subject_name(certificate)
     entries = [
         *(NameEntry(country=value) for value in subject.country),
@@ -109,19 +116,21 @@ def renew_ca(certificate: x509.Certificate, key: PrivateKey, clock: Clock) -> st
         *(NameEntry(organization=value) for value in subject.organization),
         *(NameEntry(unit=value) for value in subject.unit),
     ]
-    lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    request = CertificateRequest(
+    constraints = certs.basic_constraints(certificate)
+    ca = None
+    if constraints.ca:
+        ca = CAConfig(
+            expiry=format_duration(certificate.not_valid_after_utc - certificate.not_valid_before_utc),
+            path_len=-1 if constraints.path_len is None else constraints.path_len,
+            path_len_zero=constraints.path_len == 0,
+        )
+    return CertificateRequest(
         common_name=subject.common_name,
         names=tuple(entries),
         hosts=tuple(certs.alternative_names(certificate).to_hosts()) or None,
         serial_number=subject.serial_number,
-        ca=CAConfig(
-            expiry=format_duration(lifetime),
-            path_len=-1 if constraints.path_len is None else constraints.path_len,
-            path_len_zero=constraints.path_len == 0,
-        ),
+        ca=ca,
     )
-    return init_ca(request, clock, key).cert
 
 
 def self_sign(

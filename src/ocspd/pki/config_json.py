@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _QUALIFIERS = ("id-qt-cps", "id-qt-unotice")
 _PROFILE_KEYS = (
-    "id-qt-cpsid-qt-unoticeusages",
+    "usages",
     "expiry",
     "backdate",
     "not_before",

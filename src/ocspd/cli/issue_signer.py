@@ -1,0 +1,90 @@
+"""Who signs for a command line: the CA of -ca and -ca-key, or a remote server.
+
+`-remote` makes every profile remote. Without it the profile decides: one with `remote` or `auth_remote`
+in the configuration is signed for there, any other one here.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from ocspd.certdb import open_certdb, parse_db_config
+from ocspd.cli.io import read_file
+from ocspd.cli.issue_input import naming, read_certificate, read_key, require_ca, signing_config
+from ocspd.clock import SystemClock
+from ocspd.errors import Code, CodedError
+from ocspd.logs import logger
+from ocspd.pki.issuer import Issuer, SignRequest
+from ocspd.pki.profiles import Profile, default_config
+from ocspd.service.issuing import Authority
+from ocspd.web.remote import RemoteTLS
+from ocspd.web.signers import PolicySigner
+
+if TYPE_CHECKING:
+    from ocspd.certdb.base import CertDB
+    from ocspd.cli.flags import Flags
+
+
+class Signer:
+    """The signer that the flags describe; nothing but the configuration is read until it signs."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self._clock = SystemClock()
+        config = signing_config(flags) or default_config()
+        if flags.string("remote"):
+            config = config.with_remote(flags.string("remote"))
+        self._config = config
+        self.profile: Profile = config.profile(flags.string("profile"))
+
+    def check(self) -> None:
+        """Refuse a command line that lacks a CA, before a key is made for nothing."""
+        if not self.profile.is_remote:
+            require_ca(self._flags)
+
+    async def sign(self, request: SignRequest) -> str:
+        """Sign and, with -db-config, store; returns the certificate (PEM)."""
+        async with AsyncExitStack() as stack:
+            authority = None
+            if not self.profile.is_remote:
+                authority = Authority(self._issuer(), await self._open_db(stack), self._clock)
+            elif self._flags.string("db-config"):
+                logger.warning("-db-config has no effect: the remote server stores what it signs")
+            certificate = await self._policy_signer(authority).sign(request)
+        return certificate if certificate.endswith("\n") else f"{certificate}\n"
+
+    async def info(self) -> dict[str, Any]:
+        """Return CFSSL's info object; CodedError 2000 for a local signer without a CA."""
+        authority = None
+        if not self.profile.is_remote:
+            if not (self._flags.string("ca") and self._flags.string("ca-key")):
+                raise CodedError(
+                    Code.KEY_UNKNOWN, "Unknown private key error: a local signer needs -ca and -ca-key"
+                )
+            authority = Authority(self._issuer(), None, self._clock)
+        label, profile = self._flags.string("label"), self._flags.string("profile")
+        return await self._policy_signer(authority).info(label=label, profile=profile)
+
+    def _issuer(self) -> Issuer:
+        ca, ca_key = require_ca(self._flags)
+        certificate, key = read_certificate(ca), read_key(ca_key)
+        with naming(f"{ca}, {ca_key}"):
+            return Issuer(certificate, key, self._config, self._clock)
+
+    async def _open_db(self, stack: AsyncExitStack) -> CertDB | None:
+        path = self._flags.string("db-config")
+        if not path:
+            return None
+        data = read_file(path)
+        with naming(path):
+            config = parse_db_config(data)
+        return await stack.enter_async_context(await open_certdb(config, self._clock))
+
+    def _policy_signer(self, authority: Authority | None) -> PolicySigner:
+        tls = RemoteTLS(
+            ca_file=self._flags.string("tls-remote-ca"),
+            certificate_file=self._flags.string("mutual-tls-client-cert"),
+            key_file=self._flags.string("mutual-tls-client-key"),
+        )
+        return PolicySigner(self._config, authority, tls=tls, clock=self._clock)
