@@ -335,6 +335,15 @@ async def test_a_killed_connection_is_replaced_and_nothing_is_missed(
     await feed.close()
 
 
+async def test_connecting_may_take_longer_than_one_wait(postgres_db: CertDB) -> None:
+    feed = postgres_db.change_feed()
+    while feed._listener is None:  # type: ignore[attr-defined]
+        await feed.wait(0.0001)
+    await feed.close()
+    await feed.wait(0.0001)
+    await feed.close()
+
+
 async def test_a_server_that_is_away_makes_waiting_return_without_an_error(
     postgres_db: CertDB, caplog: pytest.LogCaptureFixture
 ) -> None:

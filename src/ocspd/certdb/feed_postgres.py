@@ -76,6 +76,7 @@ class PostgresFeed:
         self._listener: Any = None
         self._noticed = asyncio.Event()
         self._away = False
+        self._connecting: asyncio.Task[bool] | None = None
 
     async def current_cursor(self) -> Cursor:
         """See ChangeFeed."""
@@ -123,8 +124,11 @@ class PostgresFeed:
         """See ChangeFeed."""
         if self._listener is None:
             # Whatever was committed before LISTEN went unnoticed: return at once, the caller reads.
-            with contextlib.suppress(TimeoutError):
-                if not await asyncio.wait_for(self._listen(), timeout_s):
+            # Connecting goes on in the next call when it takes longer than this one.
+            task = self._connecting = self._connecting or asyncio.create_task(self._listen())
+            if (await asyncio.wait({task}, timeout=timeout_s))[0]:
+                self._connecting = None
+                if not task.result():
                     await asyncio.sleep(min(RETRY_S, timeout_s))
             return
         with contextlib.suppress(TimeoutError):
@@ -142,6 +146,10 @@ class PostgresFeed:
 
     async def close(self) -> None:
         """See ChangeFeed."""
+        task, self._connecting = self._connecting, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.remove_termination_listener(self._on_lost)
