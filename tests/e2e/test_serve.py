@@ -113,7 +113,8 @@ def test_it_says_what_is_on_and_where_it_listens_and_ends_with_zero_on_sigterm(m
 
 
 def test_nothing_configured_still_serves(material: Path) -> None:
-    with serve(material) as server:
+    with serve(material, "-ca-bundle", "bundle.pem") as server:
+        assert "[WARNING] -ca-bundle has no effect" in server.log()
         assert server.post("sign", {})[0] == 404
         assert server.post("init_ca", {"CN": "x"})[0] == 200
 

@@ -9,23 +9,30 @@ and the signing configuration again, and keeps the old ones when the new ones ar
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import string
-from ocspd.cli.io import load_config, read_file, read_key_material
+from ocspd.cli.io import read_file
+from ocspd.cli.issue_input import (
+    naming,
+    no_more_arguments,
+    parse_key,
+    read_certificate,
+    read_key,
+    require_ca,
+    signing_config,
+)
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
-from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.errors import ConfigError, OCSPDError
 from ocspd.logs import logger
 from ocspd.pki.certs import load_certificate
 from ocspd.pki.issuer import Issuer
-from ocspd.pki.keys import load_private_key
 from ocspd.pki.ocsp import OCSPSigner
 from ocspd.pki.profiles import default_config
 from ocspd.service.issuing import Authority
@@ -38,7 +45,6 @@ from ocspd.web.tls import ServerTLS
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
 
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
@@ -47,15 +53,12 @@ if TYPE_CHECKING:
     from ocspd.web.api_sign import Signer
     from ocspd.web.dispatch import Endpoint
 
-PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
 _DB_CHECK_S = 5.0
+_WITHOUT_EFFECT = ("ca-bundle", "int-bundle", "int-dir", "metadata")
 
 
 def _serve(flags: Flags, arguments: list[str]) -> int:
-    if arguments:
-        raise OCSPDError(
-            f"serve takes no arguments, but got {arguments[0][:100]!r}: did a flag lose its dash?"
-        )
+    no_more_arguments(arguments)
     run_uvloop(_main(flags))
     return 0
 
@@ -64,10 +67,13 @@ async def _main(flags: Flags) -> None:
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         service = _Service(flags, clock)
+        for name in _WITHOUT_EFFECT:
+            if flags.was_set(name):
+                logger.warning("-%s has no effect: this version has no bundle endpoint", name)
         tls = service.tls.context()
         pattern = service.tls.pattern()
         if flags.string("db-config"):
-            with _naming(flags.string("db-config")):
+            with naming(flags.string("db-config")):
                 config = parse_db_config(read_file(flags.string("db-config")))
             service.db = await stack.enter_async_context(await open_certdb(config, clock))
             await _warn_if_unusable(service.db)
@@ -164,7 +170,7 @@ class _Service:
 
     def _signer(self) -> Signer:
         flags = self._flags
-        config = load_config(flags) or default_config()
+        config = signing_config(flags) or default_config()
         if flags.string("remote"):
             config = config.with_remote(flags.string("remote"))
         tls = RemoteTLS(
@@ -177,15 +183,9 @@ class _Service:
         return PolicySigner(config, authority, tls=tls, clock=self._clock)
 
     def _authority(self, config: SigningConfig) -> Authority:
-        flags = self._flags
-        for name in ("ca", "ca-key"):
-            if not flags.string(name):
-                raise ConfigError(f"no -{name} given")
-        with _naming(flags.string("ca")):
-            certificate = load_certificate(read_key_material(flags.string("ca")))
-        with _naming(flags.string("ca-key")):
-            password = os.environb.get(PASSWORD_VARIABLE.encode()) or None
-            key = load_private_key(read_key_material(flags.string("ca-key")), password)
+        ca, ca_key = require_ca(self._flags)
+        certificate, key = read_certificate(ca), read_key(ca_key)
+        with naming(ca_key):
             issuer = Issuer(certificate, key, config, self._clock)  # checks that the two belong together
         return Authority(issuer, self.db, self._clock)
 
@@ -195,16 +195,12 @@ class _Service:
             if not flags.string(name):
                 raise ConfigError(f"no -{name} given")
         issuer, responder, key = (flags.string(name) for name in ("ca", "responder", "responder-key"))
-        with _naming(issuer):
-            issuer_certificate = load_certificate(read_key_material(issuer))
-        with _naming(responder):
-            responder_certificate = load_certificate(read_file(responder))
-        with _naming(key):
-            responder_key = load_private_key(read_file(key))
+        with naming(responder):
+            certificate = load_certificate(read_file(responder))
         return OCSPSigner(
-            issuer_certificate,
-            responder_certificate,
-            responder_key,
+            read_certificate(issuer),
+            certificate,
+            parse_key(key, read_file(key)),
             clock=self._clock,
             validity=flags.duration("interval"),
             responder_id=flags.string("responder-id"),
@@ -212,15 +208,6 @@ class _Service:
             responder_name=responder,
             key_name=key,
         )
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Put the name of a file before CFSSL's coded errors, which do not tell it."""
-    try:
-        yield
-    except CodedError as err:
-        raise ConfigError(f"{name}: {err}") from err
 
 
 VERBS = (
