@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography import x509
 from cryptography.x509 import ocsp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ocspd.clock import ManualClock
 from ocspd.errors import CodedError, ConfigError
 from ocspd.model import CertStatus
+from ocspd.pki import ocsp_der as der
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
 from tests.tools import need
 
@@ -362,3 +364,16 @@ def test_responses_have_the_fields_of_cfssls(tmp_path: Path, kind: str, status: 
     assert theirs.next_update_utc is not None
     assert theirs.next_update_utc - theirs.this_update_utc == 96 * HOUR
     assert ours.next_update_utc - ours.this_update_utc == 96 * HOUR - timedelta(seconds=1)
+
+
+def test_a_responder_certificate_with_unreadable_extensions_is_refused() -> None:
+    chain = make_chain("ed25519")
+    usual = make_certificate(
+        common_name("odd"), chain.responder_key, chain.ca.subject, chain.ca_key, serial=9, ocsp=True
+    )
+    # the extended key usage becomes a second key usage, whose value is no BIT STRING
+    tbs = usual.tbs_certificate_bytes.replace(bytes.fromhex("0603551d25"), bytes.fromhex("0603551d0f"))
+    signature = der.tlv(der.BIT_STRING, b"\x00" + chain.ca_key.sign(tbs))
+    odd = x509.load_der_x509_certificate(der.sequence(tbs, der.children(tbs)[2], signature))
+    text = refused(chain, odd, chain.responder_key)
+    assert "certificate CN=odd: its extensions cannot be read" in text

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError, ConfigError
@@ -23,6 +22,7 @@ from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.pki import ocsp_der as der
 from ocspd.pki.certid import HASHES, certid_prefix, check_hash_name, key_identifier, parts_of
+from ocspd.pki.ocsp_check import Named, check_responder, extension_of, iso
 from ocspd.pki.ocsp_template import Batch
 
 try:
@@ -40,8 +40,6 @@ DEFAULT_VALIDITY = timedelta(hours=96)
 """CFSSL's `-interval`."""
 DEFAULT_HASHES = ("sha1", "sha256")
 """A client accepts only the CertID it asked for, and both kinds ask."""
-
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 _SECOND = timedelta(seconds=1)
 _HOUR = timedelta(hours=1)
@@ -121,6 +119,7 @@ class OCSPSigner:
         certid_hashes: Sequence[str] = DEFAULT_HASHES,
         responder_id: str = "key",
         this_update_step: timedelta = _HOUR,
+        refresh_after: float = 0.5,
         issuer_name: str = "CA certificate",
         responder_name: str = "responder certificate",
         key_name: str = "responder key",
@@ -130,7 +129,8 @@ class OCSPSigner:
 
         `validity` is nextUpdate - thisUpdate with its last second counted; `certid_hashes` are those
         presigned (`sign` knows them all); `responder_id` is "key" (RFC 9919 §3.2.2) or "name";
-        thisUpdate is truncated to `this_update_step`, CFSSL's hour. The names stand for the three in
+        thisUpdate is truncated to `this_update_step`, CFSSL's hour; `refresh_after` is the share of
+        its validity after which an answer is due to be replaced. The names stand for the three in
         messages: the paths they were read from.
         """
         self.issuer = issuer_cert
@@ -141,6 +141,7 @@ class OCSPSigner:
         self.certid_hashes = tuple(dict.fromkeys(certid_hashes))
         self.responder_id = responder_id
         self.this_update_step = this_update_step
+        self.refresh_after = refresh_after
         self._names = (issuer_name, responder_name, key_name)
         self._issuer_parts = parts_of(issuer_cert)
         self._responder_parts = parts_of(responder_cert)
@@ -158,11 +159,12 @@ class OCSPSigner:
     @property
     def aki(self) -> str:
         """What certdb's rows of this issuer carry: hex of its key identifier, "" when it has none."""
-        try:
-            extension = self.issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-        except x509.ExtensionNotFound:
-            return ""
-        return extension.value.digest.hex()
+        identifier = extension_of(self.issuer, x509.SubjectKeyIdentifier)
+        return "" if identifier is None else identifier.digest.hex()
+
+    def due_s(self, this_update: datetime, next_update: datetime) -> int:
+        """Return when an answer with these times is due to be replaced, in seconds since the epoch."""
+        return int(refresh_at(this_update, next_update, life=self.refresh_after).timestamp())
 
     @property
     def subject(self) -> str:
@@ -203,29 +205,18 @@ class OCSPSigner:
     def check(self) -> tuple[str, ...]:
         """Check that clients will accept what this signer signs now; return warnings.
 
-        The key belongs to the responder certificate, which is the issuer's own or was issued
-        directly by it, for OCSP signing, and is valid now (RFC 6960 §4.2.2.2). Raises ConfigError
-        naming the file, the certificate's subject and the remedy. Call it again when time passes.
+        See `ocsp_check.check_responder`, whose ConfigErrors this raises. Call it again when time passes.
         """
-        issuer_name, responder_name, key_name = self._names
-        who = f"{responder_name} ({self.responder.subject.rfc4514_string()})"
-        public = self.key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        if der.children(public)[1] != der.children(self._responder_parts.key_info)[1]:
-            raise ConfigError(f"{key_name}: is not the private key of {who}: give the key that belongs to it")
-        if not self.direct:
-            self._check_delegation(who, issuer_name)
         now = self.clock.now()
-        start, end = self.responder.not_valid_before_utc, self.responder.not_valid_after_utc
-        if now < start:
-            raise ConfigError(f"{who}: is not valid before {_iso(start)}: check the clock, or wait")
-        if now >= end:
-            raise ConfigError(f"{who}: expired on {_iso(end)}: issue a new one and give it here")
-        warnings = self._delegated_warnings(who) if not self.direct else self._direct_warnings(who)
+        subject = self.responder.subject.rfc4514_string()
+        issuer_name, responder_name, key_name = self._names
+        responder = Named(self.responder, self._responder_parts, f"{responder_name} ({subject})")
+        issuer = Named(self.issuer, self._issuer_parts, f"{issuer_name} ({self.subject})")
+        warnings = check_responder(issuer, responder, key=self.key, key_name=key_name, now=now)
+        end = self.responder.not_valid_after_utc
         if self._untrimmed_next_update(now) > end:
             warnings.append(
-                f"{who}: expires on {_iso(end)}, so responses are valid until then only; issue a new one"
+                f"{responder.name}: expires on {iso(end)}, so responses end then too: issue a new one"
             )
         if not _MIN_VALIDITY <= self.validity <= _MAX_VALIDITY:
             warnings.append(
@@ -233,47 +224,6 @@ class OCSPSigner:
                 "trusted CAs: 8 hours to 10 days"
             )
         return tuple(warnings)
-
-    def _check_delegation(self, who: str, issuer_name: str) -> None:
-        issuer = f"{issuer_name} ({self.subject})"
-        if self._responder_parts.issuer != self._issuer_parts.subject:
-            raise ConfigError(
-                f"{who}: was issued by {self.responder.issuer.rfc4514_string()!r}, not by {issuer}: "
-                "clients accept the CA itself or a responder certificate the CA issued directly"
-            )
-        try:
-            self.responder.verify_directly_issued_by(self.issuer)
-        except (InvalidSignature, ValueError, TypeError):
-            raise ConfigError(
-                f"{who}: its signature was not made by the key of {issuer}: use the CA certificate that "
-                "issued it"
-            ) from None
-        except UnsupportedAlgorithm:
-            raise ConfigError(f"{who}: is signed with an algorithm that is not supported") from None
-        usages = _extension(self.responder, x509.ExtendedKeyUsage)
-        if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
-            raise ConfigError(
-                f"{who}: lacks the extended key usage OCSPSigning: issue it with a profile that has "
-                'the usage "ocsp signing"'
-            )
-
-    def _delegated_warnings(self, who: str) -> list[str]:
-        warnings = []
-        if _extension(self.responder, x509.OCSPNoCheck) is None:
-            warnings.append(
-                f"{who}: lacks id-pkix-ocsp-nocheck, so clients may look for its own status: set "
-                '"ocsp_no_check" in the profile that issues it'
-            )
-        usage = _extension(self.responder, x509.KeyUsage)
-        if usage is not None and not usage.digital_signature:
-            warnings.append(f"{who}: its key usage lacks digitalSignature, so clients may refuse responses")
-        return warnings
-
-    def _direct_warnings(self, who: str) -> list[str]:
-        usage = _extension(self.responder, x509.KeyUsage)
-        if usage is not None and not usage.digital_signature:
-            return [f"{who}: signs responses, but its key usage lacks digitalSignature (BR 7.1.2.10.7)"]
-        return []
 
     def check_certificate(self, certificate: x509.Certificate) -> None:
         """Check that this signer's issuer issued the certificate.
@@ -315,7 +265,7 @@ class OCSPSigner:
         if now >= end:
             _, responder_name, _ = self._names
             raise ConfigError(
-                f"{responder_name} ({self.responder.subject.rfc4514_string()}): expired on {_iso(end)}: "
+                f"{responder_name} ({self.responder.subject.rfc4514_string()}): expired on {iso(end)}: "
                 "issue a new one"
             )
         if self.responder_id == "key":
@@ -379,18 +329,7 @@ def _signing(key: PrivateKey, key_name: str) -> tuple[Callable[[bytes], bytes], 
     )
 
 
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
 def _truncate(instant: datetime, step: timedelta) -> datetime:
     """Cut an instant down to a multiple of step since midnight UTC."""
     midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight + (instant - midnight) // step * step
-
-
-def _iso(instant: datetime) -> str:
-    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,125 @@
+"""Whether clients will accept what a responder certificate signs (RFC 6960 §4.2.2.2, BR §7.1.2.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from ocspd.errors import ConfigError
+from ocspd.pki import ocsp_der as der
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ocspd.pki.certid import CertificateParts
+    from ocspd.pki.keys import PrivateKey
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A certificate, its encoded parts, and what messages call it: its file and subject."""
+
+    certificate: x509.Certificate
+    parts: CertificateParts
+    name: str
+
+
+def check_responder(
+    issuer: Named, responder: Named, *, key: PrivateKey, key_name: str, now: datetime
+) -> list[str]:
+    """Check that `responder` may sign for `issuer` with `key` at this time; return warnings.
+
+    The key belongs to the responder certificate, which is the issuer's own or was issued directly by
+    it, for OCSP signing, and is valid now. Raises ConfigError naming file, subject and remedy.
+    """
+    public = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    if der.children(public)[1] != der.children(responder.parts.key_info)[1]:
+        raise ConfigError(
+            f"{key_name}: is not the private key of {responder.name}: give the key that belongs to it"
+        )
+    direct = issuer.certificate == responder.certificate
+    if not direct:
+        _check_delegation(issuer, responder)
+    start, end = responder.certificate.not_valid_before_utc, responder.certificate.not_valid_after_utc
+    if now < start:
+        raise ConfigError(f"{responder.name}: is not valid before {iso(start)}: check the clock, or wait")
+    if now >= end:
+        raise ConfigError(f"{responder.name}: expired on {iso(end)}: issue a new one and give it here")
+    return _direct_warnings(responder) if direct else _delegated_warnings(responder)
+
+
+def _check_delegation(issuer: Named, responder: Named) -> None:
+    who = responder.name
+    if responder.parts.issuer != issuer.parts.subject:
+        raise ConfigError(
+            f"{who}: was issued by {responder.certificate.issuer.rfc4514_string()!r}, not by {issuer.name}: "
+            "clients accept the CA itself or a responder certificate the CA issued directly"
+        )
+    try:
+        responder.certificate.verify_directly_issued_by(issuer.certificate)
+    except (InvalidSignature, ValueError, TypeError):
+        raise ConfigError(
+            f"{who}: its signature was not made by the key of {issuer.name}: use the CA certificate that "
+            "issued it"
+        ) from None
+    except UnsupportedAlgorithm:
+        raise ConfigError(
+            f"{who}: is signed with an algorithm that is not supported: issue it with another"
+        ) from None
+    usages = extension_of(responder.certificate, x509.ExtendedKeyUsage)
+    if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+        raise ConfigError(
+            f"{who}: lacks the extended key usage OCSPSigning: issue it with a profile that has "
+            'the usage "ocsp signing"'
+        )
+
+
+def _delegated_warnings(responder: Named) -> list[str]:
+    warnings = []
+    if extension_of(responder.certificate, x509.OCSPNoCheck) is None:
+        warnings.append(
+            f"{responder.name}: lacks id-pkix-ocsp-nocheck, so clients may look for its own status: set "
+            '"ocsp_no_check" in the profile that issues it'
+        )
+    usage = extension_of(responder.certificate, x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:
+        warnings.append(
+            f"{responder.name}: its key usage lacks digitalSignature, so clients may refuse responses"
+        )
+    return warnings
+
+
+def _direct_warnings(responder: Named) -> list[str]:
+    usage = extension_of(responder.certificate, x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:
+        return [
+            f"{responder.name}: signs responses, but its key usage lacks digitalSignature (BR 7.1.2.10.7)"
+        ]
+    return []
+
+
+def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    """Return an extension's value, None without one; ConfigError when the extensions cannot be read."""
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension) as err:
+        raise ConfigError(
+            f"certificate {certificate.subject.rfc4514_string()}: its extensions cannot be read ({err}): "
+            "issue it again"
+        ) from err
+
+
+def iso(instant: datetime) -> str:
+    """Write an instant as messages show it: RFC 3339, whole seconds, Z."""
+    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
