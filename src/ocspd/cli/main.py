@@ -40,6 +40,7 @@ _VERBS = {
     "db": ("database", "create, migrate and inspect the certificate database"),
     "ocspsign": ("ocsp", "sign an OCSP response for a certificate"),
     "ocsprefresh": ("ocsp", "sign OCSP responses for all unexpired certificates of the database"),
+    "refresh": ("refresh", "keep an index fresh: sign what the database says, as it changes"),
     "ocspdump": ("ocsp", "print the OCSP responses of the database"),
     "ocspserve": ("ocspserve", "run the OCSP responder"),
     "index": ("index", "build, inspect and verify index directories"),

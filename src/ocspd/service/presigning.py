@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.model import OCSPRow, normalize_aki
-from ocspd.pki.ocsp import refresh_at
 from ocspd.service.signing_pool import Chunk, LocalSigning, Signing, SigningPool, to_row
 
 if TYPE_CHECKING:
@@ -235,7 +234,8 @@ class _Refresh:
         ]
         if self.index is not None:
             async with self.index_lock:
-                await asyncio.to_thread(_add, self.index, [answers for _, answers in done], signed)
+                due = self.signers[number].due_s(signed.this_update, signed.next_update)
+                await asyncio.to_thread(_add, self.index, [answers for _, answers in done], due)
         if self.table and done:
             hashes = self.signers[number].certid_hashes
             chosen = hashes.index("sha1") if "sha1" in hashes else 0
@@ -275,8 +275,7 @@ class _Refresh:
             self.on_progress(Progress(report.signed + report.fresh + skipped, report.signed))
 
 
-def _add(index: IndexWriter, answers: list[list[bytes]], signed: SignedChunk) -> None:
-    due = int(refresh_at(signed.this_update, signed.next_update).timestamp())
+def _add(index: IndexWriter, answers: list[list[bytes]], due: int) -> None:
     for group in answers:
         for answer in group:
             index.add(answer, due)

@@ -29,7 +29,6 @@ from ocspd.files import write_atomic
 from ocspd.logs import logger
 from ocspd.model import normalize_aki
 from ocspd.pki.certid import issuer_hashes
-from ocspd.pki.ocsp import refresh_at
 from ocspd.pki.ocsp_template import known_reason
 from ocspd.service.presigning import CHUNK_ROWS, LOCAL_ROWS, by_issuer, refresh_table, usable_cpus
 from ocspd.service.signing_pool import Chunk, LocalSigning, SigningPool, to_row
@@ -296,7 +295,7 @@ class Refresher:
                 for signed in await asyncio.gather(
                     *(signing.sign(Chunk(number, now, [to_row(row) for row in part])) for part in parts)
                 ):
-                    due = int(refresh_at(signed.this_update, signed.next_update).timestamp())
+                    due = self._signers[number].due_s(signed.this_update, signed.next_update)
                     for result in signed.answers:
                         if isinstance(result, str):
                             self.stats.skipped[result] += 1

@@ -43,7 +43,7 @@ class ResponderCollector(Collector):
         yield from _from_counters({name: counts.get(name, 0) for name in COUNTERS})
         yield from self._workers()
         yield from self._index()
-        yield _info()
+        yield build_info()
 
     def _workers(self) -> Iterator[Metric]:
         pool = self._supervisor.pool
@@ -172,7 +172,8 @@ def _latency(counts: dict[str, int]) -> HistogramMetricFamily:
     )
 
 
-def _info() -> InfoMetricFamily:
+def build_info() -> InfoMetricFamily:
+    """Return the metric that names the version of ocspd and of Python."""
     try:
         release = version("ocspd")
     except PackageNotFoundError:

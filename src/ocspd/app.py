@@ -1,0 +1,90 @@
+"""Assembly: from settings to the objects that work; nothing is decided here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ocspd.errors import CodedError
+from ocspd.pki.certs import load_certificate
+from ocspd.pki.keys import load_private_key
+from ocspd.pki.ocsp import OCSPSigner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+
+    from ocspd.clock import Clock
+    from ocspd.config import IssuerConfig
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int]
+
+
+class FileSigners:
+    """Signers made from files, made again when a file is replaced (`service.refreshing.SignerSource`)."""
+
+    def __init__(
+        self,
+        issuers: Sequence[IssuerConfig],
+        clock: Clock,
+        *,
+        read: Callable[[str], bytes],
+        this_update_step: timedelta,
+        password: bytes | None = None,
+    ) -> None:
+        """`read` fetches the bytes of a file, `file:` or `env:` name; `password` opens encrypted keys."""
+        self._issuers = issuers
+        self._clock = clock
+        self._read = read
+        self._step = this_update_step
+        self._password = password
+        self._stamps: list[Stamp | None] = []
+
+    def load(self) -> Sequence[OCSPSigner] | None:
+        """Return the signers if a file has changed since the last call that succeeded, else None.
+
+        Raises OCSPDError naming the file that cannot be used.
+        """
+        stamps = [
+            _stamp(name)
+            for issuer in self._issuers
+            for name in (issuer.ca, issuer.responder, issuer.responder_key)
+        ]
+        if self._stamps == stamps:
+            return None
+        signers = [self._signer(issuer) for issuer in self._issuers]
+        self._stamps = stamps
+        return signers
+
+    def _signer(self, issuer: IssuerConfig) -> OCSPSigner:
+        return OCSPSigner(
+            self._parse(issuer.ca, load_certificate),
+            self._parse(issuer.responder, load_certificate),
+            self._parse(issuer.responder_key, lambda data: load_private_key(data, self._password)),
+            clock=self._clock,
+            validity=issuer.validity,
+            certid_hashes=issuer.certid_hashes,
+            responder_id=issuer.responder_id,
+            this_update_step=self._step,
+            refresh_after=issuer.refresh_after,
+            issuer_name=issuer.ca,
+            responder_name=issuer.responder,
+            key_name=issuer.responder_key,
+        )
+
+    def _parse(self, name: str, parse: Callable[[bytes], T]) -> T:
+        data = self._read(name)
+        try:
+            return parse(data)
+        except CodedError as err:
+            raise CodedError(err.code, f"{name}: {err.message}") from err
+
+
+def _stamp(name: str) -> Stamp | None:
+    """Return what changes when a file is replaced; None when there is no file of that name to watch."""
+    try:
+        status = Path(name.removeprefix("file:")).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

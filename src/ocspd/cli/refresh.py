@@ -1,0 +1,192 @@
+"""The verb `refresh`: the signer daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ocspd.app import FileSigners
+from ocspd.certdb import open_certdb
+from ocspd.certdb.dbconf import parse_db_config
+from ocspd.cli.flags import boolean, integer, string, strings
+from ocspd.cli.io import read_file, read_key_material
+from ocspd.cli.loop import run_uvloop
+from ocspd.cli.ocsp import PASSWORD_VARIABLE, certid_hashes
+from ocspd.cli.progress import PassProgress
+from ocspd.cli.verb import Verb
+from ocspd.clock import SystemClock
+from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
+from ocspd.errors import ConfigError, OCSPDError
+from ocspd.index.directory import IndexDirectory
+from ocspd.logs import logger
+from ocspd.service.generations import Generations
+from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.web.server import HTTPServer
+from ocspd.web.signer_admin import SignerAdmin
+from ocspd.web.systemd import Notifier
+
+if TYPE_CHECKING:
+    from ocspd.cli.flags import Flags
+
+_THIS_UPDATE_STEP = timedelta(minutes=1)  # an answer to a change is not to look an hour old
+
+
+def _refresh(flags: Flags, arguments: list[str]) -> int:
+    if len(arguments) > 1:
+        raise OCSPDError(f"refresh takes one configuration file, but also got {arguments[1][:100]!r}")
+    config = load_signer_config(arguments[0]) if arguments else _from_flags(flags)
+    return run_uvloop(_main(config, flags))
+
+
+def _from_flags(flags: Flags) -> SignerConfig:
+    """Make the configuration CFSSL's flags describe."""
+    issuers, responders, keys = (flags.strings(name) for name in ("ca", "responder", "responder-key"))
+    for name, given, what in (
+        ("db-config", flags.string("db-config"), "DB config file"),
+        ("index", flags.string("index"), "index directory"),
+        ("ca", any(issuers), "CA certificate"),
+        ("responder", any(responders), "responder certificate"),
+        ("responder-key", any(keys), "responder key"),
+    ):
+        if not given:
+            raise ConfigError(f"need {what} (provide with -{name}, or name a configuration file)")
+    if not len(issuers) == len(responders) == len(keys):
+        raise ConfigError(
+            f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
+            "-responder-key: give one of each for every issuer, in the same order"
+        )
+    return SignerConfig(
+        db_config=flags.string("db-config"),
+        index=flags.string("index"),
+        processes=flags.integer("processes"),
+        table=flags.boolean("table"),
+        publish=flags.strings("publish"),
+        admin_address=flags.string("admin-address"),
+        admin_port=flags.integer("admin-port"),
+        issuer=tuple(
+            IssuerConfig(
+                ca=ca,
+                responder=responder,
+                responder_key=key,
+                validity=flags.duration("interval"),
+                certid_hashes=certid_hashes(flags),
+                responder_id=flags.string("responder-id"),
+            )
+            for ca, responder, key in zip(issuers, responders, keys, strict=True)
+        ),
+    )
+
+
+async def _main(config: SignerConfig, flags: Flags) -> int:
+    clock = SystemClock()
+    notifier = Notifier.from_environment()
+    source = FileSigners(
+        config.issuer,
+        clock,
+        read=read_key_material,
+        this_update_step=_THIS_UPDATE_STEP,
+        password=os.environb.get(PASSWORD_VARIABLE.encode()) or None,
+    )
+    directory = IndexDirectory(config.index)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(directory.lock())
+        db = await stack.enter_async_context(
+            await open_certdb(parse_db_config(read_file(config.db_config)), clock)
+        )
+        await db.check()
+        generations = Generations(directory, clock)
+        progress = stack.enter_context(PassProgress("signing OCSP responses", clock))
+        refresher = Refresher(
+            db=db,
+            source=source,
+            generations=generations,
+            clock=clock,
+            settings=RefreshSettings(
+                processes=config.processes,
+                pass_interval_s=config.pass_interval.total_seconds(),
+                table=config.table,
+            ),
+            on_progress=progress.update,
+        )
+        if config.admin_port:
+            server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1)
+            await server.start(config.admin_address, config.admin_port)
+            stack.push_async_callback(server.stop)
+            logger.info("admin listener on %s:%d", config.admin_address, server.port)
+        return await _run(refresher, notifier, once=flags.boolean("once"))
+
+
+async def _run(refresher: Refresher, notifier: Notifier, *, once: bool) -> int:
+    """Work until a signal (or, with -once, until the first pass is published)."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    work = asyncio.create_task(refresher.run())
+    ready = asyncio.create_task(refresher.ready.wait())
+    stop = asyncio.create_task(stopped.wait())
+    watchdog = asyncio.create_task(_watchdog(notifier))
+    try:
+        await asyncio.wait([work, ready, stop], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not stop.done():
+            stats = refresher.stats
+            logger.info(
+                "signed %d OCSP responses, %d certificates are answered; following the database",
+                stats.answers,
+                stats.pass_certificates - stats.foreign - stats.skipped.total(),
+            )
+            notifier.ready("following the database")
+            if not once:
+                await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            work.result()
+        notifier.send("STOPPING=1")
+        return 0
+    finally:
+        for task in (work, ready, stop, watchdog):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _watchdog(notifier: Notifier) -> None:
+    while notifier.watchdog_s:
+        notifier.send("WATCHDOG=1")
+        await asyncio.sleep(notifier.watchdog_s)
+
+
+VERBS = (
+    Verb(
+        "refresh",
+        """ocspd refresh -- keep an index of OCSP responses fresh: sign what the certificate database says,
+and again whenever it changes
+
+Usage of refresh:
+        ocspd refresh ocspd.toml
+        ocspd refresh -db-config db-config -ca cert -responder cert -responder-key key -index directory
+
+Runs until SIGTERM. Certificates and keys replaced on disk are taken over; -once ends after one pass.""",
+        (
+            "db-config",
+            strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
+            strings("responder", "Certificate for OCSP responder"),
+            strings("responder-key", "private key for OCSP responder certificate"),
+            string("index", "index directory to keep fresh"),
+            strings("publish", "URL to publish the index to as well: s3://, gs://, az:// or file://"),
+            "interval",
+            string("certid-hash", "hashes of the CertIDs signed, joined by commas", "sha1,sha256"),
+            string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
+            integer("processes", "signing processes of a pass (0: one for each usable CPU)"),
+            boolean("table", "write the table ocsp_responses as well, as ocsprefresh does"),
+            boolean("once", "end when every certificate has a fresh answer"),
+            string("admin-address", "address of /metrics, /livez and /readyz", "127.0.0.1"),
+            integer("admin-port", "port of the same (0: none)", 9403),
+        ),
+        _refresh,
+    ),
+)
