@@ -12,6 +12,7 @@ KEY_USAGES: dict[str, int] = {
     "signing": 0,
     "digital signature": 0,
     "content commitment": 1,
+    "content committment": 1,  # as CFSSL 1.2.0 spells it
     "key encipherment": 2,
     "data encipherment": 3,
     "key agreement": 4,
