@@ -78,12 +78,12 @@ class Responder:
             text: str = answer.read().decode()
         return text
 
-    def good_answers(self) -> float:
-        """Return how many requests it has answered with good, by its own count."""
+    def answers_again(self) -> bool:
+        """Tell whether it has answered a client since it was started, by its own count."""
         lines = re.findall(
             r'^ocspd_requests_total\{.*outcome="good".*\} (\S+)$', self.metrics(), re.MULTILINE
         )
-        return sum(map(float, lines))
+        return sum(map(float, lines)) > 0
 
 
 @contextlib.contextmanager
