@@ -209,20 +209,21 @@ def test_endpoints_can_be_disabled(material: Path) -> None:
         assert [server.post(name, {})[0] for name in ("sign", "init_ca", "info")] == [404, 404, 200]
 
 
+def reload(server: Server, said: str) -> None:
+    server.process.send_signal(signal.SIGHUP)
+    for _ in range(400):
+        if server.log().count(said):
+            return
+        server.post("info", {})
+    raise AssertionError(server.log())
+
+
 def test_sighup_takes_up_a_changed_configuration_and_keeps_the_old_one_when_it_is_broken(
     material: Path,
 ) -> None:
     def expiry(server: Server) -> str:
         expiry: str = json.loads(server.post("info", {"profile": "client"})[1])["result"]["expiry"]
         return expiry
-
-    def reload(server: Server, said: str) -> None:
-        server.process.send_signal(signal.SIGHUP)
-        for _ in range(400):
-            if server.log().count(said):
-                return
-            server.post("info", {})
-        raise AssertionError(server.log())
 
     path = material / "config.json"
     with serve(material, *flags_of(material)) as server:
@@ -233,6 +234,16 @@ def test_sighup_takes_up_a_changed_configuration_and_keeps_the_old_one_when_it_i
         path.write_text("{")
         reload(server, "reload failed, nothing is changed")
         assert expiry(server) == "3h"
+
+
+def test_sighup_takes_up_a_ca_that_was_not_usable_at_start(material: Path) -> None:
+    key = (material / "ca-key.pem").read_bytes()
+    (material / "ca-key.pem").unlink()
+    with serve(material, *flags_of(material)) as server:
+        assert server.post("info", {})[0] == 404
+        (material / "ca-key.pem").write_bytes(key)
+        reload(server, "reloaded")
+        assert server.post("info", {})[0] == 200
 
 
 # -- clients -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
@@ -45,6 +45,7 @@ from ocspd.web.tls import ServerTLS
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from ocspd.pki.profiles import SigningConfig
     from ocspd.web.api_sign import Signer
     from ocspd.web.dispatch import Endpoint
+
+T = TypeVar("T")
 
 _DB_CHECK_S = 5.0
 _WITHOUT_EFFECT = ("ca-bundle", "int-bundle", "int-dir", "metadata")
@@ -109,6 +112,7 @@ class _Service:
     def __init__(self, flags: Flags, clock: Clock) -> None:
         self._flags = flags
         self._clock = clock
+        self._backend: Backend | None = None
         self.db: CertDB | None = None
         self.tls = ServerTLS(
             certificate_file=flags.string("tls-cert"),
@@ -120,53 +124,33 @@ class _Service:
 
     def endpoints(self) -> dict[str, Endpoint]:
         """Make the endpoints; what cannot be used is a warning and missing."""
-        backend = Backend(
-            clock=self._clock, signer=self._try_signer(), ocsp_signer=self._try_ocsp_signer(), db=self.db
-        )
-        return build_endpoints(backend, self._flags.string("disable").split(","))
+        return self._build(None)
 
     def reload(self, dispatcher: Dispatcher, tls: ssl.SSLContext | None) -> None:
-        """Read everything again (SIGHUP); keep what is in use when something is not usable now."""
+        """Read everything again (SIGHUP); keep all that is in use when a part of it is not usable now."""
         logger.info("reloading")
         try:
-            backend = Backend(
-                clock=self._clock,
-                signer=self._signer() if "ca" in self._given() else None,
-                ocsp_signer=self._ocsp_signer() if "responder" in self._given() else None,
-                db=self.db,
-            )
+            endpoints = self._build(self._backend)
             if tls is not None:
                 self.tls.load(tls)
         except OCSPDError as err:
             logger.error("reload failed, nothing is changed: %s", err)
             return
-        dispatcher.endpoints = build_endpoints(backend, self._flags.string("disable").split(","))
+        dispatcher.endpoints = endpoints
         logger.info("reloaded")
 
-    def _given(self) -> set[str]:
-        """Name the parts that the flags ask for."""
-        given = set()
-        if self._flags.string("remote") or self._flags.string("ca") or self._flags.string("ca-key"):
-            given.add("ca")
-        if self._flags.string("responder") or self._flags.string("responder-key"):
-            given.add("responder")
-        return given
-
-    def _try_signer(self) -> Signer | None:
-        try:
-            return self._signer()
-        except OCSPDError as err:
-            logger.warning("couldn't initialize signer: %s", err)
-            return None
-
-    def _try_ocsp_signer(self) -> OCSPSigner | None:
-        if "responder" not in self._given():
-            return None
-        try:
-            return self._ocsp_signer()
-        except OCSPDError as err:
-            logger.warning("couldn't initialize ocsp signer: %s", err)
-            return None
+    def _build(self, current: Backend | None) -> dict[str, Endpoint]:
+        asked = self._flags.string("responder") or self._flags.string("responder-key")
+        signer = _renew("signer", self._signer, None if current is None else current.signer)
+        ocsp_signer = None
+        if asked:
+            ocsp_signer = _renew(
+                "ocsp signer", self._ocsp_signer, None if current is None else current.ocsp_signer
+            )
+        backend = Backend(clock=self._clock, signer=signer, ocsp_signer=ocsp_signer, db=self.db)
+        endpoints = build_endpoints(backend, self._flags.string("disable").split(","))
+        self._backend = backend
+        return endpoints
 
     def _signer(self) -> Signer:
         flags = self._flags
@@ -208,6 +192,17 @@ class _Service:
             responder_name=responder,
             key_name=key,
         )
+
+
+def _renew(name: str, make: Callable[[], T], current: T | None) -> T | None:
+    """Make a part anew; when that fails, OCSPDError if there is one in use, else a warning and None."""
+    try:
+        return make()
+    except OCSPDError as err:
+        if current is not None:
+            raise
+        logger.warning("couldn't initialize %s: %s", name, err)
+        return None
 
 
 VERBS = (
