@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import http.client
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -117,6 +118,10 @@ class Running:
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             found += [int(pid) for pid in (task / "children").read_text().split()]
         return [pid for pid in found if b"ocspd.cli.worker" in _command(pid)]
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
 
 
 def _command(pid: int) -> bytes:
