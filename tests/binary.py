@@ -28,7 +28,7 @@ def ocspd(
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         env=os.environ | (env or {}),
         capture_output=True,
-        timeout=50,
+        timeout=180,
         check=False,
         **options,
     )

@@ -47,6 +47,7 @@ def gone(directory: Path) -> bool:
     return True
 
 
+@pytest.mark.timeout(200)
 def test_the_demo_tells_its_story_twice_in_one_directory_and_leaves_no_process(tmp_path: Path) -> None:
     need("openssl")
     directory = tmp_path / "demo"
@@ -60,6 +61,7 @@ def test_the_demo_tells_its_story_twice_in_one_directory_and_leaves_no_process(t
     assert {oct(path.stat().st_mode & 0o777) for path in directory.glob("*-key.pem")} == {"0o600"}
 
 
+@pytest.mark.timeout(200)
 def test_without_openssl_the_built_in_check_asks(tmp_path: Path) -> None:
     result = ocspd("demo", "-once", cwd=tmp_path, env={"PATH": str(tmp_path)})
     assert result.returncode == 0, result.stdout + result.stderr
@@ -95,6 +97,7 @@ def staying(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         process.communicate()
 
 
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_however_the_demo_is_ended_its_servers_end_with_it(
     staying: tuple[subprocess.Popen[str], Path], number: int
@@ -107,6 +110,7 @@ def test_however_the_demo_is_ended_its_servers_end_with_it(
     assert gone(directory)
 
 
+@pytest.mark.timeout(200)
 def test_the_commands_to_copy_work_and_a_second_demo_keeps_out(
     staying: tuple[subprocess.Popen[str], Path], tmp_path: Path
 ) -> None:
@@ -115,13 +119,14 @@ def test_the_commands_to_copy_work_and_a_second_demo_keeps_out(
     assert second.returncode == 1
     assert second.stderr == f"{directory}: another demo runs in it; stop it or give -directory\n"
     said = (tmp_path / "said").read_text()
-    commands = said[said.index("To try in another terminal:") :].splitlines()[1:6]
+    commands = said[said.index("To try in another terminal:") :].splitlines()[1:7]
     done = subprocess.run(
         ["bash", "-euc", "\n".join(commands)], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "alice.pem: good" in done.stdout
     assert '"success":true' in done.stdout
+    assert "# TYPE ocspd_" in done.stdout
 
 
 def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def free_ports(count: int) -> list[str]:
     return ports
 
 
+# A row of CFSSL's table has room for one answer, so what is dumped from it knows SHA-1 CertIDs only.
+SHA256 = {"responses": "my-client unauthorized unverified", "database": "my-client good verified"}
+
+
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("variant", ["responses", "database"])
 def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
     tmp_path: Path, db_config: str, variant: str
@@ -68,7 +73,7 @@ def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
         },
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=180,
         check=False,
     )
     logs = "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(tmp_path.glob("*.log")))
@@ -76,7 +81,7 @@ def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
     hint, *lines = done.stdout.splitlines()
     assert lines == [
         "my-client good verified",
-        "my-client good verified",
+        SHA256[variant],
         "my-revoked revoked verified",
         "my-unknown unauthorized unverified",
         "my-client revoked verified",

@@ -23,8 +23,8 @@ wait_for() { # URL LOG PID: until the server answers
 
 ask() { # CERTIFICATE [FLAG]...: openssl's verdict in one line
   local text status=none verified=unverified
-  text=$(openssl ocsp -issuer bundle.pem -no_nonce -cert "$1.pem" -CAfile bundle.pem -text \
-    -url "http://localhost:$OCSP_PORT" "${@:2}" 2>&1) || true
+  text=$(openssl ocsp -issuer bundle.pem -no_nonce "${@:2}" -cert "$1.pem" -CAfile bundle.pem -text \
+    -url "http://localhost:$OCSP_PORT" 2>&1) || true
   [[ $text =~ $1\.pem:\ ([a-z]+) ]] && status=${BASH_REMATCH[1]}
   [[ $text =~ Responder\ Error:\ ([a-z]+) ]] && status=${BASH_REMATCH[1]}
   [[ $text == *"Response verify OK"* ]] && verified=verified
@@ -50,7 +50,7 @@ aki() { field "$1" -ext authorityKeyIdentifier | tail -n 1 | sed 's/.*keyid://' 
 
 printf '%s\n' "$DB_CONFIG" >db-pg.json
 # goose -path $GOPATH/src/github.com/cloudflare/cfssl/certdb/pg up
-cfssl db up -db-config db-pg.json
+cfssl db up -db-config db-pg.json >migrations.txt
 
 cat >ca-csr.json <<'JSON'
 {
@@ -132,7 +132,7 @@ cfssl revoke -db-config db-pg.json -serial "$(serial my-revoked)" -aki "$(aki my
 # The step that is missing in the walkthrough: without it there is nothing to dump.
 cfssl ocspdump -db-config db-pg.json >ocspdump.txt 2>ocspdump.err
 [ ! -s ocspdump.txt ] || { echo "ocspdump printed answers that nobody signed" >&2; exit 1; }
-echo "hint $(cat ocspdump.err)"
+echo "hint $(tr '\n' ' ' <ocspdump.err)"
 
 case $VARIANT in
   responses) # sign, dump, serve the file

@@ -82,6 +82,7 @@ def _stay(story: Story, directory: Path, processes: Processes) -> None:
         [program, *story.revocation("alice", "superseded")],
         ["openssl", *openssl_words("alice", story.responder)],
         ["curl", "-s", "-d", "{}", f"{story.api}/info"],
+        ["curl", "-s", story.metrics],
     )
     say(f"\nThe API listens on {story.api}, the responder on {story.responder}. To try in another terminal:")
     for words in lines:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ocspd.cli.demo_questions import Asker
 
-_API_PORT, _RESPONDER_PORT = 8888, 8889
+_API_PORT, _RESPONDER_PORT, _ADMIN_PORT = 8888, 8889, 9402
 _VISIBLE_S = 30.0
 _EXPECTED = {"alice": "good", "bob": "revoked", "carol": "good", "mallory": "unauthorized"}
 
@@ -44,7 +44,11 @@ def _signing_config(api_port: int, responder_port: int) -> dict[str, Any]:
                     "expiry": expiry,
                     "ca_constraint": {"is_ca": True},
                 },
-                "ocsp": {"usages": ["digital signature", "ocsp signing"], "expiry": expiry},
+                "ocsp": {
+                    "usages": ["digital signature", "ocsp signing"],
+                    "expiry": expiry,
+                    "ocsp_no_check": True,
+                },
                 "server": {**leaf, "usages": [*usages, "server auth"]},
                 "client": {**leaf, "usages": [*usages, "client auth"]},
             },
@@ -61,6 +65,7 @@ class Story:
         self._step = 0
         self.api_port = free_port(_API_PORT)
         self.responder_port = free_port(_RESPONDER_PORT)
+        self.metrics = ""
         self.api = f"http://127.0.0.1:{self.api_port}/api/v1/cfssl"
         self.responder = f"http://127.0.0.1:{self.responder_port}"
         self._asker: Asker = asker(directory, self.responder)
@@ -81,8 +86,8 @@ class Story:
         self._step += 1
         say(f"\n{self._step:2}  {text}")
 
-    def _show(self, *commands: list[str]) -> None:
-        say("    $ " + " | ".join(shlex.join(command) for command in commands))
+    def _show(self, *commands: list[str], background: bool = False) -> None:
+        say("    $ " + " | ".join(shlex.join(command) for command in commands) + (" &" if background else ""))
 
     def _ocspd(self, *words: str, json_base: str = "") -> bytes:
         """Show and run a verb; with `json_base` its output goes on through `ocspd json -bare`."""
@@ -133,7 +138,7 @@ class Story:
         )
         words = ["serve", "-port", str(self.api_port), "-db-config", "db.json", *self._by_intermediate()]
         words += ["-responder", "ocsp.pem", "-responder-key", "ocsp-key.pem"]
-        self._show(["ocspd", *words, "&"])
+        self._show(["ocspd", *words], background=True)
         self._processes.server(words, f"{self.api}/health")
 
     def _certificates(self) -> None:
@@ -187,7 +192,10 @@ class Story:
     def _serve_answers(self) -> None:
         self._explain("The responder, in the background; with the signer's key it also follows the database.")
         words = ["ocspserve", "-port", str(self.responder_port), *self._signing_flags()]
-        self._show(["ocspd", *words, "&"])
+        admin_port = free_port(_ADMIN_PORT)  # a default port, so chosen as late as possible
+        self.metrics = f"http://127.0.0.1:{admin_port}/metrics"
+        words += ["-admin-port", str(admin_port)]
+        self._show(["ocspd", *words], background=True)
         self._processes.server(words, f"{self.responder}/")
 
     def _ask_all(self, expected: dict[str, str]) -> None:
@@ -230,9 +238,8 @@ class Story:
             time.sleep(0.02)
         if not answer.verified:
             raise OCSPDError(f"the signature of the answer for {name} could not be verified")
-        say(
-            f"    {self._asker.who}: revoked ({answer.details}); seen {taken * 1000:.0f} ms after the command"
-        )
+        say(f"    {self._asker.who}: revoked ({answer.details})")
+        say(f"    seen {taken * 1000:.0f} ms after the command ended")
 
 
 def say(text: str = "") -> None:
