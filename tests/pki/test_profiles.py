@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.pki.profiles import DEFAULT_USAGES, Profile, SigningConfig, default_config, parse_config
+from ocspd.pki.usages import EXTENDED_KEY_USAGES, KEY_USAGES, parse_usages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = {"expiry": "1h", "usages": ["signing"]}
+KEY = {"type": "standard", "key": "0123456789ABCDEF"}
+
+
+def config(default: Any = None, *, profiles: dict[str, Any] | None = None, **sections: Any) -> SigningConfig:
+    signing: dict[str, Any] = {"profiles": profiles or {}}
+    if default is not None:
+        signing["default"] = default
+    return parse_config(json.dumps({"signing": signing, **sections}).encode())
+
+
+def test_an_empty_signing_section_is_the_built_in_profile() -> None:
+    built_in = parse_config(b'{"signing":{}}').default
+    assert built_in == default_config().default
+    assert built_in.usages == DEFAULT_USAGES
+    assert built_in.expiry == timedelta(days=365)
+    assert built_in.expiry_text == "8760h"
+
+
+def test_a_configuration_without_signing_section_is_refused() -> None:
+    with pytest.raises(ConfigError, match="signing"):
+        parse_config(b"{}")
+
+
+def test_keys_are_read_in_any_case_and_unknown_ones_are_named() -> None:
+    found = parse_config(b'{"SIGNING":{"Default":{"EXPIRY":"1h","usage":[]}, "x":1}, "y": 2}')
+    assert found.default.expiry == timedelta(hours=1)
+    assert set(found.unknown) == {"profile default: usage", "signing.x", "y"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        ({}, "empty expiry"),
+        ({"expiry": ""}, "empty expiry"),
+        ({"expiry": "1d"}, "expiry: time: "),
+        ({"expiry": "5"}, "missing unit"),
+        ({"expiry": "-1h"}, "negative"),
+        ({"expiry": "9999999999h"}, "expiry"),
+        ({"expiry": "1h", "backdate": "x"}, "backdate"),
+        ({"expiry": "1h", "not_before": "yesterday"}, "not_before"),
+        ({"expiry": "1h", "not_before": "2020-01-01"}, "not_before"),
+        (
+            {"expiry": "1h", "not_before": "2021-01-01T00:00:00Z", "not_after": "2020-01-01T00:00:00Z"},
+            "not_after is not later",
+        ),
+        (
+            {"expiry": "1h", "policies": [{"ID": "1.2", "Qualifiers": [{"Type": "x", "Value": ""}]}]},
+            "qualifier",
+        ),
+        ({"expiry": "1h", "policies": [{"ID": "policy"}]}, "object identifier"),
+        ({"expiry": "1h", "allowed_extensions": ["x"]}, "object identifier"),
+        ({"expiry": "1h", "name_whitelist": "("}, "name_whitelist"),
+        ({"expiry": "1h", "name_whitelist": "(?=a)"}, "name_whitelist"),
+        ({"expiry": "1h", "auth_key": "k"}, "auth_keys section"),
+        ({"expiry": "1h", "prev_auth_key": "k"}, "auth_keys section"),
+        ({"remote": "r"}, "remotes section"),
+        ({"auth_remote": {"remote": "r", "auth_key": "k"}}, "remotes section"),
+        ({"auth_remote": {"auth_key": "k"}}, "no remote"),
+        ({"auth_remote": {"remote": "here"}}, "no auth_key"),
+        ({"auth_remote": {"remote": "here", "auth_key": "k"}}, "auth_keys section"),
+        ({"remote": "here", "auth_remote": {"remote": "here", "auth_key": "k"}}, "both"),
+        ({"expiry": "1h", "lint_error_level": 8}, "lint_error_level"),
+        ({"expiry": "1h", "lint_error_level": 3}, "not supported"),
+        ({"expiry": "1h", "ct_log_servers": ["https://ct.example"]}, "not supported"),
+        ({"expiry": "1h", "ignored_lints": ["x"]}, "not supported"),
+        ({"expiry": "1h", "usages": "signing"}, "cannot unmarshal"),
+        ({"expiry": 3600}, "cannot unmarshal"),
+        ({"expiry": "0h"}, "expiry is zero"),
+    ],
+)
+def test_a_wrong_profile_is_refused_with_5200_and_the_reason(profile: dict[str, Any], text: str) -> None:
+    with pytest.raises(CodedError) as caught:
+        config(profile, remotes={"here": "a:1"})
+    assert caught.value.code == Code.POLICY_INVALID
+    assert text in caught.value.message
+    assert "default" in caught.value.message or "unmarshal" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        (None, "null"),
+        ({"expiry": "1h"}, "no usages"),
+        ({"expiry": "1h", "usages": []}, "no usages"),
+        ({"expiry": "1h", "usages": ["web", "Signing"]}, "web, Signing"),
+        ({"usages": ["signing"]}, "empty expiry"),
+    ],
+)
+def test_a_wrong_named_profile_is_refused_by_its_name(profile: Any, text: str) -> None:
+    with pytest.raises(CodedError) as caught:
+        config(GOOD, profiles={"mine": profile})
+    assert caught.value.code == Code.POLICY_INVALID
+    assert "profile mine" in caught.value.message
+    assert text in caught.value.message
+
+
+def test_a_default_without_usages_is_accepted_until_it_signs() -> None:
+    assert config({"expiry": "1h"}).default.usages is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"signing": 5}', b"\xff", b'{"signing":{"profiles":[]}}']
+)
+def test_unreadable_json_is_5200(data: bytes) -> None:
+    with pytest.raises(OCSPDError) as caught:
+        parse_config(data)
+    assert "failed to unmarshal configuration" in str(caught.value)
+
+
+def test_four_settings_are_inherited_and_no_others() -> None:
+    default = {
+        "expiry": "5h",
+        "usages": ["server auth"],
+        "ocsp_url": "http://o",
+        "crl_url": "http://c",
+        "issuer_urls": ["http://i"],
+        "auth_key": "k",
+        "backdate": "1h",
+        "name_whitelist": "x",
+        "ca_constraint": {"is_ca": True},
+    }
+    found = config(
+        default,
+        profiles={
+            "a": {"expiry": "0h", "usages": ["signing"]},
+            "b": {**GOOD, "ocsp_url": "http://own", "crl_url": "http://own", "issuer_urls": []},
+        },
+        auth_keys={"k": KEY},
+    )
+    a, b = found.profiles["a"], found.profiles["b"]
+    assert (a.expiry, a.ocsp_url, a.crl_url, a.issuer_urls) == (
+        timedelta(hours=5),
+        "http://o",
+        "http://c",
+        ("http://i",),
+    )
+    assert (a.auth_key, a.backdate, a.name_whitelist, a.ca_constraint.is_ca) == (None, timedelta(), "", False)
+    assert (b.expiry, b.ocsp_url, b.crl_url, b.issuer_urls) == (
+        timedelta(hours=1),
+        "http://own",
+        "http://own",
+        (),
+    )
+    assert found.default.auth_key is not None
+
+
+def test_an_unknown_profile_is_the_default_one_unless_signing_is_partly_remote() -> None:
+    local = config(GOOD, profiles={"a": GOOD})
+    assert local.profile("nope") == local.profile("") == local.default
+    mixed = config(GOOD, profiles={"far": {"remote": "r"}}, remotes={"r": "ca.example"})
+    assert mixed.is_mixed
+    assert mixed.profile("far").remote_server == "ca.example"
+    assert mixed.profile("") == mixed.default
+    with pytest.raises(CodedError) as caught:
+        mixed.profile("nope")
+    assert caught.value.code == Code.POLICY_UNKNOWN_PROFILE
+    remote = mixed.with_remote("elsewhere:1")
+    assert remote.profile("nope").remote_server == "elsewhere:1"
+    assert remote.profile("far").remote_server == "elsewhere:1"
+
+
+def test_an_authenticated_remote_has_its_key() -> None:
+    found = config(
+        GOOD,
+        profiles={"far": {"auth_remote": {"remote": "r", "auth_key": "k"}}},
+        remotes={"r": "ca.example"},
+        auth_keys={"k": KEY},
+    )
+    remote = found.profiles["far"].auth_remote
+    assert remote is not None
+    assert remote.key.key == bytes.fromhex(KEY["key"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"type": "other", "key": "00"},
+        {"type": "standard", "key": "xyz"},
+        {"type": "standard", "key": ""},
+        {"type": "standard", "key": "env:OCSPD_TEST_UNSET"},
+        {"type": "standard", "key": "file:/nonexistent/key"},
+        {"type": "standard", "key": "vault:secret"},
+    ],
+)
+def test_an_unusable_auth_key_is_refused_without_being_shown(key: dict[str, str]) -> None:
+    with pytest.raises(CodedError) as caught:
+        config(GOOD, auth_keys={"name-of-key": key})
+    assert caught.value.code == Code.POLICY_INVALID
+    assert "name-of-key" in caught.value.message
+    assert "xyz" not in caught.value.message
+
+
+def test_an_auth_key_may_be_in_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("00ff\n")
+    monkeypatch.setenv("OCSPD_TEST_KEY", "00ff")
+    specs = {"a": "00ff", "b": f"file:{tmp_path / 'key'}", "c": "env:OCSPD_TEST_KEY"}
+    found = config(GOOD, auth_keys={name: {"type": "standard", "key": spec} for name, spec in specs.items()})
+    assert {key.key for key in found.auth_keys.values()} == {b"\x00\xff"}
+    assert "ff" not in repr(found.auth_keys["a"])
+
+
+def test_tokens_are_hmac_sha256() -> None:
+    # the vector of RFC 4231 §4.3
+    key = config(GOOD, auth_keys={"k": {"type": "standard", "key": b"Jefe".hex()}}).auth_keys["k"]
+    data = b"what do ya want for nothing?"
+    token = bytes.fromhex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
+    assert key.token(data) == token
+    assert key.verify(data, token)
+    assert not key.verify(data + b"!", token)
+    assert not key.verify(data, token[:-1])
+    assert not key.verify(data, b"")
+
+
+def test_absolute_times_are_read_in_any_zone() -> None:
+    found = config({**GOOD, "not_before": "2030-01-01T01:00:00+01:00", "not_after": "2030-01-02T00:00:00.5Z"})
+    assert found.default.not_before == datetime(2030, 1, 1, tzinfo=UTC)
+    assert found.default.not_after == datetime(2030, 1, 2, 0, 0, 0, 500000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "path_len"),
+    [
+        ({}, None),
+        ({"max_path_len": 0}, None),
+        ({"max_path_len_zero": True}, 0),
+        ({"max_path_len": 2}, 2),
+        ({"max_path_len": 2, "max_path_len_zero": True}, 2),
+        ({"max_path_len": -1, "max_path_len_zero": True}, None),
+    ],
+)
+def test_a_path_length_of_zero_counts_only_with_its_flag(
+    constraint: dict[str, Any], path_len: int | None
+) -> None:
+    assert config({**GOOD, "ca_constraint": constraint}).default.ca_constraint.path_len() == path_len
+
+
+def test_a_whitelist_is_searched_for_anywhere_in_the_name() -> None:
+    profile = Profile(name_whitelist=r"\.example$")
+    assert profile.allows_name("a.example")
+    assert not profile.allows_name("a.example.com")
+    assert Profile().allows_name("anything")
+
+
+@given(st.lists(st.sampled_from([*KEY_USAGES, *EXTENDED_KEY_USAGES, "Signing", "1.3.6.1.5.5.7.3.1"])))
+def test_usages_are_bits_in_any_order_and_purposes_in_list_order(words: list[str]) -> None:
+    found = parse_usages(words)
+    assert found.key_usage == sum({1 << KEY_USAGES[word] for word in words if word in KEY_USAGES})
+    assert list(found.extended) == [
+        EXTENDED_KEY_USAGES[word] for word in words if word in EXTENDED_KEY_USAGES
+    ]
+    assert set(found.unknown) <= {"Signing", "1.3.6.1.5.5.7.3.1"}
+    assert bool(found) == any(word in KEY_USAGES or word in EXTENDED_KEY_USAGES for word in words)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(
+    [
+        "usages",
+        "expiry",
+        "backdate",
+        "not_before",
+        "ca_constraint",
+        "issuer_urls",
+        "policies",
+        "allowed_extensions",
+        "CSRWhitelist",
+        "name_whitelist",
+        "auth_key",
+        "remote",
+        "auth_remote",
+        "ct_log_servers",
+        "lint_error_level",
+        "RemoteServer",
+    ]
+)
+
+
+@given(st.dictionaries(KEYS, JSON | st.just("1h")))
+def test_any_profile_is_read_or_refused_by_a_clear_error(profile: dict[str, Any]) -> None:
+    try:
+        config(profile, profiles={"p": profile})
+    except OCSPDError as err:
+        assert str(err)  # noqa: PT017  (either outcome is right, a traceback is not)
