@@ -17,9 +17,8 @@ from ocspd.wire import JSONError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cryptography import x509
-
     from ocspd.cli.flags import Flags
+    from ocspd.pki.certs import Certificate
     from ocspd.pki.keys import PrivateKey
     from ocspd.pki.profiles import SigningConfig
 
@@ -89,7 +88,7 @@ def parse_key(spec: str, data: bytes) -> PrivateKey:
             raise
 
 
-def read_certificate(spec: str) -> x509.Certificate:
+def read_certificate(spec: str) -> Certificate:
     """Load a certificate given as path, file: or env:."""
     data = read_key_material(spec)
     with naming(spec):

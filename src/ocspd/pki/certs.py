@@ -18,6 +18,9 @@ from ocspd.pki.certid import parts_of
 if TYPE_CHECKING:
     from datetime import datetime
 
+Certificate = x509.Certificate
+"""What this layer hands to those that must not import cryptography themselves."""
+
 
 def load_certificate(data: bytes) -> x509.Certificate:
     """Load the one certificate of a text: PEM, PKCS #7 in PEM, or DER.
