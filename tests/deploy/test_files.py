@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ocspd.config import load_signer_config
 from tests.deploy.balanced import DEPLOY, nginx_main
 from tests.tools import need
 
@@ -75,3 +76,9 @@ def test_promtool_accepts_the_scrape_configuration_and_the_rules() -> None:
 
 def test_alerts_fire_on_the_series_they_are_meant_for() -> None:
     run(need("promtool"), "test", "rules", Path(__file__).parent / "alerts_test.yml")
+
+
+def test_the_signer_daemon_accepts_its_configuration() -> None:
+    config = load_signer_config(str(DEPLOY / "ocspd.toml"))
+    assert config.index == "/var/lib/ocspd/index"
+    assert len(config.issuer) == 1
