@@ -22,6 +22,8 @@ from ocspd.logs import logger
 from ocspd.web.systemd import Notifier
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ocspd.clock import Clock
     from ocspd.index.directory import IndexDirectory
     from ocspd.web.pool import WorkerPool
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.1
 """How often the manifest's inode is looked at: a tenth of the second within which a revocation is due."""
 _START_S = 60.0
+_AFTER_BUG_S = 5.0
 
 
 class Source(Protocol):
@@ -80,17 +83,9 @@ class Supervisor:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._start()
-            tasks = [
-                asyncio.create_task(self.source.follow()),
-                asyncio.create_task(self._watch_index()),
-                asyncio.create_task(self._watch_service()),
-            ]
-            stopped = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            for task in tasks:
-                if task.done():
-                    task.result()  # a bug: end with its traceback instead of serving stale answers unseen
+            duties = (self.source.follow, self._watch_index, self._watch_service)
+            tasks = [asyncio.create_task(_never_ending(duty)) for duty in duties]
+            await self._stop.wait()
             return await self._drain()
         finally:
             for task in tasks:
@@ -214,3 +209,13 @@ class Supervisor:
         if reason:
             return f"not ready: {reason}"
         return f"serving generation {self.index.generation}, {self.index.entries} entries"
+
+
+async def _never_ending(duty: Callable[[], Awaitable[None]]) -> None:
+    """Do a duty for ever: a bug in it must not end the answering of requests, which needs none of them."""
+    while True:
+        try:
+            await duty()
+        except Exception:  # noqa: BLE001  (see above)
+            logger.exception("a bug in ocspd, please report it; serving on")
+        await asyncio.sleep(_AFTER_BUG_S)
