@@ -73,3 +73,39 @@ class PassProgress:
             self._task = self._bar.add_task(self._what, total=None, rate=0.0)
             self._bar.start()
         self._bar.update(self._task, completed=progress.certificates, rate=rate)
+
+
+class ByteProgress:
+    """A bar for work of known or later known size; nothing where there is no terminal."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self._what = what
+        self._total = total
+        self._bar: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr is not None and sys.stderr.isatty():
+            import rich.console  # noqa: PLC0415  (80 ms that a script does not need)
+            import rich.progress  # noqa: PLC0415
+
+            self._bar = rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self._what, total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, amount: int) -> None:
+        """Go on by an amount."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, amount)
+
+    def set(self, done: int, total: int) -> None:
+        """Set how much of how much is done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)

@@ -1,0 +1,227 @@
+"""The verb `index`: build, stats, verify, lookup and merge."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ocspd.certdb import open_certdb
+from ocspd.certdb.dbconf import parse_db_config
+from ocspd.cli.flags import string, strings
+from ocspd.cli.io import read_file, read_key_material, write_stdout
+from ocspd.cli.progress import ByteProgress
+from ocspd.cli.verb import Verb
+from ocspd.clock import SystemClock
+from ocspd.errors import CodedError, ConfigError, DERError, UsageError
+from ocspd.files import write_atomic
+from ocspd.index.directory import IndexDirectory
+from ocspd.logs import logger
+from ocspd.model import CertStatus, parse_serial
+from ocspd.pki.certs import load_certificates
+from ocspd.service import indexing
+from ocspd.wire import dumps_indented
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from ocspd._index import Answer
+    from ocspd._writer import SegmentWriter
+    from ocspd.cli.flags import Flags
+
+_BAD_SHOWN = 20
+
+
+async def _index(flags: Flags, arguments: list[str]) -> int:
+    actions = {"build": _build, "stats": _stats, "verify": _verify, "lookup": _lookup, "merge": _merge}
+    if not arguments or arguments[0] not in actions:
+        raise UsageError("index needs one of build, stats, verify, lookup, merge")
+    return await actions[arguments[0]](flags, arguments[1:])
+
+
+def _directory(action: str, arguments: list[str], extra: int = 0) -> IndexDirectory:
+    if len(arguments) != 1 + extra:
+        what = "an index directory" + (" and a serial number" if extra else "")
+        raise UsageError(f"index {action} takes {what}, but got {len(arguments)} arguments")
+    return IndexDirectory(arguments[0])
+
+
+def _now_s() -> int:
+    return int(SystemClock().now().timestamp())
+
+
+def _certificates(flags: Flags) -> list[x509.Certificate]:
+    found = []
+    for name in flags.strings("ca"):
+        try:
+            found += load_certificates(read_key_material(name))
+        except CodedError as err:
+            raise CodedError(err.code, f"{name}: {err.message}") from err
+    if not found:
+        raise ConfigError("need CA certificate (provide with -ca)")
+    return found
+
+
+# -- build -------------------------------------------------------------------------------------------
+
+
+async def _build(flags: Flags, arguments: list[str]) -> int:
+    if arguments:
+        raise UsageError(f"index build takes no arguments, but got {arguments[0][:100]!r}")
+    if not flags.string("o"):
+        raise ConfigError("need index directory (provide with -o)")
+    files = flags.strings("responses")
+    if not any(files) and not flags.string("db-config"):
+        raise ConfigError("nothing to build from (provide -responses or -db-config)")
+    directory = IndexDirectory(flags.string("o"))
+    report = indexing.BuildReport()
+    with directory.lock(), directory.writer(_now_s()) as writer:
+        for name in filter(None, files):
+            _add_file(writer, Path(name), report)
+        if flags.string("db-config"):
+            await _add_table(writer, flags.string("db-config"), report)
+        for number, why in report.bad[:_BAD_SHOWN]:
+            logger.error("answer %d: %s: skipped", number, why)
+        if report.skipped > _BAD_SHOWN:
+            logger.error("%d answers skipped in all", report.skipped)
+        if not report.answers:
+            raise ConfigError("no usable answer: the index is left as it was")
+        writer.finish()
+        ref = directory.adopt(writer.path)
+        manifest = directory.publish([ref], _now_s())
+        directory.collect(_now_s())
+    logger.info(
+        "%s: generation %d with %d answers in %d octets (%.1f each), %d skipped",
+        directory.path,
+        manifest.generation,
+        ref.entries,
+        ref.size_bytes,
+        ref.size_bytes / max(ref.entries, 1),
+        report.skipped,
+    )
+    return 0
+
+
+def _add_file(writer: SegmentWriter, path: Path, report: indexing.BuildReport) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as err:
+        raise ConfigError(f"{path}: cannot read: {err.strerror}") from err
+    with ByteProgress(f"reading {path.name}", size) as progress:
+        indexing.add_dump(writer, path, report, progress.advance)
+
+
+async def _add_table(writer: SegmentWriter, db_config: str, report: indexing.BuildReport) -> None:
+    async with AsyncExitStack() as stack:
+        config = parse_db_config(read_file(db_config))
+        db = await stack.enter_async_context(await open_certdb(config, SystemClock()))
+        await db.check()
+        async for rows in db.unexpired_ocsp():
+            for row in rows:
+                try:
+                    writer.add(row.body)
+                    report.answers += 1
+                except DERError as err:
+                    report.skipped += 1
+                    report.bad.append((report.answers + report.skipped, f"serial {row.serial}: {err}"))
+
+
+# -- stats, verify, lookup, merge --------------------------------------------------------------------
+
+
+async def _stats(_flags: Flags, arguments: list[str]) -> int:
+    write_stdout(dumps_indented(indexing.describe(_directory("stats", arguments))) + "\n")
+    return 0
+
+
+async def _verify(flags: Flags, arguments: list[str]) -> int:
+    directory = _directory("verify", arguments)
+    issuers = _certificates(flags)
+    with ByteProgress("verifying answers", None) as progress:
+        report = indexing.verify(directory, issuers, _now_s(), progress.set)
+    for example in report.examples:
+        logger.error("%s", example)
+    for cause, count in report.failures.most_common():
+        logger.error("%d answers: %s", count, cause)
+    verdict = "good" if report.good else "NOT GOOD"
+    write_stdout(
+        f"{directory.path}: {verdict}: {report.checked} answers checked, {report.failures.total()} failed, "
+        f"{report.replaced} replaced by newer ones\n"
+    )
+    return 0 if report.good else 1
+
+
+async def _lookup(flags: Flags, arguments: list[str]) -> int:
+    directory = _directory("lookup", arguments, extra=1)
+    serial = parse_serial(arguments[1])
+    index = directory.open()
+    found = {
+        name: answer
+        for issuer in _certificates(flags)
+        for name, answer in indexing.lookup(index, issuer, serial).items()
+    }
+    if not found:
+        write_stdout(f"serial {serial} is not in the index: it would be answered unauthorized\n")
+        return 1
+    if flags.string("der"):
+        write_atomic(flags.string("der"), next(iter(found.values())).der)
+    result = {"serial": str(serial), "serial_hex": f"{serial:#x}"}
+    write_stdout(dumps_indented(result | {name: _show(answer) for name, answer in found.items()}) + "\n")
+    return 0
+
+
+def _show(answer: Answer) -> dict[str, Any]:
+    return {
+        "status": CertStatus(answer.status).word,
+        "produced_at": _iso(answer.produced_at),
+        "this_update": _iso(answer.this_update),
+        "next_update": _iso(answer.next_update),
+        "refresh_at": _iso(answer.refresh_at),
+        "etag": answer.etag,
+        "response": base64.b64encode(answer.der).decode(),
+    }
+
+
+def _iso(seconds: int) -> str | None:
+    return None if seconds >= 1 << 60 else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+async def _merge(_flags: Flags, arguments: list[str]) -> int:
+    directory = _directory("merge", arguments)
+    directory.open()  # before the lock, which would create the directory
+    with directory.lock():
+        manifest = indexing.merge(directory, _now_s())
+        directory.collect(_now_s())
+    ref = manifest.segments[0]
+    logger.info(
+        "%s: generation %d, one segment of %d answers", directory.path, manifest.generation, ref.entries
+    )
+    return 0
+
+
+VERBS = (
+    Verb(
+        "index",
+        """ocspd index -- build, inspect and verify index directories
+
+Usage of index:
+        ocspd index build -o directory [-responses file]... [-db-config db-config]
+        ocspd index stats directory
+        ocspd index verify directory -ca cert [-ca cert]...
+        ocspd index lookup directory -ca cert serial
+        ocspd index merge directory
+
+build reads base64 answers (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses. lookup takes
+a serial in decimal, as 0x… or as hex pairs with colons; -der writes the answer to a file.""",
+        (
+            string("o", "index directory to build"),
+            strings("responses", "file of base64 OCSP responses; may be given several times"),
+            "db-config",
+            strings("ca", "CA certificate of the answers; may be given several times"),
+            string("der", "file for the DER of the answer found"),
+        ),
+        _index,
+    ),
+)

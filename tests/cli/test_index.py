@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.cli.main import main
+from ocspd.index.directory import IndexDirectory
+from ocspd.model import CertStatus
+from tests.pki.chain import make_chain, pem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHAIN = make_chain()
+REVOKED_AT = datetime.now(UTC) - timedelta(days=1)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    signer = CHAIN.signer()
+    lines = [
+        base64.b64encode(signer.sign(serial=n, status=CertStatus.GOOD, reason=0, revoked_at=None))
+        for n in range(1, 20)
+    ]
+    lines.append(
+        base64.b64encode(signer.sign(serial=20, status=CertStatus.REVOKED, reason=4, revoked_at=REVOKED_AT))
+    )
+    (tmp_path / "dump").write_bytes(b"\n".join(lines) + b"\n!!!\n")
+    (tmp_path / "ca.pem").write_bytes(pem(CHAIN.ca))
+    return tmp_path
+
+
+def build(files: Path) -> Path:
+    assert main(["index", "build", "-o", str(files / "index"), "-responses", str(files / "dump")]) == 0
+    return files / "index"
+
+
+def test_a_dump_becomes_an_index_and_its_bad_line_is_named(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = build(files)
+    assert "answer 21: not base64: skipped" in capsys.readouterr().err
+    assert main(["index", "stats", str(path)]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["entries"] == 20
+    assert stats["statuses"] == {"good": 19, "revoked": 1, "unknown": 0}
+    assert stats["issuers"][0]["hash"] == "sha1"
+    assert stats["next_update"]["newest"] > stats["this_update"]["newest"]
+
+
+@pytest.mark.parametrize("serial", ["20", "0x14", "00:14"])
+def test_an_answer_is_found_by_its_serial_in_every_notation(
+    files: Path, capsys: pytest.CaptureFixture[str], serial: str
+) -> None:
+    path = build(files)
+    capsys.readouterr()
+    assert main(["index", "lookup", str(path), serial, "-ca", str(files / "ca.pem")]) == 0
+    assert json.loads(capsys.readouterr().out)["sha1"]["status"] == "revoked"
+
+
+def test_a_serial_that_is_not_there_is_said_so_with_exit_code_1(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = build(files)
+    assert main(["index", "lookup", str(path), "999", "-ca", str(files / "ca.pem")]) == 1
+    assert "999 is not in the index" in capsys.readouterr().out
+
+
+def test_verify_checks_every_signature(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(files)
+    assert main(["index", "verify", str(path), "-ca", str(files / "ca.pem")]) == 0
+    assert "good: 20 answers checked, 0 failed" in capsys.readouterr().out
+
+
+def test_verify_finds_a_forged_answer(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (files / "dump").read_bytes().split(b"\n")
+    der = bytearray(base64.b64decode(lines[4]))
+    at = der.index(b"\x02\x01\x05\x80\x00")
+    der[at + 2] = 77  # the answer to serial 5, made to speak of serial 77
+    lines[4] = base64.b64encode(der)
+    (files / "dump").write_bytes(b"\n".join(lines))
+    path = build(files)
+    assert main(["index", "verify", str(path), "-ca", str(files / "ca.pem")]) == 1
+    output = capsys.readouterr()
+    assert "NOT GOOD: 20 answers checked, 1 failed" in output.out
+    assert "serial 77 (sha1): its signature is not the responder's" in output.err
+
+
+def test_verify_names_a_segment_whose_octets_changed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(files)
+    (segment,) = path.glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[5000] ^= 1
+    segment.write_bytes(data)
+    assert main(["index", "verify", str(path), "-ca", str(files / "ca.pem")]) == 1
+    assert segment.name in capsys.readouterr().err
+
+
+def test_merge_leaves_one_segment_without_the_answers_that_were_replaced(files: Path) -> None:
+    path = build(files)
+    directory = IndexDirectory(path)
+    with directory.lock(), directory.writer(0) as writer:
+        writer.add(CHAIN.signer().sign(serial=3, status=CertStatus.REVOKED, reason=1, revoked_at=REVOKED_AT))
+        writer.finish()
+        before = directory.manifest()
+        assert before is not None
+        directory.publish([directory.adopt(writer.path), *before.segments], 0)
+    assert main(["index", "merge", str(path)]) == 0
+    index = directory.open()
+    assert len(index.segments) == 1
+    assert index.entries == 20
+    key = index.segments[0].issuer_keys[0]
+    found = index.lookup(*key, 3)
+    assert found is not None
+    assert found.status == 1
+
+
+def test_nothing_usable_leaves_the_index_as_it_was(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(files)
+    (files / "dump").write_bytes(b"junk\n")
+    assert main(["index", "build", "-o", str(path), "-responses", str(files / "dump")]) == 1
+    assert "no usable answer" in capsys.readouterr().err
+    manifest = IndexDirectory(path).manifest()
+    assert manifest is not None
+    assert manifest.generation == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["index"], 2, "needs one of"),
+        (["index", "stats"], 2, "takes an index directory"),
+        (["index", "stats", "/nonexistent"], 1, "nothing has been published here"),
+        (["index", "merge", "/nonexistent"], 1, "nothing has been published here"),
+        (["index", "build", "-o", "x"], 1, "nothing to build from"),
+        (["index", "build", "-responses", "x"], 1, "need index directory"),
+        (["index", "lookup", "x", "zz", "-ca", "x"], 1, "is not a number"),
+    ],
+)
+def test_what_is_missing_is_named(
+    arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    assert words in capsys.readouterr().err
