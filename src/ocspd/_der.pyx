@@ -294,10 +294,16 @@ cdef inline int64_t days_from_civil(int64_t year, int month, int day) noexcept n
     return era * 146097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719468
 
 
+cdef inline int month_days(int year, int month) noexcept nogil:
+    if month == 2:
+        return 29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28
+    return 30 if month == 4 or month == 6 or month == 9 or month == 11 else 31
+
+
 cdef int read_time(Span text, int64_t *out) noexcept nogil:
     """GeneralizedTime with seconds, in Zulu, without a fraction (RFC 5280 §4.1.2.5.2)."""
     cdef int digit[14]
-    cdef int i, month, day, hour, minute, second
+    cdef int i, year, month, day, hour, minute, second
     if text.n != 15 or text.p[14] != c"Z":
         return E_TIME
     for i in range(14):
@@ -309,10 +315,13 @@ cdef int read_time(Span text, int64_t *out) noexcept nogil:
     hour = digit[8] * 10 + digit[9]
     minute = digit[10] * 10 + digit[11]
     second = digit[12] * 10 + digit[13]
-    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+    year = digit[0] * 1000 + digit[1] * 100 + digit[2] * 10 + digit[3]
+    if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 60):
+        return E_TIME
+    if day > 28 and day > month_days(year, month):
         return E_TIME
     out[0] = (
-        days_from_civil(digit[0] * 1000 + digit[1] * 100 + digit[2] * 10 + digit[3], month, day) * 86400
+        days_from_civil(year, month, day) * 86400
         + hour * 3600
         + minute * 60
         + second

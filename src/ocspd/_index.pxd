@@ -12,6 +12,9 @@ cdef enum:
     MAX_HOLES = 6
     MAX_SERIAL = 64
     MAX_HASH = 64
+    MAX_ISSUERS = 1 << 16
+    MAX_TEMPLATES = 1 << 24
+    MAX_DER = 1 << 20
     ETAG_OCTETS = 16
     RECORD_HEAD = 4
     RECORD_DEAD = 0x80
@@ -105,9 +108,12 @@ cdef class Segment:
     cdef object _map
     cdef Py_buffer _buffer
     cdef bint _acquired
+    cdef bint _opened
+    cdef int _close_view(self) except -1
     cdef int _refuse(self, str why) except -1
     cdef int _check_header(self) except -1
     cdef int _check_tables(self) except -1
+    cdef bint _template_good(self, const Template *template) noexcept nogil
     cdef int _index_issuers(self) except -1
 
 cdef class Index:

@@ -32,13 +32,14 @@ import os
 import sys
 import zlib
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
-from ocspd._der cimport Span, hash_name, hash_number
+from ocspd._der cimport Span, format_time, hash_name, hash_number
 from ocspd.errors import IndexFileError
 
 cdef extern from *:
@@ -48,6 +49,12 @@ cdef extern from *:
     }
     """
     uint64_t ocspd_mulhi(uint64_t a, uint64_t b) noexcept nogil
+
+cdef int64_t FIRST_TIME = -62167219200  # year 0, where HTTP dates begin
+cdef Header NO_HEADER
+cdef uint32_t[1] NO_ISSUERS
+memset(&NO_HEADER, 0, sizeof(Header))
+NO_ISSUERS[0] = 0
 
 cdef uint64_t OFFSET_MASK = ((<uint64_t> 1) << 40) - 1
 NO_NEXT_UPDATE = (1 << 63) - 1
@@ -220,12 +227,15 @@ cdef bytes serial_octets(object serial):
     return serial.to_bytes((serial.bit_length() + 7) // 8 or 1, "big")
 
 
+# no_gc: nothing here can be part of a cycle, and a collector that clears the exporter of a Py_buffer goes wrong
+@cython.no_gc
 cdef class Segment:
     """See _index.pyi."""
 
     def __cinit__(self):
         self._acquired = False
-        self.view.issuer_table = NULL
+        self._opened = False
+        self._close_view()
 
     def __init__(self, str path not None):
         if self._acquired:
@@ -241,20 +251,33 @@ cdef class Segment:
             if os.fstat(descriptor).st_size < PAGE:
                 raise IndexFileError(f"{path}: not a segment: shorter than its header")
             self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except OSError as err:
-            raise IndexFileError(f"{path}: cannot map segment: {err.strerror}") from err
+        except (OSError, ValueError) as err:  # ValueError: it has shrunk meanwhile
+            raise IndexFileError(f"{path}: cannot map segment: {err}") from err
         finally:
             os.close(descriptor)
         PyObject_GetBuffer(self._map, &self._buffer, PyBUF_SIMPLE)
         self._acquired = True
-        self._check_header()
-        self._check_tables()
-        self._index_issuers()
+        try:
+            self._check_header()
+            self._check_tables()
+            self._index_issuers()
+        except BaseException:
+            self._close_view()
+            raise
+        self._opened = True
 
     def __dealloc__(self):
-        PyMem_Free(self.view.issuer_table)
+        if self._opened:
+            PyMem_Free(self.view.issuer_table)
         if self._acquired:
             PyBuffer_Release(&self._buffer)
+
+    cdef int _close_view(self) except -1:
+        """Make the segment an empty one: what is not opened, or was refused, has nothing to read."""
+        memset(&self.view, 0, sizeof(SegmentView))
+        self.view.header = &NO_HEADER
+        self.view.issuer_table = NO_ISSUERS
+        return 0
 
     cdef int _refuse(self, str why) except -1:
         raise IndexFileError(f"{self.path}: {why}; restore it from its source or build it again")
@@ -283,8 +306,8 @@ cdef class Segment:
             and header.slots_offset % PAGE == 0
             and header.templates_offset % 8 == 0
             and header.issuers_offset % 8 == 0
-            and header.issuer_count < 1 << 24
-            and header.template_count <= 1 << 24
+            and header.issuer_count <= MAX_ISSUERS
+            and header.template_count <= MAX_TEMPLATES
         ):
             self._refuse("segment header is damaged: a table lies outside the file")
         self.view.base = base
@@ -298,10 +321,7 @@ cdef class Segment:
 
     cdef int _check_tables(self) except -1:
         cdef const Header *header = self.view.header
-        cdef const Template *template
-        cdef const Hole *hole
         cdef uint64_t number
-        cdef int i
         cdef bint good = True
         tables = memoryview(self._map)[header.issuers_offset:header.blobs_offset + header.blobs_size]
         if zlib.crc32(tables) != header.tables_crc:
@@ -311,29 +331,49 @@ cdef class Segment:
             good = good and 4 <= self.view.issuers[number].key_size <= MAX_HASH
             good = good and self.view.issuers[number].hash_id < 4
         for number in range(header.template_count):
-            template = &self.view.templates[number]
-            good = good and (
-                template.blob_offset <= header.blobs_size
-                and template.der_size <= header.blobs_size - template.blob_offset
-                and template.issuer_key < header.issuer_count
-                and template.hole_count <= MAX_HOLES
-                and 0 < template.serial_size <= MAX_SERIAL
-                and template.etag_offset <= template.der_size
-                and template.der_size - template.etag_offset >= ETAG_OCTETS
-                and template.status <= 2
-            )
-            if not good:
-                break
-            for i in range(template.hole_count):
-                hole = &template.holes[i]
-                good = good and (
-                    hole.target <= template.der_size
-                    and hole.size <= template.der_size - hole.target
-                    and <uint32_t> hole.source + hole.size <= <uint32_t> template.serial_size + template.data_size
-                )
+            good = good and self._template_good(&self.view.templates[number])
         if not good:
             self._refuse("segment tables are damaged: an entry points outside its range")
         return 0
+
+    cdef bint _template_good(self, const Template *template) noexcept nogil:
+        """Whether everything that is later done with a template stays inside the file and inside HTTP.
+
+        Holes stand in order and apart, as the writer makes them: who copies what is between them relies
+        on it. Times are such that no difference overflows. The two dates go into response heads.
+        """
+        cdef const Header *header = self.view.header
+        cdef const Hole *hole
+        cdef char date[29]
+        cdef uint32_t at = 0
+        cdef int i
+        if not (
+            template.blob_offset <= header.blobs_size
+            and template.der_size <= MAX_DER
+            and template.der_size <= header.blobs_size - template.blob_offset
+            and template.issuer_key < header.issuer_count
+            and template.hole_count <= MAX_HOLES
+            and 0 < template.serial_size <= MAX_SERIAL
+            and template.etag_offset <= template.der_size
+            and template.der_size - template.etag_offset >= ETAG_OCTETS
+            and template.status <= 2
+            and FIRST_TIME <= template.refresh_at <= template.next_update
+        ):
+            return False
+        for i in range(template.hole_count):
+            hole = &template.holes[i]
+            if not (
+                at <= hole.target <= template.der_size
+                and hole.size <= template.der_size - hole.target
+                and <uint32_t> hole.source + hole.size <= <uint32_t> template.serial_size + template.data_size
+            ):
+                return False
+            at = hole.target + hole.size
+        if format_time(template.this_update, date) or memcmp(date, template.last_modified, 29) != 0:
+            return False
+        return template.next_update == INT64_MAX or (
+            format_time(template.next_update, date) == 0 and memcmp(date, template.expires, 29) == 0
+        )
 
     cdef int _index_issuers(self) except -1:
         cdef uint64_t count = self.view.header.issuer_count
@@ -341,9 +381,10 @@ cdef class Segment:
         cdef uint32_t at, number
         while size < count * 2:
             size *= 2
-        self.view.issuer_table = <uint32_t *> PyMem_Malloc(size * sizeof(uint32_t))
-        if self.view.issuer_table == NULL:
+        cdef uint32_t *table = <uint32_t *> PyMem_Malloc(size * sizeof(uint32_t))
+        if table == NULL:
             raise MemoryError
+        self.view.issuer_table = table
         for at in range(size):
             self.view.issuer_table[at] = 0
         self.view.issuer_mask = size - 1
@@ -475,6 +516,7 @@ cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
     return stored == reason
 
 
+@cython.no_gc  # _views point into segments
 cdef class Index:
     """See _index.pyi."""
 
@@ -494,7 +536,7 @@ cdef class Index:
             raise MemoryError
         for i in range(self._count):
             segment = self.segments[i]
-            if segment.view.issuer_table == NULL:
+            if not segment._opened:
                 raise TypeError("a Segment of the index was not opened")
             self._views[i] = &segment.view
 
