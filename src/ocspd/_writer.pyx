@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.errno cimport errno
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
@@ -38,9 +38,12 @@ from ocspd._der cimport (
 )
 from ocspd._index cimport (
     ETAG_OCTETS,
+    MAX_DER,
     MAX_HASH,
     MAX_HOLES,
+    MAX_ISSUERS,
     MAX_SERIAL,
+    MAX_TEMPLATES,
     PAGE,
     RECORD_DEAD,
     RECORD_HEAD,
@@ -70,7 +73,6 @@ cdef enum:
     PAIRS = 1 << 15
     WINDOW_PAGES = 1 << 13  # 32 MiB of slots at a time
     ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
-    MAX_TEMPLATES = 1 << 24
     REPORTED_TOKENS = 1000
     NO_TEMPLATE = 0xFFFFFFFF
 
@@ -78,6 +80,11 @@ cdef enum:
     E_IO = -2
     E_MEMORY = -3
     E_TEMPLATES = -4
+    E_ISSUERS = -5
+    E_SIZE = -6
+
+cdef int64_t FIRST_TIME = -62167219200  # year 0, where HTTP dates begin
+cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
 
 cdef struct Pair:
     uint64_t key_hash
@@ -98,6 +105,34 @@ cdef uint64_t hash_gap(uint64_t h, const uint8_t *p, Py_ssize_t n) noexcept nogi
         h = (h ^ word ^ <uint64_t> n) * 0x9FB21C651E98DF25u
         h ^= h >> 35
     return h
+
+
+cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil:
+    """Write everything, at an offset or (-1) at the end; 0 or E_IO with errno set."""
+    cdef Py_ssize_t wrote
+    while size:
+        wrote = write(descriptor, data, size) if offset < 0 else pwrite(descriptor, data, size, offset)
+        if wrote < 0 and errno == EINTR:
+            continue
+        if wrote <= 0:
+            return E_IO
+        data += wrote
+        size -= <size_t> wrote
+        if offset >= 0:
+            offset += wrote
+    return 0
+
+
+cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil:
+    """Why an answer cannot stand in a segment (`_words` has the words), or 0."""
+    cdef const CertID *cert_id = &single.cert_id
+    if cert_id.serial.n > MAX_SERIAL or cert_id.serial.p[0] & 0x80:
+        return 101
+    if cert_id.key_hash.n > MAX_HASH or cert_id.name_hash.n > MAX_HASH or cert_id.key_hash.n < 4:
+        return 102
+    if view.signature.n < ETAG_OCTETS or size > MAX_DER:
+        return 103
+    return 0
 
 
 cdef bint ecdsa_parts(Span signature, Span *r, Span *s) noexcept nogil:
@@ -164,7 +199,7 @@ cdef class SegmentWriter:
 
     def __init__(self, str path not None, *, created_at):
         cdef uint32_t i
-        if self._file >= 0:
+        if self._buffer != NULL:
             raise TypeError("a SegmentWriter is initialised once")
         self.path = path
         self.added = 0
@@ -232,11 +267,17 @@ cdef class SegmentWriter:
                 pass
 
     cdef int _raise(self, int code) except -1:
-        """Turn a negative code of the nogil half into its exception."""
+        """Turn a negative code of the nogil half into its exception; nothing more can be added."""
+        cdef int number = errno
+        self.abort()
         if code == E_IO:
-            raise IndexFileError(f"{self.path}: cannot write segment: {os.strerror(errno)}")
+            raise IndexFileError(f"{self.path}: cannot write segment: {os.strerror(number)}")
         if code == E_TEMPLATES:
             raise IndexFileError(f"{self.path}: answers have more than {MAX_TEMPLATES} different forms")
+        if code == E_ISSUERS:
+            raise IndexFileError(f"{self.path}: answers have more than {MAX_ISSUERS} different issuers")
+        if code == E_SIZE:
+            raise IndexFileError(f"{self.path}: answers fill more than 1 TiB; write several segments")
         raise MemoryError
 
     cdef int _check_open(self) except -1:
@@ -247,15 +288,9 @@ cdef class SegmentWriter:
     # -- writing octets ------------------------------------------------------------------------
 
     cdef int _flush(self) noexcept nogil:
-        cdef size_t done = 0
-        cdef Py_ssize_t wrote
-        while done < self._buffered:
-            wrote = write(self._file, self._buffer + done, self._buffered - done)
-            if wrote < 0:
-                return E_IO
-            done += <size_t> wrote
+        cdef int code = write_all(self._file, self._buffer, self._buffered, -1)
         self._buffered = 0
-        return 0
+        return code
 
     cdef int _put(self, const uint8_t *data, size_t size) noexcept nogil:
         cdef size_t part
@@ -273,16 +308,9 @@ cdef class SegmentWriter:
         return 0
 
     cdef int _flush_pairs(self) noexcept nogil:
-        cdef size_t size = self._paired * sizeof(Pair)
-        cdef size_t done = 0
-        cdef Py_ssize_t wrote
-        while done < size:
-            wrote = write(self._keys, <uint8_t *> self._pairs + done, size - done)
-            if wrote < 0:
-                return E_IO
-            done += <size_t> wrote
+        cdef int code = write_all(self._keys, <uint8_t *> self._pairs, self._paired * sizeof(Pair), -1)
         self._paired = 0
-        return 0
+        return code
 
     # -- tables --------------------------------------------------------------------------------
 
@@ -303,6 +331,8 @@ cdef class SegmentWriter:
             ):
                 self._issuer_last = number
                 return number
+        if self._issuer_count == MAX_ISSUERS:
+            return E_ISSUERS
         if self._issuer_count == self._issuer_room:
             with gil:
                 grown = <IssuerKey *> PyMem_Realloc(self._issuers, 2 * self._issuer_room * sizeof(IssuerKey))
@@ -431,6 +461,8 @@ cdef class SegmentWriter:
         cdef uint8_t head[RECORD_HEAD]
         cdef Span key
         cdef int i
+        if self._records_size >= RECORDS_LIMIT:
+            return E_SIZE
         if left < RECORD_HEAD or (size <= STRADDLE_LIMIT and size > left):
             if self._put(NULL, left):
                 return E_IO
@@ -461,7 +493,7 @@ cdef class SegmentWriter:
         self, const uint8_t *der, Py_ssize_t size, const ResponseView *view, const SingleView *single,
         int64_t refresh_at, bint refresh_known
     ) noexcept nogil:
-        """Add an answer under one CertID; a positive code for a bad answer, negative for a failure."""
+        """Add a usable answer under one CertID; a negative code for a failure."""
         cdef Template form
         cdef Span parts[MAX_HOLES]
         cdef Span r, s
@@ -469,12 +501,6 @@ cdef class SegmentWriter:
         cdef int64_t number
         cdef int count = 0, i
         cdef const CertID *cert_id = &single.cert_id
-        if cert_id.serial.n > MAX_SERIAL or cert_id.serial.p[0] & 0x80:
-            return 101
-        if cert_id.key_hash.n > MAX_HASH or cert_id.name_hash.n > MAX_HASH or cert_id.key_hash.n < 4:
-            return 102
-        if view.signature.n < ETAG_OCTETS or size > 1 << 20:
-            return 103
         memset(&form, 0, sizeof(Template))
         number = self._issuer(cert_id.hash_id, cert_id.name_hash, cert_id.key_hash)
         if number < 0:
@@ -484,7 +510,7 @@ cdef class SegmentWriter:
         form.produced_at = view.produced_at
         form.this_update = single.this_update
         form.next_update = single.next_update if single.has_next_update else INT64_MAX
-        form.refresh_at = refresh_at if refresh_known else form.next_update
+        form.refresh_at = max(FIRST_TIME, min(refresh_at, form.next_update)) if refresh_known else form.next_update
         form.status = <uint8_t> single.status
         form.serial_size = <uint8_t> cert_id.serial.n
         form.etag_offset = <uint32_t> (view.signature.p + view.signature.n - ETAG_OCTETS - der)
@@ -532,15 +558,18 @@ cdef class SegmentWriter:
         if code:
             return code
         if view.count == 1:
-            return self._add_single(der, size, &view, &view.first, refresh_at, refresh_known)
+            code = unusable(&view, &view.first, size)
+            return code if code else self._add_single(der, size, &view, &view.first, refresh_at, refresh_known)
         singles = view.singles
-        while singles.n:
+        while singles.n and code == 0:  # all or nothing
             code = read_single(&singles, &single)
             if code == 0:
-                code = self._add_single(der, size, &view, &single, refresh_at, refresh_known)
-            if code:
-                return code
-        return 0
+                code = unusable(&view, &single, size)
+        singles = view.singles
+        while singles.n and code == 0:
+            read_single(&singles, &single)
+            code = self._add_single(der, size, &view, &single, refresh_at, refresh_known)
+        return code
 
     cdef str _words(self, int code):
         if code == 101:
@@ -754,10 +783,10 @@ cdef class SegmentWriter:
                     pages = min(<uint64_t> WINDOW_PAGES, slot_pages - first)
                     memset(slots, 0, pages * PAGE)
                     code = self._fill(slots, first, pages, slot_pages, entries)
-                    if code == 0 and pwrite(
-                        self._file, slots, pages * PAGE, <Py_ssize_t> (slots_offset + first * PAGE)
-                    ) != <Py_ssize_t> (pages * PAGE):
-                        code = E_IO
+                    if code == 0:
+                        code = write_all(
+                            self._file, <const uint8_t *> slots, pages * PAGE, <int64_t> (slots_offset + first * PAGE)
+                        )
                     first += pages
         finally:
             PyMem_Free(slots)
