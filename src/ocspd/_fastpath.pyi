@@ -80,6 +80,9 @@ class OCSPConnection:
 class SlowTransport:
     """The transport aiohttp sees while it answers a request for an OCSPConnection."""
 
+    @property
+    def ends_connection(self) -> bool:
+        """Whether the answer must be the connection's last: its framing was in doubt, or the worker drains."""
     def request_done(self, keep_alive: bool) -> None:
         """Say that the answer is written; the connection is fast again. Called by the slow path."""
     def write(self, data: bytes | bytearray | memoryview) -> None: ...
@@ -117,6 +120,9 @@ class Connections:
     def current(self) -> int:
         """Open connections."""
     def drain(self) -> None:
-        """Answer every further request with Connection: close and close idle connections."""
+        """Answer every further request with Connection: close and close idle connections.
+
+        Connections that the kernel had already accepted are still taken.
+        """
     def abort(self) -> None:
         """Close every connection at once."""

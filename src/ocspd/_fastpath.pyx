@@ -7,12 +7,14 @@ Rules of this file
 2. What is written equals what `web/ocsp.py` writes, octet for octet, Date aside.
 3. A connection is in one of three states. FAST: requests are answered here. SLOW: one request,
    whose end is known, is with aiohttp; FAST again when it is answered. FOREIGN: the framing is in
-   doubt, aiohttp has the connection until it closes it.
+   doubt, aiohttp has the connection and ends it with its answer (RFC 9112 §6.3): so no octets whose
+   meaning is in doubt are ever taken for a request, and no connection stays slow.
 4. Everything kept for a client is bounded: one request's octets, plus what one read delivers.
 """
 
 import asyncio
 
+cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
@@ -168,6 +170,7 @@ cdef class Reply:
     cdef readonly str etag
 
 
+@cython.no_gc  # no part of any cycle, and a collector that clears the exporter of a Py_buffer goes wrong
 cdef class Responder:
     """See _fastpath.pyi."""
     cdef Index _index
@@ -181,19 +184,19 @@ cdef class Responder:
     cdef int64_t _cap
 
     def __cinit__(self):
-        self._own = NULL
         self._shared = False
+        self._own = <uint64_t *> PyMem_Malloc(COUNTER_BLOCK_BYTES)
+        if self._own == NULL:
+            raise MemoryError
+        memset(self._own, 0, COUNTER_BLOCK_BYTES)
+        self._counters = self._own
+        self._index = Index(())
+        self._prefix = b""
 
     def __init__(self, Index index not None, *, path="/", counters=None, max_age_cap_s=0):
-        if self._counters != NULL:
+        if self._shared:
             raise TypeError("a Responder is initialised once")
-        if counters is None:
-            self._own = <uint64_t *> PyMem_Malloc(COUNTER_BLOCK_BYTES)
-            if self._own == NULL:
-                raise MemoryError
-            memset(self._own, 0, COUNTER_BLOCK_BYTES)
-            self._counters = self._own
-        else:
+        if counters is not None:
             PyObject_GetBuffer(counters, &self._block, PyBUF_CONTIG)
             self._shared = True
             if self._block.len < COUNTER_BLOCK_BYTES or <size_t> self._block.buf % 8:
@@ -219,9 +222,9 @@ cdef class Responder:
 
     def set_time(self, int64_t now_s):
         if now_s != self._now or self._date[0] == 0:
-            self._now = now_s
             if format_time(now_s, self._date):
                 raise ValueError(f"{now_s} has no HTTP date")
+            self._now = now_s
 
     def count(self, str counter not None, int amount=1):
         self._counters[<int> _POSITION[counter]] += <uint64_t> amount
@@ -232,16 +235,17 @@ cdef class Responder:
         Never beyond nextUpdate (RFC 9919 §7.1); an answer whose refresh is late is kept for a minute.
         """
         cdef const Template *template = found.template
-        cdef int64_t left = template.next_update - self._now
-        cdef int64_t due = template.refresh_at - self._now
+        cdef int64_t left, due
         if template.next_update == INT64_MAX:
             return 0
+        left = template.next_update - self._now
+        due = template.refresh_at - self._now
+        if self._cap and left > self._cap:
+            left = self._cap
         if due <= 0:
             return min(left, <int64_t> OVERDUE_MAX_AGE_S)
         if due > left:
             due = left
-        if self._cap and due > self._cap:
-            due = self._cap
         return due - due * (tag[0] & 63) // 1024
 
     cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Verdict *verdict) noexcept nogil:
@@ -377,6 +381,7 @@ cdef class Responder:
         cdef Verdict verdict
         cdef Reply reply = Reply.__new__(Reply)
         cdef char hexed[2 * ETAG_OCTETS]
+        cdef Index index = self._index  # kept until the end: a collection in between could run anything
         self._decide(<const uint8_t *> <const char *> request_der, len(request_der), &verdict)
         reply.outcome = _OUTCOMES[<int> verdict.outcome]
         reply.cacheable = verdict.outcome <= UNKNOWN
@@ -483,6 +488,8 @@ cdef class Connections:
         self._draining = False
 
     def protocol(self):
+        if self._responder is None:
+            raise TypeError("Connections is not initialised")
         cdef OCSPConnection connection = OCSPConnection.__new__(OCSPConnection)
         connection._pool = self
         connection._responder = self._responder
@@ -495,23 +502,17 @@ cdef class Connections:
         self._ticks += 1
         for connection in tuple(self._open):
             waited = self._ticks - connection._since
-            if connection._paused:
+            if connection._paused or connection._state == CLOSED:  # the client has something to read
                 if waited > self._write_timeout:
                     self._responder._counters[N_TIMEOUT_WRITE] += 1
-                    connection._transport.abort()
-            elif connection._state == FAST or connection._owed:
-                if connection._buffered or connection._owed:
-                    if waited > self._header_timeout:
-                        self._responder._counters[N_TIMEOUT_HEADER] += 1
-                        connection._transport.close()
-                elif waited > self._idle_timeout:
+                    connection._abort()
+            elif connection._state == FAST and not connection._buffered:
+                if waited > self._idle_timeout:
                     self._responder._counters[N_TIMEOUT_IDLE] += 1
-                    connection._transport.close()
-            elif connection._state == FOREIGN and (
-                waited > self._idle_timeout or (connection._ended and waited > self._header_timeout)
-            ):
-                self._responder._counters[N_TIMEOUT_IDLE] += 1
-                connection._transport.close()
+                    connection._close()
+            elif waited > self._header_timeout:
+                self._responder._counters[N_TIMEOUT_HEADER] += 1
+                connection._close()
 
     @property
     def current(self):
@@ -522,12 +523,12 @@ cdef class Connections:
         self._draining = True
         for connection in tuple(self._open):
             if connection._state == FAST and not connection._buffered and not connection._paused:
-                connection._transport.close()
+                connection._close()
 
     def abort(self):
         cdef OCSPConnection connection
         for connection in tuple(self._open):
-            connection._transport.abort()
+            connection._abort()
 
 
 cdef class OCSPConnection:
@@ -553,6 +554,9 @@ cdef class OCSPConnection:
     cdef bint _chunked
     cdef object __weakref__
 
+    def __init__(self):
+        raise TypeError("use Connections.protocol")
+
     def __dealloc__(self):
         PyMem_Free(self._buffer)
 
@@ -563,7 +567,7 @@ cdef class OCSPConnection:
         self._transport = transport
         self._write = transport.write
         self._since = self._pool._ticks
-        if len(self._pool._open) >= self._pool._maximum or self._pool._draining:
+        if len(self._pool._open) >= self._pool._maximum:
             counters[N_REFUSED] += 1
             self._state = CLOSED
             transport.abort()
@@ -589,7 +593,8 @@ cdef class OCSPConnection:
         self._since = self._pool._ticks
         if self._slow is not None:
             self._slow.pause_writing()
-        self._transport.pause_reading()
+        if self._state != CLOSED:
+            self._transport.pause_reading()
 
     def resume_writing(self):
         self._paused = False
@@ -598,8 +603,7 @@ cdef class OCSPConnection:
             self._slow.resume_writing()
         if self._state == FAST and self._buffered:
             self._process_buffer()
-        if not self._paused and self._state != CLOSED:
-            self._transport.resume_reading()
+        self._resume_reading()
 
     def data_received(self, bytes data not None):
         cdef const uint8_t *p = <const uint8_t *> <const char *> data
@@ -622,7 +626,6 @@ cdef class OCSPConnection:
             if used < size:
                 self._keep(p + used, size - used)
         elif self._state == FOREIGN:
-            self._since = self._pool._ticks
             self._slow.data_received(data)
         elif self._state == SLOW and not self._buffered:
             used = self._feed(p, size)
@@ -676,6 +679,8 @@ cdef class OCSPConnection:
         self._room = 0
         try:
             used = self._process(taken, size)
+            if used:
+                self._since = self._pool._ticks
             if used < size:
                 self._keep(taken + used, size - used)
         finally:
@@ -689,6 +694,9 @@ cdef class OCSPConnection:
         cdef Py_ssize_t total
         cdef bytes response
         while used < size and self._state == FAST and not self._paused:
+            if p[used] == c"\r" or p[used] == c"\n":  # empty lines before a request (RFC 9112 §2.2)
+                used += 1
+                continue
             if not read_head(p + used, size - used, &request):
                 return used
             if request.cause == C_NONE and strange_condition(&request):
@@ -715,7 +723,21 @@ cdef class OCSPConnection:
     cdef int _close(self) except -1:
         """Write what is waiting, then close; nothing more is read."""
         self._state = CLOSED
+        self._since = self._pool._ticks
         self._transport.close()
+        return 0
+
+    cdef int _abort(self) except -1:
+        """Close at once; what the client has not taken is lost."""
+        self._state = CLOSED
+        self._since = self._pool._ticks
+        self._transport.abort()
+        return 0
+
+    cdef int _resume_reading(self) except -1:
+        """Read on, unless there is something that has to happen before."""
+        if self._state != CLOSED and not self._paused and not (self._state == SLOW and self._buffered):
+            self._transport.resume_reading()
         return 0
 
     # -- handing a request to aiohttp ----------------------------------------------------------
@@ -723,15 +745,15 @@ cdef class OCSPConnection:
     cdef Py_ssize_t _hand_over(self, const Request *request, const uint8_t *p, Py_ssize_t size) except -1:
         """Give aiohttp a request, or the connection when its framing is in doubt; the octets taken."""
         self._responder._counters[N_SLOW + <int> request.cause] += 1
+        self._since = self._pool._ticks
+        self._state = FOREIGN if request.ambiguous else SLOW
         self._slow_transport = SlowTransport.__new__(SlowTransport)
         self._slow_transport._connection = self
         self._slow = self._pool._slow_factory()
         self._slow.connection_made(self._slow_transport)
         if request.ambiguous:
-            self._state = FOREIGN
             self._slow.data_received(<bytes> (<const char *> p)[:size])
             return size
-        self._state = SLOW
         self._owed = True
         self._replied = False
         self._chunked = request.chunked
@@ -777,7 +799,7 @@ cdef class OCSPConnection:
         """aiohttp has written its whole answer."""
         if self._state != SLOW:
             return 0
-        if not keep_alive or self._ended or self._pool._draining:
+        if not keep_alive or self._pool._draining:
             self._close()
             return 0
         self._replied = True
@@ -795,13 +817,20 @@ cdef class OCSPConnection:
         self._since = self._pool._ticks
         if self._buffered:
             self._process_buffer()
-        if not self._paused and self._state != CLOSED and not (self._state == SLOW and self._buffered):
-            self._transport.resume_reading()
+        if self._ended and self._state == FAST and not self._paused:
+            self._close()
+        self._resume_reading()
 
 
 cdef class SlowTransport:
     """What aiohttp sees as its transport: the client's, for as long as it has the connection."""
     cdef OCSPConnection _connection
+
+    @property
+    def ends_connection(self):
+        return self._connection is not None and (
+            self._connection._state != SLOW or self._connection._pool._draining
+        )
 
     def request_done(self, keep_alive):
         """Say that the answer is written; called by the handler of the slow path."""
@@ -821,7 +850,7 @@ cdef class SlowTransport:
 
     def abort(self):
         if self._connection is not None:
-            self._connection._transport.abort()
+            self._connection._abort()
 
     def is_closing(self):
         return self._connection is None or self._connection._transport.is_closing()
@@ -835,12 +864,12 @@ cdef class SlowTransport:
         return False
 
     def pause_reading(self):
-        if self._connection is not None:
+        if self._connection is not None and self._connection._state != CLOSED:
             self._connection._transport.pause_reading()
 
     def resume_reading(self):
-        if self._connection is not None and not self._connection._paused and not self._connection._buffered:
-            self._connection._transport.resume_reading()
+        if self._connection is not None:
+            self._connection._resume_reading()
 
     def get_write_buffer_size(self):
         return 0 if self._connection is None else self._connection._transport.get_write_buffer_size()

@@ -130,7 +130,11 @@ cdef int read_field(const uint8_t *line, const uint8_t *end, Request *out, int *
                 out.content_length = out.content_length * 10 + (p[0] - c"0")
                 p += 1
     elif name == 16:
-        if same(line, "content-encoding", 16) or same(line, "content-location", 16):
+        if (
+            same(line, "content-encoding", 16)
+            or same(line, "content-location", 16)
+            or same(line, "proxy-connection", 16)  # taken for Connection by aiohttp
+        ):
             note(out, C_HEADER)
     elif name == 17:
         if same(line, "transfer-encoding", 17):
@@ -169,7 +173,7 @@ cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept 
     cdef const uint8_t *stop
     cdef const uint8_t *p
     cdef Py_ssize_t i
-    cdef int controls = 0, lines = 1, seen = 0
+    cdef int controls = 0, tabs = 0, lines = 1, seen = 0
     out.cause = C_NONE
     out.ambiguous = False
     out.chunked = False
@@ -234,7 +238,10 @@ cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept 
     out.head_size = stop + 1 - data
     for i in range(out.head_size):
         controls += (data[i] < 0x20) | (data[i] == 0x7F)
-    if controls != 2 * lines or (out.chunked and (seen & S_LENGTH or out.minor == 0)):
+        tabs += data[i] == 0x09
+    if tabs:  # allowed in a field's value; rare enough to leave it to aiohttp
+        note(out, C_HEADER)
+    if controls != 2 * lines + tabs or (out.chunked and (seen & S_LENGTH or out.minor == 0)):
         return doubtful(out, C_FRAMING)
     if not seen & S_HOST and out.minor == 1:
         note(out, C_HEADER)
@@ -394,6 +401,8 @@ cdef Py_ssize_t skip_chunks(Chunks *chunks, const uint8_t *data, Py_ssize_t size
                 return -1
             chunks.line = 0
             chunks.state = SIZE
+        elif c == c"\n" and (chunks.state == TRAILER or chunks.state == TRAILER_LINE):
+            return -1
         elif chunks.state == TRAILER:
             chunks.state = END_LF if c == c"\r" else TRAILER_LINE
         elif chunks.state == TRAILER_LINE:

@@ -176,7 +176,8 @@ class OCSPServer(web.Server):
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         answer = await self._answer(request)
-        if self.draining or answer.closes:
+        ends = getattr(request.transport, "ends_connection", False)  # _fastpath.SlowTransport
+        if self.draining or answer.closes or ends:
             answer.force_close()
         return answer
 
