@@ -21,7 +21,7 @@ from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
 from ocspd.web.control import Channel, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ocspd.web.listeners import Listeners
 
@@ -63,8 +63,6 @@ class WorkerPool:
     settings: WorkerSettings
     listeners: Listeners
     count: int
-    on_change: Callable[[], None] = lambda: None
-    """Called when a worker became ready, switched its index or died."""
     slots: list[Slot] = field(default_factory=list)
     refused: int = 0
     """How often a worker could not use an index that was thought valid."""
@@ -176,7 +174,6 @@ class WorkerPool:
             # what was open died with the process
             slot.counters[_CLOSED : _CLOSED + 8] = slot.counters[_OPENED : _OPENED + 8]
             self._assign()
-            self.on_change()
         if not self._stopping.is_set():
             ending = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             logger.error("worker %d (process %d) %s", slot.number, process.pid, ending)
@@ -193,8 +190,6 @@ class WorkerPool:
                 case "refused":
                     self.refused += 1
                     logger.error("worker %d keeps its index: %s", slot.number, message["why"])
-            if message["what"] != "alive":
-                self.on_change()
 
     async def _watch(self, slot: Slot) -> None:
         """Kill a process that is stuck."""
