@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
+from cryptography.utils import CryptographyDeprecationWarning
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.model import CertificateRow
@@ -50,8 +52,10 @@ def load_certificates(data: bytes) -> list[x509.Certificate]:
 
 def _parse(content: bytes) -> list[x509.Certificate]:
     try:
-        return [x509.load_der_x509_certificate(content)]
-    except ValueError as err:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # old roots with serial 0
+            return [x509.load_der_x509_certificate(content)]
+    except (ValueError, x509.InvalidVersion) as err:
         if _is_pkcs7(content):
             try:
                 return pkcs7.load_der_pkcs7_certificates(content)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.pki import extensions, keys, names, pem, sans
@@ -49,11 +52,11 @@ def load_csr(text: bytes) -> ReceivedCSR:
         raise CodedError(Code.CSR_BAD_REQUEST, "not a csr")
     try:
         request = x509.load_der_x509_csr(found[0].content)
-        valid = request.is_signature_valid
+        valid = request.is_signature_valid or _is_valid_with_sha1(request)
         public_key = cast("PublicKey", request.public_key())
     except UnsupportedAlgorithm as err:
         raise CodedError(Code.CSR_BAD_REQUEST, f"CSR key or signature is not supported: {err}") from err
-    except (ValueError, TypeError) as err:
+    except (ValueError, TypeError, x509.InvalidVersion) as err:
         raise CodedError(Code.CSR_PARSE_FAILED, f"CSR Parse failed: {_one_line(err)}") from err
     if not valid:
         raise CodedError(Code.CSR_BAD_REQUEST, "CSR signature does not verify under its own key")
@@ -61,6 +64,26 @@ def load_csr(text: bytes) -> ReceivedCSR:
         return _read(request, public_key)
     except (DERError, IndexError) as err:
         raise CodedError(Code.CSR_PARSE_FAILED, f"CSR Parse failed: {_one_line(err)}") from err
+
+
+def _is_valid_with_sha1(request: x509.CertificateSigningRequest) -> bool:
+    """Verify what `is_signature_valid` turns down: old requests, which CFSSL signs for.
+
+    The signature only shows that the sender has the key; nobody relies on it later.
+    """
+    key, oid = request.public_key(), request.signature_algorithm_oid
+    try:
+        if isinstance(key, rsa.RSAPublicKey) and oid == SignatureAlgorithmOID.RSA_WITH_SHA1:
+            sha1 = hashes.SHA1()  # noqa: S303  (see above)
+            key.verify(request.signature, request.tbs_certrequest_bytes, padding.PKCS1v15(), sha1)
+            return True
+        if isinstance(key, ec.EllipticCurvePublicKey) and oid == SignatureAlgorithmOID.ECDSA_WITH_SHA1:
+            sha1 = hashes.SHA1()  # noqa: S303  (see above)
+            key.verify(request.signature, request.tbs_certrequest_bytes, ec.ECDSA(sha1))
+            return True
+    except InvalidSignature:
+        pass
+    return False
 
 
 def _one_line(err: Exception) -> str:

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, mldsa, rsa, x25519
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocspd.clock import SystemClock
+from ocspd.errors import Code, CodedError
+from ocspd.pki import ca, certs, keys, pem
+from ocspd.pki.csr import CertificateRequest
+from tests.pki.chain import make_key
+from tests.tools import need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PASSWORD = b"correct horse"
+
+
+@pytest.mark.parametrize(
+    ("algo", "size", "kind", "label"),
+    [
+        ("rsa", 2048, rsa.RSAPrivateKey, "RSA PRIVATE KEY"),
+        ("ecdsa", 256, ec.EllipticCurvePrivateKey, "EC PRIVATE KEY"),
+        ("ecdsa", 384, ec.EllipticCurvePrivateKey, "EC PRIVATE KEY"),
+        ("ecdsa", 521, ec.EllipticCurvePrivateKey, "EC PRIVATE KEY"),
+        ("ed25519", 0, ed25519.Ed25519PrivateKey, "Ed25519 PRIVATE KEY"),
+    ],
+)
+def test_a_new_key_reads_back_from_its_pem(algo: str, size: int, kind: Any, label: str) -> None:
+    key = keys.generate_key(algo, size)
+    text = keys.key_to_pem(key)
+    again = keys.load_private_key(text.encode())
+    assert isinstance(again, kind)
+    assert keys.public_key_info(again) == keys.public_key_info(key)
+    assert text.startswith(f"-----BEGIN {label}-----\n")
+    assert text.endswith(f"-----END {label}-----\n")
+
+
+@pytest.mark.parametrize(
+    ("algo", "size", "message"),
+    [
+        ("rsa", 2047, "RSA key is too weak"),
+        ("rsa", 0, "RSA key is too weak"),
+        ("rsa", 8193, "RSA key size too large"),
+        ("ecdsa", 224, "invalid curve"),
+        ("dsa", 2048, "invalid algorithm"),
+        ("", 0, "invalid algorithm"),
+    ],
+)
+def test_a_key_that_cannot_be_made_is_2400(algo: str, size: int, message: str) -> None:
+    with pytest.raises(CodedError) as caught:
+        keys.generate_key(algo, size)
+    assert (caught.value.code, caught.value.message) == (Code.KEY_GENERATION_FAILED, message)
+
+
+@pytest.mark.parametrize("command", ["rsa:2048", "ec:prime256v1", "ec:secp521r1", "ED25519"])
+@pytest.mark.parametrize("form", ["pkcs8", "traditional", "der"])
+def test_openssl_keys_are_read_in_every_form(tmp_path: Path, command: str, form: str) -> None:
+    algorithm, _, option = command.partition(":")
+    if form == "traditional" and not option:
+        form = "pkcs8"  # there is no other form of it
+    words = ["genpkey", "-algorithm", algorithm.upper(), "-out", str(tmp_path / "k.pem")]
+    if option:
+        name = "rsa_keygen_bits" if algorithm == "rsa" else "ec_paramgen_curve"
+        words += ["-pkeyopt", f"{name}:{option}"]
+    run_openssl(*words)
+    options = {"pkcs8": [], "traditional": ["-traditional"], "der": ["-outform", "DER"]}[form]
+    run_openssl("pkey", "-in", str(tmp_path / "k.pem"), *options, "-out", str(tmp_path / "out"))
+    run_openssl(
+        "pkey", "-in", str(tmp_path / "k.pem"), "-pubout", "-outform", "DER", "-out", str(tmp_path / "p")
+    )
+    key = keys.load_private_key((tmp_path / "out").read_bytes())
+    assert keys.public_key_info(key) == (tmp_path / "p").read_bytes()
+
+
+def run_openssl(*words: str) -> None:
+    subprocess.run([need("openssl"), *words], check=True, capture_output=True, timeout=50)
+
+
+def test_parameters_before_an_ec_key_are_skipped(tmp_path: Path) -> None:
+    run_openssl("ecparam", "-name", "secp384r1", "-genkey", "-out", str(tmp_path / "k.pem"))
+    data = (tmp_path / "k.pem").read_bytes()
+    assert b"EC PARAMETERS" in data
+    assert isinstance(keys.load_private_key(data), ec.EllipticCurvePrivateKey)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("kind", ["rsa-2048", "ecdsa-256"])
+def test_an_encrypted_key_opens_with_its_password_only(kind: str, *, legacy: bool) -> None:
+    form = serialization.PrivateFormat.TraditionalOpenSSL if legacy else serialization.PrivateFormat.PKCS8
+    key = make_key(kind)
+    protection = serialization.BestAvailableEncryption(PASSWORD)
+    text = key.private_bytes(serialization.Encoding.PEM, form, protection)
+    assert keys.public_key_info(keys.load_private_key(text, PASSWORD)) == keys.public_key_info(key)
+    for password, code in ((None, 2100), (b"", 2100), (b"wrong", 2002)):
+        with pytest.raises(CodedError) as caught:
+            keys.load_private_key(text, password)
+        assert caught.value.code == code
+        assert "wrong" not in caught.value.message.split("wrong password")[0]
+
+
+def test_a_password_does_not_hinder_a_key_that_needs_none() -> None:
+    text = keys.key_to_pem(make_key("ecdsa-256")).encode()
+    assert keys.load_private_key(text, PASSWORD)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        dsa.generate_private_key(1024),
+        x25519.X25519PrivateKey.generate(),
+        ec.generate_private_key(ec.SECP256K1()),
+    ],
+    ids=["dsa", "x25519", "secp256k1"],
+)
+def test_a_kind_of_key_that_cannot_sign_here_is_2200(key: Any) -> None:
+    form = serialization.PrivateFormat.PKCS8
+    text = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    with pytest.raises(CodedError) as caught:
+        keys.load_private_key(text)
+    assert caught.value.code == Code.KEY_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", 2002),
+        (b"no pem", 2002),
+        (b"-----BEGIN PRIVATE KEY-----\n!!!\n-----END PRIVATE KEY-----\n", 2002),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", 2003),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", 2003),
+        (b"\x30\x00", 2003),
+        (b"\x30\x82", 2003),
+    ],
+)
+def test_what_is_no_key_has_a_code(data: bytes, code: int) -> None:
+    with pytest.raises(CodedError) as caught:
+        keys.load_private_key(data)
+    assert caught.value.code == code
+
+
+@given(st.binary(max_size=80))
+def test_garbage_is_refused_and_no_crash(data: bytes) -> None:
+    for text in (data, b"0" + data, pem.encode("PRIVATE KEY", data).encode()):
+        with pytest.raises(CodedError):
+            keys.load_private_key(text, PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("kind", "algorithm"),
+    [
+        ("rsa-2048", "sha256"),
+        ("rsa-3072", "sha384"),
+        ("rsa-4096", "sha512"),
+        ("ecdsa-224", "sha1"),
+        ("ecdsa-256", "sha256"),
+        ("ecdsa-384", "sha384"),
+        ("ecdsa-521", "sha512"),
+        ("ed25519", None),
+        ("ml-dsa-44", None),
+    ],
+)
+def test_the_hash_follows_from_size_and_curve(kind: str, algorithm: str | None) -> None:
+    found = keys.signature_hash(make_key(kind))
+    assert (None if found is None else found.name) == algorithm
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["rsa-2048", "rsa-3072", "ecdsa-256", "ecdsa-384", "ecdsa-521", "ed25519", "ml-dsa-44", "ml-dsa-65"],
+)
+def test_a_certificate_of_every_kind_of_key_verifies(kind: str) -> None:
+    key = make_key(kind)
+    made = ca.init_ca(CertificateRequest(common_name="root"), SystemClock(), key)
+    certificate = certs.load_certificate(made.cert.encode())
+    certificate.verify_directly_issued_by(certificate)
+    keys.check_key_matches(key, certificate)
+    with pytest.raises(CodedError) as caught:
+        keys.check_key_matches(make_key("ecdsa-256", 7), certificate)
+    assert caught.value.code == Code.KEY_MISMATCH
+
+
+def test_an_ml_dsa_key_loads_and_is_written_under_the_usual_label() -> None:
+    text = keys.key_to_pem(make_key("ml-dsa-65"))
+    assert text.startswith("-----BEGIN PRIVATE KEY-----")
+    assert isinstance(keys.load_private_key(text.encode()), mldsa.MLDSA65PrivateKey)
