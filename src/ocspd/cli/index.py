@@ -25,11 +25,10 @@ from ocspd.service import indexing
 from ocspd.wire import dumps_indented
 
 if TYPE_CHECKING:
-    from cryptography import x509
-
     from ocspd._index import Answer
     from ocspd._writer import SegmentWriter
     from ocspd.cli.flags import Flags
+    from ocspd.pki.certs import Certificate
 
 _BAD_SHOWN = 20
 
@@ -52,7 +51,7 @@ def _now_s() -> int:
     return int(SystemClock().now().timestamp())
 
 
-def _certificates(flags: Flags) -> list[x509.Certificate]:
+def _certificates(flags: Flags) -> list[Certificate]:
     found = []
     for name in flags.strings("ca"):
         try:

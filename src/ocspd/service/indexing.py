@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from cryptography import x509
-
     from ocspd._index import Answer
     from ocspd._writer import SegmentWriter
     from ocspd.index.directory import IndexDirectory
     from ocspd.index.manifest import Manifest
+    from ocspd.pki.certs import Certificate
 
 CHUNK_BYTES = 16 << 20
 _BLANKS = b" \t\r\n\f\v"
@@ -152,7 +151,7 @@ class VerifyReport:
 
 def verify(
     directory: IndexDirectory,
-    issuers: Sequence[x509.Certificate],
+    issuers: Sequence[Certificate],
     now_s: int,
     on_checked: Callable[[int, int], None],
 ) -> VerifyReport:
@@ -191,7 +190,7 @@ def verify(
     return report
 
 
-def lookup(index: Index, issuer: x509.Certificate, serial: int) -> dict[str, Answer]:
+def lookup(index: Index, issuer: Certificate, serial: int) -> dict[str, Answer]:
     """Return the answers about a serial of an issuer, by CertID hash."""
     found = {name: index.lookup(name, *issuer_hashes(issuer, name), serial) for name in HASHES}
     return {name: answer for name, answer in found.items() if answer is not None}
