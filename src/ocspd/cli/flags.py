@@ -48,6 +48,8 @@ class Flag:
     kind: Kind
     default: Value
     help: str
+    limits: tuple[int, int] = (-(1 << 63), (1 << 63) - 1)
+    """Smallest and largest value of an integer."""
 
     def help_line(self) -> str:
         """Return the line of the usage text: two spaces, `-name=default: help`."""
@@ -67,6 +69,11 @@ def boolean(name: str, text: str, *, default: bool = False) -> Flag:
 def integer(name: str, text: str, default: int = 0) -> Flag:
     """Declare a flag that holds a whole number of 64 bits."""
     return Flag(name, Kind.INTEGER, default, text)
+
+
+def port(name: str, text: str, default: int) -> Flag:
+    """Declare a flag that holds a TCP port; the system would take a larger number modulo 65536."""
+    return Flag(name, Kind.INTEGER, default, text, (0, 65535))
 
 
 def duration(name: str, text: str, default: timedelta = timedelta()) -> Flag:
@@ -180,7 +187,7 @@ def _convert(flag: Flag, text: str, previous: Value | None) -> Value:
         case Kind.STRINGS:
             return (*previous, text) if isinstance(previous, tuple) else (text,)
         case Kind.INTEGER:
-            return _integer(flag.name, text)
+            return _integer(flag, text)
         case _:
             try:
                 return parse_duration(text)
@@ -210,7 +217,7 @@ _LITERALS = (
 )
 
 
-def _integer(name: str, text: str) -> int:
+def _integer(flag: Flag, text: str) -> int:
     body = text[1:] if text[:1] in {"+", "-"} else text
     for form, base in _LITERALS:
         if not form.fullmatch(body):
@@ -221,12 +228,13 @@ def _integer(name: str, text: str) -> int:
             break
         value = int(digits, base)
         value = -value if text[0] == "-" else value
-        if -(1 << 63) <= value < 1 << 63:
+        smallest, largest = flag.limits
+        if smallest <= value <= largest:
             return value
         break
     else:
-        raise _invalid(name, text, "parse error")
-    raise _invalid(name, text, "value out of range")
+        raise _invalid(flag.name, text, "parse error")
+    raise _invalid(flag.name, text, "value out of range")
 
 
 def _invalid(name: str, text: str, reason: str) -> UsageError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from ocspd.cli.flags import Flag, boolean, duration, integer, string
+from ocspd.cli.flags import Flag, boolean, duration, integer, port, string
 
 _FLAGS = (
     string("hostname", "Hostname for the cert, could be a comma-separated hostname list"),
@@ -31,7 +31,7 @@ _FLAGS = (
     string("ca-bundle", "path to root certificate store"),
     string("int-bundle", "path to intermediate certificate store"),
     string("address", "Address to bind", "127.0.0.1"),
-    integer("port", "Port to bind", 8888),
+    port("port", "Port to bind", 8888),
     string("min-tls-version", "Minimum version of TLS to use, defaults to 1.0"),
     string("config", "path to configuration file"),
     string("profile", "signing profile to use"),

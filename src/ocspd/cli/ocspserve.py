@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.cli.flags import duration, integer, string, strings
+from ocspd.cli.flags import duration, integer, port, string, strings
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
@@ -174,7 +174,7 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
             integer("workers", "worker processes (0: one for each usable CPU)"),
             string("admin-address", "address of /metrics, /livez, /readyz and /healthz", "127.0.0.1"),
-            integer("admin-port", "port of the same (0: none)", 9402),
+            port("admin-port", "port of the same (0: none)", 9402),
             duration(
                 "drain-delay",
                 "how long SIGTERM lets requests come while /readyz fails",
