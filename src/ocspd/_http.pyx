@@ -209,6 +209,8 @@ cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept 
         p = data + 5
     else:
         note(out, C_METHOD)
+        if memcmp(data, b"CONNECT ", 8) == 0:  # what follows it is no HTTP (RFC 9110 §9.3.6)
+            return doubtful(out, C_METHOD)
         p = data
         while p < stop and KIND[p[0]] & 1:
             p += 1
@@ -290,7 +292,8 @@ cdef Py_ssize_t unescape(const uint8_t *text, Py_ssize_t size, uint8_t *out, bin
 cdef Py_ssize_t decode_target(
     const uint8_t *target, Py_ssize_t size, const uint8_t *prefix, Py_ssize_t prefix_size, uint8_t *out
 ) noexcept nogil:
-    """The DER in a GET target (RFC 6960 App. A.1): its size, -1 when malformed, -2 outside the prefix.
+    """The DER in a GET target (RFC 6960 App. A.1): its size, -1 when malformed, -2 when it is for aiohttp
+    to say: outside the prefix, or with a query that not every parser takes.
 
     Percent-decoded, a second time when an escape is left; leading slashes dropped, no other ever; CR
     and LF dropped; a space means `+`; both base64 alphabets, padding optional. `out` holds TARGET_LIMIT.
@@ -299,7 +302,12 @@ cdef Py_ssize_t decode_target(
     cdef const uint8_t *query = <const uint8_t *> memchr(target, c"?", <size_t> size)
     cdef Py_ssize_t i, written
     cdef bint special = False
+    cdef Span ignored
     if query != NULL:
+        ignored.p = query
+        ignored.n = target + size - query
+        if not plain_target(ignored):
+            return -2
         size = query - target
     while size and target[0] == c"/":
         target += 1

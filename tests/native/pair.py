@@ -1,0 +1,59 @@
+"""The same service twice: natively with aiohttp behind it, and by aiohttp alone."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from ocspd._fastpath import COUNTER_BLOCK_BYTES, COUNTERS, Connections, Responder
+from ocspd.clock import ManualClock
+from ocspd.web.ocsp import OCSPServer
+from tests.native.answers import NOW
+from tests.native.world import NOW_S, open_index
+
+if TYPE_CHECKING:
+    from ocspd._index import Index
+
+
+class Service:
+    """A responder, its counters, and both ways to serve it."""
+
+    def __init__(
+        self,
+        *,
+        path: str = "/",
+        index: Index | None = None,
+        header_timeout_s: int = 10,
+        max_connections: int = 100,
+    ) -> None:
+        self.block = bytearray(COUNTER_BLOCK_BYTES)
+        self.responder = Responder(index or open_index(), path=path, counters=memoryview(self.block))
+        self.responder.set_time(NOW_S)
+        self.server = OCSPServer(self.responder, clock=ManualClock(NOW), path=path)
+        self.connections = Connections(
+            self.responder,
+            slow_factory=self.server,
+            header_timeout_s=header_timeout_s,
+            idle_timeout_s=75,
+            write_timeout_s=30,
+            max_connections=max_connections,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """What was counted, without zeros."""
+        values = struct.unpack_from(f"={len(COUNTERS)}Q", self.block)
+        return {name: value for name, value in zip(COUNTERS, values, strict=True) if value}
+
+    def outcomes(self) -> dict[str, int]:
+        """The counters that do not depend on which way a request took."""
+        prefixes = ("requests_", "certid_", "request_")
+        return {name: value for name, value in self.counts().items() if name.startswith(prefixes)}
+
+    def slow(self) -> int:
+        """How many requests went to aiohttp."""
+        return sum(value for name, value in self.counts().items() if name.startswith("slow_"))
+
+    def tick(self, times: int = 1) -> None:
+        """Let seconds pass for the limits, but not for the answers."""
+        for _ in range(times):
+            self.connections.tick(NOW_S)
