@@ -108,10 +108,14 @@ class IndexDirectory:
         finally:
             os.close(descriptor)
 
+    @property
+    def prefix(self) -> str:
+        """What the path of a new segment begins with; more of a name and `.seg` follow."""
+        return str(self.path / _NEW)
+
     def writer(self, now_s: int) -> SegmentWriter:
         """Start a segment in this directory; pass it to `adopt` when it is finished."""
-        name = f"{_NEW}{os.getpid()}-{time.monotonic_ns()}.seg"
-        return SegmentWriter(str(self.path / name), created_at=now_s)
+        return SegmentWriter(f"{self.prefix}{os.getpid()}-{time.monotonic_ns()}.seg", created_at=now_s)
 
     def adopt(self, path: str | Path) -> SegmentRef:
         """Give a finished segment of this directory its content-addressed name."""

@@ -86,6 +86,7 @@ class SignerSpec:
     certid_hashes: tuple[str, ...]
     responder_id: str
     this_update_step: timedelta
+    refresh_after: float
 
     def __repr__(self) -> str:
         return f"SignerSpec(<{len(self.key)} bytes of private key>)"
@@ -101,6 +102,7 @@ class SignerSpec:
             certid_hashes=self.certid_hashes,
             responder_id=self.responder_id,
             this_update_step=self.this_update_step,
+            refresh_after=self.refresh_after,
             warn=False,
         )
 
@@ -185,6 +187,7 @@ class OCSPSigner:
             certid_hashes=self.certid_hashes,
             responder_id=self.responder_id,
             this_update_step=self.this_update_step,
+            refresh_after=self.refresh_after,
         )
 
     # -- checks --------------------------------------------------------------------------------

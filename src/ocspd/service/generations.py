@@ -96,12 +96,12 @@ class Generations:
             self.settled = self.recent + self.passing + self.settled
             self.recent = self.passing = ()
 
-    async def add_slice(self, path: str) -> Manifest:
-        """Publish a finished segment of the running pass."""
+    async def add_slice(self, paths: Sequence[str]) -> Manifest:
+        """Publish finished segments of the running pass."""
         async with self._lock:
-            ref = await asyncio.to_thread(self.directory.adopt, path)
+            refs = [await asyncio.to_thread(self.directory.adopt, path) for path in paths]
             before = self.passing
-            self.passing = (ref, *before)
+            self.passing = (*refs, *before)
             try:
                 return await asyncio.to_thread(self._publish, ())
             except BaseException:

@@ -345,29 +345,19 @@ class Refresher:
 
     async def _pass(self) -> None:
         await self._generations.begin_pass()
-        loop = asyncio.get_running_loop()
-
-        def publish(path: str) -> None:
-            asyncio.run_coroutine_threadsafe(self._generations.add_slice(path), loop).result()
-
         skipped: deque[SkippedRow] = deque(maxlen=_SKIPPED_KEPT)
-        slices = _Slices(self._generations, self._clock, self._settings.slice_answers, publish)
-        try:
-            report = await refresh_table(
-                self._db,
-                self._signers,
-                clock=self._clock,
-                processes=self._settings.processes,
-                niceness=self._settings.niceness,
-                table=self._settings.table,
-                index=slices,
-                wanted=_Wanted(self._generations.open(), self._signers, self._clock, self._settings.spread),
-                on_progress=self._on_progress,
-                on_skip=skipped.append,
-            )
-            await asyncio.to_thread(slices.finish)
-        finally:
-            slices.abort()
+        report = await refresh_table(
+            self._db,
+            self._signers,
+            clock=self._clock,
+            processes=self._settings.processes,
+            niceness=self._settings.niceness,
+            table=self._settings.table,
+            segments=_Slices(self._generations, self._settings.slice_answers),
+            wanted=_Wanted(self._generations.open(), self._signers, self._clock, self._settings.spread),
+            on_progress=self._on_progress,
+            on_skip=skipped.append,
+        )
         await self._generations.end_pass()
         if not self._generations.segments:  # an empty index is an index: responders start with it
             await asyncio.to_thread(
@@ -422,35 +412,13 @@ def _told(row: StatusRow) -> tuple[int, int, bytes | None]:
 
 
 class _Slices:
-    """The answers of a pass, published in slices; `add` and `finish` run in a thread."""
+    """Publishes the segments of a running pass (`presigning.SegmentSink`)."""
 
-    def __init__(
-        self, generations: Generations, clock: Clock, limit: int, publish: Callable[[str], None]
-    ) -> None:
+    def __init__(self, generations: Generations, limit: int) -> None:
+        self.prefix = generations.directory.prefix
+        self.limit = limit
         self._generations = generations
-        self._clock = clock
-        self._limit = limit
-        self._publish = publish
-        self._writer: SegmentWriter | None = None
 
-    def add(self, der: bytes, due: int | None = None) -> None:
-        """Take one answer."""
-        if self._writer is None:
-            self._writer = self._generations.directory.writer(int(self._clock.now().timestamp()))
-        self._writer.add(der, due)
-        if self._writer.added >= self._limit:
-            self.finish()
-
-    def finish(self) -> None:
-        """Publish what there is."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            with writer:
-                writer.finish()
-            self._publish(writer.path)
-
-    def abort(self) -> None:
-        """Drop what is not published; harmless after `finish`."""
-        if self._writer is not None:
-            self._writer.abort()
-            self._writer = None
+    async def publish(self, paths: list[str]) -> None:
+        """Publish one slice."""
+        await self._generations.add_slice(paths)
