@@ -395,6 +395,7 @@ def test_a_certificate_inside_pkcs7_is_found() -> None:
     assert keys.public_key_info(make_key("ecdsa-256")) in certificate.tbs_certificate_bytes
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
 @given(st.integers(min_value=0), st.integers(0, 255))
 def test_a_damaged_certificate_is_loaded_or_refused_and_no_crash(position: int, octet: int) -> None:
     (block,) = pem.blocks(certs.certificate_to_pem(make_ca()[0]).encode())
