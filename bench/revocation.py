@@ -1,0 +1,262 @@
+"""How long a revocation takes from its commit to the answer of every worker, under full request load.
+
+    python -m bench.revocation [--certificates 1000000] [--revocations 1000] [--driver postgres|sqlite3]
+
+One database with that many certificates, `ocspd refresh` following it, `ocspd ocspserve` with two workers
+on the index, wrk asking as fast as it can throughout. Revocations are committed one by one, a steady
+number a second, by plain SQL as any writer would; probes on connections to both workers ask for each
+until all of them say revoked. The same goes for new certificates, until all of them say good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+from bench.data import RequestSource, make_signer, serial_of, write_requests
+from bench.servers import find, free_port, ocspd_command, running
+from cryptography.hazmat.primitives import serialization
+from tests.postgres import create_database, running_server
+
+from ocspd._der import parse_response
+from ocspd.certdb import DBConfig, migrate, open_certdb
+from ocspd.clock import SystemClock
+
+if TYPE_CHECKING:
+    from ocspd.pki.ocsp import OCSPSigner
+
+PROBES = 8  # connections that ask; SO_REUSEPORT spreads them over the workers
+PAUSE_S = 0.005
+
+
+class Probe:
+    """One keep-alive connection to the responder."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._lock = asyncio.Lock()
+
+    async def status(self, request: bytes) -> int | None:
+        """Return the status in the answer, None for unauthorized."""
+        async with self._lock:
+            self._writer.write(request)
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+            body = await self._reader.readexactly(length)
+        return None if length == 5 else parse_response(body).status
+
+
+async def until_all(probes: list[Probe], request: bytes, status: int, deadline_s: float = 30) -> float:
+    """Return the time when every probe has seen the status."""
+
+    async def one(probe: Probe) -> float:
+        while time.time() < deadline:
+            if await probe.status(request) == status:
+                return time.time()
+            await asyncio.sleep(PAUSE_S)
+        raise RuntimeError("a revocation was not answered within half a minute")
+
+    deadline = time.time() + deadline_s
+    return max(await asyncio.gather(*(one(probe) for probe in probes)))
+
+
+def _write(directory: Path, signer: OCSPSigner) -> None:
+    pem = serialization.Encoding.PEM
+    (directory / "ca.pem").write_bytes(signer.issuer.public_bytes(pem))
+    (directory / "ocsp.pem").write_bytes(signer.responder.public_bytes(pem))
+    (directory / "ocsp-key.pem").write_bytes(
+        signer.key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+async def fill(url: str, aki: str, count: int) -> None:
+    """Insert certificates 0 to count - 1."""
+    now = datetime.now(UTC)
+    zero = datetime(1970, 1, 1, tzinfo=UTC)
+    connection = await asyncpg.connect(url)
+    columns = ["serial_number", "authority_key_identifier", "ca_label", "status", "reason", "expiry"]
+    columns += ["revoked_at", "pem"]
+    for start in range(0, count, 100_000):
+        await connection.copy_records_to_table(
+            "certificates",
+            columns=columns,
+            records=[
+                (
+                    str(serial_of(number)).encode(),
+                    aki.encode(),
+                    b"",
+                    b"good",
+                    0,
+                    now + timedelta(days=30),
+                    zero,
+                    b"-",
+                )
+                for number in range(start, min(start + 100_000, count))
+            ],
+        )
+    await connection.close()
+
+
+async def measure(  # noqa: PLR0913, PLR0917  (what runs and what is varied)
+    url: str, port: int, signer: OCSPSigner, count: int, changes: int, rate: float
+) -> dict[str, list[float]]:
+    """Revoke `changes` certificates and issue as many, at `rate` a second together; return the latencies."""
+    probes = [Probe(port) for _ in range(PROBES)]
+    for probe in probes:
+        await probe.open()
+    requests = RequestSource(signer)
+    connection = await asyncpg.connect(url)
+    latencies: dict[str, list[float]] = {"revoked": [], "issued": []}
+    tasks = []
+
+    async def watch(kind: str, number: int, status: int, committed: float) -> None:
+        latencies[kind].append(await until_all(probes, requests.get(number), status) - committed)
+
+    step = count // changes
+    begun = time.time()
+    for change in range(changes):
+        await asyncio.sleep(max(0.0, begun + 2 * change / rate - time.time()))
+        serial = str(serial_of(change * step)).encode()
+        await connection.execute(
+            "UPDATE certificates SET status = 'revoked', revoked_at = now(), reason = 1"
+            " WHERE serial_number = $1",
+            serial,
+        )
+        tasks.append(asyncio.create_task(watch("revoked", change * step, 1, time.time())))
+        await asyncio.sleep(max(0.0, begun + (2 * change + 1) / rate - time.time()))
+        await connection.execute(
+            "INSERT INTO certificates (serial_number, authority_key_identifier, ca_label, status, reason,"
+            " expiry, revoked_at, pem)"
+            " VALUES ($1, $2, '', 'good', 0, now() + interval '30 days', to_timestamp(0), '-')",
+            str(serial_of(count + change)).encode(),
+            signer.aki.encode(),
+        )
+        tasks.append(asyncio.create_task(watch("issued", count + change, 0, time.time())))
+    await asyncio.gather(*tasks)
+    return latencies
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Return count, percentiles and maximum in milliseconds."""
+    ordered = sorted(values)
+    return {
+        "count": len(ordered),
+        "p50_ms": round(statistics.median(ordered) * 1000, 1),
+        "p99_ms": round(ordered[int(len(ordered) * 0.99)] * 1000, 1),
+        "max_ms": round(ordered[-1] * 1000, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--certificates", type=int, default=1_000_000)
+    parser.add_argument("--revocations", type=int, default=1_000)
+    parser.add_argument("--rate", type=float, default=40.0, help="changes a second")
+    parser.add_argument("--no-load", action="store_true")
+    options = parser.parse_args()
+    wrk = find("wrk")
+    if wrk is None and not options.no_load:
+        raise SystemExit("wrk is not installed (Debian package wrk); --no-load measures without load")
+    signer = make_signer("p256")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-bench-")))
+        _write(directory, signer)
+        url = asyncio.run(create_database(stack.enter_context(running_server())))
+        asyncio.run(_migrate(url))
+        begun = time.monotonic()
+        asyncio.run(fill(url, signer.aki, options.certificates))
+        print(f"filled {options.certificates} rows in {time.monotonic() - begun:.1f} s", file=sys.stderr)
+        (directory / "db.json").write_text(json.dumps({"driver": "postgres", "data_source": url}))
+        log = stack.enter_context((directory / "log").open("wb"))
+        admin = free_port()
+        files = [("-ca", "ca.pem"), ("-responder", "ocsp.pem"), ("-responder-key", "ocsp-key.pem")]
+        ocspd = ocspd_command(directory / "index", 0, workers=1)[0]
+        begun = time.monotonic()
+        refresh = [
+            ocspd,
+            *("refresh", "-db-config", directory / "db.json", "-index", directory / "index"),
+            *(part for flag, name in files for part in (flag, directory / name)),
+            *("-admin-port", str(admin)),
+        ]
+        stack.enter_context(running("refresh", refresh, admin, cpus="0,1", log=log))
+        _until_ready(admin)
+        full_pass_s = time.monotonic() - begun
+        print(f"first pass done in {full_pass_s:.1f} s", file=sys.stderr)
+        port = free_port()
+        stack.enter_context(
+            running("ocspd", ocspd_command(directory / "index", port, workers=2), port, cpus="0,1", log=log)
+        )
+        if not options.no_load:
+            requests = RequestSource(signer)
+            hot = range(7, options.certificates, max(1, options.certificates // 10_000))
+            write_requests(directory / "requests", (requests.get(number) for number in hot))
+            load = subprocess.Popen(
+                [
+                    *(
+                        str(wrk),
+                        "-t",
+                        "1",
+                        "-c",
+                        "64",
+                        "-d",
+                        "600s",
+                        "-s",
+                        str(Path(__file__).parent / "ocsp.lua"),
+                    ),
+                    *(f"http://127.0.0.1:{port}", "--", str(directory / "requests")),
+                ],
+                stdout=subprocess.DEVNULL,
+            )
+            stack.callback(load.wait)
+            stack.callback(load.terminate)
+            time.sleep(2)
+        latencies = asyncio.run(
+            measure(url, port, signer, options.certificates, options.revocations, options.rate)
+        )
+        result = {
+            "certificates": options.certificates,
+            "load": not options.no_load,
+            "rate_per_s": options.rate,
+            "first_pass_s": round(full_pass_s, 1),
+            **{kind: summary(values) for kind, values in latencies.items()},
+        }
+        print(json.dumps(result, indent=1))
+        if not options.no_load:
+            load.terminate()
+
+
+async def _migrate(url: str) -> None:
+    async with await open_certdb(DBConfig("postgres", url), SystemClock()) as db:
+        await migrate.up(db)
+
+
+def _until_ready(admin: int) -> None:
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=5).read()
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.2)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main()
