@@ -69,8 +69,8 @@ def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key:
     )
 
 
-def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
-    """Make one signer for each -ca, with the -responder and -responder-key at the same place in line.
+def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
+    """Return -ca, -responder and -responder-key of each issuer.
 
     Also for verbs that declare the three as plain flags: there is one issuer then. ConfigError when one
     is missing or their numbers differ.
@@ -88,9 +88,17 @@ def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
             f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
             "-responder-key: give one of each for every issuer, in the same order"
         )
+    return list(zip(issuers, responders, keys, strict=True))
+
+
+def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
+    """Make one signer for each -ca, with the -responder and -responder-key at the same place in line.
+
+    Raises as `signer_files` and `open_signer` do.
+    """
     return [
         open_signer(flags, clock, issuer=issuer, responder=responder, key=key)
-        for issuer, responder, key in zip(issuers, responders, keys, strict=True)
+        for issuer, responder, key in signer_files(flags)
     ]
 
 

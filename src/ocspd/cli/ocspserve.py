@@ -94,13 +94,32 @@ async def _source(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
 
 async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     # Only this source needs a database and, with signers, keys: the others never load either.
+    from ocspd.app import FileSigners  # noqa: PLC0415
     from ocspd.certdb import open_certdb, parse_db_config  # noqa: PLC0415
-    from ocspd.cli.io import read_file  # noqa: PLC0415
-    from ocspd.cli.ocsp import open_signers  # noqa: PLC0415
+    from ocspd.cli.io import read_file, read_key_material  # noqa: PLC0415
+    from ocspd.cli.ocsp import PASSWORD_VARIABLE, certid_hashes, signer_files  # noqa: PLC0415
+    from ocspd.config import IssuerConfig  # noqa: PLC0415
     from ocspd.service.table import TableSource  # noqa: PLC0415
 
-    given = any(flags.strings(name) for name in ("ca", "responder", "responder-key"))
-    signers = open_signers(flags, clock) if given else []
+    signers = None
+    if any(flags.strings(name) for name in ("ca", "responder", "responder-key")):
+        signers = FileSigners(
+            [
+                IssuerConfig(
+                    ca=ca,
+                    responder=responder,
+                    responder_key=key,
+                    validity=flags.duration("interval"),
+                    certid_hashes=certid_hashes(flags),
+                    responder_id=flags.string("responder-id"),
+                )
+                for ca, responder, key in signer_files(flags)
+            ],
+            clock,
+            read=read_key_material,
+            this_update_step=timedelta(minutes=1),  # an answer to a change is not to look an hour old
+            password=os.environb.get(PASSWORD_VARIABLE.encode()) or None,
+        )
     path = flags.string("db-config")
     try:
         config = parse_db_config(read_file(path))

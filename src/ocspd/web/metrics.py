@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
@@ -22,7 +23,7 @@ from prometheus_client.registry import Collector
 from ocspd.metrics import COUNTERS, HASHES, LATENCY_BOUNDS_NS, METHODS, OUTCOMES, SLOW_CAUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ocspd.web.supervisor import Supervisor
 
@@ -43,6 +44,14 @@ class ResponderCollector(Collector):
         yield from _from_counters({name: counts.get(name, 0) for name in COUNTERS})
         yield from self._workers()
         yield from self._index()
+        visible = self._supervisor.visible
+        yield _histogram(
+            "ocspd_change_visible_seconds",
+            "Time from a change's commit in the database until every worker answered it.",
+            visible.BOUNDS_S,
+            visible.counts,
+            visible.sum_s,
+        )
         yield build_info()
 
     def _workers(self) -> Iterator[Metric]:
@@ -158,17 +167,22 @@ def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, int]
 
 
 def _latency(counts: dict[str, int]) -> HistogramMetricFamily:
-    """Return the histogram; Prometheus wants each bucket with all smaller ones in it."""
-    buckets, below = [], 0
-    for number, bound in enumerate(LATENCY_BOUNDS_NS):
-        below += counts[f"latency_bucket_{number}"]
-        buckets.append((repr(bound / 1e9), below))
-    buckets.append(("+Inf", below + counts[f"latency_bucket_{len(LATENCY_BOUNDS_NS)}"]))
-    return HistogramMetricFamily(
+    return _histogram(
         "ocspd_fast_path_latency_seconds",
-        "Time from the bytes read to the bytes handed to the socket, native path only.",
-        buckets=buckets,
-        sum_value=counts["latency_sum_ns"] / 1e9,
+        "Time from the bytes read to the bytes handed to the socket, of every 16th read on the native path.",
+        [bound / 1e9 for bound in LATENCY_BOUNDS_NS],
+        [counts[f"latency_bucket_{number}"] for number in range(len(LATENCY_BOUNDS_NS) + 1)],
+        counts["latency_sum_ns"] / 1e9,
+    )
+
+
+def _histogram(
+    name: str, text: str, bounds: Sequence[float], counts: Sequence[int], total: float
+) -> HistogramMetricFamily:
+    """Return a histogram of buckets counted apart; Prometheus wants each with all smaller ones in it."""
+    labels = [*map(repr, bounds), "+Inf"]
+    return HistogramMetricFamily(
+        name, text, buckets=list(zip(labels, accumulate(counts), strict=True)), sum_value=total
     )
 
 

@@ -68,6 +68,7 @@ class WorkerPool:
     """How often a worker could not use an index that was thought valid."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _index: tuple[str, str] | None = None
+    _heard: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self, directory: str, manifest: str) -> None:
@@ -92,6 +93,12 @@ class WorkerPool:
     def ready(self) -> int:
         """How many workers answer requests."""
         return sum(slot.ready for slot in self.slots)
+
+    async def settled(self, generation: int) -> None:
+        """Wait until no worker answers from another generation any more."""
+        while any(slot.ready and slot.generation != generation for slot in self.slots):
+            self._heard.clear()
+            await self._heard.wait()
 
     async def stop(self, within_s: float) -> bool:
         """Drain: let requests in flight finish within a time, then end every worker.
@@ -187,6 +194,7 @@ class WorkerPool:
                     self._assign()
                 case "index":
                     slot.generation = message["generation"]
+                    self._heard.set()
                 case "refused":
                     self.refused += 1
                     logger.error("worker %d keeps its index: %s", slot.number, message["why"])

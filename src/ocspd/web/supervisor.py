@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,7 @@ _LOOK_S = 0.1
 """How often the manifest's inode is looked at: a tenth of the second within which a revocation is due."""
 _START_S = 60.0
 _AFTER_BUG_S = 5.0
+_SETTLE_S = 5.0
 
 
 class Source(Protocol):
@@ -56,6 +58,23 @@ class Source(Protocol):
         ...
 
 
+class ChangeLatency:
+    """Histogram of the time from a change's commit in the database until every worker answers it."""
+
+    BOUNDS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(self.BOUNDS_S) + 1)
+        """How many fell into each bucket, the last without a bound; not summed up."""
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one change; a clock of the database that runs ahead counts as 0."""
+        seconds = max(seconds, 0.0)
+        self.counts[bisect_left(self.BOUNDS_S, seconds)] += 1
+        self.sum_s += seconds
+
+
 @dataclass(slots=True, kw_only=True)
 class Supervisor:
     """One responder. Call `run` once."""
@@ -67,6 +86,7 @@ class Supervisor:
     drain_delay_s: float = 0.5
     drain_timeout_s: float = 10.0
     notifier: Notifier = field(default_factory=Notifier)
+    visible: ChangeLatency = field(default_factory=ChangeLatency)
     ready: bool = False
     """Whether to send clients here: workers answer, answers are valid, nobody is draining."""
     _signals: int = 0
@@ -153,6 +173,7 @@ class Supervisor:
         while True:
             forced = self._changed.is_set()
             self._changed.clear()
+            before = self.index.generation
             if await self.index.refresh(force=forced):
                 self.pool.use(str(self.index.directory.path), self._manifest_text())
                 logger.info(
@@ -161,11 +182,24 @@ class Supervisor:
                     self.index.entries,
                     self.index.segments,
                 )
+                await self._observe(before)
             if forced:
                 self.notifier.ready(self._status())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await self._changed.wait()
+
+    async def _observe(self, before: int) -> None:
+        """Measure how long the changes since the generation `before` took to reach every worker."""
+        manifest = self.index.manifest
+        assert manifest is not None
+        changes = [moment for generation, moment in manifest.changes if generation > before]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                await self.pool.settled(manifest.generation)
+            now = self.clock.now().timestamp()
+            for moment in changes:
+                self.visible.observe(now - moment)
 
     async def _watch_service(self) -> None:
         """Keep `ready` and systemd up to date."""
