@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import datetime as dt
 import http.client
 import json
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from ocspd.certdb import open_certdb
+from ocspd.clock import SystemClock
+from ocspd.model import CertificateRow, OCSPRow
 from tests.tools import need
 from tests.web.cfssl import free_port
 from tests.web.responder import CA, OCSPD, answer, now, responder, until
@@ -18,6 +25,10 @@ from tests.web.responder import CA, OCSPD, answer, now, responder, until
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from ocspd.certdb import DBConfig
+    from ocspd.certdb.base import CertDB
+    from tests.web.responder import Running
 
 
 def write_dump(path: Path, answers: Iterable[bytes]) -> None:
@@ -199,11 +210,8 @@ def run(*words: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture
-def database(tmp_path: Path, migrated_db_config: object) -> Path:
+def database(tmp_path: Path, migrated_db_config: DBConfig) -> Path:
     """A directory with db.json, a CA, an OCSP signer and two certificates in the database."""
-    from ocspd.certdb import DBConfig
-
-    assert isinstance(migrated_db_config, DBConfig)
     config = {"driver": migrated_db_config.driver, "data_source": migrated_db_config.data_source}
     (tmp_path / "db.json").write_text(json.dumps(config))
     for name in ("ca", "ocsp", "csr"):
@@ -285,6 +293,85 @@ def test_with_a_signer_nothing_need_be_refreshed_by_hand(database: Path) -> None
         issue(database, "three", "-db-config", "db.json")
         assert until(lambda: verdict(database, "three", running.port) == "good") < 2
         assert verdict(database, "two", running.port) == "good"
+        count = running.metric("ocspd_change_visible_seconds_count")
+        assert count >= 2
+        assert running.metric('ocspd_change_visible_seconds_bucket{le="2.0"}') == count
+
+
+def test_only_what_has_no_fresh_answer_is_signed(database: Path) -> None:
+    run("ocsprefresh", "-db-config", "db.json", *SIGNER, "-certid-hash", "sha1", cwd=database)
+    issue(database, "three", "-db-config", "db.json")
+    flags = ("-db-config", "db.json", *SIGNER, "-certid-hash", "sha1")
+    with responder(database / "log", *flags, cwd=database) as running:
+        assert "Read 2 OCSP responses" in running.log
+        assert "signed 1 OCSP responses for 3 certificates" in running.log
+        assert verdict(database, "three", running.port) == "good"
+
+
+async def test_answers_of_other_issuers_are_followed_beside_the_signing(
+    database: Path, migrated_db_config: DBConfig
+) -> None:
+    async with await open_certdb(migrated_db_config, SystemClock()) as db:
+        with responder(database / "log", "-db-config", "db.json", *SIGNER, cwd=database) as running:
+            for serial, revoked in ((41, False), (42, False), (41, True)):
+                await add_foreign(db, serial, revoked=revoked)
+                expected = "revoked" if revoked else "good"
+                await asyncio.to_thread(until, partial(says, running, serial, expected), 3)
+            assert running.status(42) == "good"
+            assert verdict(database, "one", running.port) == "good"
+
+
+def says(running: Running, serial: int, expected: str) -> bool:
+    return running.status(serial) == expected
+
+
+async def add_foreign(db: CertDB, serial: int, *, revoked: bool) -> None:
+    """Store a certificate and its answer that no signer here has to do with."""
+    aki, expiry = CA.hashes("sha1")[1].hex(), now() + dt.timedelta(hours=90)
+    if await db.get_certificate(serial, aki) is None:
+        await db.insert_certificate(CertificateRow(serial=serial, aki=aki, pem="-", expiry=expiry))
+    await db.upsert_ocsp(
+        [OCSPRow(serial=serial, aki=aki, body=answer(serial, revoked=revoked), expiry=expiry)]
+    )
+
+
+def test_a_table_that_goes_away_and_comes_back_costs_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "db.json").write_text('{"driver": "sqlite3", "data_source": "certs.db"}')
+    run("db", "up", "-db-config", "db.json", cwd=tmp_path)
+    store(tmp_path / "certs.db", 1)
+    with responder(tmp_path / "log", "-db-config", "db.json", cwd=tmp_path) as running:
+        assert running.status(1) == "good"
+        execute(tmp_path / "certs.db", "ALTER TABLE ocsp_responses RENAME TO away")
+        until(lambda: "trying again" in running.log)
+        assert running.status(1) == "good"
+        assert running.log.count("[ERROR]") == 1
+        execute(tmp_path / "certs.db", "ALTER TABLE away RENAME TO ocsp_responses")
+        store(tmp_path / "certs.db", 2)
+        until(lambda: running.status(2) == "good", 15)
+        assert "works again" in running.log
+
+
+def store(path: Path, serial: int) -> None:
+    """Write an answer into the table as CFSSL would."""
+    aki, expiry = CA.hashes("sha1")[1].hex(), f"{now() + dt.timedelta(hours=90):%Y-%m-%d %H:%M:%S}+00:00"
+    key = (str(serial).encode(), aki.encode())
+    execute(
+        path,
+        "INSERT INTO certificates (serial_number, authority_key_identifier, ca_label, status, reason, "
+        "expiry, pem) VALUES (?, ?, '', 'good', 0, ?, '-')",
+        (*key, expiry),
+    )
+    execute(
+        path,
+        "INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) "
+        "VALUES (?, ?, ?, ?)",
+        (*key, answer(serial), expiry),
+    )
+
+
+def execute(path: Path, statement: str, values: tuple[object, ...] = ()) -> None:
+    with closing(sqlite3.connect(path, timeout=10)) as connection, connection:
+        connection.execute(statement, values)
 
 
 def is_good(directory: Path, name: str, port: int) -> bool:
