@@ -110,6 +110,24 @@ def test_counters_survive_their_worker(index: Path) -> None:
         until(lambda: running.metric("ocspd_connections_open") == 0)
 
 
+def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_holds_up_no_drain(index: Path) -> None:
+    with started(index, "-workers", "1") as running:
+        for times in range(1, 6):
+            until(lambda: running.health()["workers"][0]["ready"])
+            os.kill(running.workers()[0], signal.SIGKILL)
+            until(partial(restarted, running, times))
+        delays = [line.split(" in ")[1] for line in running.log.splitlines() if "started again" in line]
+        assert delays == ["0.1 s", "0.2 s", "0.4 s", "0.8 s", "1.6 s"]
+        start = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - start < 1.5
+        assert "had to be killed" not in running.log
+
+
+def restarted(running: Running, times: int) -> bool:
+    return bool(running.health()["workers"][0]["restarts"] == times)
+
+
 def test_while_all_workers_are_down_connections_wait(index: Path) -> None:
     with started(index) as running:
         for pid in running.workers():

@@ -8,6 +8,7 @@ the worker, and its successor goes on counting there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -148,7 +149,8 @@ class WorkerPool:
                 delay = _FIRST_DELAY_S
             slot.restarts += 1
             logger.warning("worker %d is started again in %.1f s", slot.number, delay)
-            await asyncio.sleep(delay)
+            with contextlib.suppress(TimeoutError):  # a drain need not wait for the pause to end
+                await asyncio.wait_for(self._stopping.wait(), delay)
             delay = min(delay * 2, _LAST_DELAY_S)
 
     async def _run(self, slot: Slot) -> None:
