@@ -69,6 +69,8 @@ cdef str hash_name(int hash_id):
 
 cdef int hash_number(str name) except -1:
     """The number of a CertID hash algorithm; ValueError for a name that is none."""
+    if name not in _HASH_NAMES:
+        raise ValueError(f"{name!r} is not a CertID hash algorithm: use one of {', '.join(_HASH_NAMES)}")
     return _HASH_NAMES.index(name)
 
 

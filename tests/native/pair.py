@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from ocspd._fastpath import COUNTER_BLOCK_BYTES, COUNTERS, Connections, Responder
+from ocspd._fastpath import Connections
 from ocspd.clock import ManualClock
 from ocspd.web.ocsp import OCSPServer
 from tests.native.answers import NOW

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.native.pair import Service
+from tests.native.transports import MemoryTransport, settle
+from tests.native.world import GOOD, NOW_S, REVOKED, authorities, stored
+from tests.web.raw_http import get, post
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CA = authorities()[0]
+DER = CA.request(GOOD)
+GET = get("/" + base64.b64encode(DER).decode())
+POST = post(DER)
+ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")  # answered by aiohttp
+ANSWER = stored()[1].der
+
+
+def connect(service: Service, **options: bool) -> MemoryTransport:
+    return MemoryTransport(service.connections.protocol(), **options)
+
+
+async def is_served(service: Service) -> bool:
+    """Tell whether another client gets its answer."""
+    other = connect(service)
+    other.receive(GET)
+    await settle(other)
+    served = ANSWER in other.written and not other.closing
+    other.break_off()
+    await settle(other)
+    return served
+
+
+@pytest.mark.parametrize(
+    "begun", [b"G", GET[:-2], POST[:-1], POST[: len(POST) - len(DER)], b"GET /" + b"a" * 4000]
+)
+async def test_a_half_request_is_closed_after_the_header_time_out(begun: bytes) -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(begun)
+    service.tick(10)
+    assert not client.closing
+    service.tick()
+    assert client.closing
+    assert service.counts()["timeout_header"] == 1
+    assert await is_served(service)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"\x01",  # aiohttp's from the first octet
+        b"GET / HTTP/1.1\r\nContent-Length: 0000000005\r\n\r\n",
+        post(b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b""),
+        post(DER, "If-Match: *")[:-40],
+    ],
+)
+async def test_an_octet_a_second_does_not_keep_a_connection(start: bytes) -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(start)
+    for _ in range(25):
+        client.receive(b"a")
+        service.tick()
+        await settle(client)
+    assert client.closing
+    assert service.connections.current == 0
+    assert await is_served(service)
+
+
+async def test_a_connection_without_a_request_is_closed_after_the_idle_time_out() -> None:
+    service = Service()
+    fresh, used = connect(service), connect(service)
+    used.receive(GET)
+    service.tick(75)
+    assert not fresh.closing
+    assert not used.closing
+    service.tick()
+    assert fresh.closing
+    assert used.closing
+    await settle(used)
+    assert service.counts()["timeout_idle"] == 2
+
+
+async def test_a_busy_pipeline_that_never_ends_at_a_request_is_not_timed_out() -> None:
+    service = Service()
+    client = connect(service)
+    stream = GET * 3
+    client.receive(GET[:10])
+    for _ in range(30):
+        client.receive((stream + stream)[10 : 10 + len(stream)])
+        service.tick()
+    assert not client.closing
+    assert client.written.count(b"HTTP/1.1 200 OK") == 90
+
+
+async def test_a_client_that_does_not_read_is_paused_and_then_dropped() -> None:
+    service = Service()
+    client = connect(service, takes=False)
+    for _ in range(10_000):
+        if not client.reading:
+            break
+        client.receive(GET * 10)
+    assert not client.reading
+    assert len(client.pending) < 65_536 + 2_000
+    service.tick(31)
+    assert client.closing
+    await settle(client)
+    assert service.counts()["timeout_write"] == 1
+    assert service.connections.current == 0
+    assert await is_served(service)
+
+
+async def test_a_paused_client_that_reads_again_gets_everything() -> None:
+    service = Service()
+    client = connect(service, takes=False)
+    client.receive(GET * 300)
+    assert not client.reading
+    client.takes = True
+    while client.pending:
+        client.take(5_000)
+    assert client.reading
+    client.receive(GET)
+    assert client.written.count(ANSWER) == 301
+
+
+@pytest.mark.parametrize("last", [get("/", "Connection: close"), b"GET / HTTP/1.0\r\n\r\n", b"\x00"])
+async def test_a_closing_connection_whose_client_does_not_read_is_dropped(last: bytes) -> None:
+    service = Service()
+    client = connect(service, takes=False)
+    client.receive(GET * 3 + last)
+    await settle(client)
+    assert client.closing
+    assert not client.lost
+    service.tick(31)
+    await settle(client)
+    assert client.lost
+    assert service.connections.current == 0
+    assert service.counts()["timeout_write"] == 1
+
+
+async def test_an_idle_client_that_did_not_take_its_answer_is_dropped_and_counted_once() -> None:
+    service = Service()
+    client = connect(service, takes=False)
+    client.receive(GET)
+    service.tick(75 + 1 + 31)
+    await settle(client)
+    assert client.lost
+    counts = service.counts()
+    assert (counts["timeout_idle"], counts["timeout_write"]) == (1, 1)
+
+
+async def test_connections_over_the_cap_are_refused_and_the_others_served() -> None:
+    service = Service(max_connections=3)
+    clients = [connect(service) for _ in range(5)]
+    assert [client.closing for client in clients] == [False] * 3 + [True] * 2
+    clients[3].protocol.data_received(GET)
+    assert not clients[3].written
+    clients[0].receive(GET)
+    assert ANSWER in clients[0].written
+    clients[0].break_off()
+    await settle(clients[0])
+    assert service.connections.current == 2
+    assert not connect(service).closing
+    counts = service.counts()
+    assert (counts["connections_opened"], counts["connections_refused"], counts["connections_closed"]) == (
+        4,
+        2,
+        1,
+    )
+
+
+async def test_draining_ends_idle_connections_at_once_and_the_others_after_their_answer() -> None:
+    service = Service()
+    idle, half, slow = connect(service), connect(service), connect(service)
+    half.receive(GET[:50])
+    slow.receive(ODD)
+    service.connections.drain()
+    assert idle.closing
+    assert not half.closing
+    half.receive(GET[50:])
+    assert half.closing
+    assert b"\r\nConnection: close\r\n\r\n" in half.written
+    await settle(slow)
+    assert slow.closing
+    assert b"\r\nConnection: close\r\n\r\n" in slow.written
+    late = connect(service)  # accepted by the kernel before the socket was closed
+    late.receive(GET)
+    assert ANSWER in late.written
+    assert late.closing
+
+
+async def test_a_pipelined_flood_is_answered_in_order_in_bounded_memory() -> None:
+    service = Service()
+    client = connect(service, takes=False)
+    revoked = get("/" + base64.b64encode(CA.request(REVOKED)).decode())
+    sent = 0
+    for _ in range(2_000):
+        if client.reading:
+            client.receive((GET + revoked) * 50)
+            sent += 100
+        assert len(client.pending) < 70_000
+        client.take(20_000)
+    while client.pending:
+        client.take(20_000)
+    statuses = [part[:12] for part in bytes(client.written).split(b"HTTP/1.1")[1:]]
+    assert len(statuses) == sent
+    assert service.counts()["requests_get_good"] == service.counts()["requests_get_revoked"] == sent // 2
+
+
+async def test_pipelined_requests_behind_an_odd_one_wait_and_reading_stops() -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(GET + ODD + GET * 3 + ODD + GET)
+    assert not client.reading
+    await settle(client)
+    assert client.reading
+    assert client.written.count(ANSWER) == 7
+    assert service.slow() == 2
+    client.receive(GET)
+    assert service.slow() == 2  # fast again
+    assert client.written.count(ANSWER) == 8
+
+
+async def test_a_half_closed_client_still_gets_all_it_has_asked_for() -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(GET + ODD)
+    client.end()
+    assert not client.closing
+    await settle(client)
+    assert client.written.count(ANSWER) == 2
+    assert client.closing
+    assert service.connections.current == 0
+
+
+@pytest.mark.parametrize("when", ["while aiohttp works", "after it", "in the middle of a body"])
+async def test_a_client_that_goes_away_leaves_nothing_behind(when: str) -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(post(DER, "If-Match: *")[:-40] if when == "in the middle of a body" else ODD)
+    if when == "after it":
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    client.break_off()
+    await settle(client)
+    assert service.connections.current == 0
+    assert len(service.server.connections) == 0
+    assert await is_served(service)
+
+
+async def test_writing_is_paused_for_aiohttp_too() -> None:
+    service = Service()
+    client = MemoryTransport(service.connections.protocol(), takes=False, high=100)
+    client.receive(ODD + GET)
+    await settle(client)
+    assert not client.reading
+    client.take(10_000)
+    await settle(client)
+    client.take(10_000)
+    assert client.written.count(ANSWER) == 2
+    assert client.reading
+
+
+HUGE = 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a huge line", b"GET /" + b"a" * HUGE + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("a huge field", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * HUGE + b"\r\n\r\n"),
+        ("many fields", b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * (HUGE // 6) + b"\r\n"),
+        ("no line at all", b"A" * HUGE),
+        ("a huge body", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n" + bytes(HUGE)),
+        ("a negative length", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n" + DER),
+        ("CL and TE", post(DER, "Transfer-Encoding: chunked") + GET),
+        (
+            "TE and CL",
+            get("/", "Transfer-Encoding: chunked", "Content-Length: 3", method="POST") + b"0\r\n\r\n" + GET,
+        ),
+        ("two lengths", post(DER, f"Content-Length: {len(DER) - 5}") + GET),
+        ("two equal lengths", post(DER, f"Content-Length: {len(DER)}") + GET),
+        ("a list of lengths", get("/", f"Content-Length: {len(DER)}, {len(DER)}", method="POST") + DER + GET),
+        ("bare LF", GET.replace(b"\r\n", b"\n") + GET),
+        ("one bare LF", GET.replace(b"\r\nHost", b"\nHost") + GET),
+        ("bare CR", GET.replace(b"\r\nHost", b"\rHost") + GET),
+        ("obs-fold", get("/", "X: a", " b") + GET),
+        ("obs-fold first", b"GET / HTTP/1.1\r\n Host: a\r\n\r\n" + GET),
+        ("space before colon", get("/", "Content-Length : 5", method="POST") + DER + GET),
+        (
+            "TE with a tab",
+            get("/", "Transfer-Encoding:\tchunked", "Content-Length: 5", method="POST") + b"0\r\n\r\n" + GET,
+        ),
+        ("a NUL", get("/", "X: \x00") + GET),
+        (
+            "chunked in HTTP/1.0",
+            get("/", "Transfer-Encoding: chunked", method="POST", version="1.0") + b"0\r\n\r\n" + GET,
+        ),
+        (
+            "a chunk size of 17 digits",
+            get("/", "Transfer-Encoding: chunked", method="POST") + b"f" * 17 + b"\r\n" + GET,
+        ),
+        ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("TLS", bytes.fromhex("16030100a5010000a10303") + bytes(160)),
+    ],
+)
+async def test_hostile_framing_ends_the_connection_after_at_most_one_answer(name: str, data: bytes) -> None:
+    service = Service()
+    client = connect(service)
+    for at in range(0, len(data), 60_000):
+        client.receive(data[at : at + 60_000])
+        await settle(client)
+    service.tick(11)
+    await settle(client)
+    assert client.closing, name
+    assert service.connections.current == 0
+    said = bytes(client.written)
+    assert said.count(b"HTTP/1.") <= 1
+    if said:
+        assert said.split(b" ", 2)[1] in {b"200", b"400", b"413"}
+    assert await is_served(service)
+
+
+async def test_time_outs_do_not_need_the_wall_clock_and_move_the_date() -> None:
+    service = Service()
+    client = connect(service)
+    service.connections.tick(NOW_S + 60)
+    client.receive(GET)
+    assert b"Date: Sun, 01 Mar 2026 12:01:00 GMT" in client.written
+
+
+def misuse() -> list[Callable[[], object]]:
+    from ocspd import _fastpath, _index, _responder, _writer
+
+    return [
+        lambda: _fastpath.OCSPConnection(),
+        lambda: _fastpath.Connections.__new__(_fastpath.Connections).protocol(),
+        lambda: _responder.Responder(None),  # type: ignore[arg-type]
+        lambda: _index.Index([_index.Segment.__new__(_index.Segment)]),
+        lambda: _writer.SegmentWriter.__new__(_writer.SegmentWriter).add(b""),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_objects_that_were_not_made_properly_refuse_to_work(number: int) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        misuse()[number]()
