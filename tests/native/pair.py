@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ocspd._fastpath import Connections
+from ocspd._responder import COUNTER_BLOCK_BYTES, COUNTERS, Responder
 from ocspd.clock import ManualClock
 from ocspd.web.ocsp import OCSPServer
 from tests.native.answers import NOW
