@@ -82,6 +82,8 @@ async def _source(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     """Choose where answers come from: -responses before -index before -db-config, as CFSSL does."""
     if flags.string("responses"):
         return ResponsesFile(flags.string("responses"), _private_directory(stack), clock)
+    if "://" in flags.string("index"):
+        return _pulled(flags, clock, stack)
     if flags.string("index"):
         return PublishedIndex(IndexDirectory(flags.string("index")))
     if flags.string("db-config"):
@@ -90,6 +92,22 @@ async def _source(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
         "no response file or db-config provided, please set the one of these using either -responses or "
         "-db-config flags (or -index for an index directory)"
     )
+
+
+def _pulled(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
+    # The client of object stores is loaded only where there is one.
+    from ocspd.index.remote import RemoteIndex  # noqa: PLC0415
+    from ocspd.service.pulling import PulledIndex  # noqa: PLC0415
+
+    poll = flags.duration("index-poll")
+    if not timedelta(milliseconds=50) <= poll <= timedelta(hours=1):
+        raise ConfigError("-index-poll: use 50ms to 1h")
+    remote = RemoteIndex(flags.string("index"), clock)
+    given = flags.string("index-cache")
+    directory = IndexDirectory(given) if given else _private_directory(stack)
+    source = PulledIndex(remote, directory, clock, poll_s=poll.total_seconds())
+    stack.callback(source.close)
+    return source
 
 
 async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
@@ -173,7 +191,7 @@ VERBS = (
 responses, an index directory, or the certificate database
 
 Usage of ocspserve:
-        ocspd ocspserve [-address address] [-port port] [-responses file] [-index directory] \\
+        ocspd ocspserve [-address address] [-port port] [-responses file] [-index directory|URL] \\
                         [-db-config db-config [-ca cert -responder cert -responder-key key]]
 
 A rewritten file, a new manifest and a changed table are noticed. SIGHUP looks again at once, SIGTERM drains.
@@ -183,7 +201,14 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             "port",
             "path",
             "responses",
-            string("index", "index directory to answer from"),
+            string(
+                "index",
+                "index directory to answer from, or URL to pull it from: s3://, gs://, az://, https://",
+            ),
+            string(
+                "index-cache", "directory to pull into, kept for the next start (default: a temporary one)"
+            ),
+            duration("index-poll", "how often to look at the URL", timedelta(seconds=1)),
             "db-config",
             strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
             strings("responder", "Certificate for OCSP responder"),

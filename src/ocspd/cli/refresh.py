@@ -8,7 +8,7 @@ import os
 import signal
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ocspd.app import FileSigners
 from ocspd.certdb import open_certdb
@@ -31,7 +31,11 @@ from ocspd.web.signer_admin import SignerAdmin
 from ocspd.web.systemd import Notifier
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Sequence
+
     from ocspd.cli.flags import Flags
+    from ocspd.clock import Clock
+    from ocspd.service.publishing import Publisher
 
 _THIS_UPDATE_STEP = timedelta(minutes=1)  # an answer to a change is not to look an hour old
 
@@ -100,6 +104,9 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
         )
         await db.check()
         generations = Generations(directory, clock)
+        publisher = _publisher(config.publish, directory, clock)
+        if publisher is not None:
+            generations.published = publisher.offer
         progress = stack.enter_context(PassProgress("signing OCSP responses", clock))
         refresher = Refresher(
             db=db,
@@ -113,12 +120,45 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             ),
             on_progress=progress.update,
         )
+        refresher.stats.publishing = publisher.stats if publisher is not None else ()
         if config.admin_port:
             server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1)
             await server.start(config.admin_address, config.admin_port)
             stack.push_async_callback(server.stop)
             logger.info("admin listener on %s:%d", config.admin_address, server.port)
-        return await _run(refresher, notifier, once=flags.boolean("once"))
+        once = flags.boolean("once")
+        if publisher is not None and not once:
+            await stack.enter_async_context(_working(publisher.run()))
+            if (manifest := directory.manifest()) is not None:
+                publisher.offer(manifest)  # what the last run may not have got rid of
+        code = await _run(refresher, notifier, once=once)
+        if publisher is not None and once and (manifest := directory.manifest()) is not None:
+            await publisher.finish(manifest)
+        return code
+
+
+def _publisher(urls: Sequence[str], directory: IndexDirectory, clock: Clock) -> Publisher | None:
+    if not urls:
+        return None
+    # The client of object stores is loaded only where there is one.
+    from ocspd.index.remote import RemoteIndex  # noqa: PLC0415
+    from ocspd.service.publishing import Publisher  # noqa: PLC0415
+
+    remotes = [RemoteIndex(url, clock) for url in urls]
+    for remote in remotes:
+        remote.check_writable()
+    return Publisher(remotes, directory, clock)
+
+
+@contextlib.asynccontextmanager
+async def _working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let a task run beside the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def _run(refresher: Refresher, notifier: Notifier, *, once: bool) -> int:

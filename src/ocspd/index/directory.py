@@ -115,7 +115,11 @@ class IndexDirectory:
 
     def writer(self, now_s: int) -> SegmentWriter:
         """Start a segment in this directory; pass it to `adopt` when it is finished."""
-        return SegmentWriter(f"{self.prefix}{os.getpid()}-{time.monotonic_ns()}.seg", created_at=now_s)
+        return SegmentWriter(str(self.new_path()), created_at=now_s)
+
+    def new_path(self) -> Path:
+        """Name a file for a segment in the making; `collect` removes it if it is left behind."""
+        return Path(f"{self.prefix}{os.getpid()}-{time.monotonic_ns()}.seg")
 
     def adopt(self, path: str | Path) -> SegmentRef:
         """Give a finished segment of this directory its content-addressed name."""
@@ -149,13 +153,20 @@ class IndexDirectory:
             segments=tuple(segments),
             changes=tuple(changes[:MAX_CHANGES]),
         )
-        write_atomic(self.manifest_path, manifest.to_bytes())
+        self.replace(manifest, before)
         return manifest
 
-    def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
-        """Remove segments that no manifest names and that have not been touched for grace_s seconds.
+    def replace(self, manifest: Manifest, before: Manifest | None) -> None:
+        """Put a manifest in the place of `before`; the grace time of what it no longer names begins now."""
+        for ref in set(before.segments if before else ()) - set(manifest.segments):
+            with contextlib.suppress(OSError):
+                os.utime(self.segment_path(ref))
+        write_atomic(self.manifest_path, manifest.to_bytes())
 
-        Left-overs of interrupted writers go too. Returns the names removed.
+    def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
+        """Remove segments that have been named by no manifest for more than grace_s seconds.
+
+        Left-overs of interrupted writers, untouched for as long, go too. Returns the names removed.
         """
         manifest = self.manifest()
         kept = {ref.file_name for ref in manifest.segments} if manifest else set()

@@ -90,6 +90,11 @@ class Generations:
                 self.recent = before
                 raise
 
+    async def publish(self) -> Manifest:
+        """Publish the segments as they are, none at all included."""
+        async with self._lock:
+            return await asyncio.to_thread(self._publish, ())
+
     async def begin_pass(self) -> None:
         """Start a pass: what the feed reports from now on stands before the pass's answers."""
         async with self._merging, self._lock:

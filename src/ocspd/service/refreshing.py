@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.service.generations import Generations
     from ocspd.service.presigning import Progress, SkippedRow
+    from ocspd.service.publishing import PublishStats
     from ocspd.service.signing_pool import Signing
 
 STATE_NAME = "signer.json"
@@ -112,6 +113,8 @@ class RefreshStats:
     publish_latency_s: Counter[float] = field(default_factory=Counter)
     """Histogram of commit-to-published, by upper bound; the sum in `publish_latency_sum_s`."""
     publish_latency_sum_s: float = 0.0
+    publishing: tuple[PublishStats, ...] = ()
+    """The places the index is also published to."""
     responder_not_after: dict[str, float] = field(default_factory=dict)
     """When each issuer's responder certificate ends, seconds since the epoch, by issuer subject."""
 
@@ -360,9 +363,7 @@ class Refresher:
         )
         await self._generations.end_pass()
         if not self._generations.segments:  # an empty index is an index: responders start with it
-            await asyncio.to_thread(
-                self._generations.directory.publish, (), int(self._clock.now().timestamp())
-            )
+            await self._generations.publish()
         self.stats.pass_certificates = report.certificates
         self.stats.answers += report.answers
         self.stats.foreign = report.foreign.total()

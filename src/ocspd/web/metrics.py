@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ocspd.metrics import COUNTERS, HASHES, LATENCY_BOUNDS_NS, METHODS, OUTCOMES, SLOW_CAUSES
+from ocspd.service.pulling import PulledIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +45,7 @@ class ResponderCollector(Collector):
         yield from _from_counters({name: counts.get(name, 0) for name in COUNTERS})
         yield from self._workers()
         yield from self._index()
+        yield from self._pulling()
         visible = self._supervisor.visible
         yield _histogram(
             "ocspd_change_visible_seconds",
@@ -71,6 +73,31 @@ class ResponderCollector(Collector):
         yield from (up, generation, restarts)
         yield GaugeMetricFamily(
             "ocspd_ready", "Whether /readyz says yes.", value=int(not self._supervisor.why_not_ready())
+        )
+
+    def _pulling(self) -> Iterator[Metric]:
+        source = self._supervisor.source
+        if not isinstance(source, PulledIndex):
+            return
+        stats = source.stats
+        yield GaugeMetricFamily(
+            "ocspd_index_pull_up", "Whether the last look at the remote index succeeded.", value=int(stats.up)
+        )
+        yield CounterMetricFamily(
+            "ocspd_index_pull_failures", "Looks that did not succeed.", value=stats.failures
+        )
+        yield GaugeMetricFamily(
+            "ocspd_index_pull_success_timestamp_seconds",
+            "When the last one did.",
+            value=stats.succeeded_at,
+        )
+        yield GaugeMetricFamily(
+            "ocspd_index_remote_generation",
+            "Generation of the remote index; -1 before it was read.",
+            value=stats.generation,
+        )
+        yield CounterMetricFamily(
+            "ocspd_index_pulled_bytes", "Bytes of segments downloaded.", value=stats.bytes
         )
 
     def _index(self) -> Iterator[Metric]:

@@ -66,6 +66,7 @@ class SignerCollector(Collector):
         for issuer, moment in stats.responder_not_after.items():
             expiry.add_metric([issuer], moment)
         yield expiry
+        yield from self._publishing()
         segments = self._generations.segments
         yield GaugeMetricFamily("ocspd_signer_index_segments", "Segments of the index.", value=len(segments))
         yield GaugeMetricFamily(
@@ -74,6 +75,31 @@ class SignerCollector(Collector):
             value=sum(ref.size_bytes for ref in segments),
         )
         yield build_info()
+
+    def _publishing(self) -> Iterator[Metric]:
+        labels = ["url"]  # from the configuration, without credentials
+        up = GaugeMetricFamily(
+            "ocspd_signer_publish_up", "Whether the last publication to the URL succeeded.", labels=labels
+        )
+        failures = CounterMetricFamily(
+            "ocspd_signer_publish_failures", "Publications that did not succeed.", labels=labels
+        )
+        generation = GaugeMetricFamily(
+            "ocspd_signer_published_generation", "Newest generation published to the URL.", labels=labels
+        )
+        moment = GaugeMetricFamily(
+            "ocspd_signer_published_timestamp_seconds", "When it was published.", labels=labels
+        )
+        sent = CounterMetricFamily(
+            "ocspd_signer_published_bytes", "Bytes of segments sent to the URL.", labels=labels
+        )
+        for place in self._refresher.stats.publishing:
+            up.add_metric([place.url], int(place.up))
+            failures.add_metric([place.url], place.failures)
+            generation.add_metric([place.url], place.generation)
+            moment.add_metric([place.url], place.published_at)
+            sent.add_metric([place.url], place.sent_bytes)
+        yield from (up, failures, generation, moment, sent)
 
     def _latency(self) -> Metric:
         stats = self._refresher.stats

@@ -1,0 +1,317 @@
+"""An index in an object store: published by one signer, pulled by any number of responders.
+
+ 1. Segments are named after their contents and never change; the manifest is written last. Whoever
+    reads a manifest finds every segment it names.
+ 2. Only what the other side lacks is transferred.
+ 3. A pulled segment gets its name after its SHA-256 was compared with the manifest's, and the local
+    manifest is replaced after all of its segments are there: a failure at any moment leaves the last
+    good generation and nothing half-written under a name that counts.
+ 4. Segments no manifest names any more stay for a grace time, for those who still read the old one.
+
+Trust: answers are signed by the CA. Whoever can write to the store can withhold answers or replay
+still-valid ones, but forge none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ocspd.errors import ConfigError, IndexFileError
+from ocspd.files import fsync_directory
+from ocspd.index.manifest import MANIFEST_NAME, MAX_BYTES, Manifest, SegmentRef, parse_manifest
+from ocspd.index.store import CONCURRENCY, MissingObjectError, RemoteStore
+from ocspd.logs import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ocspd.clock import Clock
+    from ocspd.index.directory import IndexDirectory
+
+RETIRED_NAME = "retired.json"
+"""The object that keeps since when segments in the store are named by no manifest."""
+REMOTE_GRACE_S = 3600.0
+"""How long they are kept: longer than any pull that began with the old manifest takes."""
+LOCAL_GRACE_S = 300.0
+_SHORT_GRACE_S = 10.0
+_RESERVE = 0.05
+_RESERVE_BYTES = 1 << 30
+_ATTEMPTS = 4
+_PAUSE_S = 0.5
+_SEGMENT = re.compile(r"[0-9a-f]{64}\.seg")
+
+
+class Space(Protocol):
+    """Free room, as `shutil.disk_usage` tells it, in octets."""
+
+    @property
+    def total(self) -> int:
+        """Size of the file system."""
+        ...
+
+    @property
+    def free(self) -> int:
+        """What is left."""
+        ...
+
+
+class RemoteIndex:
+    """The index at one URL. One publisher, one task at a time; pullers need not know of each other."""
+
+    def __init__(
+        self, url: str, clock: Clock, *, disk_usage: Callable[[Path], Space] = shutil.disk_usage
+    ) -> None:
+        """Raise ConfigError when the URL or the store's settings cannot be used."""
+        self._store = RemoteStore(url)
+        self._store.check()
+        self._clock = clock
+        self._disk_usage = disk_usage
+        self._etag: str | None = None
+        self._refused: Manifest | None = None
+        self._present: set[str] = set()
+        self._retired: dict[str, float] | None = None
+        self.pulled_bytes = 0
+        """Octets of segments downloaded so far, those that could not be used included."""
+        self.published_bytes = 0
+        """Octets of segments uploaded so far."""
+        self.generation = -1
+        """Of the remote manifest last read; -1 for none yet."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+        return self._store.url
+
+    # -- pulling ---------------------------------------------------------------------------------
+
+    async def pull(self, directory: IndexDirectory) -> Manifest | None:
+        """Make what is published the local generation; None when there is nothing new.
+
+        The caller holds the directory's lock. IndexFileError names what cannot be reached or used; the
+        local generation is then as it was.
+        """
+        local = directory.manifest()
+        read = await self._read_manifest(self._etag if local is not None else None)
+        if read is None:
+            return None
+        manifest, etag = read
+        self.generation = manifest.generation
+        if local is not None and (manifest == local or not self._newer(manifest, local)):
+            self._etag = etag
+            return None
+        await self._fetch_missing(directory, manifest)
+        await asyncio.to_thread(directory.open, manifest)
+        await asyncio.to_thread(directory.replace, manifest, local)
+        self._etag = etag
+        await asyncio.to_thread(directory.collect, self._now_s(), LOCAL_GRACE_S)
+        return manifest
+
+    async def _read_manifest(self, etag: str | None) -> tuple[Manifest, str | None] | None:
+        try:
+            found = await self._store.read(MANIFEST_NAME, limit=MAX_BYTES, unless=etag)
+        except MissingObjectError as err:
+            raise MissingObjectError(f"{err}: nothing has been published there yet") from err
+        if found is None:
+            return None
+        data, etag = found
+        return parse_manifest(data, f"{self.url}/{MANIFEST_NAME}"), etag
+
+    def _newer(self, remote: Manifest, local: Manifest) -> bool:
+        """Refuse the past: a generation that goes back counts only when it was published later."""
+        if remote.generation > local.generation or remote.published_at > local.published_at:
+            return True
+        if (remote.generation, remote.published_at) == (local.generation, local.published_at):
+            return True
+        if remote != self._refused:
+            self._refused = remote
+            logger.warning(
+                "%s: generation %d is older than generation %d, which is in use: ignored until something "
+                "newer is published",
+                self.url,
+                remote.generation,
+                local.generation,
+            )
+        return False
+
+    async def _fetch_missing(self, directory: IndexDirectory, manifest: Manifest) -> None:
+        missing = [ref for ref in dict.fromkeys(manifest.segments) if not _has(directory, ref)]
+        if not missing:
+            return
+        directory.create()
+        await self._make_room(directory, sum(ref.size_bytes for ref in missing))
+        gate = asyncio.Semaphore(CONCURRENCY)
+
+        async def fetch(ref: SegmentRef) -> None:
+            async with gate:
+                await self._fetch(directory, ref)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for ref in missing:
+                    tasks.create_task(fetch(ref))
+        except* IndexFileError as group:
+            raise _first(group) from None
+
+    async def _make_room(self, directory: IndexDirectory, needed: int) -> None:
+        """Refuse what does not fit; IndexFileError. A reserve is left to others on the same disk."""
+        for grace_s in (LOCAL_GRACE_S, _SHORT_GRACE_S):
+            await asyncio.to_thread(directory.collect, self._now_s(), grace_s)
+            space = self._disk_usage(directory.path)
+            reserve = min(int(space.total * _RESERVE), _RESERVE_BYTES)
+            if needed + reserve <= space.free:
+                return
+        raise IndexFileError(
+            f"{directory.path}: no room for the new generation (it needs {_mib(needed)} MiB and "
+            f"{_mib(reserve)} MiB in reserve, {_mib(space.free)} MiB are free)"
+        )
+
+    async def _fetch(self, directory: IndexDirectory, ref: SegmentRef) -> None:
+        path = directory.new_path()
+        try:
+            digest = await self._download(ref, path)
+            if digest != ref.sha256:
+                raise IndexFileError(
+                    f"{self.url}/{ref.file_name}: contents do not match the manifest's SHA-256: not used"
+                )
+            await asyncio.to_thread(_rename, path, directory.segment_path(ref))
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot write: {err.strerror}") from err
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _download(self, ref: SegmentRef, path: Path) -> str:
+        """Write a segment to a file, going on where a broken connection ended; its SHA-256."""
+        digest, written = hashlib.sha256(), 0
+
+        def take(piece: Any) -> None:
+            digest.update(piece)
+            file.write(piece)
+
+        def finish() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+
+        with path.open("xb") as file:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    async with contextlib.aclosing(self._store.stream(ref.file_name, written)) as pieces:
+                        async for piece in pieces:
+                            written += len(piece)
+                            self.pulled_bytes += len(piece)
+                            if written > ref.size_bytes:
+                                break
+                            await asyncio.to_thread(take, piece)
+                    break
+                except MissingObjectError:
+                    raise
+                except IndexFileError:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                    await asyncio.sleep(_PAUSE_S * 2**attempt)
+            if written != ref.size_bytes:
+                raise IndexFileError(
+                    f"{self.url}/{ref.file_name}: not the manifest's {ref.size_bytes} octets: not used"
+                )
+            await asyncio.to_thread(finish)
+        return digest.hexdigest()
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    def check_writable(self) -> None:
+        """Raise ConfigError for a URL one can only pull from."""
+        if not self._store.writable:
+            raise ConfigError(
+                f"{self.url}: can only be pulled from; publish to file://, s3://, gs:// or az://"
+            )
+
+    async def has(self, ref: SegmentRef) -> bool:
+        """Tell whether the store has a segment."""
+        if ref.file_name not in self._present and await self._store.size(ref.file_name) == ref.size_bytes:
+            self._present.add(ref.file_name)
+        return ref.file_name in self._present
+
+    async def upload(self, directory: IndexDirectory, ref: SegmentRef) -> None:
+        """Send a segment unless the store has it; one whose contents are damaged is not sent."""
+        if not await self.has(ref):
+            await asyncio.to_thread(directory.verify, ref)
+            await self._store.write(ref.file_name, directory.segment_path(ref))
+            self.published_bytes += ref.size_bytes
+            self._present.add(ref.file_name)
+
+    async def publish(self, directory: IndexDirectory, manifest: Manifest) -> None:
+        """Send what the store lacks, then the manifest. IndexFileError: what was published is in force."""
+        for ref in manifest.segments:
+            await self.upload(directory, ref)
+        await self._store.write(MANIFEST_NAME, manifest.to_bytes())
+        self.generation = manifest.generation
+
+    async def published(self) -> Manifest | None:
+        """Return what the store has; None when that is nothing."""
+        try:
+            read = await self._read_manifest(None)
+        except MissingObjectError:
+            return None
+        return read[0] if read else None
+
+    async def collect(self, manifest: Manifest, grace_s: float = REMOTE_GRACE_S) -> list[str]:
+        """Remove segments that `manifest`, the one just published, has not named for grace_s seconds.
+
+        Since when is kept in the store too, so that a restart forgets nothing. Returns the names removed.
+        """
+        now = self._now_s()
+        there = set(await self._store.names())
+        self._present &= there
+        if self._retired is None:
+            self._retired = await self._read_retired()
+        named = {ref.file_name for ref in manifest.segments}
+        unnamed = {name for name in there if _SEGMENT.fullmatch(name)} - named
+        since = {name: min(self._retired.get(name, now), now) for name in sorted(unnamed)}
+        removed = [name for name, moment in since.items() if now - moment > grace_s]
+        self._present -= set(removed)
+        await self._store.delete(removed)
+        kept = {name: moment for name, moment in since.items() if name not in removed}
+        if kept != self._retired:
+            await self._store.write(RETIRED_NAME, (json.dumps(kept, indent=1) + "\n").encode())
+            self._retired = kept
+        return removed
+
+    async def _read_retired(self) -> dict[str, float]:
+        try:
+            found = await self._store.read(RETIRED_NAME, limit=MAX_BYTES)
+            value = json.loads(found[0]) if found else {}
+            return {str(name): float(moment) for name, moment in value.items()}
+        except (MissingObjectError, ValueError, AttributeError, TypeError, RecursionError):
+            return {}  # the grace time begins again
+
+    def _now_s(self) -> float:
+        return self._clock.now().timestamp()
+
+
+def _has(directory: IndexDirectory, ref: SegmentRef) -> bool:
+    try:
+        return directory.segment_path(ref).stat().st_size == ref.size_bytes
+    except OSError:
+        return False
+
+
+def _rename(path: Path, target: Path) -> None:
+    path.replace(target)
+    fsync_directory(target.parent)
+
+
+def _first(group: BaseExceptionGroup[IndexFileError]) -> IndexFileError:
+    """Return one error of a group; which does not matter, all name an object and a reason."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _mib(octets: int) -> int:
+    return -(-octets // (1 << 20))

@@ -1,0 +1,211 @@
+"""Publishing an index to remote places, beside the work of the signer and never in its way.
+
+Each place has a task of its own that sends the newest generation; generations that come while it is busy
+are skipped. When a place refuses, the newest is offered again with growing pauses and what the place had
+stays in force there.
+
+A large new segment (a merged base) takes long to send, and revocations must not wait for it: meanwhile
+manifests are published that consist of what stands in front of it and, behind that, of what the place had.
+Every answer there is at least as new as the one the place gave before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.logs import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ocspd.clock import Clock
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.index.manifest import Manifest, SegmentRef
+    from ocspd.index.remote import RemoteIndex
+
+LARGE_BYTES = 32 << 20
+"""A segment from this size on is sent beside the publication of newer, smaller ones."""
+_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_COLLECT_EVERY_S = 600.0
+
+
+@dataclass(slots=True)
+class PublishStats:
+    """What became of one place, for metrics and tests."""
+
+    url: str
+    up: bool = True
+    failures: int = 0
+    """Attempts that did not succeed."""
+    generation: int = -1
+    """The newest the place has; -1 before the first publication of this run."""
+    published_at: float = 0.0
+    """When that was, in seconds since the epoch."""
+    sent_bytes: int = 0
+
+
+class Publisher:
+    """Keeps remote places at the newest generation of an index directory."""
+
+    def __init__(
+        self,
+        remotes: Sequence[RemoteIndex],
+        directory: IndexDirectory,
+        clock: Clock,
+        *,
+        large_bytes: int = LARGE_BYTES,
+    ) -> None:
+        self._places = [_Place(remote, directory, clock, large_bytes) for remote in remotes]
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def stats(self) -> tuple[PublishStats, ...]:
+        """The state of every place."""
+        return tuple(place.stats for place in self._places)
+
+    def offer(self, manifest: Manifest) -> None:
+        """Take note of a generation and return at once; for any thread (`Generations.published`)."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to publish
+            self._loop.call_soon_threadsafe(self._take, manifest)
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for place in self._places:
+                tasks.create_task(place.run())
+
+    async def finish(self, manifest: Manifest) -> None:
+        """Publish one generation everywhere, while `run` does not; OCSPDError names a place that refuses."""
+        for place in self._places:
+            await place.finish(manifest)
+
+    def _take(self, manifest: Manifest) -> None:
+        for place in self._places:
+            place.take(manifest)
+
+
+@dataclass(slots=True)
+class _Place:
+    remote: RemoteIndex
+    directory: IndexDirectory
+    clock: Clock
+    large_bytes: int
+    stats: PublishStats = field(init=False)
+    _newest: Manifest | None = None
+    _there: Manifest | None = None
+    """What this place has, as far as is known."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _upload: asyncio.Task[None] | None = None
+    _uploading: SegmentRef | None = None
+    _behind: tuple[SegmentRef, ...] = ()
+    _tail: tuple[SegmentRef, ...] = ()
+    _collected_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.stats = PublishStats(self.remote.url)
+
+    def take(self, manifest: Manifest) -> None:
+        self._newest = manifest
+        self._changed.set()
+
+    async def run(self) -> None:
+        failures = 0
+        try:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                try:
+                    await self._step()
+                    failures = 0
+                except OCSPDError as err:
+                    self._failed(err)
+                except Exception:  # noqa: BLE001  (a bug in publishing must not end the signer)
+                    logger.exception("a bug in ocspd, please report it; signing on")
+                else:
+                    continue
+                await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                failures += 1
+                self._changed.set()
+        finally:
+            if self._upload is not None:
+                self._upload.cancel()
+
+    async def finish(self, manifest: Manifest) -> None:
+        await self.remote.publish(self.directory, manifest)
+        self._succeeded(manifest)
+        await self.remote.collect(manifest)
+
+    async def _step(self) -> None:
+        """Bring the place nearer to the newest generation."""
+        manifest = self._newest
+        assert manifest is not None
+        if self._there is None:
+            self._there = await self.remote.published()
+        large = await self._lacking(manifest)
+        if self._uploading not in large or (self._upload is not None and self._upload.done()):
+            await self._stop_upload()
+        if large and self._there is not None and self._there.segments:
+            if self._upload is None:
+                self._uploading = large[0]
+                self._upload = asyncio.create_task(self.remote.upload(self.directory, large[0]))
+                self._upload.add_done_callback(lambda _: self._changed.set())
+            manifest = self._in_front(manifest, large[0], self._there)
+        if manifest != self._there or self.stats.generation < 0:
+            await self.remote.publish(self.directory, manifest)
+            self._succeeded(manifest)
+        await self._collect(manifest)
+
+    def _in_front(self, newest: Manifest, large: SegmentRef, there: Manifest) -> Manifest:
+        """Make a manifest without a segment that is not there yet: what is newer, before what is there.
+
+        While the segments from the large one on stay the same, an answer that leaves the front has moved
+        within the front, so what the place had at first is enough behind it; else everything it has is.
+        """
+        at = newest.segments.index(large)
+        front, tail = newest.segments[:at], newest.segments[at:]
+        if tail != self._tail:
+            self._tail, self._behind = tail, there.segments
+        behind = tuple(ref for ref in self._behind if ref not in front)
+        return replace(newest, segments=front + behind)
+
+    async def _lacking(self, manifest: Manifest) -> list[SegmentRef]:
+        refs = [ref for ref in manifest.segments if ref.size_bytes >= self.large_bytes]
+        return [ref for ref in refs if not await self.remote.has(ref)]
+
+    async def _stop_upload(self) -> None:
+        """End the upload beside; OCSPDError when it had failed."""
+        upload, self._upload, self._uploading = self._upload, None, None
+        if upload is not None:
+            upload.cancel()
+            await asyncio.wait([upload])
+            if not upload.cancelled():
+                upload.result()
+
+    async def _collect(self, manifest: Manifest) -> None:
+        now = self.clock.now().timestamp()
+        if now - self._collected_at > _COLLECT_EVERY_S:
+            self._collected_at = now
+            try:
+                await self.remote.collect(manifest)
+            except IndexFileError as err:
+                logger.warning("%s; segments no longer needed stay there for now", err)
+
+    def _succeeded(self, manifest: Manifest) -> None:
+        self._there = manifest
+        self.stats.generation = manifest.generation
+        self.stats.published_at = self.clock.now().timestamp()
+        self.stats.sent_bytes = self.remote.published_bytes
+        if not self.stats.up:
+            self.stats.up = True
+            logger.info("%s: publishing works again, generation %d", self.remote.url, manifest.generation)
+
+    def _failed(self, error: OCSPDError) -> None:
+        self._there = None  # look again: somebody may have changed it
+        self.stats.failures += 1
+        if self.stats.up:
+            self.stats.up = False
+            logger.error("%s; what was published there stays in force, trying again", error)

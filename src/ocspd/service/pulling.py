@@ -1,0 +1,153 @@
+"""Answers from an index that a signer publishes elsewhere, pulled into a directory of our own.
+
+The directory is a cache: a responder that starts while the store is out of reach answers from what it
+pulled before, and one that loses the store goes on until its answers expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.logs import logger
+
+if TYPE_CHECKING:
+    from ocspd.clock import Clock
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.index.remote import RemoteIndex
+
+_START_S = 10.0
+"""How long a start waits for the store when the cache has a generation to answer from."""
+_BACKOFF_MAX_S = 5.0
+_VERIFIED_BYTES = 64 << 20
+"""Cached segments up to this size are compared with their SHA-256 at a start, larger ones in structure."""
+
+
+@dataclass(slots=True)
+class PullStats:
+    """How the pulling goes, for metrics and tests."""
+
+    url: str
+    up: bool = True
+    failures: int = 0
+    """Looks at the store that did not succeed."""
+    succeeded_at: float = 0.0
+    """When the last one did, in seconds since the epoch."""
+    generation: int = -1
+    """Of the manifest in the store; -1 when it has not been read yet."""
+    bytes: int = 0
+    """Octets of segments downloaded."""
+
+
+class PulledIndex:
+    """Keeps a directory at the newest generation of a remote index (`web.supervisor.Source`)."""
+
+    def __init__(
+        self, remote: RemoteIndex, directory: IndexDirectory, clock: Clock, *, poll_s: float = 1.0
+    ) -> None:
+        self.directory = directory
+        self.stats = PullStats(remote.url)
+        self._remote = remote
+        self._clock = clock
+        self._poll_s = poll_s
+        self._forced = asyncio.Event()
+        self._complaint = ""
+        self._failed = 0
+        self._lock = ExitStack()
+
+    async def prepare(self) -> None:
+        """Pull for the first time, or start from what an earlier run has pulled.
+
+        OCSPDError when neither is there, or when another process uses the directory.
+        """
+        self._lock.enter_context(self.directory.lock())
+        cached = await asyncio.to_thread(self._check_cache)
+        try:
+            async with asyncio.timeout(_START_S if cached else None):
+                await self._look()
+        except TimeoutError:
+            logger.warning(
+                "%s: not pulled within %.0f s; starting with the generation pulled before",
+                self.stats.url,
+                _START_S,
+            )
+        except OCSPDError as err:
+            if not cached:
+                raise
+            self._fail(err, "starting with the generation pulled before")
+
+    async def follow(self) -> None:
+        """Pull every new generation, until cancelled; a failure is told once and tried again."""
+        while True:
+            await self._pause()
+            try:
+                await self._look()
+            except OCSPDError as err:
+                self._fail(err, "the generation pulled before serves on")
+
+    def reload(self) -> None:
+        """Look at the store at once."""
+        self._forced.set()
+
+    def close(self) -> None:
+        """Let others use the directory."""
+        self._lock.close()
+
+    async def _look(self) -> None:
+        try:
+            await self._remote.pull(self.directory)
+        finally:
+            self.stats.generation = self._remote.generation
+            self.stats.bytes = self._remote.pulled_bytes
+        self._failed = 0
+        self._complaint = ""
+        self.stats.succeeded_at = self._clock.now().timestamp()
+        if not self.stats.up:
+            self.stats.up = True
+            logger.info("%s: pulling works again", self.stats.url)
+
+    def _fail(self, error: OCSPDError, consequence: str) -> None:
+        self.stats.up = False
+        self.stats.failures += 1
+        self._failed += 1
+        complaint = str(error).partition(" (")[0]  # details such as addresses and sizes vary
+        if complaint != self._complaint:
+            self._complaint = complaint
+            logger.error("%s; %s", error, consequence)
+
+    async def _pause(self) -> None:
+        seconds = self._poll_s
+        if self._failed:
+            seconds = max(seconds, min(self._poll_s * 2 ** min(self._failed, 10), _BACKOFF_MAX_S))
+        seconds *= random.uniform(0.9, 1.1)  # noqa: S311  (so that responders do not ask in step)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._forced.wait()
+        self._forced.clear()
+
+    def _check_cache(self) -> bool:
+        """Tell whether an earlier run left a usable generation; what is damaged is removed."""
+        try:
+            manifest = self.directory.manifest()
+            if manifest is None:
+                return False
+            for ref in manifest.segments:
+                path = self.directory.segment_path(ref)
+                try:
+                    self.directory.map([ref])
+                    if ref.size_bytes <= _VERIFIED_BYTES:
+                        self.directory.verify(ref)
+                except IndexFileError:
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)  # it is pulled again
+                    raise
+        except IndexFileError as err:
+            logger.warning("%s; pulling it again", err)
+            with suppress(OSError):
+                self.directory.manifest_path.unlink(missing_ok=True)
+            return False
+        return True
