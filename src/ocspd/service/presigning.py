@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
-    from ocspd.model import StatusRow
+    from ocspd.model import CertificateRow, StatusRow
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.service.signing_pool import SignedChunk
 
@@ -61,6 +61,22 @@ class SegmentSink(Protocol):
 
     async def publish(self, paths: list[str]) -> None:
         """Take finished segments."""
+        ...
+
+
+class StatusSource(Protocol):
+    """Where the status of certificates comes from: any `certdb.base.CertDB`, or `importing.FileStatus`."""
+
+    def stream_status(self) -> AsyncIterator[list[StatusRow]]:
+        """Stream the status of the certificates to answer for."""
+        ...
+
+    async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
+        """Return the certificate of a row that has no key identifier, to find who issued it."""
+        ...
+
+    async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
+        """Store answers, where they are wanted in a table."""
         ...
 
 
@@ -107,10 +123,11 @@ class RefreshReport:
 
 
 async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
-    db: CertDB,
+    db: StatusSource,
     signers: Sequence[OCSPSigner],
     *,
     clock: Clock,
+    numbers: Mapping[str, int] | None = None,
     processes: int = 0,
     niceness: int = 0,
     table: bool = True,
@@ -126,12 +143,14 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     `ocsp_responses`, expiring at its nextUpdate; `index` gets the answers for every CertID hash.
     `segments` gets them as files. `wanted` is asked, with a signer's number and rows, which of the rows
     to sign; the others are fresh.
+    `numbers` has the number of the signer by the rows' key identifiers; by default the signers say it.
     `processes` 0 means one for each usable CPU. Raises ConfigError when two signers share an issuer,
     CodedError 11000 when the database fails.
     """
     refresh = _Refresh(
         db=db,
         signers=signers,
+        numbers=by_issuer(signers) if numbers is None else numbers,
         clock=clock,
         table=table,
         index=index,
@@ -173,8 +192,9 @@ def by_issuer(signers: Sequence[OCSPSigner]) -> dict[str, int]:
 class _Refresh:
     """One pass."""
 
-    db: CertDB
+    db: StatusSource
     signers: Sequence[OCSPSigner]
+    numbers: Mapping[str, int]
     clock: Clock
     table: bool
     index: IndexWriter | None
@@ -187,7 +207,6 @@ class _Refresh:
     published: int = 0
 
     async def run(self, processes: int, niceness: int) -> RefreshReport:
-        numbers = by_issuer(self.signers)
         stream = self.db.stream_status()
         try:
             async with AsyncExitStack() as stack:
@@ -206,7 +225,7 @@ class _Refresh:
                 # one chunk with each worker, one written, one waiting
                 slots = asyncio.Semaphore(processes + 2)
                 async with asyncio.TaskGroup() as tasks:
-                    async for number, rows in self._chunks(first, stream, numbers):
+                    async for number, rows in self._chunks(first, stream):
                         chunk = rows if self.wanted is None else self.wanted(number, rows)
                         self.report.fresh += len(rows) - len(chunk)
                         if not chunk:
@@ -235,9 +254,10 @@ class _Refresh:
             await self.segments.publish(paths)
 
     async def _chunks(
-        self, first: list[StatusRow] | None, rest: AsyncIterator[list[StatusRow]], numbers: Mapping[str, int]
+        self, first: list[StatusRow] | None, rest: AsyncIterator[list[StatusRow]]
     ) -> AsyncIterator[tuple[int, list[StatusRow]]]:
         """Sort rows by signer and yield full chunks, the rest of each at the end."""
+        numbers = self.numbers
         waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.signers))}
         rows = first
         while rows is not None:

@@ -1,0 +1,107 @@
+"""Joining what several files say of the same serials in bounded memory, whatever their number.
+
+Statements are put into buckets by their serial; a full buffer goes to a temporary file that has no name.
+Each bucket is then small enough to be joined in memory. Within a bucket the order of arrival is kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from enum import IntEnum
+from struct import Struct
+from typing import TYPE_CHECKING, Self
+
+from ocspd.errors import OCSPDError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+    from typing import IO
+
+BUCKETS = 251
+_BUFFER_BYTES = 1 << 16
+_RECORD = Struct("<21sBBq")
+_NO_TIME = -(1 << 63)
+
+
+class Says(IntEnum):
+    """A statement about a serial. Of those up to EXPIRED the highest counts."""
+
+    ISSUED = 0
+    VALID = 1
+    UNUSABLE = 2
+    """It is named by a line that cannot be used: it is not good."""
+    REVOKED = 3
+    EXPIRED = 4
+    LISTED = 5
+    """Revoked by a CRL; a later LISTED or REMOVED of a delta CRL replaces it."""
+    REMOVED = 6
+
+
+Statement = tuple[bytes, int, int, int]
+"""Key (issuer number and serial), Says, reason, revocation time in seconds since the epoch."""
+
+
+class SerialBuckets:
+    """Use as `with`; OCSPDError when the temporary file cannot be written."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is where the temporary file lies, if one is needed."""
+        self._folder = folder
+        self._buffers = [bytearray() for _ in range(BUCKETS)]
+        self._blocks: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
+        self._file: IO[bytes] | None = None
+        self._end = 0
+
+    def put(self, issuer: int, serial: int, says: Says, reason: int = 0, moment_s: int | None = None) -> None:
+        """Add a statement. The serial has at most 160 bits, the issuer is below 256."""
+        number = hash(serial) % BUCKETS
+        buffer = self._buffers[number]
+        buffer += _RECORD.pack(
+            (issuer << 160 | serial).to_bytes(21, "big"),
+            says,
+            reason,
+            _NO_TIME if moment_s is None else moment_s,
+        )
+        if len(buffer) >= _BUFFER_BYTES:
+            self._spill(number, buffer)
+
+    def _spill(self, number: int, buffer: bytearray) -> None:
+        try:
+            if self._file is None:
+                # closed by __exit__
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+            self._file.write(buffer)
+        except OSError as err:
+            raise OCSPDError(f"{self._folder}: cannot write a temporary file: {err.strerror}") from err
+        self._blocks[number].append((self._end, len(buffer)))
+        self._end += len(buffer)
+        buffer.clear()
+
+    def bucket(self, number: int) -> Iterator[Statement]:
+        """Yield the statements of one of the BUCKETS, in the order they were put."""
+        for offset, size in self._blocks[number]:
+            assert self._file is not None
+            self._file.seek(offset)
+            yield from _RECORD.iter_unpack(self._file.read(size))
+        yield from _RECORD.iter_unpack(bytes(self._buffers[number]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def split_key(key: bytes) -> tuple[int, int]:
+    """Return issuer number and serial of a statement's key."""
+    return key[0], int.from_bytes(key[1:], "big")
+
+
+def moment_of(seconds: int) -> int | None:
+    """Return a statement's time, None when it has none."""
+    return None if seconds == _NO_TIME else seconds
