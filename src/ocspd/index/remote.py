@@ -240,6 +240,7 @@ class RemoteIndex:
 
     async def upload(self, directory: IndexDirectory, ref: SegmentRef) -> None:
         """Send a segment unless the store has it; one whose contents are damaged is not sent."""
+        self._store.create()
         if not await self.has(ref):
             await asyncio.to_thread(directory.verify, ref)
             await self._store.write(ref.file_name, directory.segment_path(ref))
@@ -248,13 +249,15 @@ class RemoteIndex:
 
     async def publish(self, directory: IndexDirectory, manifest: Manifest) -> None:
         """Send what the store lacks, then the manifest. IndexFileError: what was published is in force."""
+        self._store.create()
         for ref in manifest.segments:
             await self.upload(directory, ref)
         await self._store.write(MANIFEST_NAME, manifest.to_bytes())
         self.generation = manifest.generation
 
     async def published(self) -> Manifest | None:
-        """Return what the store has; None when that is nothing."""
+        """Return what the store has, for its publisher; None when that is nothing."""
+        self._store.create()
         try:
             read = await self._read_manifest(None)
         except MissingObjectError:

@@ -93,6 +93,11 @@ class RemoteStore:
         if self._scheme != "file":
             self._store()
 
+    def create(self) -> None:
+        """Make the directory of a file:// URL; buckets are made by their owners."""
+        with self._translated(""):
+            self._store(create=True)
+
     async def read(
         self, name: str, *, limit: int, unless: str | None = None
     ) -> tuple[bytes, str | None] | None:
@@ -135,7 +140,7 @@ class RemoteStore:
     async def write(self, name: str, content: bytes | Path) -> None:
         """Store an object in one step; a file is sent in parts, from disk."""
         with self._translated(name):
-            store = self._store(create=True)
+            store = self._store()
             if isinstance(content, bytes):
                 await self._soon(obstore.put_async(store, name, content))
                 return
