@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import string, strings
+from ocspd.cli.index_import import BUILD_FLAGS, Imported, as_json, import_files, sources_of
 from ocspd.cli.io import read_file, read_key_material, write_stdout
+from ocspd.cli.ocsp import open_signers
 from ocspd.cli.progress import ByteProgress
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
@@ -71,21 +73,25 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         raise UsageError(f"index build takes no arguments, but got {arguments[0][:100]!r}")
     if not flags.string("o"):
         raise ConfigError("need index directory (provide with -o)")
-    files = flags.strings("responses")
-    if not any(files) and not flags.string("db-config"):
-        raise ConfigError("nothing to build from (provide -responses or -db-config)")
+    sources = sources_of(flags, len(flags.strings("ca")))
+    if not sources and not any(flags.strings("responses")) and not flags.string("db-config"):
+        raise ConfigError(
+            "nothing to build from (provide -responses, -db-config, -crl, -index-txt or -serials)"
+        )
+    clock = SystemClock()
+    signers = open_signers(flags, clock) if sources else []
     directory = IndexDirectory(flags.string("o"))
     report = indexing.BuildReport()
+    imported = Imported()
     with directory.lock(), directory.writer(_now_s()) as writer:
-        for name in filter(None, files):
+        for name in filter(None, flags.strings("responses")):
             _add_file(writer, Path(name), report)
         if flags.string("db-config"):
             await _add_table(writer, flags.string("db-config"), report)
-        for number, why in report.bad[:_BAD_SHOWN]:
-            logger.error("answer %d: %s: skipped", number, why)
-        if report.skipped > _BAD_SHOWN:
-            logger.error("%d answers skipped in all", report.skipped)
-        if not report.answers:
+        _tell_bad(report)
+        if sources:  # last, as later answers replace earlier ones
+            imported = await import_files(writer, sources, signers, flags, clock)
+        if not report.answers + imported.signed.answers:
             raise ConfigError("no usable answer: the index is left as it was")
         writer.finish()
         ref = directory.adopt(writer.path)
@@ -100,7 +106,32 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         ref.size_bytes / max(ref.entries, 1),
         report.skipped,
     )
+    if flags.string("report"):
+        _write_report(flags.string("report"), manifest.generation, ref.entries, report, imported)
     return 0
+
+
+def _tell_bad(report: indexing.BuildReport) -> None:
+    for number, why in report.bad[:_BAD_SHOWN]:
+        logger.error("answer %d: %s: skipped", number, why)
+    if report.skipped > _BAD_SHOWN:
+        logger.error("%d answers skipped in all", report.skipped)
+
+
+def _write_report(
+    path: str, generation: int, entries: int, report: indexing.BuildReport, imported: Imported
+) -> None:
+    value = {
+        "generation": generation,
+        "entries": entries,
+        "responses": {
+            "taken": report.answers,
+            "skipped": report.skipped,
+            "first_skipped": [{"answer": number, "cause": why} for number, why in report.bad],
+        },
+        **as_json(imported),
+    }
+    write_atomic(path, (dumps_indented(value) + "\n").encode())
 
 
 def _add_file(writer: SegmentWriter, path: Path, report: indexing.BuildReport) -> None:
@@ -207,18 +238,23 @@ VERBS = (
 
 Usage of index:
         ocspd index build -o directory [-responses file]... [-db-config db-config]
+        ocspd index build -o directory -ca cert -responder cert -responder-key key
+                          [-crl file]... [-index-txt file] [-serials file]
         ocspd index stats directory
         ocspd index verify directory -ca cert [-ca cert]...
         ocspd index lookup directory -ca cert serial
         ocspd index merge directory
 
-build reads base64 answers (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses. lookup takes
+build reads base64 answers (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses. It
+also signs what CRLs, an index.txt of openssl ca, and lists of issued serials say; good is only said of
+serials that -index-txt or -serials names. lookup takes
 a serial in decimal, as 0x… or as hex pairs with colons; -der writes the answer to a file.""",
         (
             string("o", "index directory to build"),
             strings("responses", "file of base64 OCSP responses; may be given several times"),
             "db-config",
             strings("ca", "CA certificate of the answers; may be given several times"),
+            *BUILD_FLAGS,
             string("der", "file for the DER of the answer found"),
         ),
         _index,

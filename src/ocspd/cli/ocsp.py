@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
+RESPONDER_ID = string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key")
 _SHOWN_ISSUERS = 5
 
 
@@ -269,8 +270,6 @@ def _no_arguments(verb: str, arguments: list[str]) -> None:
         )
 
 
-_RESPONDER_ID = string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key")
-
 VERBS = (
     Verb(
         "ocspsign",
@@ -290,7 +289,7 @@ Usage of ocspsign:
             "revoked-at",
             "interval",
             string("certid-hash", "hash of the CertID: sha1, sha256, sha384 or sha512", "sha1"),
-            _RESPONDER_ID,
+            RESPONDER_ID,
         ),
         _ocspsign,
     ),
@@ -318,7 +317,7 @@ A CA that signs for itself is its own -responder. Certificates of other issuers 
                 "hashes of the CertIDs, joined by commas: sha1, sha256, sha384, sha512; the table gets sha1",
                 ",".join(DEFAULT_HASHES),
             ),
-            _RESPONDER_ID,
+            RESPONDER_ID,
             integer("processes", "signing processes (0: one for each CPU)"),
             boolean("list-skipped", "print serial, key identifier and cause of each certificate skipped"),
         ),

@@ -97,8 +97,13 @@ class ByteProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away; nothing is shown from now on."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def advance(self, amount: int) -> None:
         """Go on by an amount."""

@@ -72,6 +72,17 @@ class Sources:
             *(path for issuer in self.issuers for path in (*issuer.index_txt, *issuer.serials)),
         ]
 
+    @property
+    def total_bytes(self) -> int:
+        """How many octets one reading goes through; CRLs are read twice."""
+        size = 0
+        for path in (*self.crls, *self.paths):
+            try:
+                size += Path(path).stat().st_size
+            except OSError:
+                continue
+        return size
+
     def __bool__(self) -> bool:
         return bool(self.paths)
 
@@ -110,7 +121,7 @@ class _StoppedError(OCSPDError):
 
 
 class FileStatus:
-    """A source of status rows, with the part of `certdb.base.CertDB` that presigning and the signer use."""
+    """A source of status rows, with that part of `CertDB` which presigning and the signer use."""
 
     def __init__(  # noqa: PLR0913  (one collaborator each)
         self,
@@ -124,8 +135,8 @@ class FileStatus:
     ) -> None:
         """`folder` takes a temporary file when there are many serials.
 
-        `on_bytes` hears of octets read, of `total_bytes` in all; `on_skip` of every line or entry left
-        out: where it is and the cause. Both are called in a thread.
+        `on_bytes` hears of octets read, of `Sources.total_bytes` in all; `on_skip` of every line or entry
+        left out: where it is and the cause. Both are called in a thread.
         """
         self._sources = sources
         self._issuers = issuers
@@ -140,17 +151,6 @@ class FileStatus:
     def name(self) -> str:
         """The files, for messages."""
         return ", ".join(self._sources.paths)
-
-    @property
-    def total_bytes(self) -> int:
-        """How many octets one reading goes through; CRLs are read twice."""
-        size = 0
-        for path in (*self._sources.crls, *self._sources.paths):
-            try:
-                size += Path(path).stat().st_size
-            except OSError:
-                continue
-        return size
 
     def keys(self) -> dict[str, int]:
         """Return the number of each issuer by the key identifier its rows have."""

@@ -1,0 +1,185 @@
+"""What `index build` reads besides answers: CRLs, `index.txt`, lists of serials; and its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ocspd.cli.flags import boolean, integer, string, strings
+from ocspd.cli.io import write_stdout
+from ocspd.cli.ocsp import RESPONDER_ID
+from ocspd.cli.progress import ByteProgress, PassProgress
+from ocspd.errors import ConfigError
+from ocspd.logs import logger
+from ocspd.pki.ocsp import DEFAULT_HASHES
+from ocspd.service.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
+from ocspd.service.presigning import RefreshReport, refresh_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ocspd.cli.flags import Flags
+    from ocspd.clock import Clock
+    from ocspd.pki.ocsp import OCSPSigner
+    from ocspd.service.importing import FileReport
+    from ocspd.service.presigning import IndexWriter, Progress
+
+SHOWN = 20
+"""How many skipped lines are named without being asked to."""
+
+SOURCE_FLAGS = (
+    strings("crl", "CRL, complete or delta, DER or PEM; may be given several times"),
+    strings(
+        "index-txt", "database of openssl ca; with several -ca one for each, in their order, '' for none"
+    ),
+    strings("serials", "file of issued serials, one a line; with several -ca as -index-txt"),
+    boolean("allow-expired", "use CRLs whose nextUpdate has passed"),
+)
+BUILD_FLAGS = (
+    *SOURCE_FLAGS,
+    strings("responder", "certificate that signs the answers; one for each -ca, in their order"),
+    strings("responder-key", "its private key"),
+    "interval",
+    string("certid-hash", "hashes of the CertIDs signed, joined by commas", ",".join(DEFAULT_HASHES)),
+    RESPONDER_ID,
+    integer("processes", "signing processes (0: one for each CPU)"),
+    boolean("list-skipped", "print every line and CRL entry left out, with its cause"),
+    string("report", "file for a report in JSON"),
+)
+
+
+def sources_of(flags: Flags, issuers: int) -> Sources:
+    """Return what the flags of SOURCE_FLAGS name, for this many CAs.
+
+    ConfigError when it is not clear which file belongs to which CA.
+    """
+    crls = tuple(filter(None, flags.strings("crl")))
+    files = {name: flags.strings(name) for name in ("index-txt", "serials")}
+    if issuers <= 1:
+        only = IssuerFiles(
+            index_txt=tuple(filter(None, files["index-txt"])),
+            serials=tuple(filter(None, files["serials"])),
+        )
+        return Sources(crls=crls, issuers=(only,), allow_expired=flags.boolean("allow-expired"))
+    for name, given in files.items():
+        if given and len(given) != issuers:
+            raise ConfigError(
+                f"{issuers} times -ca, but {len(given)} times -{name}: give one for each CA, in the same "
+                "order, '' where there is none"
+            )
+    each = tuple(
+        IssuerFiles(index_txt=_at(files["index-txt"], number), serials=_at(files["serials"], number))
+        for number in range(issuers)
+    )
+    return Sources(crls=crls, issuers=each, allow_expired=flags.boolean("allow-expired"))
+
+
+def _at(names: tuple[str, ...], number: int) -> tuple[str, ...]:
+    return tuple(filter(None, names[number : number + 1]))
+
+
+@dataclass(slots=True)
+class Imported:
+    """What came of the files."""
+
+    read: ImportReport = field(default_factory=ImportReport)
+    signed: RefreshReport = field(default_factory=RefreshReport)
+    named: list[tuple[str, str]] = field(default_factory=list)
+    """The first of what was skipped, apart from expired certificates: where and why."""
+
+
+async def import_files(
+    writer: IndexWriter, sources: Sources, signers: Sequence[OCSPSigner], flags: Flags, clock: Clock
+) -> Imported:
+    """Sign what the files say into an index segment and tell the user what was taken and left out."""
+    imported = Imported()
+    every = flags.boolean("list-skipped")
+
+    def on_skip(where: str, cause: str) -> None:
+        if every:
+            write_stdout(f"{where}\t{cause}\n")
+        elif cause != EXPIRED and len(imported.named) < SHOWN:
+            imported.named.append((where, cause))
+
+    with ExitStack() as stack:
+        reading = stack.enter_context(ByteProgress("reading files", sources.total_bytes))
+        signing = stack.enter_context(PassProgress("signing OCSP responses", clock))
+        status = FileStatus(
+            sources,
+            lambda: [signer.issuer for signer in signers],
+            clock=clock,
+            folder=Path(flags.string("o")),
+            on_bytes=reading.advance,
+            on_skip=on_skip,
+        )
+
+        def on_progress(progress: Progress) -> None:
+            reading.stop()  # a terminal takes one bar at a time
+            signing.update(progress)
+
+        imported.signed = await refresh_table(
+            status,
+            signers,
+            clock=clock,
+            numbers=status.keys(),
+            processes=flags.integer("processes"),
+            table=False,
+            index=writer,
+            on_progress=on_progress,
+        )
+    imported.read = status.report
+    _tell(imported)
+    return imported
+
+
+def _tell(imported: Imported) -> None:
+    read = imported.read
+    for file in read.files:
+        logger.info("%s: %s: %d taken, %d left out", file.file, file.kind, file.taken, file.skipped.total())
+    for where, cause in imported.named:
+        logger.warning("%s: %s: skipped", where, cause)
+    for counts, what in ((_sum(read.files, "skipped"), "skipped"), (_sum(read.files, "notes"), "answered")):
+        for cause, count in counts.most_common():
+            logger.log(20 if cause == EXPIRED else 30, "%d %s: %s", count, what, cause)
+    shown = sum(count for cause, count in _sum(read.files, "skipped").items() if cause != EXPIRED)
+    if imported.named and shown > len(imported.named):
+        logger.warning("-list-skipped names all of them")
+    if read.duplicates:
+        logger.info("%d lines repeat a serial; revoked counts before valid", read.duplicates)
+    if read.conflicts:
+        logger.warning("%d certificates are valid in index.txt but revoked by a CRL: revoked", read.conflicts)
+    for remark in read.remarks:
+        logger.warning("%s", remark)
+    logger.info("%d certificates good, %d revoked", read.good, read.revoked)
+
+
+def _sum(files: Sequence[FileReport], name: str) -> Counter[str]:
+    return sum((getattr(file, name) for file in files), Counter())
+
+
+def as_json(imported: Imported) -> dict[str, Any]:
+    """Return the part of the report that is about the files."""
+    read, signed = imported.read, imported.signed
+    return {
+        "files": [
+            {
+                "file": file.file,
+                "kind": file.kind,
+                "taken": file.taken,
+                "skipped": dict(file.skipped),
+                "notes": dict(file.notes),
+            }
+            for file in read.files
+        ],
+        "good": read.good,
+        "revoked": read.revoked,
+        "duplicates": read.duplicates,
+        "conflicts": read.conflicts,
+        "remarks": read.remarks,
+        "signed_answers": signed.answers,
+        "not_signed": dict(signed.skipped),
+        "first_skipped": [{"where": where, "cause": cause} for where, cause in imported.named],
+    }
