@@ -31,7 +31,7 @@ extensions = [
         extra_link_args=link_args,
         define_macros=macros,
     )
-    for name in ("_der", "_index", "_writer", "_http", "_fastpath")
+    for name in ("_text", "_der", "_index", "_survey", "_tables", "_writer", "_http", "_responder", "_fastpath")
 ]
 
 setup(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench import data
 
-from ocspd._fastpath import Responder
+from ocspd._responder import Responder
 from ocspd._writer import SegmentWriter
 from ocspd.index.directory import IndexDirectory
 

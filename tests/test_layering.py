@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "ocspd"
 
-NATIVE = ("_der", "_http", "_index", "_writer", "_fastpath")
+NATIVE = ("_text", "_der", "_http", "_index", "_survey", "_tables", "_writer", "_responder", "_fastpath")
 """The native modules; each may use those before it."""
 
 LAYERS = {

@@ -43,8 +43,6 @@ cdef int read_request(const uint8_t *data, Py_ssize_t size, RequestView *out) no
 cdef int read_response(const uint8_t *data, Py_ssize_t size, ResponseView *out) noexcept nogil
 cdef int read_single(Span *singles, SingleView *out) noexcept nogil
 cdef int read_tlv(Span *cursor, int *tag, Span *content) noexcept nogil
-cdef int format_time(int64_t seconds, char *out) noexcept nogil
-cdef Py_ssize_t decode_base64(const uint8_t *text, Py_ssize_t size, uint8_t *out) noexcept nogil
 cdef str reason_text(int code)
 cdef str hash_name(int hash_id)
 cdef int hash_number(str name) except -1

@@ -91,6 +91,3 @@ def parse_response(der: bytes) -> OCSPResponse:
 
     Raises DERError when the bytes are anything else (an error status included).
     """
-
-def http_date(seconds: int) -> str:
-    """Write an HTTP date (RFC 9110 §5.6.7) for seconds since the epoch; ValueError outside years 0-9999."""

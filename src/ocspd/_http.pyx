@@ -11,7 +11,8 @@ Rules of this file
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp, memmove
 
-from ocspd._der cimport Span, decode_base64
+from ocspd._der cimport Span
+from ocspd._text cimport decode_base64
 
 # 1 token character (RFC 9110 §5.6.2), 2 allowed in a request target, 4 hexadecimal digit
 cdef uint8_t[256] KIND

@@ -100,6 +100,8 @@ cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out
 cdef bint find_in_segment(
     const SegmentView *view, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out, bint *issuer_known
 ) noexcept nogil
+cdef Span span_of(bytes data)
+cdef bytes serial_octets(object serial)
 cdef void assemble(const Found *found, uint8_t *out) noexcept nogil
 
 cdef class Segment:

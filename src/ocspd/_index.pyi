@@ -84,17 +84,3 @@ class Index:
         """Find the newest answer for a CertID."""
     def knows_issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> bool:
         """Tell whether any segment has answers under this CertID prefix."""
-    def stale(
-        self,
-        keys: list[tuple[str, bytes, bytes]],
-        rows: list[tuple[int, int, int, bytes | None]],
-        now_s: int,
-        spread_s: int = 0,
-    ) -> list[int]:
-        """Return the positions of the rows that need a new answer under any of the CertID prefixes.
-
-        A row is (serial, status, reason, revocation time as GeneralizedTime or None). It is stale when
-        there is no answer, when the newest one says something else, is due for refresh, or has a
-        thisUpdate after now_s. `spread_s` makes every serial due up to that much earlier, by a
-        hash of its own, so that certificates signed together are not all due together again.
-        """

@@ -39,7 +39,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from ocspd._der cimport Span, format_time, hash_name, hash_number
+from ocspd._der cimport Span, hash_name, hash_number
+from ocspd._text cimport format_time
 from ocspd.errors import IndexFileError
 
 cdef extern from *:
@@ -503,19 +504,6 @@ cdef bint _inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size)
     return PAGE <= offset <= size and count <= (size - offset) // unit
 
 
-cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
-    """Whether a revoked answer has this GeneralizedTime and reason (0: none)."""
-    cdef const Template *template = found.template
-    cdef int stored = 0
-    if template.hole_count < 3 or template.holes[1].size != 15 or len(revoked_at) != 15:
-        return False
-    if memcmp(found.payload + template.holes[1].source, <const char *> revoked_at, 15) != 0:
-        return False
-    if template.holes[2].size == 1:
-        stored = found.payload[template.holes[2].source]
-    return stored == reason
-
-
 @cython.no_gc  # _views point into segments
 cdef class Index:
     """See _index.pyi."""
@@ -567,46 +555,6 @@ cdef class Index:
             if answer is not None:
                 return answer
         return None
-
-    def stale(self, list keys not None, list rows not None, int64_t now_s, int64_t spread_s=0):
-        cdef Found found
-        cdef const Template *template
-        cdef Span serial
-        cdef Py_ssize_t number
-        cdef int64_t early
-        cdef int status, reason
-        cdef bint due
-        prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
-        answer = []
-        for number in range(len(rows)):
-            value, status, reason, revoked_at = rows[number]
-            octets = serial_octets(value)
-            due = octets is None
-            if octets is not None:
-                serial = span_of(octets)
-                early = 0
-                # the jitter is the magnitude's, `find` takes an INTEGER's octets
-                if spread_s > 0:
-                    early = <int64_t> (key_hash64(0, 0, serial.p, serial.n) >> 33) % spread_s
-                if serial.p[0] & 0x80:
-                    octets = b"\0" + octets
-                    serial = span_of(octets)
-                for hash_id, name_hash, key_hash in prefixes:
-                    if self.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
-                        due = True
-                        break
-                    template = found.template
-                    if (
-                        template.status != status
-                        or template.refresh_at - early <= now_s
-                        or template.this_update > now_s
-                        or (status == 1 and not same_revocation(&found, revoked_at, reason))
-                    ):
-                        due = True
-                        break
-            if due:
-                answer.append(number)
-        return answer
 
     def knows_issuer(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None):
         cdef Segment segment

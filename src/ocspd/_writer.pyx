@@ -29,13 +29,12 @@ from ocspd._der cimport (
     ResponseView,
     SingleView,
     Span,
-    decode_base64,
-    format_time,
     read_response,
     read_single,
     read_tlv,
     reason_text,
 )
+from ocspd._text cimport decode_base64, format_time
 from ocspd._index cimport (
     ETAG_OCTETS,
     MAX_DER,
@@ -64,6 +63,7 @@ from ocspd._index cimport (
     read_record,
     slot_page,
 )
+from ocspd._tables cimport E_ISSUERS, E_TEMPLATES, Tables
 
 from ocspd.errors import DERError, IndexFileError
 from ocspd.files import fsync_directory
@@ -78,33 +78,13 @@ cdef enum:
 
 cdef enum:
     E_IO = -2
-    E_MEMORY = -3
-    E_TEMPLATES = -4
-    E_ISSUERS = -5
     E_SIZE = -6
 
-cdef int64_t FIRST_TIME = -62167219200  # year 0, where HTTP dates begin
 cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
 
 cdef struct Pair:
     uint64_t key_hash
     uint64_t offset
-
-
-cdef uint64_t hash_gap(uint64_t h, const uint8_t *p, Py_ssize_t n) noexcept nogil:
-    cdef uint64_t word
-    while n >= 8:
-        memcpy(&word, p, 8)
-        h = (h ^ word) * 0x9FB21C651E98DF25u
-        h ^= h >> 35
-        p += 8
-        n -= 8
-    if n:
-        word = 0
-        memcpy(&word, p, <size_t> n)
-        h = (h ^ word ^ <uint64_t> n) * 0x9FB21C651E98DF25u
-        h ^= h >> 35
-    return h
 
 
 cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil:
@@ -135,27 +115,6 @@ cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t
     return 0
 
 
-cdef bint ecdsa_parts(Span signature, Span *r, Span *s) noexcept nogil:
-    """Whether the signature is ECDSA-Sig-Value (RFC 3279 §2.2.3) of two positive minimal integers."""
-    cdef Span body, number
-    cdef int tag, i
-    if signature.n > 200 or signature.p[0] != 0x30 or read_tlv(&signature, &tag, &body) or signature.n:
-        return False
-    for i in range(2):
-        if read_tlv(&body, &tag, &number) or tag != 0x02 or number.n == 0 or number.p[0] & 0x80:
-            return False
-        if number.p[0] == 0 and number.n > 1:
-            if not number.p[1] & 0x80:
-                return False
-            number.p += 1
-            number.n -= 1
-        if i == 0:
-            r[0] = number
-        else:
-            s[0] = number
-    return body.n == 0
-
-
 cdef class SegmentWriter:
     """See _writer.pyi."""
     cdef readonly str path
@@ -172,33 +131,15 @@ cdef class SegmentWriter:
     cdef size_t _buffered
     cdef Pair *_pairs
     cdef size_t _paired
-    cdef IssuerKey *_issuers
-    cdef uint32_t _issuer_count
-    cdef uint32_t _issuer_room
-    cdef uint32_t _issuer_last
-    cdef Template *_templates
-    cdef uint64_t *_hashes
-    cdef uint32_t _template_count
-    cdef uint32_t _template_room
-    cdef uint32_t *_table
-    cdef uint32_t _table_mask
-    cdef uint8_t *_blobs
-    cdef uint64_t _blobs_size
-    cdef uint64_t _blobs_room
+    cdef Tables _tables
 
     def __cinit__(self):
         self._file = -1
         self._keys = -1
         self._buffer = NULL
         self._pairs = NULL
-        self._issuers = NULL
-        self._templates = NULL
-        self._hashes = NULL
-        self._table = NULL
-        self._blobs = NULL
 
     def __init__(self, str path not None, *, created_at):
-        cdef uint32_t i
         if self._buffer != NULL:
             raise TypeError("a SegmentWriter is initialised once")
         self.path = path
@@ -217,33 +158,15 @@ cdef class SegmentWriter:
         self._records_size = RECORD_HEAD  # offset 0 marks an empty slot, so no record lies there
         self._buffer = <uint8_t *> PyMem_Malloc(BUFFER)
         self._pairs = <Pair *> PyMem_Malloc(PAIRS * sizeof(Pair))
-        self._issuer_room = 8
-        self._issuers = <IssuerKey *> PyMem_Malloc(self._issuer_room * sizeof(IssuerKey))
-        self._template_room = 256
-        self._templates = <Template *> PyMem_Malloc(self._template_room * sizeof(Template))
-        self._hashes = <uint64_t *> PyMem_Malloc(self._template_room * sizeof(uint64_t))
-        self._table_mask = 1023
-        self._table = <uint32_t *> PyMem_Malloc((self._table_mask + 1) * sizeof(uint32_t))
-        self._blobs_room = 1 << 16
-        self._blobs = <uint8_t *> PyMem_Malloc(self._blobs_room)
-        if not (
-            self._buffer and self._pairs and self._issuers and self._templates
-            and self._hashes and self._table and self._blobs
-        ):
+        self._tables = Tables()
+        if not (self._buffer and self._pairs):
             raise MemoryError
-        for i in range(self._table_mask + 1):
-            self._table[i] = 0
         memset(self._buffer, 0, PAGE + RECORD_HEAD)
         self._buffered = PAGE + RECORD_HEAD  # the header is written last, into this room
 
     def __dealloc__(self):
         PyMem_Free(self._buffer)
         PyMem_Free(self._pairs)
-        PyMem_Free(self._issuers)
-        PyMem_Free(self._templates)
-        PyMem_Free(self._hashes)
-        PyMem_Free(self._table)
-        PyMem_Free(self._blobs)
 
     def __del__(self):
         self.abort()
@@ -312,150 +235,11 @@ cdef class SegmentWriter:
         self._paired = 0
         return code
 
-    # -- tables --------------------------------------------------------------------------------
-
-    cdef int64_t _issuer(self, int hash_id, Span name_hash, Span key_hash) noexcept nogil:
-        """Number of a CertID prefix, which is added when new."""
-        cdef IssuerKey *issuer
-        cdef uint32_t step, number
-        cdef IssuerKey *grown
-        for step in range(self._issuer_count):
-            number = (self._issuer_last + step) % self._issuer_count
-            issuer = &self._issuers[number]
-            if (
-                issuer.hash_id == <uint32_t> hash_id
-                and issuer.key_size == key_hash.n
-                and issuer.name_size == name_hash.n
-                and memcmp(issuer.key_hash, key_hash.p, <size_t> key_hash.n) == 0
-                and memcmp(issuer.name_hash, name_hash.p, <size_t> name_hash.n) == 0
-            ):
-                self._issuer_last = number
-                return number
-        if self._issuer_count == MAX_ISSUERS:
-            return E_ISSUERS
-        if self._issuer_count == self._issuer_room:
-            with gil:
-                grown = <IssuerKey *> PyMem_Realloc(self._issuers, 2 * self._issuer_room * sizeof(IssuerKey))
-            if grown == NULL:
-                return E_MEMORY
-            self._issuers = grown
-            self._issuer_room *= 2
-        issuer = &self._issuers[self._issuer_count]
-        memset(issuer, 0, sizeof(IssuerKey))
-        issuer.hash_id = <uint32_t> hash_id
-        issuer.name_size = <uint16_t> name_hash.n
-        issuer.key_size = <uint16_t> key_hash.n
-        memcpy(issuer.name_hash, name_hash.p, <size_t> name_hash.n)
-        memcpy(issuer.key_hash, key_hash.p, <size_t> key_hash.n)
-        self._issuer_last = self._issuer_count
-        self._issuer_count += 1
-        return self._issuer_last
-
-    cdef bint _same(self, const Template *known, const Template *form, const uint8_t *der) noexcept nogil:
-        """Whether the known template is this form, octet by octet outside the holes."""
-        cdef const uint8_t *blob
-        cdef uint32_t at = 0
-        cdef int i
-        if (
-            known.der_size != form.der_size
-            or known.issuer_key != form.issuer_key
-            or known.refresh_at != form.refresh_at
-            or known.next_update != form.next_update
-            or known.this_update != form.this_update
-            or known.status != form.status
-            or known.serial_size != form.serial_size
-            or known.data_size != form.data_size
-            or known.hole_count != form.hole_count
-            or memcmp(known.holes, form.holes, form.hole_count * sizeof(Hole)) != 0
-        ):
-            return False
-        blob = self._blobs + known.blob_offset
-        for i in range(form.hole_count):
-            if memcmp(blob + at, der + at, form.holes[i].target - at) != 0:
-                return False
-            at = form.holes[i].target + form.holes[i].size
-        return memcmp(blob + at, der + at, form.der_size - at) == 0
-
-    cdef int64_t _intern(self, const Template *form, const uint8_t *der) noexcept nogil:
-        """Number of the template of this form, which is added when new."""
-        cdef uint64_t h = (<uint64_t> form.issuer_key << 32) ^ <uint64_t> form.refresh_at
-        cdef uint32_t at = 0, number, slot
-        cdef uint8_t *blob
-        cdef int i
-        for i in range(form.hole_count):
-            h = hash_gap(h ^ form.holes[i].target, der + at, form.holes[i].target - at)
-            at = form.holes[i].target + form.holes[i].size
-        h = hash_gap(h, der + at, form.der_size - at)
-        slot = <uint32_t> (h >> 20) & self._table_mask
-        while True:
-            number = self._table[slot]
-            if number == 0:
-                break
-            if self._hashes[number - 1] == h and self._same(&self._templates[number - 1], form, der):
-                return number - 1
-            slot = (slot + 1) & self._table_mask
-        if self._template_count == MAX_TEMPLATES:
-            return E_TEMPLATES
-        if self._grow(form.der_size):
-            return E_MEMORY
-        number = self._template_count
-        self._templates[number] = form[0]
-        self._templates[number].count = 0
-        self._templates[number].blob_offset = self._blobs_size
-        self._hashes[number] = h
-        blob = self._blobs + self._blobs_size
-        memcpy(blob, der, form.der_size)
-        for i in range(form.hole_count):
-            memset(blob + form.holes[i].target, 0, form.holes[i].size)
-        self._blobs_size += form.der_size
-        self._template_count += 1
-        slot = <uint32_t> (h >> 20) & self._table_mask
-        while self._table[slot]:
-            slot = (slot + 1) & self._table_mask
-        self._table[slot] = number + 1
-        return number
-
-    cdef int _grow(self, uint32_t der_size) noexcept nogil:
-        """Make room for one more template."""
-        cdef void *grown
-        cdef uint32_t number, slot
-        with gil:
-            if self._template_count == self._template_room:
-                grown = PyMem_Realloc(self._templates, 2 * <size_t> self._template_room * sizeof(Template))
-                if grown == NULL:
-                    return E_MEMORY
-                self._templates = <Template *> grown
-                grown = PyMem_Realloc(self._hashes, 2 * <size_t> self._template_room * sizeof(uint64_t))
-                if grown == NULL:
-                    return E_MEMORY
-                self._hashes = <uint64_t *> grown
-                self._template_room *= 2
-            if self._blobs_size + der_size > self._blobs_room:
-                grown = PyMem_Realloc(self._blobs, 2 * self._blobs_room + der_size)
-                if grown == NULL:
-                    return E_MEMORY
-                self._blobs = <uint8_t *> grown
-                self._blobs_room = 2 * self._blobs_room + der_size
-            if self._template_count * 2 > self._table_mask:
-                grown = PyMem_Malloc(2 * (<size_t> self._table_mask + 1) * sizeof(uint32_t))
-                if grown == NULL:
-                    return E_MEMORY
-                PyMem_Free(self._table)
-                self._table = <uint32_t *> grown
-                self._table_mask = 2 * self._table_mask + 1
-                memset(self._table, 0, (<size_t> self._table_mask + 1) * sizeof(uint32_t))
-                for number in range(self._template_count):
-                    slot = <uint32_t> (self._hashes[number] >> 20) & self._table_mask
-                    while self._table[slot]:
-                        slot = (slot + 1) & self._table_mask
-                    self._table[slot] = number + 1
-        return 0
-
     # -- records -------------------------------------------------------------------------------
 
     cdef int _record(self, uint32_t number, const uint8_t *serial, const Span *data, int parts) noexcept nogil:
         """Append a record and its key."""
-        cdef Template *template = &self._templates[number]
+        cdef Template *template = &self._tables.templates[number]
         cdef size_t size = RECORD_HEAD + <size_t> template.serial_size + template.data_size
         cdef size_t left = PAGE - self._records_size % PAGE
         cdef uint8_t head[RECORD_HEAD]
@@ -494,59 +278,12 @@ cdef class SegmentWriter:
         int64_t refresh_at, bint refresh_known
     ) noexcept nogil:
         """Add a usable answer under one CertID; a negative code for a failure."""
-        cdef Template form
         cdef Span parts[MAX_HOLES]
-        cdef Span r, s
-        cdef uint16_t source
-        cdef int64_t number
-        cdef int count = 0, i
-        cdef const CertID *cert_id = &single.cert_id
-        memset(&form, 0, sizeof(Template))
-        number = self._issuer(cert_id.hash_id, cert_id.name_hash, cert_id.key_hash)
+        cdef int count
+        cdef int64_t number = self._tables.form(der, size, view, single, refresh_at, refresh_known, parts, &count)
         if number < 0:
             return <int> number
-        form.issuer_key = <uint32_t> number
-        form.der_size = <uint32_t> size
-        form.produced_at = view.produced_at
-        form.this_update = single.this_update
-        form.next_update = single.next_update if single.has_next_update else INT64_MAX
-        form.refresh_at = max(FIRST_TIME, min(refresh_at, form.next_update)) if refresh_known else form.next_update
-        form.status = <uint8_t> single.status
-        form.serial_size = <uint8_t> cert_id.serial.n
-        form.etag_offset = <uint32_t> (view.signature.p + view.signature.n - ETAG_OCTETS - der)
-        format_time(form.this_update, form.last_modified)
-        if single.has_next_update:
-            format_time(form.next_update, form.expires)
-        if view.count == 1:
-            # the serial comes first in an answer, the signature last: holes are in order
-            if single.revoked_at_text.n:
-                parts[count] = single.revoked_at_text
-                count += 1
-            if single.reason_octet.n:
-                parts[count] = single.reason_octet
-                count += 1
-            if ecdsa_parts(view.signature, &r, &s):
-                parts[count] = r
-                parts[count + 1] = s
-                count += 2
-            elif view.signature.n < 0x8000:
-                parts[count] = view.signature
-                count += 1
-            form.hole_count = <uint8_t> (count + 1)
-            form.holes[0].target = <uint32_t> (cert_id.serial.p - der)
-            form.holes[0].source = 0
-            form.holes[0].size = <uint16_t> cert_id.serial.n
-            source = <uint16_t> cert_id.serial.n
-            for i in range(count):
-                form.holes[i + 1].target = <uint32_t> (parts[i].p - der)
-                form.holes[i + 1].source = source
-                form.holes[i + 1].size = <uint16_t> parts[i].n
-                source = <uint16_t> (source + parts[i].n)
-            form.data_size = <uint16_t> (source - cert_id.serial.n)
-        number = self._intern(&form, der)
-        if number < 0:
-            return <int> number
-        return self._record(<uint32_t> number, cert_id.serial.p, parts, count)
+        return self._record(<uint32_t> number, single.cert_id.serial.p, parts, count)
 
     cdef int _add(
         self, const uint8_t *der, Py_ssize_t size, int64_t refresh_at, bint refresh_known
@@ -676,10 +413,10 @@ cdef class SegmentWriter:
                     continue
                 if numbers[source] == 0:
                     form = found.template[0]
-                    number = self._issuer(<int> issuer.hash_id, name_hash, key_hash)
+                    number = self._tables.issuer(<int> issuer.hash_id, name_hash, key_hash)
                     if number >= 0:
                         form.issuer_key = <uint32_t> number
-                        number = self._intern(&form, view.blobs + found.template.blob_offset)
+                        number = self._tables.intern(&form, view.blobs + found.template.blob_offset)
                     if number < 0:
                         code = <int> number
                         break
@@ -753,8 +490,8 @@ cdef class SegmentWriter:
         cdef Py_ssize_t got_b = pread(self._file, b, sizeof(b), <Py_ssize_t> (PAGE + new))
         if got_a < RECORD_HEAD or got_b < RECORD_HEAD:
             return E_IO
-        one = &self._templates[a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)]
-        two = &self._templates[b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)]
+        one = &self._tables.templates[a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)]
+        two = &self._tables.templates[b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)]
         left.p = a + RECORD_HEAD
         left.n = one.serial_size
         right.p = b + RECORD_HEAD
@@ -819,15 +556,15 @@ cdef class SegmentWriter:
         header.seed = self._seed
         header.slot_pages = slot_pages
         header.issuers_offset = header.slots_offset + slot_pages * PAGE
-        header.issuer_count = self._issuer_count
-        header.templates_offset = header.issuers_offset + self._issuer_count * sizeof(IssuerKey)
-        header.template_count = self._template_count
-        header.blobs_offset = header.templates_offset + self._template_count * sizeof(Template)
-        header.blobs_size = self._blobs_size
+        header.issuer_count = self._tables.issuer_count
+        header.templates_offset = header.issuers_offset + self._tables.issuer_count * sizeof(IssuerKey)
+        header.template_count = self._tables.template_count
+        header.blobs_offset = header.templates_offset + self._tables.template_count * sizeof(Template)
+        header.blobs_size = self._tables.blobs_size
         header.file_size = header.blobs_offset + header.blobs_size
-        issuers = <bytes> (<char *> self._issuers)[:self._issuer_count * sizeof(IssuerKey)]
-        templates = <bytes> (<char *> self._templates)[:self._template_count * sizeof(Template)]
-        blobs = <bytes> (<char *> self._blobs)[:self._blobs_size]
+        issuers = <bytes> (<char *> self._tables.issuers)[:self._tables.issuer_count * sizeof(IssuerKey)]
+        templates = <bytes> (<char *> self._tables.templates)[:self._tables.template_count * sizeof(Template)]
+        blobs = <bytes> (<char *> self._tables.blobs)[:self._tables.blobs_size]
         header.tables_crc = zlib.crc32(blobs, zlib.crc32(templates, zlib.crc32(issuers)))
         head = bytearray(PAGE)
         head[:sizeof(Header)] = <bytes> (<char *> &header)[:sizeof(Header)]

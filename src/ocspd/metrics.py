@@ -32,7 +32,7 @@ OUTCOMES = (
 )
 """How a request ended.
 
-The first eight are `_fastpath.Reply.outcome`; `unknown_serial` and `unknown_issuer` are the two causes of
+The first eight are `_responder.Reply.outcome`; `unknown_serial` and `unknown_issuer` are the two causes of
 unauthorized, `health` is the empty 200 to `GET /`, `not_found` a path outside `-path`, `bad_http` a
 request whose HTTP could not be read or did not arrive in time.
 """

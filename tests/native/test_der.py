@@ -10,7 +10,8 @@ from cryptography.x509 import ocsp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocspd._der import OCSPRequest, OCSPResponse, http_date, parse_request, parse_response
+from ocspd._der import OCSPRequest, OCSPResponse, parse_request, parse_response
+from ocspd._text import http_date
 from ocspd.errors import DERError
 from tests.native.answers import HASHES, NOW
 from tests.native.oracle import certid

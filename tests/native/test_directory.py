@@ -240,7 +240,10 @@ def test_a_directory_without_write_permission_is_named(directory: IndexDirectory
 def test_the_content_addressed_name_is_the_sha256_of_the_file(directory: IndexDirectory) -> None:
     ref = add(directory, GOOD)
     path = directory.segment_path(ref)
-    assert subprocess.run(["sha256sum", path], capture_output=True, check=True).stdout[:64].decode() == ref.sha256
+    assert (
+        subprocess.run(["sha256sum", path], capture_output=True, check=True).stdout[:64].decode()
+        == ref.sha256
+    )
     segment = Segment(str(path))
     assert (ref.entries, ref.size_bytes, ref.created_at) == (1, path.stat().st_size, NOW_S)
     assert segment.entries == ref.entries

@@ -39,7 +39,7 @@ def _error(outcome: str, status: int, http_status: int = 200) -> FakeReply:
 
 
 class FakeResponder:
-    """Answers as `_fastpath.Responder` does, max-age being the time until nextUpdate."""
+    """Answers as `_responder.Responder` does, max-age being the time until nextUpdate."""
 
     def __init__(self, answers: Iterable[bytes], clock: Clock) -> None:
         self.clock = clock

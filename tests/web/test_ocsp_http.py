@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from ocspd._fastpath import Connections, Responder
+from ocspd._fastpath import Connections
 from ocspd._index import Index, Segment
+from ocspd._responder import Responder
 from ocspd._writer import SegmentWriter
 from ocspd.clock import ManualClock
 from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS

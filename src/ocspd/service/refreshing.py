@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from ocspd._survey import stale
 from ocspd.certdb.feed import CursorLostError
 from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.files import write_atomic
@@ -399,8 +400,8 @@ class _Wanted:
         """Return the rows of the signer's issuer to sign."""
         asked = [(row.serial, *_told(row)) for row in rows]
         now_s = int(self._clock.now().timestamp())
-        stale = self._index.stale(self._keys[number], asked, now_s, self._spread_s[number])
-        return [rows[position] for position in stale]
+        positions = stale(self._index, self._keys[number], asked, now_s, self._spread_s[number])
+        return [rows[position] for position in positions]
 
 
 def _told(row: StatusRow) -> tuple[int, int, bytes | None]:

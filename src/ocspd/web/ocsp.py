@@ -55,7 +55,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from ocspd._der import http_date
+from ocspd._text import http_date
 from ocspd.logs import logger
 from ocspd.metrics import METHODS
 
@@ -99,10 +99,10 @@ _quiet.disabled = True
 
 
 class Reply(Protocol):
-    """What is said to a request below HTTP: `_fastpath.Reply` (times in seconds since the epoch)."""
+    """What is said to a request below HTTP: `_responder.Reply` (times in seconds since the epoch)."""
 
     @property
-    def http_status(self) -> int: ...  # noqa: D102  (see _fastpath.Reply)
+    def http_status(self) -> int: ...  # noqa: D102  (see _responder.Reply)
     @property
     def outcome(self) -> str: ...  # noqa: D102
     @property
@@ -120,7 +120,7 @@ class Reply(Protocol):
 
 
 class Responder(Protocol):
-    """Who answers below HTTP and counts: `_fastpath.Responder`."""
+    """Who answers below HTTP and counts: `_responder.Responder`."""
 
     def answer(self, request_der: bytes, /) -> Reply:
         """Answer a DER request; never raises for bad bytes."""

@@ -14,8 +14,9 @@ from mmap import mmap
 from typing import TYPE_CHECKING, cast
 
 from ocspd import logs
-from ocspd._fastpath import Connections, Responder
+from ocspd._fastpath import Connections
 from ocspd._index import Index
+from ocspd._responder import Responder
 from ocspd.clock import SystemClock
 from ocspd.errors import IndexFileError
 from ocspd.index.directory import IndexDirectory

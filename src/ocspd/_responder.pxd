@@ -1,0 +1,41 @@
+# The responder's declarations for _fastpath; documented in _responder.pyx.
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from ocspd._http cimport Request
+from ocspd._index cimport ETAG_OCTETS, Found, Index
+
+cdef enum Outcome:
+    GOOD = 0
+    REVOKED = 1
+    UNKNOWN = 2
+    UNKNOWN_SERIAL = 3
+    UNKNOWN_ISSUER = 4
+    MALFORMED = 5
+    TRY_LATER = 6
+    INTERNAL_ERROR = 7
+    NOT_MODIFIED = 8
+    HEALTH = 9
+
+cdef struct Verdict:
+    Outcome outcome
+    Found found
+    int64_t max_age_s
+    uint8_t tag[ETAG_OCTETS]
+
+cdef bint strange_condition(Request *request) noexcept nogil
+
+cdef class Responder:
+    cdef Index _index
+    cdef uint64_t *_counters
+    cdef uint64_t *_own
+    cdef Py_buffer _block
+    cdef bint _shared
+    cdef int64_t _now
+    cdef char[32] _date
+    cdef bytes _prefix
+    cdef int64_t _cap
+    cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil
+    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Verdict *verdict) noexcept nogil
+    cdef bytes _render(self, const Request *request, Verdict *verdict)
+    cdef bytes _respond(self, Request *request, const uint8_t *body)

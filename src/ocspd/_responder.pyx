@@ -1,0 +1,394 @@
+# cython: language_level=3
+"""What to answer: from an HTTP request to the bytes of its response. Public surface in _responder.pyi.
+
+Rules of this file
+1. On the hot path the only Python objects made are the response `bytes`; heads are rendered into
+   a buffer on the stack, answers assembled straight into the response.
+2. What is written equals what `web/ocsp.py` writes, octet for octet, Date aside.
+3. Connections are `_fastpath`'s: nothing here waits, keeps or closes.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from ocspd._der cimport RequestView, Span, read_request
+from ocspd._text cimport format_time
+from ocspd._http cimport (
+    C_NONE,
+    C_TARGET,
+    HEAD_METHOD,
+    POST,
+    TARGET_LIMIT,
+    Request,
+    decode_target,
+    plain_target,
+    read_head,
+)
+from ocspd._index cimport ETAG_OCTETS, Found, Index, Lookup, Template, assemble
+
+from ocspd import metrics
+
+cdef enum:
+    OVERDUE_MAX_AGE_S = 60  # max-age of an answer whose successor is late
+    HEAD_ROOM = 512
+
+_OUTCOMES = metrics.OUTCOMES
+COUNTERS = metrics.COUNTERS
+COUNTER_BLOCK_BYTES = metrics.COUNTER_BLOCK_BYTES
+_POSITION = {name: position for position, name in enumerate(COUNTERS)}
+_BODIES = {
+    UNKNOWN_SERIAL: bytes.fromhex("30030a0106"),
+    UNKNOWN_ISSUER: bytes.fromhex("30030a0106"),
+    MALFORMED: bytes.fromhex("30030a0101"),
+    TRY_LATER: bytes.fromhex("30030a0103"),
+    INTERNAL_ERROR: bytes.fromhex("30030a0102"),
+}
+
+cdef int N_OUTCOMES = len(metrics.OUTCOMES)
+cdef int N_CERTID = _POSITION["certid_sha1"]
+cdef int N_NONCE = _POSITION["request_nonce"]
+cdef int N_MULTIPLE = _POSITION["request_multiple"]
+cdef int N_SENT = _POSITION["sent_bytes"]
+if metrics.METHODS[:3] != ("get", "post", "head") or metrics.OUTCOMES[:10] != (
+    "good", "revoked", "unknown", "unknown_serial", "unknown_issuer", "malformed", "try_later",
+    "internal_error", "not_modified", "health",
+):
+    raise ImportError("metrics and _responder disagree on methods or outcomes")
+
+
+cdef inline char *put(char *at, const char *text, size_t size) noexcept nogil:
+    memcpy(at, text, size)
+    return at + size
+
+
+cdef char *put_number(char *at, int64_t value) noexcept nogil:
+    cdef char digits[20]
+    cdef int count = 0
+    while True:
+        digits[count] = <char> (c"0" + value % 10)
+        value = value // 10
+        count += 1
+        if value == 0:
+            break
+    while count:
+        count -= 1
+        at[0] = digits[count]
+        at += 1
+    return at
+
+
+cdef char *put_hex(char *at, const uint8_t *data, int size) noexcept nogil:
+    cdef int i
+    cdef const char *digits = "0123456789ABCDEF"
+    for i in range(size):
+        at[0] = digits[data[i] >> 4]
+        at[1] = digits[data[i] & 15]
+        at += 2
+    return at
+
+
+cdef void etag_octets(const Found *found, uint8_t *out) noexcept nogil:
+    """The 16 octets an entity tag is made of, without assembling the answer."""
+    cdef const Template *template = found.template
+    cdef uint64_t begin = template.etag_offset, end = begin + ETAG_OCTETS, low, high
+    cdef int i
+    memcpy(out, found.segment.blobs + template.blob_offset + begin, ETAG_OCTETS)
+    for i in range(template.hole_count):
+        low = max(begin, <uint64_t> template.holes[i].target)
+        high = min(end, <uint64_t> template.holes[i].target + template.holes[i].size)
+        if low < high:
+            memcpy(
+                out + (low - begin),
+                found.payload + template.holes[i].source + (low - template.holes[i].target),
+                high - low,
+            )
+
+
+cdef class Reply:
+    """See _responder.pyi."""
+    cdef readonly int http_status
+    cdef readonly str outcome
+    cdef readonly bytes body
+    cdef readonly bint cacheable
+    cdef readonly object this_update
+    cdef readonly object next_update
+    cdef readonly object max_age_s
+    cdef readonly str etag
+
+
+@cython.no_gc  # no part of any cycle, and a collector that clears the exporter of a Py_buffer goes wrong
+cdef class Responder:
+    """See _responder.pyi."""
+
+    def __cinit__(self):
+        self._shared = False
+        self._own = <uint64_t *> PyMem_Malloc(COUNTER_BLOCK_BYTES)
+        if self._own == NULL:
+            raise MemoryError
+        memset(self._own, 0, COUNTER_BLOCK_BYTES)
+        self._counters = self._own
+        self._index = Index(())
+        self._prefix = b""
+
+    def __init__(self, Index index not None, *, path="/", counters=None, max_age_cap_s=0):
+        if self._shared:
+            raise TypeError("a Responder is initialised once")
+        if counters is not None:
+            PyObject_GetBuffer(counters, &self._block, PyBUF_CONTIG)
+            self._shared = True
+            if self._block.len < COUNTER_BLOCK_BYTES or <size_t> self._block.buf % 8:
+                raise ValueError(f"counters need {COUNTER_BLOCK_BYTES} octets, aligned to 8")
+            self._counters = <uint64_t *> self._block.buf
+        self._index = index
+        self._prefix = path.strip("/").encode()
+        self._cap = max_age_cap_s
+        self.set_time(0)
+
+    def __dealloc__(self):
+        if self._shared:
+            PyBuffer_Release(&self._block)
+        PyMem_Free(self._own)
+
+    @property
+    def index(self):
+        return self._index
+
+    @index.setter
+    def index(self, Index value not None):
+        self._index = value
+
+    def set_time(self, int64_t now_s):
+        if now_s != self._now or self._date[0] == 0:
+            if format_time(now_s, self._date):
+                raise ValueError(f"{now_s} has no HTTP date")
+            self._now = now_s
+
+    def count(self, str counter not None, int amount=1):
+        self._counters[<int> _POSITION[counter]] += <uint64_t> amount
+
+    cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil:
+        """Seconds until the answer is due for refresh, up to a sixteenth less so that caches do not all come at once.
+
+        Never beyond nextUpdate (RFC 9919 §7.1); an answer whose refresh is late is kept for a minute.
+        """
+        cdef const Template *template = found.template
+        cdef int64_t left, due
+        if template.next_update == INT64_MAX:
+            return 0
+        left = template.next_update - self._now
+        due = template.refresh_at - self._now
+        if self._cap and left > self._cap:
+            left = self._cap
+        if due <= 0:
+            return min(left, <int64_t> OVERDUE_MAX_AGE_S)
+        if due > left:
+            due = left
+        return due - due * (tag[0] & 63) // 1024
+
+    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Verdict *verdict) noexcept nogil:
+        """Answer a DER request, below HTTP."""
+        cdef RequestView view
+        cdef Lookup result
+        if read_request(der, size, &view):
+            verdict.outcome = MALFORMED
+            return
+        self._counters[N_CERTID + view.cert_id.hash_id] += 1
+        self._counters[N_NONCE] += <uint64_t> view.has_nonce
+        self._counters[N_MULTIPLE] += view.count > 1
+        result = self._index.find(
+            view.cert_id.hash_id, view.cert_id.name_hash, view.cert_id.key_hash, view.cert_id.serial, &verdict.found
+        )
+        if result == Lookup.UNKNOWN_SERIAL:
+            verdict.outcome = UNKNOWN_SERIAL
+        elif result == Lookup.UNKNOWN_ISSUER:
+            verdict.outcome = UNKNOWN_ISSUER
+        elif verdict.found.template.next_update <= self._now:
+            verdict.outcome = TRY_LATER
+        else:
+            verdict.outcome = <Outcome> verdict.found.template.status
+            etag_octets(&verdict.found, verdict.tag)
+            verdict.max_age_s = self._max_age(&verdict.found, verdict.tag)
+
+    cdef bytes _render(self, const Request *request, Verdict *verdict):
+        """The HTTP response to a request whose outcome is known."""
+        cdef char head[HEAD_ROOM]
+        cdef char *at = head
+        cdef const Template *template = NULL
+        cdef const char *error = NULL
+        cdef size_t body = 0
+        cdef size_t size
+        cdef char hexed[2 * ETAG_OCTETS]
+        cdef bytes response
+        cdef Span condition
+        cdef char *out
+        if verdict.outcome <= UNKNOWN:
+            template = verdict.found.template
+            body = template.der_size
+            put_hex(hexed, verdict.tag, ETAG_OCTETS)
+            condition = request.if_none_match
+            if condition.p != NULL and request.method != POST and matches(condition, hexed):
+                verdict.outcome = NOT_MODIFIED
+        elif verdict.outcome != HEALTH:
+            error = error_body(verdict.outcome)
+            body = 5
+        at = put(at, "HTTP/1.", 7)
+        at[0] = <char> (c"0" + request.minor)
+        at += 1
+        if verdict.outcome == NOT_MODIFIED:
+            at = put(at, " 304 Not Modified\r\n", 19)
+        else:
+            if verdict.outcome == MALFORMED:
+                at = put(at, " 400 Bad Request\r\n", 18)
+            elif verdict.outcome == INTERNAL_ERROR:
+                at = put(at, " 500 Internal Server Error\r\n", 28)
+            else:
+                at = put(at, " 200 OK\r\n", 9)
+            if body:
+                at = put(at, "Content-Type: application/ocsp-response\r\n", 41)
+            at = put(at, "Content-Length: ", 16)
+            at = put_number(at, <int64_t> body)
+            at = put(at, "\r\n", 2)
+        if template != NULL:
+            at = put(at, "Cache-Control: max-age=", 23)
+            at = put_number(at, verdict.max_age_s)
+            at = put(at, ", public, no-transform, must-revalidate\r\nLast-Modified: ", 56)
+            at = put(at, template.last_modified, 29)
+            if template.next_update != INT64_MAX:
+                at = put(at, "\r\nExpires: ", 11)
+                at = put(at, template.expires, 29)
+            at = put(at, "\r\nETag: \"", 9)
+            at = put(at, hexed, 2 * ETAG_OCTETS)
+            at = put(at, "\"\r\nDate: ", 9)
+        else:
+            at = put(at, "Cache-Control: max-age=0, no-cache\r\nDate: ", 42)
+        at = put(at, self._date, 29)
+        if request.keep_alive:
+            if request.minor == 0:
+                at = put(at, "\r\nConnection: keep-alive", 24)
+        elif request.minor:
+            at = put(at, "\r\nConnection: close", 19)
+        at = put(at, "\r\n\r\n", 4)
+        size = <size_t> (at - head)
+        if request.method == HEAD_METHOD or verdict.outcome == NOT_MODIFIED:
+            body = 0
+        response = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (size + body))
+        out = <char *> response
+        memcpy(out, head, size)
+        if body:
+            if template != NULL:
+                assemble(&verdict.found, <uint8_t *> out + size)
+            else:
+                memcpy(out + size, error, body)
+        return response
+
+    cdef bytes _respond(self, Request *request, const uint8_t *body):
+        """Answer a complete request that the fast path knows; counts it."""
+        cdef uint8_t der[TARGET_LIMIT]
+        cdef Verdict verdict
+        cdef Py_ssize_t size
+        cdef bytes response
+        if request.method == POST:
+            if len(self._prefix) and decode_target(
+                request.target.p, request.target.n, <const uint8_t *> <const char *> self._prefix,
+                len(self._prefix), der
+            ) == -2:
+                request.cause = C_TARGET
+                return None
+            self._decide(body, request.content_length, &verdict)
+        else:
+            size = decode_target(
+                request.target.p, request.target.n, <const uint8_t *> <const char *> self._prefix,
+                len(self._prefix), der
+            )
+            if size == -2 or ((size <= 0 or request.target.n > 2048) and not plain_target(request.target)):
+                request.cause = C_TARGET
+                return None
+            if size == -1:
+                verdict.outcome = MALFORMED
+            elif size == 0:
+                verdict.outcome = HEALTH
+            else:
+                self._decide(der, size, &verdict)
+        response = self._render(request, &verdict)
+        self._counters[<int> request.method * N_OUTCOMES + <int> verdict.outcome] += 1
+        self._counters[N_SENT] += <uint64_t> len(response)
+        return response
+
+    def answer(self, bytes request_der not None):
+        cdef Verdict verdict
+        cdef Reply reply = Reply.__new__(Reply)
+        cdef char hexed[2 * ETAG_OCTETS]
+        cdef Index index = self._index  # kept until the end: a collection in between could run anything
+        self._decide(<const uint8_t *> <const char *> request_der, len(request_der), &verdict)
+        reply.outcome = _OUTCOMES[<int> verdict.outcome]
+        reply.cacheable = verdict.outcome <= UNKNOWN
+        reply.http_status = {MALFORMED: 400, INTERNAL_ERROR: 500}.get(verdict.outcome, 200)
+        reply.this_update = reply.next_update = reply.max_age_s = 0
+        reply.etag = ""
+        if reply.cacheable:
+            reply.body = PyBytes_FromStringAndSize(NULL, verdict.found.template.der_size)
+            assemble(&verdict.found, <uint8_t *> <char *> reply.body)
+            reply.this_update = verdict.found.template.this_update
+            reply.next_update = verdict.found.template.next_update
+            reply.max_age_s = verdict.max_age_s
+            put_hex(hexed, verdict.tag, ETAG_OCTETS)
+            reply.etag = hexed[:2 * ETAG_OCTETS].decode("ascii")
+        else:
+            reply.body = _BODIES[verdict.outcome]
+        return reply
+
+    def respond(self, bytes data not None):
+        cdef Request request
+        cdef const uint8_t *p = <const uint8_t *> <const char *> data
+        cdef Py_ssize_t total
+        if not read_head(p, len(data), &request) or request.cause != C_NONE:
+            return None
+        if strange_condition(&request):
+            return None
+        total = request.head_size + (request.content_length if request.method == POST else 0)
+        if total != len(data):
+            return None
+        return self._respond(&request, p + request.head_size)
+
+
+cdef const char *error_body(Outcome outcome) noexcept nogil:
+    """The OCSPResponse of an error, five octets (RFC 6960 §4.2.1)."""
+    if outcome == UNKNOWN_SERIAL or outcome == UNKNOWN_ISSUER:
+        return b"\x30\x03\x0a\x01\x06"
+    if outcome == MALFORMED:
+        return b"\x30\x03\x0a\x01\x01"
+    if outcome == TRY_LATER:
+        return b"\x30\x03\x0a\x01\x03"
+    return b"\x30\x03\x0a\x01\x02"
+
+
+cdef bint matches(Span condition, const char *tag) noexcept nogil:
+    """If-None-Match of the forms `strange_condition` lets through: `*`, `"TAG"`, `W/"TAG"`."""
+    if condition.n == 1:
+        return True
+    return condition.n >= 2 * ETAG_OCTETS + 2 and memcmp(
+        condition.p + condition.n - 1 - 2 * ETAG_OCTETS, tag, 2 * ETAG_OCTETS
+    ) == 0 and (condition.p + condition.n - 2 - 2 * ETAG_OCTETS)[0] == c'"'
+
+
+cdef bint strange_condition(Request *request) noexcept nogil:
+    """Whether If-None-Match is anything but `*` or one quoted tag without quotes or commas in it."""
+    cdef Span text = request.if_none_match
+    cdef Py_ssize_t i
+    if text.p == NULL:
+        return False
+    if text.n == 1 and text.p[0] == c"*":
+        return False
+    if text.n > 2 and text.p[0] == c"W" and text.p[1] == c"/":
+        text.p += 2
+        text.n -= 2
+    if text.n < 2 or text.p[0] != c'"' or text.p[text.n - 1] != c'"':
+        return True
+    for i in range(1, text.n - 1):
+        if text.p[i] == c'"' or text.p[i] <= 0x20 or text.p[i] >= 0x7F:
+            return True
+    return False

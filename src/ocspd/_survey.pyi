@@ -1,0 +1,25 @@
+"""Questions about whole indexes, for signers and supervisors."""
+
+from ocspd._index import Index
+
+def stale(
+    index: Index,
+    keys: list[tuple[str, bytes, bytes]],
+    rows: list[tuple[int, int, int, bytes | None]],
+    now_s: int,
+    spread_s: int = 0,
+) -> list[int]:
+    """Return the positions of the rows that need a new answer under any of the CertID prefixes.
+
+    A row is (serial, status, reason, revocation time as GeneralizedTime or None). It is stale when
+    there is no answer, when the newest one says something else, is due for refresh, or has a
+    thisUpdate after now_s. `spread_s` makes every serial due up to that much earlier, by a
+    hash of its own, so that certificates signed together are not all due together again.
+    """
+
+def live_stats(index: Index) -> dict[tuple[str, bytes, bytes], dict[str, int]]:
+    """Return statistics of the answers an index gives out, by CertID prefix.
+
+    As `Segment.issuer_stats`, but an answer that a newer segment replaces does not count. Costs a
+    lookup for every answer in all segments but the last.
+    """

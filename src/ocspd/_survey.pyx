@@ -1,0 +1,143 @@
+# cython: language_level=3
+"""Questions about whole indexes, for signers and supervisors. Public surface in _survey.pyi."""
+
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+
+from ocspd._der cimport Span, hash_number
+from ocspd._index cimport (
+    PAGE,
+    RECORD_DEAD,
+    RECORD_HEAD,
+    Found,
+    Index,
+    IssuerKey,
+    Lookup,
+    Segment,
+    SegmentView,
+    Template,
+    find_in_segment,
+    key_hash64,
+    magnitude,
+    read_record,
+    serial_octets,
+    span_of,
+)
+
+
+cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
+    """Whether a revoked answer has this GeneralizedTime and reason (0: none)."""
+    cdef const Template *template = found.template
+    cdef int stored = 0
+    if template.hole_count < 3 or template.holes[1].size != 15 or len(revoked_at) != 15:
+        return False
+    if memcmp(found.payload + template.holes[1].source, <const char *> revoked_at, 15) != 0:
+        return False
+    if template.holes[2].size == 1:
+        stored = found.payload[template.holes[2].source]
+    return stored == reason
+
+
+def stale(Index index not None, list keys not None, list rows not None, int64_t now_s, int64_t spread_s=0):
+    cdef Found found
+    cdef const Template *template
+    cdef Span serial
+    cdef Py_ssize_t number
+    cdef int64_t early
+    cdef int status, reason
+    cdef bint due
+    prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
+    answer = []
+    for number in range(len(rows)):
+        value, status, reason, revoked_at = rows[number]
+        octets = serial_octets(value)
+        due = octets is None
+        if octets is not None:
+            serial = span_of(octets)
+            early = 0
+            # the jitter is the magnitude's, `find` takes an INTEGER's octets
+            if spread_s > 0:
+                early = <int64_t> (key_hash64(0, 0, serial.p, serial.n) >> 33) % spread_s
+            if serial.p[0] & 0x80:
+                octets = b"\0" + octets
+                serial = span_of(octets)
+            for hash_id, name_hash, key_hash in prefixes:
+                if index.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
+                    due = True
+                    break
+                template = found.template
+                if (
+                    template.status != status
+                    or template.refresh_at - early <= now_s
+                    or template.this_update > now_s
+                    or (status == 1 and not same_revocation(&found, revoked_at, reason))
+                ):
+                    due = True
+                    break
+        if due:
+            answer.append(number)
+    return answer
+
+
+cdef int replace_older(Segment segment, list older, list counts) except -1:
+    """Take from the counts of older segments what this segment's answers replace there."""
+    cdef const SegmentView *view = &segment.view
+    cdef const SegmentView *other
+    cdef const IssuerKey *issuer
+    cdef Found found, old
+    cdef Span name_hash, key_hash, serial
+    cdef Segment candidate
+    cdef uint64_t offset = RECORD_HEAD
+    cdef Py_ssize_t size
+    cdef bint known = False
+    while offset < view.header.records_size:
+        if PAGE - offset % PAGE < RECORD_HEAD or view.records[offset] == 0:
+            offset += PAGE - offset % PAGE
+            continue
+        size = read_record(view, offset, &found)
+        if size < 0:
+            return 0  # damaged: `verify` says so, a survey counts what it can
+        offset += <uint64_t> size
+        if view.records[offset - <uint64_t> size] & RECORD_DEAD:
+            continue
+        issuer = &view.issuers[found.template.issuer_key]
+        name_hash.p = &view.issuers[found.template.issuer_key].name_hash[0]
+        name_hash.n = issuer.name_size
+        key_hash.p = &view.issuers[found.template.issuer_key].key_hash[0]
+        key_hash.n = issuer.key_size
+        serial.p = found.payload
+        serial.n = found.template.serial_size
+        serial = magnitude(serial)
+        for position, candidate in enumerate(older):
+            other = &candidate.view
+            if find_in_segment(other, <int> issuer.hash_id, name_hash, key_hash, serial, &old, &known):
+                counts[position][old.template - other.templates] -= 1
+                break
+    return 0
+
+
+def live_stats(Index index not None):
+    cdef Segment segment
+    cdef const Template *template
+    cdef uint64_t number
+    segments = list(index.segments)
+    counts = []
+    for segment in segments:
+        counts.append([segment.view.templates[number].count for number in range(segment.view.header.template_count)])
+    for position, segment in enumerate(segments[:len(segments) - 1]):
+        replace_older(segment, segments[position + 1:], counts[position + 1:])
+    stats = {}
+    for segment, left in zip(segments, counts):
+        keys = segment.issuer_keys
+        for number in range(segment.view.header.template_count):
+            template = &segment.view.templates[number]
+            if left[number] <= 0:
+                continue
+            row = stats.setdefault(keys[template.issuer_key], {"entries": 0, "good": 0, "revoked": 0, "unknown": 0})
+            row["entries"] += left[number]
+            row[("good", "revoked", "unknown")[template.status]] += left[number]
+            for name, value in (("this_update", template.this_update), ("next_update", template.next_update)):
+                row[f"{name}_min"] = min(row.get(f"{name}_min", value), value)
+                row[f"{name}_max"] = max(row.get(f"{name}_max", value), value)
+    return stats

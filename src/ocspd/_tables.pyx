@@ -1,0 +1,271 @@
+# cython: language_level=3
+"""Issuer keys and templates of a segment that is being written.
+
+A template is shared only after every octet outside its holes has been compared, so what is read back
+is what was added. Numbers below zero are the E_ codes of _tables.pxd.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from ocspd._der cimport CertID, ResponseView, SingleView, Span, read_tlv
+from ocspd._index cimport ETAG_OCTETS, MAX_ISSUERS, MAX_TEMPLATES, Hole, IssuerKey, Template
+from ocspd._text cimport format_time
+
+cdef int64_t FIRST_TIME = -62167219200  # year 0, where HTTP dates begin
+
+
+cdef uint64_t hash_gap(uint64_t h, const uint8_t *p, Py_ssize_t n) noexcept nogil:
+    cdef uint64_t word
+    while n >= 8:
+        memcpy(&word, p, 8)
+        h = (h ^ word) * 0x9FB21C651E98DF25u
+        h ^= h >> 35
+        p += 8
+        n -= 8
+    if n:
+        word = 0
+        memcpy(&word, p, <size_t> n)
+        h = (h ^ word ^ <uint64_t> n) * 0x9FB21C651E98DF25u
+        h ^= h >> 35
+    return h
+
+
+cdef bint ecdsa_parts(Span signature, Span *r, Span *s) noexcept nogil:
+    """Whether the signature is ECDSA-Sig-Value (RFC 3279 §2.2.3) of two positive minimal integers."""
+    cdef Span body, number
+    cdef int tag, i
+    if signature.n > 200 or signature.p[0] != 0x30 or read_tlv(&signature, &tag, &body) or signature.n:
+        return False
+    for i in range(2):
+        if read_tlv(&body, &tag, &number) or tag != 0x02 or number.n == 0 or number.p[0] & 0x80:
+            return False
+        if number.p[0] == 0 and number.n > 1:
+            if not number.p[1] & 0x80:
+                return False
+            number.p += 1
+            number.n -= 1
+        if i == 0:
+            r[0] = number
+        else:
+            s[0] = number
+    return body.n == 0
+
+
+cdef class Tables:
+    """The tables, growing."""
+
+    def __cinit__(self):
+        self._issuer_room = 8
+        self.issuers = <IssuerKey *> PyMem_Malloc(self._issuer_room * sizeof(IssuerKey))
+        self._template_room = 256
+        self.templates = <Template *> PyMem_Malloc(self._template_room * sizeof(Template))
+        self._hashes = <uint64_t *> PyMem_Malloc(self._template_room * sizeof(uint64_t))
+        self._table_mask = 1023
+        self._table = <uint32_t *> PyMem_Malloc((self._table_mask + 1) * sizeof(uint32_t))
+        self._blobs_room = 1 << 16
+        self.blobs = <uint8_t *> PyMem_Malloc(self._blobs_room)
+        if not (self.issuers and self.templates and self._hashes and self._table and self.blobs):
+            raise MemoryError
+        memset(self._table, 0, (self._table_mask + 1) * sizeof(uint32_t))
+
+    def __dealloc__(self):
+        PyMem_Free(self.issuers)
+        PyMem_Free(self.templates)
+        PyMem_Free(self._hashes)
+        PyMem_Free(self._table)
+        PyMem_Free(self.blobs)
+
+    cdef int64_t issuer(self, int hash_id, Span name_hash, Span key_hash) noexcept nogil:
+        """Number of a CertID prefix, which is added when new."""
+        cdef IssuerKey *issuer
+        cdef uint32_t step, number
+        cdef IssuerKey *grown
+        for step in range(self.issuer_count):
+            number = (self._issuer_last + step) % self.issuer_count
+            issuer = &self.issuers[number]
+            if (
+                issuer.hash_id == <uint32_t> hash_id
+                and issuer.key_size == key_hash.n
+                and issuer.name_size == name_hash.n
+                and memcmp(issuer.key_hash, key_hash.p, <size_t> key_hash.n) == 0
+                and memcmp(issuer.name_hash, name_hash.p, <size_t> name_hash.n) == 0
+            ):
+                self._issuer_last = number
+                return number
+        if self.issuer_count == MAX_ISSUERS:
+            return E_ISSUERS
+        if self.issuer_count == self._issuer_room:
+            with gil:
+                grown = <IssuerKey *> PyMem_Realloc(self.issuers, 2 * self._issuer_room * sizeof(IssuerKey))
+            if grown == NULL:
+                return E_MEMORY
+            self.issuers = grown
+            self._issuer_room *= 2
+        issuer = &self.issuers[self.issuer_count]
+        memset(issuer, 0, sizeof(IssuerKey))
+        issuer.hash_id = <uint32_t> hash_id
+        issuer.name_size = <uint16_t> name_hash.n
+        issuer.key_size = <uint16_t> key_hash.n
+        memcpy(issuer.name_hash, name_hash.p, <size_t> name_hash.n)
+        memcpy(issuer.key_hash, key_hash.p, <size_t> key_hash.n)
+        self._issuer_last = self.issuer_count
+        self.issuer_count += 1
+        return self._issuer_last
+
+    cdef bint _same(self, const Template *known, const Template *form, const uint8_t *der) noexcept nogil:
+        """Whether the known template is this form, octet by octet outside the holes."""
+        cdef const uint8_t *blob
+        cdef uint32_t at = 0
+        cdef int i
+        if (
+            known.der_size != form.der_size
+            or known.issuer_key != form.issuer_key
+            or known.refresh_at != form.refresh_at
+            or known.next_update != form.next_update
+            or known.this_update != form.this_update
+            or known.status != form.status
+            or known.serial_size != form.serial_size
+            or known.data_size != form.data_size
+            or known.hole_count != form.hole_count
+            or memcmp(known.holes, form.holes, form.hole_count * sizeof(Hole)) != 0
+        ):
+            return False
+        blob = self.blobs + known.blob_offset
+        for i in range(form.hole_count):
+            if memcmp(blob + at, der + at, form.holes[i].target - at) != 0:
+                return False
+            at = form.holes[i].target + form.holes[i].size
+        return memcmp(blob + at, der + at, form.der_size - at) == 0
+
+    cdef int64_t intern(self, const Template *form, const uint8_t *der) noexcept nogil:
+        """Number of the template of this form, which is added when new."""
+        cdef uint64_t h = (<uint64_t> form.issuer_key << 32) ^ <uint64_t> form.refresh_at
+        cdef uint32_t at = 0, number, slot
+        cdef uint8_t *blob
+        cdef int i
+        for i in range(form.hole_count):
+            h = hash_gap(h ^ form.holes[i].target, der + at, form.holes[i].target - at)
+            at = form.holes[i].target + form.holes[i].size
+        h = hash_gap(h, der + at, form.der_size - at)
+        slot = <uint32_t> (h >> 20) & self._table_mask
+        while True:
+            number = self._table[slot]
+            if number == 0:
+                break
+            if self._hashes[number - 1] == h and self._same(&self.templates[number - 1], form, der):
+                return number - 1
+            slot = (slot + 1) & self._table_mask
+        if self.template_count == MAX_TEMPLATES:
+            return E_TEMPLATES
+        if self._grow(form.der_size):
+            return E_MEMORY
+        number = self.template_count
+        self.templates[number] = form[0]
+        self.templates[number].count = 0
+        self.templates[number].blob_offset = self.blobs_size
+        self._hashes[number] = h
+        blob = self.blobs + self.blobs_size
+        memcpy(blob, der, form.der_size)
+        for i in range(form.hole_count):
+            memset(blob + form.holes[i].target, 0, form.holes[i].size)
+        self.blobs_size += form.der_size
+        self.template_count += 1
+        slot = <uint32_t> (h >> 20) & self._table_mask
+        while self._table[slot]:
+            slot = (slot + 1) & self._table_mask
+        self._table[slot] = number + 1
+        return number
+
+    cdef int _grow(self, uint32_t der_size) noexcept nogil:
+        """Make room for one more template."""
+        cdef void *grown
+        cdef uint32_t number, slot
+        with gil:
+            if self.template_count == self._template_room:
+                grown = PyMem_Realloc(self.templates, 2 * <size_t> self._template_room * sizeof(Template))
+                if grown == NULL:
+                    return E_MEMORY
+                self.templates = <Template *> grown
+                grown = PyMem_Realloc(self._hashes, 2 * <size_t> self._template_room * sizeof(uint64_t))
+                if grown == NULL:
+                    return E_MEMORY
+                self._hashes = <uint64_t *> grown
+                self._template_room *= 2
+            if self.blobs_size + der_size > self._blobs_room:
+                grown = PyMem_Realloc(self.blobs, 2 * self._blobs_room + der_size)
+                if grown == NULL:
+                    return E_MEMORY
+                self.blobs = <uint8_t *> grown
+                self._blobs_room = 2 * self._blobs_room + der_size
+            if self.template_count * 2 > self._table_mask:
+                grown = PyMem_Malloc(2 * (<size_t> self._table_mask + 1) * sizeof(uint32_t))
+                if grown == NULL:
+                    return E_MEMORY
+                PyMem_Free(self._table)
+                self._table = <uint32_t *> grown
+                self._table_mask = 2 * self._table_mask + 1
+                memset(self._table, 0, (<size_t> self._table_mask + 1) * sizeof(uint32_t))
+                for number in range(self.template_count):
+                    slot = <uint32_t> (self._hashes[number] >> 20) & self._table_mask
+                    while self._table[slot]:
+                        slot = (slot + 1) & self._table_mask
+                    self._table[slot] = number + 1
+        return 0
+
+    cdef int64_t form(
+        self, const uint8_t *der, Py_ssize_t size, const ResponseView *view, const SingleView *single,
+        int64_t refresh_at, bint refresh_known, Span *parts, int *count
+    ) noexcept nogil:
+        """Number of an answer's template, and in parts (MAX_HOLES) what its record holds behind the serial."""
+        cdef Template form
+        cdef Span r, s
+        cdef uint16_t source
+        cdef int64_t number
+        cdef int i
+        cdef const CertID *cert_id = &single.cert_id
+        count[0] = 0
+        memset(&form, 0, sizeof(Template))
+        number = self.issuer(cert_id.hash_id, cert_id.name_hash, cert_id.key_hash)
+        if number < 0:
+            return number
+        form.issuer_key = <uint32_t> number
+        form.der_size = <uint32_t> size
+        form.produced_at = view.produced_at
+        form.this_update = single.this_update
+        form.next_update = single.next_update if single.has_next_update else INT64_MAX
+        form.refresh_at = max(FIRST_TIME, min(refresh_at, form.next_update)) if refresh_known else form.next_update
+        form.status = <uint8_t> single.status
+        form.serial_size = <uint8_t> cert_id.serial.n
+        form.etag_offset = <uint32_t> (view.signature.p + view.signature.n - ETAG_OCTETS - der)
+        format_time(form.this_update, form.last_modified)
+        if single.has_next_update:
+            format_time(form.next_update, form.expires)
+        if view.count == 1:
+            # the serial comes first in an answer, the signature last: holes are in order
+            if single.revoked_at_text.n:
+                parts[count[0]] = single.revoked_at_text
+                count[0] += 1
+            if single.reason_octet.n:
+                parts[count[0]] = single.reason_octet
+                count[0] += 1
+            if ecdsa_parts(view.signature, &r, &s):
+                parts[count[0]] = r
+                parts[count[0] + 1] = s
+                count[0] += 2
+            elif view.signature.n < 0x8000:
+                parts[count[0]] = view.signature
+                count[0] += 1
+            form.hole_count = <uint8_t> (count[0] + 1)
+            form.holes[0].target = <uint32_t> (cert_id.serial.p - der)
+            form.holes[0].source = 0
+            form.holes[0].size = <uint16_t> cert_id.serial.n
+            source = <uint16_t> cert_id.serial.n
+            for i in range(count[0]):
+                form.holes[i + 1].target = <uint32_t> (parts[i].p - der)
+                form.holes[i + 1].source = source
+                form.holes[i + 1].size = <uint16_t> parts[i].n
+                source = <uint16_t> (source + parts[i].n)
+            form.data_size = <uint16_t> (source - cert_id.serial.n)
+        return self.intern(&form, der)
