@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.native.pair import Service
+from tests.native.strategies import clean_requests, places
+from tests.native.transports import cut
+from tests.native.world import GOOD, authorities, stored
+from tests.web.raw_http import get, post
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+DER = authorities()[0].request(GOOD)
+GET = get("/" + base64.b64encode(DER).decode())
+ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")
+ANSWER = stored()[1].der
+
+
+@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        unexpected: list[dict[str, Any]] = []
+        runner.get_loop().set_exception_handler(lambda _, context: unexpected.append(context))
+        yield runner
+        assert unexpected == []
+
+
+@asynccontextmanager
+async def serving(factory: object) -> AsyncIterator[int]:
+    server = await asyncio.get_running_loop().create_server(
+        cast("Callable[[], asyncio.Protocol]", factory), "127.0.0.1", 0
+    )
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def talk(port: int, segments: list[bytes], expected: int) -> tuple[bytes, bool]:
+    """Send segments with a turn of the loop between them, then read what is expected, and the end if it comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    said = b""
+    try:
+        for segment in segments:
+            writer.write(segment)
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while len(said) < expected:
+                more = await reader.read(65_536)
+                if not more:
+                    return said, True
+                said += more
+        return said, False
+    except ConnectionError:
+        return said, True
+    finally:
+        writer.transport.abort()
+
+
+async def ask_one_by_one(port: int, requests: list[bytes]) -> list[bytes]:
+    answers = []
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(10):
+            for request in requests:
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next((n for n in head.split(b"\r\n") if n.startswith(b"Content-Length: ")), b": 0")
+                head_only = request.startswith(b"HEAD ") and not head.startswith(b"HTTP/1.0")
+                empty = head_only or b" 304 " in head[:13]
+                answers.append(head if empty else head + await reader.readexactly(int(length.split()[-1])))
+                if head.startswith(b"HTTP/1.0"):  # its answer to what it could not read; it closes
+                    break
+    finally:
+        writer.transport.abort()
+    return answers
+
+
+async def compare(requests: list[bytes], cuts: list[int]) -> None:
+    native, reference = Service(), Service()
+    data = b"".join(requests)
+    async with serving(native.connections.protocol) as ours, serving(reference.server) as theirs:
+        # Alone, aiohttp gets one request at a time: a reader that sees two may forget the first for the second.
+        wanted = b"".join(await ask_one_by_one(theirs, requests))
+        assert (await talk(ours, cut(data, cuts), len(wanted)))[0] == wanted
+    assert native.outcomes() == reference.outcomes()
+
+
+def is_kept_alive(data: bytes) -> bool:
+    return b" HTTP/1.1\r\n" in data and b" * " not in data
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    requests=st.lists(clean_requests().filter(is_kept_alive), min_size=1, max_size=5),
+    cuts=places,
+)
+def test_on_sockets_too_the_native_path_says_what_aiohttp_says(
+    runner: asyncio.Runner, requests: list[bytes], cuts: list[int]
+) -> None:
+    runner.run(compare(requests, cuts))
+
+
+async def flood(*, reads: bool) -> None:
+    service = Service()
+    async with serving(service.connections.protocol) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+        sent = got = 0
+        numbers = random.Random(1)
+        if reads:
+            while sent < 3_000:
+                batch = numbers.choice([GET, GET, ODD, post(DER)]) * numbers.randrange(1, 40)
+                writer.write(batch)
+                sent += batch.count(b" HTTP/1.1\r\n")
+                await asyncio.sleep(0)
+            said = b""
+            async with asyncio.timeout(30):
+                while got < sent:
+                    said += await reader.read(1 << 16)
+                    got += said.count(ANSWER)
+                    said = said[said.rfind(ANSWER) + len(ANSWER) :] if ANSWER in said else said
+            assert got == sent
+            assert service.connections.current == 1
+        else:
+            for _ in range(60):  # the reader's buffer, the kernel's and the server's fill up
+                writer.write(GET * 2_000)
+                await asyncio.sleep(0)
+            while service.counts().get("requests_get_good", 0) == 0:
+                await asyncio.sleep(0)
+            before = -1
+            while before != (now := service.counts()["requests_get_good"]):
+                before = now
+                for _ in range(50):
+                    await asyncio.sleep(0)
+            assert before < 60 * 2_000
+            other_reader, other = await asyncio.open_connection("127.0.0.1", port)
+            other.write(GET)
+            await other_reader.readuntil(ANSWER)
+            other.transport.abort()
+            service.tick(32)
+            async with asyncio.timeout(10):
+                while service.connections.current:
+                    await asyncio.sleep(0)
+            assert service.counts()["timeout_write"] == 1
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_flood_is_answered_as_fast_as_it_is_read(runner: asyncio.Runner, *, reads: bool) -> None:
+    runner.run(flood(reads=reads))
+
+
+async def vanish() -> None:
+    service = Service()
+    async with serving(service.connections.protocol) as port:
+        for data in (
+            b"",
+            GET[:30],
+            GET,
+            ODD,
+            ODD[:50],
+            ODD * 20 + GET * 50,
+            b"\x00",
+            post(DER, "If-Match: *")[:-9],
+        ):
+            for turns in range(4):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(data)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                writer.transport.abort()
+        async with asyncio.timeout(10):
+            while service.connections.current:
+                await asyncio.sleep(0)
+        for data in (GET, ODD, ODD + GET, GET + ODD):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(data)
+            writer.write_eof()
+            async with asyncio.timeout(10):
+                assert (await reader.read()).count(ANSWER) == data.count(b" HTTP/1.1")
+            writer.transport.abort()
+        assert len(service.server.connections) == 0
+
+
+def test_clients_may_vanish_or_half_close_at_any_time(runner: asyncio.Runner) -> None:
+    runner.run(vanish())
+
+
+async def limits() -> None:
+    service = Service(max_connections=2)
+    async with serving(service.connections.protocol) as port:
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        async with asyncio.timeout(10):
+            opened[0][1].write(GET[:40])
+            opened[1][1].write(ODD)
+            await opened[1][0].readuntil(ANSWER)
+            try:
+                assert await opened[2][0].read() == b""
+            except ConnectionError:
+                pass
+            service.tick(11)
+            assert await opened[0][0].read() == b""
+            service.connections.drain()
+            assert await opened[1][0].read() == b""
+            while service.connections.current:
+                await asyncio.sleep(0)
+        for _, writer in opened:
+            writer.transport.abort()
+
+
+def test_limits_hold_on_sockets(runner: asyncio.Runner) -> None:
+    runner.run(limits())
