@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ocspd.clock import ManualClock
 from ocspd.errors import ConfigError, IndexFileError
@@ -527,3 +528,31 @@ def test_a_url_that_cannot_be_used_is_told_at_once(
         RemoteIndex(url, CLOCK)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("gs://bucket/x", {}),
+        ("az://container/x", {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}),
+        ("s3://bucket/x", {"AWS_REGION": "eu-north-1"}),
+        ("https://example.org/x/", {}),
+    ],
+)
+def test_every_store_is_made_from_its_environment_without_contacting_it(
+    url: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert RemoteIndex(url, CLOCK).url == url.rstrip("/")
+
+
+def test_a_private_ca_of_a_store_comes_from_a_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with pytest.raises(ConfigError, match=r"AWS_CA_BUNDLE: .*: No such file"):
+        RemoteIndex("s3://bucket/x", CLOCK)
+    (tmp_path / "ca.pem").write_bytes(CA.certificate.public_bytes(Encoding.PEM))
+    RemoteIndex("s3://bucket/x", CLOCK)
+    (tmp_path / "ca.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(ConfigError, match="s3://bucket/x"):
+        RemoteIndex("s3://bucket/x", CLOCK)
