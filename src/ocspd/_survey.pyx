@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Questions about whole indexes, for signers and supervisors. Public surface in _survey.pyi."""
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
@@ -80,24 +80,23 @@ def stale(Index index not None, list keys not None, list rows not None, int64_t 
     return answer
 
 
-cdef int replace_older(Segment segment, list older, list counts) except -1:
-    """Take from the counts of older segments what this segment's answers replace there."""
-    cdef const SegmentView *view = &segment.view
-    cdef const SegmentView *other
+cdef void replace_older(const SegmentView **views, int64_t **counts, int own, int total) noexcept nogil:
+    """Take from the counts of older segments what the answers of segment `own` replace there."""
+    cdef const SegmentView *view = views[own]
     cdef const IssuerKey *issuer
     cdef Found found, old
     cdef Span name_hash, key_hash, serial
-    cdef Segment candidate
     cdef uint64_t offset = RECORD_HEAD
     cdef Py_ssize_t size
     cdef bint known = False
+    cdef int other
     while offset < view.header.records_size:
         if PAGE - offset % PAGE < RECORD_HEAD or view.records[offset] == 0:
             offset += PAGE - offset % PAGE
             continue
         size = read_record(view, offset, &found)
         if size < 0:
-            return 0  # damaged: `verify` says so, a survey counts what it can
+            return  # damaged: `verify` says so, a survey counts what it can
         offset += <uint64_t> size
         if view.records[offset - <uint64_t> size] & RECORD_DEAD:
             continue
@@ -109,35 +108,58 @@ cdef int replace_older(Segment segment, list older, list counts) except -1:
         serial.p = found.payload
         serial.n = found.template.serial_size
         serial = magnitude(serial)
-        for position, candidate in enumerate(older):
-            other = &candidate.view
-            if find_in_segment(other, <int> issuer.hash_id, name_hash, key_hash, serial, &old, &known):
-                counts[position][old.template - other.templates] -= 1
+        for other in range(own + 1, total):
+            if find_in_segment(views[other], <int> issuer.hash_id, name_hash, key_hash, serial, &old, &known):
+                counts[other][old.template - views[other].templates] -= 1
                 break
-    return 0
 
 
 def live_stats(Index index not None):
     cdef Segment segment
+    cdef const SegmentView *view
     cdef const Template *template
     cdef uint64_t number
-    segments = list(index.segments)
-    counts = []
-    for segment in segments:
-        counts.append([segment.view.templates[number].count for number in range(segment.view.header.template_count)])
-    for position, segment in enumerate(segments[:len(segments) - 1]):
-        replace_older(segment, segments[position + 1:], counts[position + 1:])
+    cdef tuple segments = index.segments
+    cdef int total = len(segments)
+    cdef int position
+    cdef const SegmentView **views = <const SegmentView **> calloc(total + 1, sizeof(void *))
+    cdef int64_t **counts = <int64_t **> calloc(total + 1, sizeof(void *))
     stats = {}
-    for segment, left in zip(segments, counts):
-        keys = segment.issuer_keys
-        for number in range(segment.view.header.template_count):
-            template = &segment.view.templates[number]
-            if left[number] <= 0:
-                continue
-            row = stats.setdefault(keys[template.issuer_key], {"entries": 0, "good": 0, "revoked": 0, "unknown": 0})
-            row["entries"] += left[number]
-            row[("good", "revoked", "unknown")[template.status]] += left[number]
-            for name, value in (("this_update", template.this_update), ("next_update", template.next_update)):
-                row[f"{name}_min"] = min(row.get(f"{name}_min", value), value)
-                row[f"{name}_max"] = max(row.get(f"{name}_max", value), value)
+    try:
+        if views == NULL or counts == NULL:
+            raise MemoryError
+        for position in range(total):
+            segment = segments[position]
+            view = views[position] = &segment.view
+            counts[position] = <int64_t *> calloc(view.header.template_count + 1, sizeof(int64_t))
+            if counts[position] == NULL:
+                raise MemoryError
+            for number in range(view.header.template_count):
+                counts[position][number] = <int64_t> view.templates[number].count
+        with nogil:
+            for position in range(total - 1):
+                replace_older(views, counts, position, total)
+        for position in range(total):
+            segment = segments[position]
+            keys = segment.issuer_keys
+            for number in range(views[position].header.template_count):
+                template = &views[position].templates[number]
+                if counts[position][number] <= 0:
+                    continue
+                row = stats.setdefault(
+                    keys[template.issuer_key], {"entries": 0, "good": 0, "revoked": 0, "unknown": 0}
+                )
+                row["entries"] += counts[position][number]
+                row[("good", "revoked", "unknown")[template.status]] += counts[position][number]
+                for name, value in (
+                    ("this_update", template.this_update), ("next_update", template.next_update)
+                ):
+                    row[f"{name}_min"] = min(row.get(f"{name}_min", value), value)
+                    row[f"{name}_max"] = max(row.get(f"{name}_max", value), value)
+    finally:
+        if counts != NULL:
+            for position in range(total):
+                free(counts[position])
+        free(counts)
+        free(views)
     return stats

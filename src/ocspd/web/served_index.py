@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocspd._survey import live_stats
 from ocspd.errors import IndexFileError
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
-    from ocspd._index import Index, Segment
+    from ocspd._index import Index
     from ocspd.index.directory import IndexDirectory
     from ocspd.index.manifest import Manifest
 
@@ -19,11 +20,13 @@ _VERIFIED_BYTES = 64 << 20
 checked in structure only, since reading them whole would delay every revocation: `ocspd index verify`."""
 
 _RETRY_LOOKS = 10
+_SURVEY_EVERY_S = 10.0
+"""At most so often the index is counted: that takes a lookup for each answer in the newer segments."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerState:
-    """Answers about one issuer under one CertID hash, over all segments, replaced ones included."""
+    """The answers given out about one issuer under one CertID hash, a few seconds old."""
 
     key_hash: str
     hash_name: str
@@ -44,6 +47,7 @@ class ServedIndex:
         self.manifest: Manifest | None = None
         """What is in use; None before the first `refresh` that returned True."""
         self.issuers: tuple[IssuerState, ...] = ()
+        self._survey: asyncio.Task[None] | None = None
         self.refused = 0
         """How many generations could not be used."""
         self._index: Index | None = None
@@ -121,16 +125,26 @@ class ServedIndex:
             if ref.sha256 not in old and ref.size_bytes <= _VERIFIED_BYTES:
                 await asyncio.to_thread(self.directory.verify, ref)
         index = self.directory.open(manifest)
-        issuers = await asyncio.to_thread(_describe, index.segments)
-        self._index, self.issuers, self.manifest = index, issuers, manifest
+        if self._index is None:
+            self.issuers = await asyncio.to_thread(_describe, index)
+        self._index, self.manifest = index, manifest
+        if self._survey is None or self._survey.done():
+            self._survey = asyncio.create_task(self._describe_later())
+
+    async def _describe_later(self) -> None:
+        """Count the newest index, after the workers have it."""
+        await asyncio.sleep(_SURVEY_EVERY_S)
+        index = self._index
+        if index is not None:
+            self.issuers = await asyncio.to_thread(_describe, index)
+            if self._index is not index:
+                self._survey = asyncio.create_task(self._describe_later())
 
 
-def _describe(segments: tuple[Segment, ...]) -> tuple[IssuerState, ...]:
+def _describe(index: Index) -> tuple[IssuerState, ...]:
     found: dict[tuple[str, str], list[dict[str, int]]] = {}
-    for segment in segments:
-        for (hash_name, _, key_hash), stats in zip(segment.issuer_keys, segment.issuer_stats(), strict=True):
-            if stats["entries"]:
-                found.setdefault((key_hash.hex(), hash_name), []).append(stats)
+    for (hash_name, _, key_hash), stats in live_stats(index).items():
+        found.setdefault((key_hash.hex(), hash_name), []).append(stats)
     return tuple(
         IssuerState(
             key_hash=key_hash,
