@@ -372,7 +372,7 @@ class _Reading:
             else:
                 put(number, row.serial, Says.VALID)
             file.taken += 1
-        _refuse_garbage(file, "index.txt of openssl ca")
+        _refuse_garbage(file, "an index.txt of openssl ca")
 
     def _read_serials(self, buckets: SerialBuckets, number: int, path: Path) -> None:
         file = self._file(str(path), "serials")
@@ -386,7 +386,7 @@ class _Reading:
             if serial is not None:
                 put(number, serial, Says.ISSUED)
                 file.taken += 1
-        _refuse_garbage(file, "list of serials")
+        _refuse_garbage(file, "a list of serials")
 
     # -- joining ---------------------------------------------------------------------------------
 
@@ -449,4 +449,4 @@ def _refuse_garbage(file: FileReport, what: str) -> None:
     """ConfigError for a file without a single usable line: it is not what it was given as."""
     wrong = [cause for cause in file.skipped if cause != EXPIRED]
     if wrong and not file.taken and not file.skipped[EXPIRED]:
-        raise ConfigError(f"{file.file}: {file.first_bad}: {wrong[0]}: no line of it is one of a {what}")
+        raise ConfigError(f"{file.file}: {file.first_bad}: {wrong[0]}; no line can be used: is this {what}?")
