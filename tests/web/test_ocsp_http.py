@@ -452,6 +452,17 @@ async def test_H09_a_request_split_at_every_octet_is_answered(site: Site) -> Non
     assert_answer(await peer.read(), site.answers[GOOD])
 
 
+async def test_H09_a_connection_in_use_stays_open_however_its_requests_are_split(site: Site) -> None:
+    peer = await Peer.connect(site.port)
+    request = post(CA.request(GOOD))
+    for second in range(200):  # longer than every time limit
+        cut = second % len(request)
+        await peer.send(request[:cut])
+        await asyncio.sleep(0.001)
+        assert_answer(await peer.ask(request[cut:]), site.answers[GOOD])
+        site.advance(dt.timedelta(seconds=1))
+
+
 async def test_H09_connection_close_is_honoured(site: Site) -> None:
     peer = await Peer.connect(site.port)
     reply = await peer.ask(get(path_of(GOOD), "Connection: close"))
