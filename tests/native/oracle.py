@@ -70,7 +70,7 @@ class Oracle:
         self._now = now_s
 
     def respond(self, data: bytes, *, der: bytes | None = None) -> bytes | None:
-        """Return the whole response to one request; `der` is the request it was built from, None if unknown."""
+        """Return the whole response to one request; `der` is the OCSPRequest in it."""
         match = _REQUEST.match(data)
         if match is None:
             return None
@@ -105,9 +105,9 @@ class Oracle:
             else:
                 body = stored.der
                 tag = parsed.signature[-16:]
+                age = self._max_age(due, stored.refresh_at, tag)
                 extra = [
-                    f"Cache-Control: max-age={self._max_age(due, stored.refresh_at, tag)}"
-                    ", public, no-transform, must-revalidate",
+                    f"Cache-Control: max-age={age}, public, no-transform, must-revalidate",
                     "Last-Modified: " + formatdate(parsed.this_update_utc.timestamp(), usegmt=True),
                 ]
                 if due is not None:

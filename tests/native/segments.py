@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 HEADER = struct.Struct("<8sIIQqQQQQQQQQQQQQII")
 TEMPLATE_SIZE = 184
@@ -40,7 +41,7 @@ def read_header(data: bytes) -> Header:
 
 def with_header(data: bytes, **changes: int) -> bytes:
     """Change header fields; checksums are not corrected."""
-    header = replace(read_header(data), **changes)
+    header = replace(read_header(data), **cast("dict[str, Any]", changes))
     return HEADER.pack(*(getattr(header, name) for name in Header.__annotations__)) + data[HEADER.size :]
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from ocspd.index import directory as directory_module
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.manifest import MAX_BYTES, Manifest, SegmentRef, parse_manifest
 from tests.native.world import GOOD, NOW_S, REVOKED, authorities
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CA = authorities()[0]
 
@@ -117,7 +120,7 @@ def changed_segment(**changes: object) -> bytes:
     ],
 )
 def test_what_is_no_manifest_is_refused_with_its_source(data: bytes) -> None:
-    with pytest.raises(IndexFileError, match="^the source: "):
+    with pytest.raises(IndexFileError, match=r"^the source: "):
         parse_manifest(data, "the source")
 
 
@@ -125,7 +128,7 @@ def test_a_missing_or_exchanged_segment_is_named(directory: IndexDirectory) -> N
     one, two = add(directory, GOOD), add(directory, GOOD, REVOKED)
     directory.publish([one], NOW_S)
     shutil.copy(directory.segment_path(two), directory.segment_path(one))
-    with pytest.raises(IndexFileError, match=f"{one.file_name}: .* octets instead of the manifest's"):
+    with pytest.raises(IndexFileError, match=rf"{one.file_name}: .* octets instead of the manifest's"):
         directory.open()
     with pytest.raises(IndexFileError, match=f"{one.file_name}: contents do not match"):
         directory.verify(one)
@@ -148,7 +151,9 @@ def test_a_flipped_bit_in_a_segment_is_found_by_its_sha256(directory: IndexDirec
 
 def test_there_is_one_writer_at_a_time_over_processes(directory: IndexDirectory) -> None:
     program = (
-        "import sys; from ocspd.index.directory import IndexDirectory; from ocspd.errors import IndexFileError\n"
+        "import sys\n"
+        "from ocspd.index.directory import IndexDirectory\n"
+        "from ocspd.errors import IndexFileError\n"
         "try:\n  with IndexDirectory(sys.argv[1]).lock(): print('locked')\n"
         "except IndexFileError as err: print(err)\n"
     )
@@ -208,7 +213,7 @@ def test_a_crash_between_two_steps_leaves_the_previous_generation(
 ) -> None:
     before = directory.publish([add(directory, GOOD)], NOW_S)
     expected = names(directory)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  (three ways to the same end)
         if step == "writing":
             with directory.writer(NOW_S) as writer:
                 writer.add(CA.answer(REVOKED))

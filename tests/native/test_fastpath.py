@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import base64
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocspd._responder import COUNTER_BLOCK_BYTES, COUNTERS, Responder
 from ocspd._index import Index
+from ocspd._responder import COUNTER_BLOCK_BYTES, COUNTERS, Responder
 from ocspd.errors import DERError
 from tests.native.oracle import MALFORMED, Oracle, certid
 from tests.native.pair import Service
 from tests.native.strategies import (
     DERS,
     ETAGS,
+    SPELLINGS,
     clean_requests,
     conditions,
     odd_requests,
@@ -23,6 +25,9 @@ from tests.native.strategies import (
 )
 from tests.native.world import ENDLESS, GOOD, NOW_S, OVERDUE, authorities, open_index, stored
 from tests.web.raw_http import get, post
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ORACLE = Oracle(stored(), NOW_S)
 CA = authorities()[0]
@@ -34,16 +39,6 @@ def make(path: str = "/", **options: int) -> Responder:
     return responder
 
 
-SPELLINGS = [
-    lambda text: text,
-    lambda text: text.rstrip("="),
-    lambda text: text.replace("+", "-").replace("/", "_"),
-    lambda text: "".join(f"%{ord(char):02X}" for char in text),
-    lambda text: text.replace("+", "%2b").replace("/", "%2f").replace("=", "%3d"),
-    lambda text: "/" + text + "=",
-]
-
-
 @settings(deadline=None, max_examples=400)
 @given(
     der=st.sampled_from(DERS),
@@ -51,11 +46,18 @@ SPELLINGS = [
     version=st.sampled_from(["1.1", "1.0"]),
     fields=plain_fields,
     condition=st.none() | st.sampled_from(ETAGS) | st.sampled_from(["*"]),
-    form=st.integers(0, len(SPELLINGS) - 1),
+    spell=st.sampled_from([SPELLINGS[form] for form in (0, 1, 2, 3, 4, 5, 7, 8, 11)]),
     close=st.booleans(),
 )
 def test_the_native_path_agrees_with_an_oracle_that_shares_no_code(
-    der: bytes, method: str, version: str, fields: list[str], condition: str | None, form: int, *, close: bool
+    der: bytes,
+    method: str,
+    version: str,
+    *,
+    fields: list[str],
+    condition: str | None,
+    spell: Callable[[str], str],
+    close: bool,
 ) -> None:
     if condition is not None:
         fields = [
@@ -67,9 +69,7 @@ def test_the_native_path_agrees_with_an_oracle_that_shares_no_code(
     if method == "POST":
         data = post(der, *fields, version=version)
     else:
-        data = get(
-            "/" + SPELLINGS[form](base64.b64encode(der).decode()), *fields, version=version, method=method
-        )
+        data = get("/" + spell(base64.b64encode(der).decode()), *fields, version=version, method=method)
     if len(data) > 3_900 and method != "POST":
         return
     expected = ORACLE.respond(data, der=der)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import gc
 import random
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ocspd._responder import COUNTER_BLOCK_BYTES, Responder
 from ocspd._index import NO_NEXT_UPDATE, Index, Segment
+from ocspd._responder import COUNTER_BLOCK_BYTES, Responder
 from ocspd._writer import SegmentWriter
 from ocspd.errors import IndexFileError
 from tests.native.answers import HASHES
@@ -28,8 +29,7 @@ def exercise(path: Path) -> None:
     """Do everything a segment can be asked for; damage may be noticed or not, never followed."""
     try:
         segment = Segment(str(path))
-    except IndexFileError as err:
-        assert str(path) in str(err)
+    except IndexFileError:
         return
     responder = Responder(Index([segment]))
     responder.set_time(NOW_S)
@@ -44,10 +44,8 @@ def exercise(path: Path) -> None:
         lambda: list(segment.records()),
         lambda: copy(segment),
     ):
-        try:
+        with suppress(IndexFileError):
             action()
-        except IndexFileError as err:
-            assert str(path) in str(err)
 
 
 def copy(segment: Segment) -> None:
@@ -277,7 +275,7 @@ def test_a_refused_segment_cannot_be_used_all_the_same(tmp_path: Path) -> None:
     path.write_bytes(sealed(patched(DATA, HEADER.templates_offset + 8, b"\xff" * 4)))
     segment = Segment.__new__(Segment)
     with pytest.raises(IndexFileError):
-        segment.__init__(str(path))  # type: ignore[misc]
+        segment.__init__(str(path))
     assert segment.entries == segment.templates == 0
     assert segment.lookup(*stored()[0].key) is None
     assert list(segment.records()) == []

@@ -31,7 +31,7 @@ async def is_served(service: Service) -> bool:
     other = connect(service)
     other.receive(GET)
     await settle(other)
-    served = ANSWER in other.written and not other.closing
+    served = ANSWER in other.written and not other.is_closing()
     other.break_off()
     await settle(other)
     return served
@@ -45,9 +45,9 @@ async def test_a_half_request_is_closed_after_the_header_time_out(begun: bytes) 
     client = connect(service)
     client.receive(begun)
     service.tick(10)
-    assert not client.closing
+    assert not client.is_closing()
     service.tick()
-    assert client.closing
+    assert client.is_closing()
     assert service.counts()["timeout_header"] == 1
     assert await is_served(service)
 
@@ -70,7 +70,7 @@ async def test_an_octet_a_second_does_not_keep_a_connection(start: bytes) -> Non
         client.receive(b"a")
         service.tick()
         await settle(client)
-    assert client.closing
+    assert client.is_closing()
     assert service.connections.current == 0
     assert await is_served(service)
 
@@ -80,11 +80,11 @@ async def test_a_connection_without_a_request_is_closed_after_the_idle_time_out(
     fresh, used = connect(service), connect(service)
     used.receive(GET)
     service.tick(75)
-    assert not fresh.closing
-    assert not used.closing
+    assert not fresh.is_closing()
+    assert not used.is_closing()
     service.tick()
-    assert fresh.closing
-    assert used.closing
+    assert fresh.is_closing()
+    assert used.is_closing()
     await settle(used)
     assert service.counts()["timeout_idle"] == 2
 
@@ -97,7 +97,7 @@ async def test_a_busy_pipeline_that_never_ends_at_a_request_is_not_timed_out() -
     for _ in range(30):
         client.receive((stream + stream)[10 : 10 + len(stream)])
         service.tick()
-    assert not client.closing
+    assert not client.is_closing()
     assert client.written.count(b"HTTP/1.1 200 OK") == 90
 
 
@@ -105,13 +105,13 @@ async def test_a_client_that_does_not_read_is_paused_and_then_dropped() -> None:
     service = Service()
     client = connect(service, takes=False)
     for _ in range(10_000):
-        if not client.reading:
+        if not client.is_reading():
             break
         client.receive(GET * 10)
-    assert not client.reading
+    assert not client.is_reading()
     assert len(client.pending) < 65_536 + 2_000
     service.tick(31)
-    assert client.closing
+    assert client.is_closing()
     await settle(client)
     assert service.counts()["timeout_write"] == 1
     assert service.connections.current == 0
@@ -122,11 +122,11 @@ async def test_a_paused_client_that_reads_again_gets_everything() -> None:
     service = Service()
     client = connect(service, takes=False)
     client.receive(GET * 300)
-    assert not client.reading
+    assert not client.is_reading()
     client.takes = True
     while client.pending:
         client.take(5_000)
-    assert client.reading
+    assert client.is_reading()
     client.receive(GET)
     assert client.written.count(ANSWER) == 301
 
@@ -137,11 +137,11 @@ async def test_a_closing_connection_whose_client_does_not_read_is_dropped(last: 
     client = connect(service, takes=False)
     client.receive(GET * 3 + last)
     await settle(client)
-    assert client.closing
-    assert not client.lost
+    assert client.is_closing()
+    assert not client.is_lost()
     service.tick(31)
     await settle(client)
-    assert client.lost
+    assert client.is_lost()
     assert service.connections.current == 0
     assert service.counts()["timeout_write"] == 1
 
@@ -152,7 +152,7 @@ async def test_an_idle_client_that_did_not_take_its_answer_is_dropped_and_counte
     client.receive(GET)
     service.tick(75 + 1 + 31)
     await settle(client)
-    assert client.lost
+    assert client.is_lost()
     counts = service.counts()
     assert (counts["timeout_idle"], counts["timeout_write"]) == (1, 1)
 
@@ -160,7 +160,7 @@ async def test_an_idle_client_that_did_not_take_its_answer_is_dropped_and_counte
 async def test_connections_over_the_cap_are_refused_and_the_others_served() -> None:
     service = Service(max_connections=3)
     clients = [connect(service) for _ in range(5)]
-    assert [client.closing for client in clients] == [False] * 3 + [True] * 2
+    assert [client.is_closing() for client in clients] == [False] * 3 + [True] * 2
     clients[3].protocol.data_received(GET)
     assert not clients[3].written
     clients[0].receive(GET)
@@ -168,7 +168,7 @@ async def test_connections_over_the_cap_are_refused_and_the_others_served() -> N
     clients[0].break_off()
     await settle(clients[0])
     assert service.connections.current == 2
-    assert not connect(service).closing
+    assert not connect(service).is_closing()
     counts = service.counts()
     assert (counts["connections_opened"], counts["connections_refused"], counts["connections_closed"]) == (
         4,
@@ -183,18 +183,18 @@ async def test_draining_ends_idle_connections_at_once_and_the_others_after_their
     half.receive(GET[:50])
     slow.receive(ODD)
     service.connections.drain()
-    assert idle.closing
-    assert not half.closing
+    assert idle.is_closing()
+    assert not half.is_closing()
     half.receive(GET[50:])
-    assert half.closing
+    assert half.is_closing()
     assert b"\r\nConnection: close\r\n\r\n" in half.written
     await settle(slow)
-    assert slow.closing
+    assert slow.is_closing()
     assert b"\r\nConnection: close\r\n\r\n" in slow.written
     late = connect(service)  # accepted by the kernel before the socket was closed
     late.receive(GET)
     assert ANSWER in late.written
-    assert late.closing
+    assert late.is_closing()
 
 
 async def test_a_pipelined_flood_is_answered_in_order_in_bounded_memory() -> None:
@@ -203,7 +203,7 @@ async def test_a_pipelined_flood_is_answered_in_order_in_bounded_memory() -> Non
     revoked = get("/" + base64.b64encode(CA.request(REVOKED)).decode())
     sent = 0
     for _ in range(2_000):
-        if client.reading:
+        if client.is_reading():
             client.receive((GET + revoked) * 50)
             sent += 100
         assert len(client.pending) < 70_000
@@ -219,9 +219,9 @@ async def test_pipelined_requests_behind_an_odd_one_wait_and_reading_stops() -> 
     service = Service()
     client = connect(service)
     client.receive(GET + ODD + GET * 3 + ODD + GET)
-    assert not client.reading
+    assert not client.is_reading()
     await settle(client)
-    assert client.reading
+    assert client.is_reading()
     assert client.written.count(ANSWER) == 7
     assert service.slow() == 2
     client.receive(GET)
@@ -234,10 +234,10 @@ async def test_a_half_closed_client_still_gets_all_it_has_asked_for() -> None:
     client = connect(service)
     client.receive(GET + ODD)
     client.end()
-    assert not client.closing
+    assert not client.is_closing()
     await settle(client)
     assert client.written.count(ANSWER) == 2
-    assert client.closing
+    assert client.is_closing()
     assert service.connections.current == 0
 
 
@@ -261,12 +261,12 @@ async def test_writing_is_paused_for_aiohttp_too() -> None:
     client = MemoryTransport(service.connections.protocol(), takes=False, high=100)
     client.receive(ODD + GET)
     await settle(client)
-    assert not client.reading
+    assert not client.is_reading()
     client.take(10_000)
     await settle(client)
     client.take(10_000)
     assert client.written.count(ANSWER) == 2
-    assert client.reading
+    assert client.is_reading()
 
 
 HUGE = 200_000
@@ -320,7 +320,7 @@ async def test_hostile_framing_ends_the_connection_after_at_most_one_answer(name
         await settle(client)
     service.tick(11)
     await settle(client)
-    assert client.closing, name
+    assert client.is_closing(), name
     assert service.connections.current == 0
     said = bytes(client.written)
     assert said.count(b"HTTP/1.") <= 1
@@ -341,7 +341,7 @@ def misuse() -> list[Callable[[], object]]:
     from ocspd import _fastpath, _index, _responder, _writer
 
     return [
-        lambda: _fastpath.OCSPConnection(),
+        _fastpath.OCSPConnection,
         lambda: _fastpath.Connections.__new__(_fastpath.Connections).protocol(),
         lambda: _responder.Responder(None),  # type: ignore[arg-type]
         lambda: _index.Index([_index.Segment.__new__(_index.Segment)]),

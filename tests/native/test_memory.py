@@ -87,7 +87,7 @@ async def test_what_is_kept_for_one_client_is_bounded() -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        while client.reading:
+        while client.is_reading():
             client.receive(GET * 400)  # about what one read of the loop brings
         assert tracemalloc.get_traced_memory()[0] - before < 400_000
     finally:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +22,7 @@ from tests.native.world import GOOD, NOW_S, authorities, segment_path, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 KINDS = ("p256", "p384", "p521", "rsa", "ed25519")
 AUTHORITIES = [Authority(kind, f"authority {kind}", embed) for kind in KINDS for embed in (True, False)]
@@ -240,7 +240,7 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
-    with pytest.raises(IndexFileError, match="absent/x.seg: cannot write segment: No such file"):
+    with pytest.raises(IndexFileError, match=r"absent/x.seg: cannot write segment: No such file"):
         SegmentWriter(str(tmp_path / "absent" / "x.seg"), created_at=NOW_S)
 
 
@@ -261,14 +261,15 @@ def disk_of(octets: int) -> Iterator[None]:
 def test_a_full_disk_leaves_no_file_and_a_clear_error(tmp_path: Path, octets: int) -> None:
     der = authorities()[1].answer(GOOD)
     path = tmp_path / "full.seg"
-    with (
-        disk_of(octets),
-        pytest.raises(IndexFileError, match=r"full.seg: cannot write segment: File too large"),
-    ):
-        with SegmentWriter(str(path), created_at=NOW_S) as writer:
-            for _ in range(6_000):
-                writer.add(der)
-            writer.finish()
+    writer = SegmentWriter(str(path), created_at=NOW_S)
+
+    def fill() -> None:
+        for _ in range(6_000):
+            writer.add(der)
+        writer.finish()
+
+    with disk_of(octets), pytest.raises(IndexFileError, match="cannot write segment: File too large"):
+        fill()
     with pytest.raises(ValueError, match="finished or aborted"):
         writer.add(der)
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class MemoryTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closing
 
+    def is_lost(self) -> bool:
+        return self.lost
+
     def is_reading(self) -> bool:
         return self.reading
 
@@ -137,4 +141,4 @@ async def converse(protocol: object, segments: Sequence[bytes], *, high: int = 6
 def cut(data: bytes, places: Iterable[int]) -> list[bytes]:
     """Split data at these places."""
     edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in pairwise(edges) if a < b]
