@@ -208,7 +208,7 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             string(
                 "index-cache", "directory to pull into, kept for the next start (default: a temporary one)"
             ),
-            duration("index-poll", "how often to look at the URL", timedelta(seconds=1)),
+            duration("index-poll", "how often to look at the URL", timedelta(milliseconds=500)),
             "db-config",
             strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
             strings("responder", "Certificate for OCSP responder"),
