@@ -26,7 +26,7 @@ from ocspd.web.control import Channel, WorkerSettings
 from ocspd.web.ocsp import OCSPServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 _ORPHAN_DRAIN_S = 5.0  # what is left to clients when the supervisor has gone without a word
 _SWEEP_S = 0.05  # connections the kernel has already accepted are taken before the socket closes
@@ -136,10 +136,8 @@ class Worker:
 
     async def _tick(self) -> None:
         """Move the clock at the beginning of each second, and tell that this process is alive."""
-        while True:
-            now = time.time()
-            await asyncio.sleep(int(now) + 1 - now)
-            self._connections.tick(int(time.time()))
+        async for now_s in seconds(time.time, asyncio.sleep):
+            self._connections.tick(now_s)
             self._channel.send("alive", connections=self._connections.current)
 
     async def _drain(self, within_s: float) -> None:
@@ -156,3 +154,17 @@ class Worker:
             await asyncio.sleep(0.02)
         self._connections.abort()
         await asyncio.sleep(0)
+
+
+async def seconds(now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> AsyncIterator[int]:
+    """Yield the time in whole seconds at the beginning of each second, never twice in one.
+
+    A timer may fire up to a millisecond early (uvloop rounds): time limits count these ticks, so a
+    second told several times would end connections that are in use.
+    """
+    told = int(now())
+    while True:
+        await sleep(max(1 - now() % 1, 0.001))
+        if int(now()) != told:
+            told = int(now())
+            yield told
