@@ -1,6 +1,8 @@
 """`ocspd.toml`: what a signer daemon signs, for whom, and where to. Unknown keys are refused.
 
-    db_config = "db-pg.json"         # CFSSL's database configuration; required
+    db_config = "db-pg.json"         # CFSSL's database configuration; required unless files are given below
+    crl = []                         # instead of a database: CRLs, complete and delta, DER or PEM
+    allow_expired = false            # use CRLs past their nextUpdate
     index = "/var/lib/ocspd/index"   # index directory to keep fresh; required
     publish = []                     # URLs the index is also published to (s3://, gs://, az://, file://)
     processes = 0                    # signing processes of a pass; 0: one for each usable CPU
@@ -17,6 +19,8 @@
     certid_hashes = ["sha1", "sha256"]
     responder_id = "key"             # or "name"
     refresh_after = 0.5              # the share of its life after which an answer is renewed, 0.1 to 0.9
+    index_txt = []                   # instead of a database: index.txt of openssl ca
+    serials = []                     # beside crl: lists of issued serials, which may be called good
 
 Paths are relative to the file. Durations are Go's: `96h`, `10m`.
 """
@@ -44,21 +48,39 @@ class IssuerConfig:
     certid_hashes: tuple[str, ...] = ("sha1", "sha256")
     responder_id: str = "key"
     refresh_after: float = 0.5
+    index_txt: tuple[str, ...] = ()
+    serials: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerConfig:
     """A signer daemon, as in the module's example."""
 
-    db_config: str
     index: str
     issuer: tuple[IssuerConfig, ...]
+    db_config: str = ""
+    crl: tuple[str, ...] = ()
+    allow_expired: bool = False
     publish: tuple[str, ...] = ()
     processes: int = 0
     pass_interval: timedelta = timedelta(minutes=10)
     table: bool = False
     admin_address: str = "127.0.0.1"
     admin_port: int = field(default=9403)
+
+    @property
+    def from_files(self) -> bool:
+        """Whether files are named that say the status of certificates."""
+        return bool(self.crl) or any(issuer.index_txt or issuer.serials for issuer in self.issuer)
+
+    def check_source(self, where: str) -> None:
+        """ConfigError unless there is one source of certificates' status: a database or files."""
+        if not self.db_config and not self.from_files:
+            raise ConfigError(f"{where}: needs db_config, or files: crl, index_txt or serials")
+        if self.db_config and self.from_files:
+            raise ConfigError(f"{where}: has db_config and files (crl, index_txt or serials): use either")
+        if self.table and self.from_files:
+            raise ConfigError(f"{where}: table = true needs db_config")
 
 
 def load_signer_config(path: str | Path) -> SignerConfig:
@@ -75,16 +97,20 @@ def load_signer_config(path: str | Path) -> SignerConfig:
         raise ConfigError(f"{path}: needs at least one [[issuer]]")
     base = path.parent
     top = _read(value, SignerConfig, str(path), base, without=("issuer",))
-    return SignerConfig(
+    config = SignerConfig(
         **top,
         issuer=tuple(
             IssuerConfig(**_read(entry, IssuerConfig, f"{path}: issuer {number}", base))
             for number, entry in enumerate(issuers, 1)
         ),
     )
+    config.check_source(str(path))
+    return config
 
 
-_PATHS = {"db_config", "index", "ca", "responder", "responder_key"}
+_REQUIRED = {"index", "ca", "responder", "responder_key"}
+_PATHS = {*_REQUIRED, "db_config"}
+_PATH_LISTS = {"crl", "index_txt", "serials"}
 _RANGES = {"refresh_after": (0.1, 0.9), "processes": (0, 1024), "admin_port": (0, 65535)}
 
 
@@ -98,13 +124,15 @@ def _read(
     result: dict[str, Any] = {}
     for entry in fields(kind):
         if entry.name in known and entry.name not in value:
-            if entry.name in _PATHS:
+            if entry.name in _REQUIRED:
                 raise ConfigError(f"{where}: needs {entry.name}")
             continue
         if entry.name in known:
             result[entry.name] = _convert(value[entry.name], known[entry.name], f"{where}: {entry.name}")
             if entry.name in _PATHS:
                 result[entry.name] = str(base / result[entry.name])
+            if entry.name in _PATH_LISTS:
+                result[entry.name] = tuple(str(base / name) for name in result[entry.name])
             low, high = _RANGES.get(entry.name, (None, None))
             if low is not None and high is not None and not low <= result[entry.name] <= high:
                 raise ConfigError(f"{where}: {entry.name} = {result[entry.name]}: use {low} to {high}")

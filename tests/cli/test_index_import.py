@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from ocspd.cli.main import main
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.service import indexing
-from tests.pki.chain import make_key
+from tests.pki.chain import common_name, key_pem, make_certificate, make_key, pem
 from tests.service.revocation import CHAIN, OTHER, crl, der, revoked
 from tests.tools import need
 
@@ -250,6 +251,20 @@ def test_which_file_belongs_to_which_of_two_cas_must_be_said(
     files: list[str | Path] = ["-index-txt", authority / "index.txt"]
     assert build(authority, tmp_path / "index", *signed_by(tmp_path), *files) == 1
     assert "2 times -ca, but 1 times -index-txt" in capsys.readouterr().err
+
+
+def test_a_ca_without_a_key_identifier_is_answered_for_too(tmp_path: Path) -> None:
+    name, key = common_name("Old CA"), CHAIN.ca_key
+    old = make_certificate(name, key, name, key, serial=1, ca=True, with_ski=False)
+    (tmp_path / "ca.pem").write_bytes(pem(old))
+    (tmp_path / "ca-key.pem").write_bytes(key_pem(key))
+    (tmp_path / "index.txt").write_text("V\t350101000000Z\t\t0B\tunknown\t/CN=new\n")
+    words = ["index", "build", "-o", "index", "-ca", "ca.pem", "-responder", "ca.pem"]
+    words += ["-responder-key", "ca-key.pem", "-index-txt", "index.txt"]
+    with contextlib.chdir(tmp_path):
+        assert main(words) == 0
+    found = indexing.lookup(IndexDirectory(tmp_path / "index").open(), old, 0x0B)
+    assert found["sha1"].status == CertStatus.GOOD
 
 
 def test_the_first_twenty_skipped_lines_are_named_and_all_on_request(

@@ -131,22 +131,22 @@ async def import_files(
             on_progress=on_progress,
         )
     imported.read = status.report
-    _tell(imported)
+    tell(imported.read, imported.named, more="-list-skipped names all of them")
     return imported
 
 
-def _tell(imported: Imported) -> None:
-    read = imported.read
+def tell(read: ImportReport, named: Sequence[tuple[str, str]], *, more: str = "") -> None:
+    """Log what was taken and left out; `named` are the first lines skipped, `more` says how to see all."""
     for file in read.files:
         logger.info("%s: %s: %d taken, %d left out", file.file, file.kind, file.taken, file.skipped.total())
-    for where, cause in imported.named:
+    for where, cause in named:
         logger.warning("%s: %s: skipped", where, cause)
     for counts, what in ((_sum(read.files, "skipped"), "skipped"), (_sum(read.files, "notes"), "answered")):
         for cause, count in counts.most_common():
             logger.log(20 if cause == EXPIRED else 30, "%d %s: %s", count, what, cause)
     shown = sum(count for cause, count in _sum(read.files, "skipped").items() if cause != EXPIRED)
-    if imported.named and shown > len(imported.named):
-        logger.warning("-list-skipped names all of them")
+    if more and named and shown > len(named):
+        logger.warning("%s", more)
     if read.duplicates:
         logger.info("%d lines repeat a serial; revoked counts before valid", read.duplicates)
     if read.conflicts:

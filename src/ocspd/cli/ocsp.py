@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
+    from ocspd.pki.certs import Certificate
     from ocspd.service.presigning import RefreshReport
 
     T = TypeVar("T")
@@ -101,6 +102,11 @@ def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
         open_signer(flags, clock, issuer=issuer, responder=responder, key=key)
         for issuer, responder, key in signer_files(flags)
     ]
+
+
+def load_named_certificate(name: str) -> Certificate:
+    """Load the one certificate of a file, `file:` or `env:` name; every failure names it."""
+    return _load(name, read_key_material, load_certificate)
 
 
 def _load(name: str, read: Callable[[str], bytes], parse: Callable[[bytes], T]) -> T:

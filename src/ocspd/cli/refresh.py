@@ -8,15 +8,17 @@ import os
 import signal
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocspd.app import FileSigners
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import boolean, integer, string, strings
+from ocspd.cli.index_import import SHOWN, SOURCE_FLAGS, sources_of, tell
 from ocspd.cli.io import read_file, read_key_material
 from ocspd.cli.loop import run_uvloop
-from ocspd.cli.ocsp import PASSWORD_VARIABLE, certid_hashes
+from ocspd.cli.ocsp import PASSWORD_VARIABLE, certid_hashes, load_named_certificate
 from ocspd.cli.progress import PassProgress
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
@@ -24,8 +26,10 @@ from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
+from ocspd.pki.certs import ski_hex
 from ocspd.service.generations import Generations
-from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.service.importing import EXPIRED, FileStatus, IssuerFiles, Sources
+from ocspd.service.refreshing import Refresher, RefreshSettings, RefreshSource
 from ocspd.web.server import HTTPServer
 from ocspd.web.signer_admin import SignerAdmin
 from ocspd.web.systemd import Notifier
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
+    from ocspd.pki.certs import Certificate
     from ocspd.service.publishing import Publisher
 
 _THIS_UPDATE_STEP = timedelta(minutes=1)  # an answer to a change is not to look an hour old
@@ -50,8 +55,9 @@ def _refresh(flags: Flags, arguments: list[str]) -> int:
 def _from_flags(flags: Flags) -> SignerConfig:
     """Make the configuration CFSSL's flags describe."""
     issuers, responders, keys = (flags.strings(name) for name in ("ca", "responder", "responder-key"))
+    sources = sources_of(flags, len(issuers))
     for name, given, what in (
-        ("db-config", flags.string("db-config"), "DB config file"),
+        ("db-config", flags.string("db-config") or sources, "DB config file"),
         ("index", flags.string("index"), "index directory"),
         ("ca", any(issuers), "CA certificate"),
         ("responder", any(responders), "responder certificate"),
@@ -64,7 +70,9 @@ def _from_flags(flags: Flags) -> SignerConfig:
             f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
             "-responder-key: give one of each for every issuer, in the same order"
         )
-    return SignerConfig(
+    config = SignerConfig(
+        crl=sources.crls,
+        allow_expired=sources.allow_expired,
         db_config=flags.string("db-config"),
         index=flags.string("index"),
         processes=flags.integer("processes"),
@@ -80,10 +88,14 @@ def _from_flags(flags: Flags) -> SignerConfig:
                 validity=flags.duration("interval"),
                 certid_hashes=certid_hashes(flags),
                 responder_id=flags.string("responder-id"),
+                index_txt=files.index_txt,
+                serials=files.serials,
             )
-            for ca, responder, key in zip(issuers, responders, keys, strict=True)
+            for ca, responder, key, files in zip(issuers, responders, keys, sources.issuers, strict=True)
         ),
     )
+    config.check_source("refresh")
+    return config
 
 
 async def _main(config: SignerConfig, flags: Flags) -> int:
@@ -99,10 +111,14 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
     directory = IndexDirectory(config.index)
     async with AsyncExitStack() as stack:
         stack.enter_context(directory.lock())
-        db = await stack.enter_async_context(
-            await open_certdb(parse_db_config(read_file(config.db_config)), clock)
-        )
-        await db.check()
+        db: RefreshSource
+        if config.from_files:
+            db = await _open_files(config, clock)
+        else:
+            config_data = read_file(config.db_config)
+            db = database = await open_certdb(parse_db_config(config_data), clock)
+            await stack.enter_async_context(database)
+            await database.check()
         generations = Generations(directory, clock)
         publisher = _publisher(config.publish, directory, clock)
         if publisher is not None:
@@ -131,10 +147,47 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             await stack.enter_async_context(_working(publisher.run()))
             if (manifest := directory.manifest()) is not None:
                 publisher.offer(manifest)  # what the last run may not have got rid of
-        code = await _run(refresher, notifier, once=once)
+        code = await _run(
+            refresher, notifier, once=once, followed="the files" if config.from_files else "the database"
+        )
         if publisher is not None and once and (manifest := directory.manifest()) is not None:
             await publisher.finish(manifest)
         return code
+
+
+async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
+    """Read the files once, so that what cannot be used is told before the daemon is one."""
+
+    def issuers() -> list[Certificate]:
+        return [load_named_certificate(issuer.ca) for issuer in config.issuer]
+
+    for issuer, certificate in zip(config.issuer, issuers(), strict=True):
+        if not ski_hex(certificate):
+            raise ConfigError(
+                f"{issuer.ca}: has no subject key identifier, which refresh needs with files: use index build"
+            )
+    named: list[tuple[str, str]] = []
+
+    def on_skip(where: str, cause: str) -> None:
+        if cause != EXPIRED and len(named) < SHOWN:
+            named.append((where, cause))
+
+    status = FileStatus(
+        Sources(
+            crls=config.crl,
+            issuers=tuple(
+                IssuerFiles(index_txt=each.index_txt, serials=each.serials) for each in config.issuer
+            ),
+            allow_expired=config.allow_expired,
+        ),
+        issuers,
+        clock=clock,
+        folder=Path(config.index),
+        on_skip=on_skip,
+    )
+    await status.check()
+    tell(status.report, named)
+    return status
 
 
 def _publisher(urls: Sequence[str], directory: IndexDirectory, clock: Clock) -> Publisher | None:
@@ -161,7 +214,7 @@ async def _working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _run(refresher: Refresher, notifier: Notifier, *, once: bool) -> int:
+async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed: str) -> int:
     """Work until a signal (or, with -once, until the first pass is published)."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -176,11 +229,12 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool) -> int:
         if ready.done() and not stop.done():
             stats = refresher.stats
             logger.info(
-                "signed %d OCSP responses, %d certificates are answered; following the database",
+                "signed %d OCSP responses, %d certificates are answered; following %s",
                 stats.answers,
                 stats.pass_certificates - stats.foreign - stats.skipped.total(),
+                followed,
             )
-            notifier.ready("following the database")
+            notifier.ready(f"following {followed}")
             if not once:
                 await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
         if work.done():
@@ -209,10 +263,16 @@ and again whenever it changes
 Usage of refresh:
         ocspd refresh ocspd.toml
         ocspd refresh -db-config db-config -ca cert -responder cert -responder-key key -index directory
+        ocspd refresh [-crl file]... [-index-txt file] [-serials file] -ca cert -responder cert
+                      -responder-key key -index directory
+
+Instead of a database it follows CRLs, an index.txt of openssl ca, and lists of issued serials; good is only
+said of serials that -index-txt or -serials names.
 
 Runs until SIGTERM. Certificates and keys replaced on disk are taken over; -once ends after one pass.""",
         (
             "db-config",
+            *SOURCE_FLAGS,
             strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
             strings("responder", "Certificate for OCSP responder"),
             strings("responder-key", "private key for OCSP responder certificate"),

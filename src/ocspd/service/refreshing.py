@@ -31,7 +31,14 @@ from ocspd.logs import logger
 from ocspd.model import normalize_aki
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp_template import known_reason
-from ocspd.service.presigning import CHUNK_ROWS, LOCAL_ROWS, by_issuer, refresh_table, usable_cpus
+from ocspd.service.presigning import (
+    CHUNK_ROWS,
+    LOCAL_ROWS,
+    StatusSource,
+    by_issuer,
+    refresh_table,
+    usable_cpus,
+)
 from ocspd.service.signing_pool import Chunk, LocalSigning, SigningPool, to_row
 
 if TYPE_CHECKING:
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
 
     from ocspd._index import Index
     from ocspd._writer import SegmentWriter
-    from ocspd.certdb.base import CertDB
     from ocspd.certdb.feed import ChangeFeed, Cursor, StatusRowChange
     from ocspd.clock import Clock
     from ocspd.model import StatusRow
@@ -59,6 +65,19 @@ _TRIM_KEEP = timedelta(days=1)
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SKIPPED_KEPT = 1_000
 _EXPIRY_WARNING = timedelta(days=14)
+
+
+class RefreshSource(StatusSource, Protocol):
+    """Whose certificates are answered: any `certdb.base.CertDB`, or files (`importing.FileStatus`)."""
+
+    @property
+    def name(self) -> str:
+        """The source for messages."""
+        ...
+
+    def change_feed(self) -> ChangeFeed:
+        """Return a feed of changes; close it after use."""
+        ...
 
 
 class SignerSource(Protocol):
@@ -135,7 +154,7 @@ class Refresher:
     def __init__(  # noqa: PLR0913  (one collaborator each)
         self,
         *,
-        db: CertDB,
+        db: RefreshSource,
         source: SignerSource,
         generations: Generations,
         clock: Clock,

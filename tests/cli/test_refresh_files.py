@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.cli.main import main
+from ocspd.config import load_signer_config
+from ocspd.errors import ConfigError
+from ocspd.index.directory import IndexDirectory
+from ocspd.model import CertStatus
+from ocspd.service import indexing
+from tests.service.revocation import CHAIN, OTHER, crl, der, revoked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+ISSUER = '[[issuer]]\nca = "ca.pem"\nresponder = "responder.pem"\nresponder_key = "responder-key.pem"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    CHAIN.write(tmp_path)
+    (tmp_path / "serials").write_text("1\n2\n")
+    (tmp_path / "ca.crl").write_bytes(der(crl([revoked(1)])))
+    return tmp_path
+
+
+def replace(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.rename(path)
+
+
+def arguments(folder: Path) -> list[str]:
+    named = {"-ca": "ca.pem", "-responder": "responder.pem", "-responder-key": "responder-key.pem"}
+    named |= {"-crl": "ca.crl", "-serials": "serials", "-index": "index"}
+    return ["refresh", *(word for flag, name in named.items() for word in (flag, str(folder / name)))]
+
+
+def status(folder: Path, serial: int) -> CertStatus | None:
+    found = indexing.lookup(IndexDirectory(folder / "index").open(), CHAIN.ca, serial)
+    return CertStatus(found["sha256"].status) if found else None
+
+
+@contextmanager
+def running(words: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ocspd", *words], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"{text} was never logged")
+
+
+def test_refresh_signs_what_files_say(folder: Path) -> None:
+    assert main([*arguments(folder), "-once", "-admin-port", "0"]) == 0
+    assert [status(folder, serial) for serial in (1, 2, 3)] == [CertStatus.REVOKED, CertStatus.GOOD, None]
+
+
+def test_refresh_reads_files_again_when_they_change_and_keeps_its_answers_when_they_are_bad(
+    folder: Path,
+) -> None:
+    with running([*arguments(folder), "-admin-port", "0"]) as process:
+        wait_for(process, "following the files")
+        replace(folder / "ca.crl", der(crl([revoked(1)], key=OTHER.ca_key)))
+        assert "what is published stays in force" in wait_for(process, "its signature is not that of")
+        replace(folder / "ca.crl", der(crl([revoked(1), revoked(2)], number=2)))
+        wait_for(process, "works again")
+        deadline = time.monotonic() + 20
+        while status(folder, 2) != CertStatus.REVOKED:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_refresh_refuses_files_it_cannot_use_before_it_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "ca.crl").write_bytes(b"nothing")
+    assert main([*arguments(folder), "-admin-port", "0"]) == 1
+    assert "ca.crl: not a CRL" in capsys.readouterr().err
+
+
+def test_the_configuration_file_names_files_beside_itself(folder: Path) -> None:
+    path = folder / "ocspd.toml"
+    path.write_text(
+        f'index = "index"\ncrl = ["ca.crl"]\n{ISSUER}serials = ["serials"]\nindex_txt = ["index.txt"]\n'
+    )
+    config = load_signer_config(path)
+    assert config.crl == (str(folder / "ca.crl"),)
+    assert config.issuer[0].serials == (str(folder / "serials"),)
+    assert config.issuer[0].index_txt == (str(folder / "index.txt"),)
+    assert config.from_files
+
+
+@pytest.mark.parametrize(
+    ("top", "message"),
+    [
+        ("", "needs db_config, or files"),
+        ('db_config = "db.json"\ncrl = ["a.crl"]\n', "has db_config and files"),
+        ('crl = ["a.crl"]\ntable = true\n', "table = true needs db_config"),
+    ],
+)
+def test_a_configuration_has_one_source_of_status(folder: Path, top: str, message: str) -> None:
+    path = folder / "ocspd.toml"
+    path.write_text(f'index = "index"\n{top}{ISSUER}')
+    with pytest.raises(ConfigError, match=message):
+        load_signer_config(path)
