@@ -46,6 +46,11 @@ def serial_of(number: int) -> int:
 
 def make_signer(kind: str) -> OCSPSigner:
     """Return a CA with a delegated signer, both of one key kind (`p256` or `rsa2048`)."""
+    return make_authority(kind)[0]
+
+
+def make_authority(kind: str) -> tuple[OCSPSigner, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
+    """Return the same with the key of the CA."""
 
     def key() -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
         if kind == "p256":
@@ -85,7 +90,10 @@ def make_signer(kind: str) -> OCSPSigner:
         .add_extension(x509.OCSPNoCheck(), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    return OCSPSigner(ca, responder, responder_key, clock=SystemClock(), certid_hashes=("sha1",), warn=False)
+    signer = OCSPSigner(
+        ca, responder, responder_key, clock=SystemClock(), certid_hashes=("sha1",), warn=False
+    )
+    return signer, ca_key
 
 
 def _sign(batch: Batch, number: int) -> bytes:

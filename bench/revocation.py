@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from bench.data import RequestSource, make_signer, serial_of, write_requests
-from bench.servers import find, free_port, ocspd_command, running
+from bench.servers import find, free_port, ocspd_command, ocspd_program, running
 from cryptography.hazmat.primitives import serialization
 from tests.postgres import create_database, running_server
 
@@ -76,7 +76,8 @@ async def until_all(probes: list[Probe], request: bytes, status: int, deadline_s
     return max(await asyncio.gather(*(one(probe) for probe in probes)))
 
 
-def _write(directory: Path, signer: OCSPSigner) -> None:
+def write_signer(directory: Path, signer: OCSPSigner) -> None:
+    """Write ca.pem, ocsp.pem and ocsp-key.pem."""
     pem = serialization.Encoding.PEM
     (directory / "ca.pem").write_bytes(signer.issuer.public_bytes(pem))
     (directory / "ocsp.pem").write_bytes(signer.responder.public_bytes(pem))
@@ -178,9 +179,9 @@ def main() -> None:
     signer = make_signer("p256")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-bench-")))
-        _write(directory, signer)
+        write_signer(directory, signer)
         url = asyncio.run(create_database(stack.enter_context(running_server())))
-        asyncio.run(_migrate(url))
+        asyncio.run(migrated(url))
         begun = time.monotonic()
         asyncio.run(fill(url, signer.aki, options.certificates))
         print(f"filled {options.certificates} rows in {time.monotonic() - begun:.1f} s", file=sys.stderr)
@@ -188,7 +189,7 @@ def main() -> None:
         log = stack.enter_context((directory / "log").open("wb"))
         admin = free_port()
         files = [("-ca", "ca.pem"), ("-responder", "ocsp.pem"), ("-responder-key", "ocsp-key.pem")]
-        ocspd = ocspd_command(directory / "index", 0, workers=1)[0]
+        ocspd = ocspd_program()
         begun = time.monotonic()
         refresh = [
             ocspd,
@@ -243,7 +244,8 @@ def main() -> None:
             load.terminate()
 
 
-async def _migrate(url: str) -> None:
+async def migrated(url: str) -> None:
+    """Create the tables."""
     async with await open_certdb(DBConfig("postgres", url), SystemClock()) as db:
         await migrate.up(db)
 

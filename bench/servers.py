@@ -112,6 +112,13 @@ def running(
             process.wait()
 
 
+def ocspd_program() -> Path:
+    """Return the installed `ocspd`; RuntimeError where it is not beside this Python."""
+    if not _OCSPD.exists():
+        raise RuntimeError(f"{_OCSPD} is missing: run make setup")
+    return _OCSPD
+
+
 def ocspd_command(index: Path, port: int, *, workers: int) -> list[str | Path]:
     """Return the command of our responder on an index directory."""
     return [
