@@ -3,6 +3,7 @@
 #   make test          all tests
 #   make check         format, lint, types, stubs against the native modules, Cython warnings, layers
 #   make check-native  the native modules under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make coverage-native   which lines of the native modules the tests reach
 #   make bench         figures against nginx and cfssl on this machine (under ten minutes)
 #   make bench-large   the same with 100 million entries
 #   make clean         remove everything that was built
@@ -22,7 +23,7 @@ STUBS := $(basename $(notdir $(wildcard src/ocspd/_*.pyi)))
 # cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
-.PHONY: demo test check check-cython check-native bench bench-large clean setup
+.PHONY: demo test check check-cython check-native coverage-native bench bench-large clean setup
 .DEFAULT_GOAL := test
 
 demo: setup
@@ -92,6 +93,21 @@ check-native: setup
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/$(SANITIZED)/src OCSPD_SANITIZED=1 \
 	  $(BIN)/python -m pytest -p no:cacheprovider --timeout=300 tests/native $(T)
+
+# Line tracing needs a build of its own: it makes every line several times slower.
+TRACED := build/traced
+coverage-native: setup
+	@mkdir -p $(TRACED)
+	cp -a --update setup.py pyproject.toml README.md LICENSE $(TRACED)/
+	rm -rf $(TRACED)/src $(TRACED)/tests
+	cp -a src tests $(TRACED)/
+	find $(TRACED)/src -name '*.so' -delete
+	printf '[run]\nplugins = Cython.Coverage\nsource = src/ocspd\n[report]\ninclude = src/ocspd/*.pyx\n' > $(TRACED)/coverage.ini
+	cd $(TRACED)
+	OCSPD_DEBUG=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	export PYTHONPATH=$(CURDIR)/$(TRACED)/src COVERAGE_RCFILE=coverage.ini OCSPD_TRACED=1
+	$(CURDIR)/$(BIN)/python -m coverage run -m pytest -p no:cacheprovider --quiet --timeout=600 tests/native $(T)
+	$(CURDIR)/$(BIN)/python -m coverage report --show-missing
 
 bench: setup
 	@$(BIN)/python -m bench.run $(B)

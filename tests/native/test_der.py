@@ -200,3 +200,20 @@ def test_the_results_cannot_be_made_by_hand() -> None:
 def test_every_hash_algorithm_is_known_by_its_name() -> None:
     assert [parse_request(CA.request(GOOD, name)).hash_name for name in HASHES] == list(HASHES)
     assert parse_response(CA.answer(GOOD)).this_update == NOW.timestamp()
+
+
+@pytest.mark.parametrize(
+    "der", [DERS[-1], *(stored()[n].der for n in (1, 3, 6))], ids=["request", "good", "revoked", "endless"]
+)
+def test_every_single_octet_may_be_wrong_or_the_last(der: bytes) -> None:
+    for place in range(len(der)):
+        for octet in (0, 0x02, 0x30, 0x80, 0x82, 0xA0, 0xFF, der[place] ^ 1, der[place] + 1 & 0xFF):
+            for damaged in (der[:place] + bytes((octet,)) + der[place + 1 :], der[:place] + der[place + 1 :]):
+                for parse in (parse_request, parse_response):
+                    with suppress(DERError):
+                        parse(damaged)
+
+
+def test_an_answer_of_status_unknown_is_read() -> None:
+    der = CA.answer(GOOD).replace(b"\x80\x00\x18\x0f", b"\x82\x00\x18\x0f")
+    assert parse_response(der).status == 2

@@ -278,3 +278,25 @@ def test_a_full_disk_leaves_no_file_and_a_clear_error(tmp_path: Path, octets: in
 def test_the_segment_is_readable_by_other_users(tmp_path: Path) -> None:
     write(tmp_path / "r.seg", stored()[0].der)
     assert os.stat(tmp_path / "r.seg").st_mode & 0o777 == 0o644  # noqa: PTH116
+
+
+def test_thousands_of_forms_and_dozens_of_issuers_find_room(tmp_path: Path) -> None:
+    der = authorities()[0].answer(GOOD)
+    key_hash = authorities()[0].hashes("sha1")[1]
+    with SegmentWriter(str(tmp_path / "forms.seg"), created_at=NOW_S) as writer:
+        for number in range(3_000):
+            time = (NOW - dt.timedelta(seconds=number)).strftime("%Y%m%d%H%M%SZ").encode()
+            other = bytes((number % 40, *key_hash[1:]))
+            writer.add(der.replace(b"20260301120000Z", time).replace(key_hash, other))
+        writer.finish()
+    segment = Segment(str(tmp_path / "forms.seg"))
+    segment.verify()
+    assert (segment.templates, len(segment.issuer_keys), segment.entries) == (3_000, 40, 40)
+    with SegmentWriter(str(tmp_path / "again.seg"), created_at=NOW_S) as writer:
+        assert writer.add_segment(segment) == (40, 0, 0)
+        writer.finish()
+    again = Segment(str(tmp_path / "again.seg"))
+    assert {answer.der for _, _, answer in again.records()} == {
+        answer.der for _, _, answer in segment.records()
+    }
+    assert again.templates == 40
