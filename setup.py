@@ -23,6 +23,8 @@ if SANITIZE:
     compile_args += flags
     link_args += flags
 
+NATIVE = ("_text", "_der", "_index", "_survey", "_tables", "_writer", "_http", "_responder", "_fastpath")
+
 extensions = [
     Extension(
         f"ocspd.{name}",
@@ -31,7 +33,7 @@ extensions = [
         extra_link_args=link_args,
         define_macros=macros,
     )
-    for name in ("_text", "_der", "_index", "_survey", "_tables", "_writer", "_http", "_responder", "_fastpath")
+    for name in NATIVE
 ]
 
 setup(

@@ -2,9 +2,9 @@
 
     python -m bench.fullpass [--certificates 1000000] [--cfssl-certificates 2000] [--repeats 3]
 
-One PostgreSQL database with that many certificates for ocspd, which never reads the PEM, and one with fewer
-real ones for CFSSL, which parses and verifies each; rates are compared. Wall clock, start of the program included; the
-runs alternate and medians are compared. Memory is the largest resident set of the signer's processes together.
+A PostgreSQL database with that many certificates for ocspd, which never reads the PEM, and one with fewer
+real ones for CFSSL, which parses and verifies each; rates are compared. Wall clock, start of the program
+included; the runs alternate and medians are compared. Memory is private memory of all the signer's processes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class SlowTransport:
 
     @property
     def ends_connection(self) -> bool:
-        """Whether the answer must be the connection's last: its framing was in doubt, or the worker drains."""
+        """Whether the answer must be the last: the framing was in doubt, or the worker drains."""
     def request_done(self, keep_alive: bool) -> None:
         """Say that the answer is written; the connection is fast again. Called by the slow path."""
     def write(self, data: bytes | bytearray | memoryview) -> None: ...
