@@ -193,6 +193,7 @@ class Refresher:
         """Repeat work whenever it fails; the log hears of each change of state, not of each attempt."""
         failures = 0
         while True:
+            begun = asyncio.get_running_loop().time()
             try:
                 await work()
             except OCSPDError as err:
@@ -200,6 +201,8 @@ class Refresher:
                 if getattr(self.stats, name):
                     setattr(self.stats, name, False)
                     logger.error("%s; what is published stays in force, trying again", err)
+            if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
+                failures = 0  # it had been working
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
 
