@@ -12,7 +12,10 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("OCSPD_DEBUG") == "1"
 SANITIZE = os.environ.get("OCSPD_SANITIZE") == "1"
 
-compile_args = ["-O3", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type"]
+# Alignment: GET 447 -> 428 ns, POST 367 -> 352 ns a request (2026-11-24, 2 CPUs of a virtual machine).
+# -fwrapv, which Python brings along, costs 15 of them and stays: overflow keeps a defined meaning.
+compile_args = ["-O3", "-g", "-fno-plt", "-falign-functions=64", "-falign-loops=32"]
+compile_args += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-cast-function-type"]
 link_args = []
 macros = []
 if DEBUG:
