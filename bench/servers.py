@@ -76,8 +76,9 @@ def _stat(pid: int) -> list[str]:
 
 def _private(pid: int) -> int:
     with contextlib.suppress(OSError):
+        # not Private_Clean: pages of the index file that only one worker maps are the page cache's
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty"))
     return 0
 
 

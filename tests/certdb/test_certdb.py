@@ -211,6 +211,7 @@ async def test_the_status_stream_comes_in_chunks(
     await db.revoke_certificate(0, AKI, 9) if count else None
     chunks = [chunk async for chunk in db.stream_status(chunk_rows=chunk_rows)]
     assert [len(chunk) for chunk in chunks] == sizes
+    assert await db.count_unexpired() == count
     assert {row.serial for chunk in chunks for row in chunk} == set(range(count))
     for chunk in chunks:
         for row in chunk:

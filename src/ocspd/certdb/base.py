@@ -61,6 +61,10 @@ class CertDB(Protocol):
         """Stream the unexpired certificates, whole rows, in no particular order."""
         ...
 
+    async def count_unexpired(self) -> int:
+        """Return how many certificates are unexpired: how long a pass will be."""
+        ...
+
     def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """Stream the status of the unexpired certificates in non-empty lists of at most chunk_rows.
 

@@ -91,6 +91,15 @@ class PostgresCertDB:
             for record in chunk:
                 yield _certificate(record)
 
+    async def count_unexpired(self) -> int:
+        """See CertDB."""
+        async with self._database.connection() as connection:
+            return int(
+                await connection.fetchval(
+                    "SELECT count(*) FROM certificates WHERE expiry > $1", self._clock.now()
+                )
+            )
+
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """See CertDB."""
         async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):

@@ -97,6 +97,11 @@ class SQLiteCertDB:
             for record in chunk:
                 yield _certificate(record)
 
+    async def count_unexpired(self) -> int:
+        """See CertDB."""
+        sql = "SELECT count(*) FROM certificates WHERE expiry > ?"
+        return int((await self._fetch(sql, (self._now(),)))[0][0])
+
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """See CertDB."""
         async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):

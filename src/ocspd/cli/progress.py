@@ -22,8 +22,10 @@ _EVERY_S = 10.0
 class PassProgress:
     """Shows the progress of one pass on stderr; use as `with`. A pass under a second shows nothing."""
 
-    def __init__(self, what: str, clock: Clock) -> None:
+    def __init__(self, what: str, clock: Clock, total: int | None = None) -> None:
+        """`total` is how many certificates there are, as far as that is known; then time left is shown."""
         self._what = what
+        self._total = total
         self._clock = clock
         self._start = clock.now()
         self._told_s = 0.0
@@ -48,12 +50,17 @@ class PassProgress:
             self._show(progress, progress.certificates / elapsed_s)
         elif elapsed_s - self._told_s >= _EVERY_S:
             self._told_s = elapsed_s
+            rate = progress.certificates / elapsed_s
+            left = ""
+            if self._total is not None and rate > 0:
+                left = f", about {max(self._total - progress.certificates, 0) / rate:.0f} s left"
             logger.info(
-                "%s: %d certificates done, %d signed, %.0f/s",
+                "%s: %d certificates done, %d signed, %.0f/s%s",
                 self._what,
                 progress.certificates,
                 progress.signed,
-                progress.certificates / elapsed_s,
+                rate,
+                left,
             )
 
     def _show(self, progress: Progress, rate: float) -> None:
@@ -67,10 +74,12 @@ class PassProgress:
                 rich.progress.TextColumn("{task.completed:,.0f} certificates"),
                 rich.progress.TextColumn("{task.fields[rate]:,.0f}/s"),
                 rich.progress.TimeElapsedColumn(),
+                rich.progress.TextColumn("left"),
+                rich.progress.TimeRemainingColumn(),
                 console=rich.console.Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(self._what, total=None, rate=0.0)
+            self._task = self._bar.add_task(self._what, total=self._total, rate=0.0)
             self._bar.start()
         self._bar.update(self._task, completed=progress.certificates, rate=rate)
 

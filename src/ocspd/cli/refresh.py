@@ -112,6 +112,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
     async with AsyncExitStack() as stack:
         stack.enter_context(directory.lock())
         db: RefreshSource
+        total: int | None = None
         if config.from_files:
             db = await _open_files(config, clock)
         else:
@@ -119,11 +120,12 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             db = database = await open_certdb(parse_db_config(config_data), clock)
             await stack.enter_async_context(database)
             await database.check()
+            total = await database.count_unexpired()
         generations = Generations(directory, clock)
         publisher = _publisher(config.publish, directory, clock)
         if publisher is not None:
             generations.published = publisher.offer
-        progress = stack.enter_context(PassProgress("signing OCSP responses", clock))
+        progress = stack.enter_context(PassProgress("signing OCSP responses", clock, total))
         refresher = Refresher(
             db=db,
             source=source,
