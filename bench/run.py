@@ -377,7 +377,7 @@ def main() -> int:
         server_cpu=str(cpus[0]),
         load_cpu=str(cpus[1]),
     )
-    results = arguments.results
+    results = arguments.results.resolve()
     (results / "tmp").mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="run-", dir=results / "tmp"))
     scratch.chmod(0o755)  # nginx's worker is another user when this one is root
