@@ -8,6 +8,7 @@ import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
+from ocspd.logs import logger
 from tests import postgres
 from tests.tools import PROGRAMS, find
 
@@ -26,6 +27,16 @@ def pytest_report_header() -> list[str]:
     if lack:
         lines.append("NOT INSTALLED, tests against them are skipped: " + ", ".join(lack))
     return lines
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """Give every test the package's logger as it was at the start: what one test attaches ends with it."""
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
