@@ -9,8 +9,9 @@ from ocspd._index import Index, Segment
 class SegmentWriter:
     """Write one segment; the file appears under its name only when `finish` has succeeded.
 
-    Later answers for the same key replace earlier ones. Memory is bounded whatever the number of
-    answers: records and keys are spilled to temporary files beside the target.
+    Later answers for the same key replace earlier ones. Records and keys are spilled to files,
+    so memory does not grow with the number of answers but with that of their different forms
+    (templates): answers that share nothing stay in memory whole until the segment is finished.
     """
 
     def __init__(self, path: str, *, created_at: int) -> None:

@@ -74,7 +74,6 @@ cdef enum:
     WINDOW_PAGES = 1 << 13  # 32 MiB of slots at a time
     ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
     REPORTED_TOKENS = 1000
-    NO_TEMPLATE = 0xFFFFFFFF
 
 cdef enum:
     E_IO = -2
