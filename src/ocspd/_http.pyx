@@ -210,7 +210,8 @@ cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept 
         p = data + 5
     else:
         note(out, C_METHOD)
-        if memcmp(data, b"CONNECT ", 8) == 0:  # what follows it is no HTTP (RFC 9110 §9.3.6)
+        # what follows is no HTTP/1.x (RFC 9110 §9.3.6, RFC 9113 §3.4)
+        if memcmp(data, b"CONNECT ", 8) == 0 or memcmp(data, b"PRI ", 4) == 0:
             return doubtful(out, C_METHOD)
         p = data
         while p < stop and KIND[p[0]] & 1:

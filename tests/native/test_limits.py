@@ -309,6 +309,7 @@ HUGE = 200_000
             get("/", "Transfer-Encoding: chunked", method="POST") + b"f" * 17 + b"\r\n" + GET,
         ),
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("HTTP/2's method alone", b"PRI / HTTP/1.1\r\nHost: a\r\n\r\n" + GET),
         ("TLS", bytes.fromhex("16030100a5010000a10303") + bytes(160)),
     ],
 )
