@@ -190,6 +190,23 @@ def test_collecting_keeps_what_the_manifest_names_and_what_is_young(directory: I
     assert directory.open().entries == 1
 
 
+def test_a_segment_whose_writer_lives_is_never_collected(directory: IndexDirectory) -> None:
+    with directory.writer(NOW_S) as writer:
+        writer.add(CA.answer(GOOD))
+        assert directory.collect(1 << 60) == []
+        writer.finish()
+        assert directory.collect(1 << 60) == []
+        assert directory.adopt(writer.path).entries == 1
+
+
+def test_a_segment_that_cannot_be_adopted_is_removed(directory: IndexDirectory) -> None:
+    path = directory.new_path()
+    path.write_bytes(b"no segment" * 1000)
+    with pytest.raises(IndexFileError, match="wrong magic"):
+        directory.adopt(path)
+    assert not path.exists()
+
+
 def test_a_mapped_segment_outlives_its_file(directory: IndexDirectory) -> None:
     ref = add(directory, GOOD)
     directory.publish([ref], NOW_S)

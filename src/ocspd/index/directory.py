@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,19 +123,23 @@ class IndexDirectory:
         return Path(f"{self.prefix}{os.getpid()}-{time.monotonic_ns()}.seg")
 
     def adopt(self, path: str | Path) -> SegmentRef:
-        """Give a finished segment of this directory its content-addressed name."""
-        segment = Segment(str(path))
-        ref = SegmentRef(
-            sha256=sha256_of(Path(path)),
-            size_bytes=segment.size_bytes,
-            entries=segment.entries,
-            created_at=segment.created_at,
-        )
+        """Give a finished segment of this directory its content-addressed name; on failure it is removed."""
+        path = Path(path)
         try:
-            Path(path).replace(self.segment_path(ref))
+            segment = Segment(str(path))
+            ref = SegmentRef(
+                sha256=sha256_of(path),
+                size_bytes=segment.size_bytes,
+                entries=segment.entries,
+                created_at=segment.created_at,
+            )
+            path.replace(self.segment_path(ref))
             fsync_directory(self.path)
-        except OSError as err:
-            raise IndexFileError(f"{path}: cannot rename segment: {err.strerror}") from err
+        except BaseException as err:
+            path.unlink(missing_ok=True)
+            if isinstance(err, OSError):
+                raise IndexFileError(f"{path}: cannot rename segment: {err.strerror}") from err
+            raise
         return ref
 
     def publish(
@@ -166,20 +171,27 @@ class IndexDirectory:
     def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
         """Remove segments that have been named by no manifest for more than grace_s seconds.
 
-        Left-overs of interrupted writers, untouched for as long, go too. Returns the names removed.
+        Left-overs of writers that have ended, untouched for as long, go too: a segment in the making has
+        its writer's process number in its name. Returns the names removed.
         """
         manifest = self.manifest()
         kept = {ref.file_name for ref in manifest.segments} if manifest else set()
         removed = []
         for path in self.path.iterdir():
             leftover = path.name.startswith((f".{_NEW}", _NEW, f".{MANIFEST_NAME}."))
-            if path.name in kept or not (path.suffix == ".seg" or leftover):
+            if path.name in kept or not (path.suffix == ".seg" or leftover) or _in_the_making(path.name):
                 continue
             with contextlib.suppress(OSError):
                 if now_s - path.stat().st_ctime > grace_s:
                     path.unlink()
                     removed.append(path.name)
         return removed
+
+
+def _in_the_making(name: str) -> bool:
+    """Whether the writer of a segment that has no content-addressed name yet may still be at work."""
+    found = re.match(rf"\.?{_NEW}(\d+)-", name)
+    return found is not None and Path(f"/proc/{found[1]}").exists()
 
 
 def sha256_of(path: Path) -> str:
