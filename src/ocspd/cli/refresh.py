@@ -122,6 +122,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             await database.check()
             total = await database.count_unexpired()
         generations = Generations(directory, clock)
+        stack.callback(generations.close)
         publisher = _publisher(config.publish, directory, clock)
         if publisher is not None:
             generations.published = publisher.offer

@@ -8,16 +8,21 @@ the database than any answer behind it. Three groups keep that true:
     settled   everything from before
 
 A finished pass joins `settled`; the next one first moves `recent` there. Segments are merged only
-with their neighbours and only inside a group, so merging never changes what is answered.
+with their neighbours and only inside a group, so merging never changes what is answered. Merges run on
+one thread of low priority: a responder on the same machine goes first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index
+from ocspd.errors import IndexFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +37,12 @@ ROLL_ENTRIES = 20_000
 GROW = 2
 """A run of segments is merged with its elder neighbour when that is at most this many times as large."""
 MAX_SEGMENTS = 6
-"""More segments than this are merged in any case: each costs a lookup about 30 ns."""
+"""More segments than this are merged in any case: each costs a lookup about 30 ns.
+
+Slices of a running pass are merged only then: it writes so many that pairing them off as they come
+would copy each answer seven times in a pass over 100 million.
+"""
+MERGE_NICENESS = 10
 
 
 @dataclass(slots=True)
@@ -54,6 +64,9 @@ class Generations:
     """Told of every generation published."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _merging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _merger: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "ocspd-merge", initializer=_be_nice)
+    )
 
     def load(self) -> Manifest | None:
         """Take over what is published; None for an empty directory."""
@@ -114,7 +127,7 @@ class Generations:
                 raise
 
     async def end_pass(self) -> None:
-        """Count the pass as complete: its slices may now be merged."""
+        """Count the pass as complete: what comes next stands before its answers."""
         async with self._merging, self._lock:
             self.settled = self.passing + self.settled
             self.passing = ()
@@ -125,8 +138,10 @@ class Generations:
         Runs beside `add_changes` and `add_slice`: the directory needs room for the run a second time.
         """
         async with self._merging:
-            for group in ("recent", "settled"):
+            for group in ("recent", "passing", "settled"):
                 segments: tuple[SegmentRef, ...] = getattr(self, group)
+                if group == "passing" and len(segments) <= MAX_SEGMENTS:
+                    continue
                 if group == "recent" and segments and segments[0].entries < ROLL_ENTRIES:
                     segments = segments[1:]  # the first is rewritten with every change anyway
                 run = due_for_merge(segments)
@@ -136,7 +151,12 @@ class Generations:
             return False
 
     async def _merge(self, group: str, run: tuple[SegmentRef, ...]) -> None:
-        ref = await asyncio.to_thread(self._join, run)
+        stopped = threading.Event()
+        try:
+            ref = await asyncio.get_running_loop().run_in_executor(self._merger, self._join, run, stopped)
+        except asyncio.CancelledError:
+            stopped.set()  # the process waits for its threads before it ends
+            raise
         async with self._lock:
             before: tuple[SegmentRef, ...] = getattr(self, group)
             if run[0] not in before:  # the newest one was rewritten meanwhile: merge it another time
@@ -149,6 +169,10 @@ class Generations:
             except BaseException:
                 setattr(self, group, before)
                 raise
+
+    def close(self) -> None:
+        """Wait for what is left of a merge that was cancelled."""
+        self._merger.shutdown()
 
     def _now_s(self) -> float:
         return self.clock.now().timestamp()
@@ -164,11 +188,13 @@ class Generations:
             writer.finish()
             return self.directory.adopt(writer.path)
 
-    def _join(self, run: tuple[SegmentRef, ...]) -> SegmentRef:
+    def _join(self, run: tuple[SegmentRef, ...], stopped: threading.Event) -> SegmentRef:
         segments = self.directory.map(run)
         now_s = int(self._now_s())
         with self.directory.writer(now_s) as writer:
             for number, segment in enumerate(segments):
+                if stopped.is_set():
+                    raise IndexFileError(f"{self.directory.path}: merge abandoned")
                 writer.add_segment(segment, Index(segments[:number]) if number else None, now_s)
             writer.finish()
             return self.directory.adopt(writer.path)
@@ -180,6 +206,12 @@ class Generations:
         if self.published is not None:
             self.published(manifest)
         return manifest
+
+
+def _be_nice() -> None:
+    """Lower this thread's priority; Linux keeps one for each thread."""
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + MERGE_NICENESS)
 
 
 def due_for_merge(segments: Sequence[SegmentRef]) -> tuple[SegmentRef, ...]:

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.clock import SystemClock
+from ocspd.errors import IndexFileError
+from ocspd.index.directory import IndexDirectory
+from ocspd.model import CertStatus
+from ocspd.pki.certid import issuer_hashes
+from ocspd.service.generations import MAX_SEGMENTS, MERGE_NICENESS, Generations
+from tests.pki.chain import make_chain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ocspd._index import Segment
+    from ocspd._writer import SegmentWriter
+    from ocspd.index.manifest import SegmentRef
+
+CLOCK = SystemClock()
+SIGNER = make_chain().signer(clock=CLOCK)
+KEY = ("sha1", *issuer_hashes(SIGNER.issuer, "sha1"))
+
+
+@pytest.fixture
+def generations(tmp_path: Path) -> Iterator[Generations]:
+    directory = IndexDirectory(tmp_path / "index")
+    with directory.lock():
+        yield Generations(directory, CLOCK)
+
+
+async def add_slice(generations: Generations, serials: range) -> None:
+    batch = SIGNER.batch()
+    with generations.directory.writer(0) as writer:
+        for serial in serials:
+            writer.add(batch.sign(serial))
+        writer.finish()
+    await generations.add_slice([writer.path])
+
+
+async def test_a_long_pass_keeps_few_segments_while_it_runs(generations: Generations) -> None:
+    await generations.begin_pass()
+    most = 0
+    for number in range(40):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+        while await generations.merge():
+            pass
+        most = max(most, len(generations.segments))
+    assert most <= MAX_SEGMENTS
+    index = generations.open()
+    assert index.entries == 400
+    assert all(index.lookup(*KEY, serial) is not None for serial in range(400))
+
+
+async def test_a_change_during_a_pass_stays_in_front_of_its_merged_slices(generations: Generations) -> None:
+    await generations.begin_pass()
+    revoked = SIGNER.batch().sign(5, CertStatus.REVOKED, 1, CLOCK.now())
+
+    def fill(writer: SegmentWriter) -> None:
+        writer.add(revoked)
+
+    await generations.add_changes(fill, [])
+    for number in range(MAX_SEGMENTS + 2):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+    assert await generations.merge()
+    await generations.end_pass()
+    await generations.begin_pass()
+    while await generations.merge():
+        pass
+    found = generations.open().lookup(*KEY, 5)
+    assert found is not None
+    assert found.status == CertStatus.REVOKED
+
+
+def unfinished(directory: Path) -> list[Path]:
+    return list(directory.glob("*new-*"))
+
+
+class Watched(IndexDirectory):
+    """Notes the priority of every thread that adopts a segment; holds up `map` until it may go on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.priorities: list[int] = []
+        self.mapping, self.may_map = threading.Event(), threading.Event()
+
+    def adopt(self, path: str | Path) -> SegmentRef:
+        self.priorities.append(os.getpriority(os.PRIO_PROCESS, 0))  # 0: the calling thread
+        return super().adopt(path)
+
+    def map(self, refs: Sequence[SegmentRef]) -> list[Segment]:
+        self.mapping.set()
+        assert self.may_map.wait(10)
+        return super().map(refs)
+
+
+async def test_merges_have_a_lower_priority_than_the_rest(tmp_path: Path) -> None:
+    directory = Watched(tmp_path)
+    directory.may_map.set()
+    generations = Generations(directory, CLOCK)
+    await add_slice(generations, range(10))
+    await add_slice(generations, range(10, 20))
+    await generations.end_pass()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert await generations.merge()
+    assert directory.priorities == [own, own, min(own + MERGE_NICENESS, 19)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
+async def test_a_merge_that_is_cancelled_publishes_nothing_and_ends_soon(tmp_path: Path) -> None:
+    directory = Watched(tmp_path)
+    generations = Generations(directory, CLOCK)
+    for number in range(3):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+    await generations.end_pass()
+    before = directory.manifest()
+    merging = asyncio.create_task(generations.merge())
+    assert await asyncio.to_thread(directory.mapping.wait, 10)
+    merging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await merging
+    directory.may_map.set()
+    generations.close()
+    assert directory.manifest() == before
+    assert not unfinished(tmp_path)
+
+
+async def test_a_damaged_segment_is_named_and_nothing_changes(generations: Generations) -> None:
+    for number in range(2):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+    await generations.end_pass()
+    before = generations.directory.manifest()
+    damaged = generations.directory.segment_path(generations.segments[0])
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(IndexFileError, match=damaged.name):
+        await generations.merge()
+    assert generations.directory.manifest() == before
