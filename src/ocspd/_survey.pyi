@@ -8,13 +8,15 @@ def stale(
     rows: list[tuple[int, int, int, bytes | None]],
     now_s: int,
     spread_s: int = 0,
+    until_s: int | None = None,
 ) -> list[int]:
     """Return the positions of the rows that need a new answer under any of the CertID prefixes.
 
     A row is (serial, status, reason, revocation time as GeneralizedTime or None). It is stale when
     there is no answer, when the newest one says something else, is due for refresh, or has a
     thisUpdate after now_s. `spread_s` makes every serial due up to that much earlier, by a
-    hash of its own, so that certificates signed together are not all due together again.
+    hash of its own, so that certificates signed together are not all due together again. No answer
+    is due that lasts until `until_s`, when the rows lose their force: a new one would not last longer.
     """
 
 def live_stats(index: Index) -> dict[tuple[str, bytes, bytes], dict[str, int]]:

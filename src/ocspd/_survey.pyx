@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Questions about whole indexes, for signers and supervisors. Public surface in _survey.pyi."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
@@ -39,7 +39,8 @@ cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
     return stored == reason
 
 
-def stale(Index index not None, list keys not None, list rows not None, int64_t now_s, int64_t spread_s=0):
+def stale(Index index not None, list keys not None, list rows not None, int64_t now_s, int64_t spread_s=0, until_s=None):
+    cdef int64_t end = INT64_MAX if until_s is None else until_s
     cdef Found found
     cdef const Template *template
     cdef Span serial
@@ -69,7 +70,7 @@ def stale(Index index not None, list keys not None, list rows not None, int64_t 
                 template = found.template
                 if (
                     template.status != status
-                    or template.refresh_at - early <= now_s
+                    or (template.refresh_at - early <= now_s and template.next_update < end)
                     or template.this_update > now_s
                     or (status == 1 and not same_revocation(&found, revoked_at, reason))
                 ):

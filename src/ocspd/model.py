@@ -136,6 +136,8 @@ class StatusRow:
     reason: int
     revoked_at: datetime | None
     expiry: datetime
+    until: datetime | None = None
+    """How long the status counts, where its source says so (a CRL's nextUpdate): no answer outlasts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

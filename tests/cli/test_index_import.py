@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -225,6 +226,15 @@ def test_a_delta_crl_takes_a_certificate_off_hold(authority: Path, tmp_path: Pat
         found = indexing.lookup(IndexDirectory(tmp_path / "index").open(), CHAIN.ca, serial)
         assert {answer.status for answer in found.values()} == {status}
         assert set(found) == {"sha1", "sha256"}
+
+
+def test_an_answer_does_not_outlast_the_crl_it_comes_from(authority: Path, tmp_path: Path) -> None:
+    host = authority / "host2.pem"
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=3)
+    (tmp_path / "short.crl").write_bytes(der(crl([revoked(serial_of(host))], end=end)))
+    assert build(authority, tmp_path / "index", "-crl", tmp_path / "short.crl") == 0
+    said = ask(authority, tmp_path / "index", host, tmp_path / "answer.der")
+    assert f"Next Update: {end:%b} {end.day:2d} {end:%H:%M:%S %Y} GMT" in said
 
 
 def test_several_issuers_each_have_their_own_index_txt(authority: Path, tmp_path: Path) -> None:

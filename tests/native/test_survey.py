@@ -63,6 +63,17 @@ def test_a_row_is_stale_when_its_answer_is_missing_different_due_or_of_the_futur
     assert stale(index, [KEY], [(-1, 0, 0, None)], NOW_S) == [0]
 
 
+def test_an_answer_that_cannot_be_made_to_last_longer_is_not_due(tmp_path: Path) -> None:
+    index = Index([segment(tmp_path / "segment", CA.answer(1), refresh_at=NOW_S + 1000)])
+    found = index.lookup(*KEY, 1)
+    assert found is not None
+    row: list[tuple[int, int, int, bytes | None]] = [(1, 0, 0, None)]
+    due_s = NOW_S + 1000
+    assert stale(index, [KEY], row, due_s, 0, found.next_update + 1) == [0]
+    assert stale(index, [KEY], row, due_s, 0, found.next_update) == []
+    assert stale(index, [KEY], [(1, 1, 0, b"20260301000000Z")], due_s, 0, found.next_update) == [0]
+
+
 def test_renewal_is_spread_over_the_time_before_it_is_due(tmp_path: Path) -> None:
     serials = range(1, 400)
     index = Index([segment(tmp_path / "segment", *map(CA.answer, serials), refresh_at=NOW_S + 1000)])

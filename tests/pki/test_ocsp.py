@@ -202,6 +202,15 @@ def test_C71_nextUpdate_is_not_after_the_notAfter_of_the_signing_certificate(*, 
     assert f"expires on {end:%Y-%m-%dT%H:%M:%SZ}" in signer.warnings[0]
 
 
+def test_nextUpdate_is_not_after_the_end_of_what_is_known() -> None:
+    signer = make_chain().signer()
+    until = signer.clock.now() + HOUR
+    assert signer.batch(until=until).next_update == until
+    assert signer.batch(until=until + 1000 * HOUR).next_update == signer.batch().next_update
+    with pytest.raises(ConfigError, match=r"what is known .* ended on .*Z: give a current CRL"):
+        signer.batch(until=signer.clock.now())
+
+
 def test_C55_the_interval_with_its_last_second_is_the_validity_asked_for() -> None:
     batch = make_chain().signer(validity=240 * HOUR).batch()
     assert batch.next_update - batch.this_update + timedelta(seconds=1) == timedelta(days=10)

@@ -447,6 +447,21 @@ async def test_an_expired_crl_is_used_when_that_is_asked_for(files: Files) -> No
     assert told(await files.read_crls(content, allow_expired=True)) == {1: 0}
 
 
+async def test_what_a_crl_says_counts_until_its_next_update(files: Files) -> None:
+    second = NOW.replace(microsecond=0)  # as in a CRL
+    soon, later = second + timedelta(hours=5), second + timedelta(days=7)
+    complete = der(crl([revoked(1)], number=1, end=later))
+    rows = await files.read_crls(complete, serials="1\n2")
+    assert {row.until for row in rows.values()} == {later}
+    delta = der(crl([revoked(2)], number=2, base=1, end=soon))
+    rows = await files.read_crls(complete, delta, serials="1\n2\n3")
+    assert {row.until for row in rows.values()} == {soon}
+    rows = await files.read_crls(complete, serials="1\n2", allow_expired=True)
+    assert {row.until for row in rows.values()} == {None}
+    rows = await files.read_index(line())
+    assert rows[1].until is None
+
+
 async def test_a_ca_that_may_not_sign_crls_is_refused(files: Files) -> None:
     key = CHAIN.ca_key
     plain = make_certificate(CHAIN.ca.subject, key, CHAIN.ca.subject, key, serial=3)

@@ -413,10 +413,8 @@ async def test_a_failed_pass_leaves_the_index_as_it_was(tmp_path: Path) -> None:
 
 
 async def test_times_given_to_workers_survive_the_way_there() -> None:
-    assert signing_pool.to_row(row(5, "", CertStatus.REVOKED, reason=4, revoked_at=ZERO_TIME)) == (
-        5,
-        1,
-        4,
-        ZERO_TIME.timestamp(),
-    )
+    late = row(5, "", CertStatus.REVOKED, reason=4, revoked_at=ZERO_TIME)
+    chunk = signing_pool.to_chunk(0, NOW, [late])
+    assert chunk.rows == [(5, 1, 4, ZERO_TIME.timestamp())]
+    assert chunk.until is None
     assert datetime.fromtimestamp(ZERO_TIME.timestamp(), UTC) == ZERO_TIME

@@ -256,12 +256,12 @@ class OCSPSigner:
     def _untrimmed_next_update(self, now: datetime) -> datetime:
         return _truncate(now, self.this_update_step) + self.validity - _SECOND
 
-    def batch(self, now: datetime | None = None) -> Batch:
+    def batch(self, now: datetime | None = None, *, until: datetime | None = None) -> Batch:
         """Encode what all responses signed at one instant (the clock's, if not given) share.
 
         producedAt is truncated to the minute; nextUpdate is not later than the notAfter of the
-        certificate that signed (Mozilla root store policy §6). Raises ConfigError when that
-        certificate has expired.
+        certificate that signed (Mozilla root store policy §6), nor than `until`, when what is known of
+        the certificates ends. Raises ConfigError when either lies in the past.
         """
         now = self.clock.now() if now is None else now.astimezone(UTC)
         end = self.responder.not_valid_after_utc
@@ -270,6 +270,11 @@ class OCSPSigner:
             raise ConfigError(
                 f"{responder_name} ({self.responder.subject.rfc4514_string()}): expired on {iso(end)}: "
                 "issue a new one"
+            )
+        if until is not None and until <= now:
+            raise ConfigError(
+                f"what is known of the certificates of {self.subject} ended on {iso(until)}: "
+                "give a current CRL"
             )
         if self.responder_id == "key":
             responder_id = der.tlv(
@@ -291,7 +296,7 @@ class OCSPSigner:
             certificates=certificates,
             produced_at=_truncate(now, _MINUTE),
             this_update=_truncate(now, self.this_update_step),
-            next_update=min(self._untrimmed_next_update(now), end),
+            next_update=min(self._untrimmed_next_update(now), end, until or end),
         )
 
     def sign(

@@ -8,7 +8,9 @@ database otherwise. The rules:
     nothing else (CA/Browser Forum BR §4.9.9: never "good" for a serial that was not assigned). A list of
     serials is of use only beside a CRL or an index.txt of the same issuer, which says what is revoked.
  3. What index.txt calls expired is not answered, as with a database.
- 4. A CRL that cannot be used ends the import: without it a revoked certificate would be called good. A line
+ 4. What a CRL says counts until its nextUpdate, and answers end then at the latest, unless expired CRLs are
+    allowed.
+ 5. A CRL that cannot be used ends the import: without it a revoked certificate would be called good. A line
     that cannot be used is left out, and its serial is not called good.
 """
 
@@ -222,6 +224,7 @@ class _Reading:
         self._issuers = issuers
         self._now = now
         self._now_s = int(now.timestamp())
+        self._until: dict[int, datetime] = {}
         self._told = on_bytes
         self._on_skip = on_skip
 
@@ -294,6 +297,9 @@ class _Reading:
 
     def _check(self, heading: Heading) -> None:
         heading.check_time(self._now, allow_expired=self._sources.allow_expired)
+        if heading.next_update is not None and not self._sources.allow_expired:
+            before = self._until.get(heading.issuer, _NEVER)
+            self._until[heading.issuer] = min(heading.next_update, before)
         if heading.partial and self._sources.issuers[heading.issuer].serials:
             self.report.remarks.append(
                 f"{heading.where}: covers a part of the CA's certificates only (issuingDistributionPoint): "
@@ -414,6 +420,7 @@ class _Reading:
                     reason=reason,
                     revoked_at=None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC),
                     expiry=_NEVER,
+                    until=self._until.get(issuer),
                 )
             )
         return found

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.model import OCSPRow, normalize_aki
-from ocspd.service.signing_pool import Chunk, LocalSigning, Segments, Signing, SigningPool, to_row
+from ocspd.service.signing_pool import LocalSigning, Segments, Signing, SigningPool, to_chunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -290,7 +290,7 @@ class _Refresh:
         return next((number for number, signer in enumerate(self.signers) if signer.issued(pem)), None)
 
     async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
-        signed = await signing.sign(Chunk(number, self.clock.now(), [to_row(row) for row in rows]))
+        signed = await signing.sign(to_chunk(number, self.clock.now(), rows))
         done = [
             (row, answers)
             for row, answers in zip(rows, signed.answers, strict=True)

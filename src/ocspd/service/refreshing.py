@@ -39,7 +39,7 @@ from ocspd.service.presigning import (
     refresh_table,
     usable_cpus,
 )
-from ocspd.service.signing_pool import Chunk, LocalSigning, SigningPool, to_row
+from ocspd.service.signing_pool import LocalSigning, SigningPool, to_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -319,7 +319,7 @@ class Refresher:
             for number, some in rows.items():
                 parts = [some[at : at + CHUNK_ROWS] for at in range(0, len(some), CHUNK_ROWS)]
                 for signed in await asyncio.gather(
-                    *(signing.sign(Chunk(number, now, [to_row(row) for row in part])) for part in parts)
+                    *(signing.sign(to_chunk(number, now, part)) for part in parts)
                 ):
                     due = self._signers[number].due_s(signed.this_update, signed.next_update)
                     for result in signed.answers:
@@ -422,7 +422,15 @@ class _Wanted:
         """Return the rows of the signer's issuer to sign."""
         asked = [(row.serial, *_told(row)) for row in rows]
         now_s = int(self._clock.now().timestamp())
-        positions = stale(self._index, self._keys[number], asked, now_s, self._spread_s[number])
+        until_s = min((row.until.timestamp() for row in rows if row.until is not None), default=None)
+        positions = stale(
+            self._index,
+            self._keys[number],
+            asked,
+            now_s,
+            self._spread_s[number],
+            None if until_s is None else int(until_s),
+        )
         return [rows[position] for position in positions]
 
 

@@ -46,6 +46,8 @@ class Chunk:
     signer: int
     now: datetime
     rows: list[Row]
+    until: datetime | None = None
+    """When the answers end at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,13 @@ class Signing(Protocol):
         ...
 
 
-def to_row(row: StatusRow) -> Row:
-    """Reduce a status row to what signing needs."""
+def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow]) -> Chunk:
+    """Reduce rows of one issuer to what signing needs."""
+    ends = [row.until for row in rows if row.until is not None]
+    return Chunk(signer, now, [_to_row(row) for row in rows], min(ends, default=None))
+
+
+def _to_row(row: StatusRow) -> Row:
     revoked_at = None if row.revoked_at is None else row.revoked_at.timestamp()
     return row.serial, int(row.status), row.reason, revoked_at
 
@@ -106,18 +113,18 @@ class _Bench:
 
     def __init__(self, signers: Iterable[OCSPSigner], segments: Segments | None = None) -> None:
         self._signers = list(signers)
-        self._batches: dict[int, tuple[datetime, Batch]] = {}
+        self._batches: dict[int, tuple[tuple[datetime, datetime | None], Batch]] = {}
         self._segments = segments
         self._writer: SegmentWriter | None = None
         self._written = 0
 
     def sign(self, chunk: Chunk) -> SignedChunk:
         signer = self._signers[chunk.signer]
-        minute = chunk.now.replace(second=0, microsecond=0)
-        made_at, batch = self._batches.get(chunk.signer, (None, None))
-        if batch is None or made_at != minute:
-            batch = signer.batch(chunk.now)
-            self._batches[chunk.signer] = minute, batch
+        times = chunk.now.replace(second=0, microsecond=0), chunk.until
+        made_for, batch = self._batches.get(chunk.signer, (None, None))
+        if batch is None or made_for != times:
+            batch = signer.batch(chunk.now, until=chunk.until)
+            self._batches[chunk.signer] = times, batch
         sign_each, hashes = batch.sign_each, signer.certid_hashes
         answers: list[list[bytes] | str] = []
         reasons_dropped = 0
