@@ -8,12 +8,15 @@ Rules of this file
    doubt, aiohttp has the connection and ends it with its answer (RFC 9112 §6.3): so no octets whose
    meaning is in doubt are ever taken for a request, and no connection stays slow.
 3. Everything kept for a client is bounded: one request's octets, plus what one read delivers.
+4. Responses go to the socket directly, all those to one read in one system call. What it does not take
+   is the transport's, and while the transport has something to write, so is everything after it.
 """
 
 import asyncio
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -26,12 +29,18 @@ from ocspd._http cimport (
     read_head,
     skip_chunks,
 )
-from ocspd._responder cimport Responder, strange_condition
+from ocspd._responder cimport HEAD_ROOM, Responder, Verdict, strange_condition
 
 from ocspd import metrics
 
+cdef extern from "<sys/socket.h>" nogil:
+    Py_ssize_t send(int descriptor, const void *data, size_t size, int flags)
+    int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+
 cdef enum:
     SAMPLE = 16  # every 16th read is timed
+    OUT_ROOM = 1 << 14  # octets of responses in one system call
 
 _POSITION = {name: position for position, name in enumerate(metrics.COUNTERS)}
 
@@ -54,6 +63,14 @@ if metrics.SLOW_CAUSES != ("method", "target", "version", "header", "chunked", "
     raise ImportError("metrics.SLOW_CAUSES and _http.Cause disagree")
 
 
+# What _socket is until the connection's descriptor is known. Asking for it costs half a microsecond, and
+# many connections carry one answer only.
+cdef enum:
+    NO_SOCKET = -1  # the transport alone can write, as with TLS
+    NOT_USED = -2
+    USED_ONCE = -3
+
+
 cdef enum State:
     FAST = 0
     SLOW = 1
@@ -72,7 +89,16 @@ cdef class Connections:
     cdef Py_ssize_t _maximum
     cdef int64_t _ticks
     cdef bint _draining
+    cdef uint8_t *_out  # where responses are put together; empty between two calls of a connection
     cdef object __weakref__
+
+    def __cinit__(self):
+        self._out = <uint8_t *> malloc(OUT_ROOM)
+        if self._out == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self._out)
 
     def __init__(
         self, Responder responder not None, *, slow_factory, header_timeout_s=10, idle_timeout_s=75,
@@ -94,6 +120,7 @@ cdef class Connections:
         cdef OCSPConnection connection = OCSPConnection.__new__(OCSPConnection)
         connection._pool = self
         connection._responder = self._responder
+        connection._socket = NOT_USED
         return connection
 
     def tick(self, now_s):
@@ -137,7 +164,8 @@ cdef class OCSPConnection:
     cdef Connections _pool
     cdef Responder _responder
     cdef object _transport
-    cdef object _write
+    cdef int _socket
+    cdef bint _queued  # the transport had something to write when last looked at
     cdef State _state
     cdef bint _paused
     cdef bint _ended
@@ -166,7 +194,6 @@ cdef class OCSPConnection:
     def connection_made(self, transport):
         cdef uint64_t *counters = self._responder._counters
         self._transport = transport
-        self._write = transport.write
         self._since = self._pool._ticks
         if len(self._pool._open) >= self._pool._maximum:
             counters[N_REFUSED] += 1
@@ -181,8 +208,8 @@ cdef class OCSPConnection:
             self._pool._open.discard(self)
             self._responder._counters[N_CLOSED] += 1
         self._state = CLOSED
+        self._socket = NO_SOCKET
         self._drop_slow(exc)
-        self._write = None
 
     def eof_received(self):
         self._ended = True
@@ -271,6 +298,8 @@ cdef class OCSPConnection:
 
     cdef int _process_buffer(self) except -1:
         """Go on with the octets kept."""
+        if self._transport.is_closing():  # its descriptor may be another connection's by now
+            return 0
         cdef uint8_t *taken = self._buffer
         cdef Py_ssize_t size = self._buffered
         cdef Py_ssize_t used
@@ -291,15 +320,16 @@ cdef class OCSPConnection:
     cdef Py_ssize_t _process(self, const uint8_t *p, Py_ssize_t size) except -1:
         """Answer the requests in p; the octets used up. The rest has to wait for more, or for the client."""
         cdef Request request
-        cdef Py_ssize_t used = 0
+        cdef Verdict verdict
+        cdef uint8_t *out = self._pool._out
+        cdef Py_ssize_t used = 0, filled = 0
         cdef Py_ssize_t total
-        cdef bytes response
         while used < size and self._state == FAST and not self._paused:
             if p[used] == c"\r" or p[used] == c"\n":  # empty lines before a request (RFC 9112 §2.2)
                 used += 1
                 continue
             if not read_head(p + used, size - used, &request):
-                return used
+                break
             if request.cause == C_NONE and strange_condition(&request):
                 request.cause = Cause.C_HEADER
             if request.cause == C_NONE:
@@ -307,19 +337,69 @@ cdef class OCSPConnection:
                 if request.method == POST:
                     total += request.content_length
                     if total > size - used:
-                        return used
+                        break
                 if self._pool._draining:
                     request.keep_alive = 0
-                response = self._responder._respond(&request, p + used + request.head_size)
-                if response is not None:
+                if self._responder._settle(&request, p + used + request.head_size, &verdict):
+                    if verdict.body_size > <size_t> (OUT_ROOM - HEAD_ROOM - filled):
+                        self._send(out, filled)
+                        filled = 0
                     used += total
-                    self._write(response)
+                    if verdict.body_size > OUT_ROOM - HEAD_ROOM:
+                        self._write(self._responder._response(&request, &verdict))
+                    else:
+                        filled += self._responder._render(&request, &verdict, out + filled)
+                    if self._queued:  # the client reads slowly: it is paused with the first answer too many
+                        self._send(out, filled)
+                        filled = 0
                     if not request.keep_alive:
+                        self._send(out, filled)
                         self._close()
                         return size
                     continue
+            if filled:
+                self._send(out, filled)
+                filled = 0
+                if self._state != FAST or self._paused:
+                    break
             used += self._hand_over(&request, p + used, size - used)
+        self._send(out, filled)
         return used
+
+    cdef int _send(self, const uint8_t *data, Py_ssize_t size) except -1:
+        """Give octets to the socket, and what it does not take now to the transport."""
+        cdef Py_ssize_t sent = 0
+        if size == 0:
+            return 0
+        if self._socket < NO_SOCKET:
+            self._find_socket()
+        if self._queued:
+            self._queued = self._transport.get_write_buffer_size() > 0
+        if self._socket >= 0 and not self._queued:
+            sent = send(self._socket, data, <size_t> size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent == size:
+                return 0
+            if sent < 0:  # full, or broken: the transport finds out which
+                sent = 0
+        self._write((<const char *> data)[sent:size])
+        return 0
+
+    cdef int _find_socket(self) except -1:
+        """Get to know the connection's descriptor when it is used a second time."""
+        if self._socket == NOT_USED:
+            self._socket = USED_ONCE
+            return 0
+        socket = self._transport.get_extra_info("socket")
+        self._socket = NO_SOCKET
+        if socket is not None and self._transport.get_extra_info("sslcontext") is None:
+            self._socket = socket.fileno()
+        return 0
+
+    cdef int _write(self, bytes data) except -1:
+        """Give octets to the transport."""
+        self._queued = True
+        self._transport.write(data)
+        return 0
 
     cdef int _close(self) except -1:
         """Write what is waiting, then close; nothing more is read."""
@@ -440,7 +520,7 @@ cdef class SlowTransport:
 
     def write(self, data):
         if self._connection is not None:
-            self._connection._transport.write(data)
+            self._connection._write(bytes(data))
 
     def writelines(self, data):
         self.write(b"".join(data))

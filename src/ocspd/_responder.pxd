@@ -3,7 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ocspd._http cimport Request
-from ocspd._index cimport ETAG_OCTETS, Found, Index
+from ocspd._index cimport ETAG_OCTETS, Found, Index, Template
+
+cdef enum:
+    HEAD_ROOM = 512
 
 cdef enum Outcome:
     GOOD = 0
@@ -20,6 +23,8 @@ cdef enum Outcome:
 cdef struct Verdict:
     Outcome outcome
     Found found
+    const Template *template  # NULL for an answer that is not signed
+    size_t body_size  # of the answer to a GET
     int64_t max_age_s
     uint8_t tag[ETAG_OCTETS]
 
@@ -34,8 +39,11 @@ cdef class Responder:
     cdef int64_t _now
     cdef char[32] _date
     cdef bytes _prefix
+    cdef const char *_prefix_text
+    cdef Py_ssize_t _prefix_size
     cdef int64_t _cap
     cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil
     cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Verdict *verdict) noexcept nogil
-    cdef bytes _render(self, const Request *request, Verdict *verdict)
-    cdef bytes _respond(self, Request *request, const uint8_t *body)
+    cdef bint _settle(self, Request *request, const uint8_t *body, Verdict *verdict) noexcept nogil
+    cdef Py_ssize_t _render(self, const Request *request, const Verdict *verdict, uint8_t *out) noexcept nogil
+    cdef bytes _response(self, const Request *request, const Verdict *verdict)

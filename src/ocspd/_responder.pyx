@@ -2,8 +2,7 @@
 """What to answer: from an HTTP request to the bytes of its response. Public surface in _responder.pyi.
 
 Rules of this file
-1. On the hot path the only Python objects made are the response `bytes`; heads are rendered into
-   a buffer on the stack, answers assembled straight into the response.
+1. The hot path is `nogil`: `_settle` decides, `_render` writes head and body where the caller wants them.
 2. What is written equals what `web/ocsp.py` writes, octet for octet, Date aside.
 3. Connections are `_fastpath`'s: nothing here waits, keeps or closes.
 """
@@ -34,7 +33,6 @@ from ocspd import metrics
 
 cdef enum:
     OVERDUE_MAX_AGE_S = 60  # max-age of an answer whose successor is late
-    HEAD_ROOM = 512
 
 _OUTCOMES = metrics.OUTCOMES
 COUNTERS = metrics.COUNTERS
@@ -133,6 +131,8 @@ cdef class Responder:
         self._counters = self._own
         self._index = Index(())
         self._prefix = b""
+        self._prefix_text = self._prefix
+        self._prefix_size = 0
 
     def __init__(self, Index index not None, *, path="/", counters=None, max_age_cap_s=0):
         if self._shared:
@@ -145,6 +145,8 @@ cdef class Responder:
             self._counters = <uint64_t *> self._block.buf
         self._index = index
         self._prefix = path.strip("/").encode()
+        self._prefix_text = self._prefix
+        self._prefix_size = len(self._prefix)
         self._cap = max_age_cap_s
         self.set_time(0)
 
@@ -213,28 +215,51 @@ cdef class Responder:
             etag_octets(&verdict.found, verdict.tag)
             verdict.max_age_s = self._max_age(&verdict.found, verdict.tag)
 
-    cdef bytes _render(self, const Request *request, Verdict *verdict):
-        """The HTTP response to a request whose outcome is known."""
-        cdef char head[HEAD_ROOM]
-        cdef char *at = head
-        cdef const Template *template = NULL
-        cdef const char *error = NULL
-        cdef size_t body = 0
-        cdef size_t size
+    cdef bint _settle(self, Request *request, const uint8_t *body, Verdict *verdict) noexcept nogil:
+        """Decide on a complete request that the fast path knows; False, with its cause set, when it does not."""
+        cdef uint8_t der[TARGET_LIMIT]
+        cdef const uint8_t *prefix = <const uint8_t *> self._prefix_text
+        cdef Py_ssize_t size
         cdef char hexed[2 * ETAG_OCTETS]
-        cdef bytes response
-        cdef Span condition
-        cdef char *out
+        verdict.body_size = 5
+        if request.method == POST:
+            if self._prefix_size and decode_target(
+                request.target.p, request.target.n, prefix, self._prefix_size, der
+            ) == -2:
+                request.cause = C_TARGET
+                return False
+            self._decide(body, request.content_length, verdict)
+        else:
+            size = decode_target(request.target.p, request.target.n, prefix, self._prefix_size, der)
+            if size == -2 or ((size <= 0 or request.target.n > 2048) and not plain_target(request.target)):
+                request.cause = C_TARGET
+                return False
+            if size == -1:
+                verdict.outcome = MALFORMED
+            elif size == 0:
+                verdict.outcome = HEALTH
+                verdict.body_size = 0
+            else:
+                self._decide(der, size, verdict)
         if verdict.outcome <= UNKNOWN:
-            template = verdict.found.template
-            body = template.der_size
-            put_hex(hexed, verdict.tag, ETAG_OCTETS)
-            condition = request.if_none_match
-            if condition.p != NULL and request.method != POST and matches(condition, hexed):
-                verdict.outcome = NOT_MODIFIED
-        elif verdict.outcome != HEALTH:
-            error = error_body(verdict.outcome)
-            body = 5
+            verdict.template = verdict.found.template
+            verdict.body_size = verdict.template.der_size
+            if request.if_none_match.p != NULL and request.method != POST:
+                put_hex(hexed, verdict.tag, ETAG_OCTETS)
+                if matches(request.if_none_match, hexed):
+                    verdict.outcome = NOT_MODIFIED
+        else:
+            verdict.template = NULL
+        return True
+
+    cdef Py_ssize_t _render(self, const Request *request, const Verdict *verdict, uint8_t *out) noexcept nogil:
+        """Write the HTTP response to a settled request and count it; the octets written.
+
+        `out` has room for HEAD_ROOM and verdict.body_size octets.
+        """
+        cdef char *at = <char *> out
+        cdef const Template *template = verdict.template
+        cdef Py_ssize_t size
         at = put(at, "HTTP/1.", 7)
         at[0] = <char> (c"0" + request.minor)
         at += 1
@@ -247,10 +272,10 @@ cdef class Responder:
                 at = put(at, " 500 Internal Server Error\r\n", 28)
             else:
                 at = put(at, " 200 OK\r\n", 9)
-            if body:
+            if verdict.body_size:
                 at = put(at, "Content-Type: application/ocsp-response\r\n", 41)
             at = put(at, "Content-Length: ", 16)
-            at = put_number(at, <int64_t> body)
+            at = put_number(at, <int64_t> verdict.body_size)
             at = put(at, "\r\n", 2)
         if template != NULL:
             at = put(at, "Cache-Control: max-age=", 23)
@@ -261,7 +286,7 @@ cdef class Responder:
                 at = put(at, "\r\nExpires: ", 11)
                 at = put(at, template.expires, 29)
             at = put(at, "\r\nETag: \"", 9)
-            at = put(at, hexed, 2 * ETAG_OCTETS)
+            at = put_hex(at, verdict.tag, ETAG_OCTETS)
             at = put(at, "\"\r\nDate: ", 9)
         else:
             at = put(at, "Cache-Control: max-age=0, no-cache\r\nDate: ", 42)
@@ -272,50 +297,30 @@ cdef class Responder:
         elif request.minor:
             at = put(at, "\r\nConnection: close", 19)
         at = put(at, "\r\n\r\n", 4)
-        size = <size_t> (at - head)
-        if request.method == HEAD_METHOD or verdict.outcome == NOT_MODIFIED:
-            body = 0
-        response = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> (size + body))
-        out = <char *> response
-        memcpy(out, head, size)
-        if body:
+        size = at - <char *> out
+        if request.method != HEAD_METHOD and verdict.outcome != NOT_MODIFIED and verdict.body_size:
             if template != NULL:
-                assemble(&verdict.found, <uint8_t *> out + size)
+                assemble(&verdict.found, out + size)
             else:
-                memcpy(out + size, error, body)
-        return response
-
-    cdef bytes _respond(self, Request *request, const uint8_t *body):
-        """Answer a complete request that the fast path knows; counts it."""
-        cdef uint8_t der[TARGET_LIMIT]
-        cdef Verdict verdict
-        cdef Py_ssize_t size
-        cdef bytes response
-        if request.method == POST:
-            if len(self._prefix) and decode_target(
-                request.target.p, request.target.n, <const uint8_t *> <const char *> self._prefix,
-                len(self._prefix), der
-            ) == -2:
-                request.cause = C_TARGET
-                return None
-            self._decide(body, request.content_length, &verdict)
-        else:
-            size = decode_target(
-                request.target.p, request.target.n, <const uint8_t *> <const char *> self._prefix,
-                len(self._prefix), der
-            )
-            if size == -2 or ((size <= 0 or request.target.n > 2048) and not plain_target(request.target)):
-                request.cause = C_TARGET
-                return None
-            if size == -1:
-                verdict.outcome = MALFORMED
-            elif size == 0:
-                verdict.outcome = HEALTH
-            else:
-                self._decide(der, size, &verdict)
-        response = self._render(request, &verdict)
+                memcpy(out + size, error_body(verdict.outcome), verdict.body_size)
+            size += <Py_ssize_t> verdict.body_size
         self._counters[<int> request.method * N_OUTCOMES + <int> verdict.outcome] += 1
-        self._counters[N_SENT] += <uint64_t> len(response)
+        self._counters[N_SENT] += <uint64_t> size
+        return size
+
+    cdef bytes _response(self, const Request *request, const Verdict *verdict):
+        """Return what `_render` writes."""
+        cdef uint8_t small[2048]
+        cdef uint8_t *out = small
+        cdef size_t room = HEAD_ROOM + verdict.body_size
+        cdef bytes response
+        if room > sizeof(small):
+            out = <uint8_t *> PyMem_Malloc(room)
+            if out == NULL:
+                raise MemoryError
+        response = (<char *> out)[:self._render(request, verdict, out)]
+        if out != small:
+            PyMem_Free(out)
         return response
 
     def answer(self, bytes request_der not None):
@@ -343,6 +348,7 @@ cdef class Responder:
 
     def respond(self, bytes data not None):
         cdef Request request
+        cdef Verdict verdict
         cdef const uint8_t *p = <const uint8_t *> <const char *> data
         cdef Py_ssize_t total
         if not read_head(p, len(data), &request) or request.cause != C_NONE:
@@ -352,7 +358,9 @@ cdef class Responder:
         total = request.head_size + (request.content_length if request.method == POST else 0)
         if total != len(data):
             return None
-        return self._respond(&request, p + request.head_size)
+        if not self._settle(&request, p + request.head_size, &verdict):
+            return None
+        return self._response(&request, &verdict)
 
 
 cdef const char *error_body(Outcome outcome) noexcept nogil:

@@ -3,24 +3,36 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import re
+import socket
+import ssl
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.native.pair import Service
 from tests.native.strategies import clean_requests, places
 from tests.native.transports import cut
-from tests.native.world import GOOD, authorities, stored
+from tests.native.world import GOOD, REVOKED, authorities, stored
 from tests.web.raw_http import get, post
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
 DER = authorities()[0].request(GOOD)
+REVOKED_DER = authorities()[0].request(REVOKED)
 GET = get("/" + base64.b64encode(DER).decode())
 ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")
 ANSWER = stored()[1].der
@@ -37,11 +49,14 @@ def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
 
 
 @asynccontextmanager
-async def serving(factory: object) -> AsyncIterator[int]:
+async def serving(factory: object, *, send_buffer: int = 0) -> AsyncIterator[int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = await asyncio.get_running_loop().create_server(
-        cast("Callable[[], asyncio.Protocol]", factory), "127.0.0.1", 0
+        cast("Callable[[], asyncio.Protocol]", factory), sock=listener
     )
-    yield server.sockets[0].getsockname()[1]
+    yield listener.getsockname()[1]
     server.close()
 
 
@@ -158,6 +173,84 @@ async def flood(*, reads: bool) -> None:
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_flood_is_answered_as_fast_as_it_is_read(runner: asyncio.Runner, *, reads: bool) -> None:
     runner.run(flood(reads=reads))
+
+
+async def dribble() -> None:
+    """A client whose buffers are small and who reads little at a time, so that few responses fit at once."""
+    service, reference = Service(), Service()
+    different = [GET, post(REVOKED_DER), ODD, GET * 30, post(REVOKED_DER) * 7, ODD + GET, get("/AAAA")]
+    random.Random(3).shuffle(different)
+    ours = serving(service.connections.protocol, send_buffer=4096)
+    async with ours as port, serving(reference.server) as theirs:
+        wanted = b"".join([b"".join(await ask_one_by_one(theirs, split(part))) for part in different]) * 20
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            client.settimeout(0)
+            loop = asyncio.get_running_loop()
+            sending = asyncio.create_task(loop.sock_sendall(client, b"".join(different) * 20))
+            said = b""
+            async with asyncio.timeout(30):
+                while len(said) < len(wanted):
+                    more = await loop.sock_recv(client, 1_500)
+                    assert more
+                    said += more
+                await sending
+    assert said == wanted
+    assert service.outcomes() == {name: 20 * count for name, count in reference.outcomes().items()}
+
+
+def split(requests: bytes) -> list[bytes]:
+    """Take pipelined GETs, or POSTs of one size, apart."""
+    starts = [found.start() for found in re.finditer(rb"(?:GET|POST) /", requests)]
+    return [requests[a:b] for a, b in pairwise([*starts, len(requests)])]
+
+
+def test_what_the_socket_does_not_take_at_once_follows_in_order(runner: asyncio.Runner) -> None:
+    runner.run(dribble())
+
+
+async def encrypted(directory: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2126, 1, 1, tzinfo=UTC))
+        .sign(key, hashes.SHA256())
+    )
+    file = directory / "server.pem"
+    file.write_bytes(
+        certificate.public_bytes(Encoding.PEM)
+        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(file)
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    theirs.check_hostname = False
+    theirs.load_verify_locations(file)
+    service = Service()
+    server = await asyncio.get_running_loop().create_server(
+        cast("Callable[[], asyncio.Protocol]", service.connections.protocol), "127.0.0.1", 0, ssl=ours
+    )
+    port = server.sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=theirs)
+    writer.write(GET * 3)
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            assert (await reader.readuntil(ANSWER)).startswith(b"HTTP/1.1 200 OK")
+    writer.close()
+    with suppress(ConnectionError, ssl.SSLError):
+        await writer.wait_closed()
+    server.close()
+
+
+def test_nothing_is_written_beside_tls(runner: asyncio.Runner, tmp_path: Path) -> None:
+    runner.run(encrypted(tmp_path))
 
 
 async def vanish() -> None:
