@@ -23,11 +23,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ocspd._der import parse_response
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
-from ocspd.model import CertStatus
+from ocspd.model import CertStatus, StatusRow
 from ocspd.pki.ocsp import OCSPSigner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from ocspd.pki.ocsp_template import Batch
@@ -37,6 +37,7 @@ _TOP = 1 << 126  # serials keep 16 octets and a clear top bit, so every answer o
 _STRIDE = 0x2545F4914F6CDD1D9E3779B97F4A7C15  # odd: multiplying by it permutes the 126-bit numbers
 _POOL_OCTETS = 1 << 22
 _REVOKED_EVERY = 100
+_CHUNK_ROWS = 5_000
 
 
 def serial_of(number: int) -> int:
@@ -216,6 +217,32 @@ class RequestSource:
             b"POST / HTTP/1.1\r\nHost: ocsp.example.com\r\nAccept: */*\r\n"
             b"Content-Type: application/ocsp-request\r\nContent-Length: %d\r\n\r\n%b" % (len(der), der)
         )
+
+
+class Rows:
+    """A source of the status of certificates 0 to count - 1 that stores none of them."""
+
+    name = "made-up rows"
+
+    def __init__(self, count: int, aki: str, *, revoked_every: int = _REVOKED_EVERY) -> None:
+        self._count, self._aki, self._revoked_every = count, aki, revoked_every
+
+    async def stream_status(self) -> AsyncIterator[list[StatusRow]]:
+        expiry, revoked_at = datetime(2099, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+        aki, every, good, revoked = self._aki, self._revoked_every, CertStatus.GOOD, CertStatus.REVOKED
+        for start in range(0, self._count, _CHUNK_ROWS):
+            yield [
+                StatusRow(serial_of(number), aki, good, 0, None, expiry)
+                if number % every
+                else StatusRow(serial_of(number), aki, revoked, 1, revoked_at, expiry)
+                for number in range(start, min(start + _CHUNK_ROWS, self._count))
+            ]
+
+    async def get_certificate(self, serial: int, aki: str) -> None:
+        return None
+
+    async def upsert_ocsp(self, rows: Sequence[object]) -> None:
+        raise AssertionError("no table is written")
 
 
 def closing(request: bytes) -> bytes:

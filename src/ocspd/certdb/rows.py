@@ -123,12 +123,12 @@ def status_row(  # noqa: PLR0913, PLR0917  (the columns in the order of the quer
 ) -> StatusRow:
     """Read the six columns of a status; RowError for what CFSSL does not write."""
     return StatusRow(
-        serial=read_serial(serial),
-        aki=read_text(aki),
-        status=read_status(status),
-        reason=reason or 0,
-        revoked_at=read_revoked_at(revoked_at),
-        expiry=read_expiry(expiry),
+        read_serial(serial),
+        read_text(aki),
+        read_status(status),
+        reason or 0,
+        read_revoked_at(revoked_at),
+        read_expiry(expiry),
     )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.model import OCSPRow, normalize_aki
-from ocspd.service.signing_pool import LocalSigning, Segments, Signing, SigningPool, to_chunk
+from ocspd.service.signing_pool import DEPTH, LocalSigning, Segments, Signing, SigningPool, to_chunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -222,8 +222,8 @@ class _Refresh:
                     signing = await stack.enter_async_context(
                         SigningPool(self.signers, processes=processes, niceness=niceness, segments=segments)
                     )
-                # one chunk with each worker, one written, one waiting
-                slots = asyncio.Semaphore(processes + 2)
+                # what the workers have, one written, one waiting
+                slots = asyncio.Semaphore(DEPTH * processes + 2)
                 async with asyncio.TaskGroup() as tasks:
                     async for number, rows in self._chunks(first, stream):
                         chunk = rows if self.wanted is None else self.wanted(number, rows)

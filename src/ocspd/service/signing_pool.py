@@ -14,9 +14,11 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ocspd._writer import SegmentWriter
 from ocspd.errors import OCSPDError
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp_template import Batch
 
 _STOP_S = 2.0
+DEPTH = 2
+"""Chunks a worker has at a time: the next one lies in its pipe while it signs, so it never waits for us."""
 
 Row = tuple[int, int, int, float | None]
 """Serial, status, reason, revocation time in seconds since the epoch: cheap to pickle."""
@@ -210,14 +214,18 @@ class SigningPool:
         self._niceness = niceness
         self._size = processes
         self._workers: list[_Worker] = []
-        self._idle: asyncio.Queue[_Worker] = asyncio.Queue()
+        self._free: asyncio.Queue[_Worker] = asyncio.Queue()
+        # threads of our own: each may wait long, and the loop's are few
+        self._threads = ThreadPoolExecutor(DEPTH * processes, "ocspd-sign")
 
     async def __aenter__(self) -> Self:
         try:
             for _ in range(self._size):
                 worker = await asyncio.to_thread(_Worker, self._specs, self._niceness, self._segments)
                 self._workers.append(worker)
-                self._idle.put_nowait(worker)
+            for _ in range(DEPTH):
+                for worker in self._workers:
+                    self._free.put_nowait(worker)
         except BaseException:
             self.close()
             raise
@@ -229,20 +237,22 @@ class SigningPool:
         self.close()
 
     async def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign one chunk in the next idle worker; at most `processes` are signed at a time."""
-        worker = await self._idle.get()
-        # a worker whose answer is not awaited to the end is never idle again: its pipe is out of step
-        signed = await asyncio.to_thread(worker.exchange, chunk)
-        self._idle.put_nowait(worker)
+        """Sign one chunk in the next worker that has a place free; each has `DEPTH`."""
+        worker = await self._free.get()
+        signed = await self._exchange(worker, chunk)
+        self._free.put_nowait(worker)
         assert isinstance(signed, SignedChunk)
         return signed
 
+    async def _exchange(self, worker: _Worker, chunk: Chunk | None) -> SignedChunk | _Finished:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, worker.exchange, chunk)
+
     async def finish(self) -> list[str]:
-        """Finish the segment of every worker, after the chunk it is at."""
-        workers = [await self._idle.get() for _ in range(self._size)]
-        finished = await asyncio.gather(*(asyncio.to_thread(worker.exchange, None) for worker in workers))
-        for worker in workers:
-            self._idle.put_nowait(worker)
+        """Finish the segment of every worker, after the chunks it has."""
+        places = [await self._free.get() for _ in range(DEPTH * self._size)]
+        finished = await asyncio.gather(*(self._exchange(worker, None) for worker in self._workers))
+        for worker in places:
+            self._free.put_nowait(worker)
         return [result.path for result in finished if isinstance(result, _Finished) and result.path]
 
     def close(self) -> None:
@@ -252,6 +262,7 @@ class SigningPool:
         for worker in self._workers:
             worker.join()
         self._workers.clear()
+        self._threads.shutdown(wait=False)
 
 
 class _Worker:
@@ -259,6 +270,8 @@ class _Worker:
 
     def __init__(self, specs: list[SignerSpec], niceness: int, segments: Segments | None) -> None:
         self._reaping = threading.Lock()  # two threads that wait for one child lose its exit code
+        self._sending, self._receiving = threading.Lock(), threading.Lock()
+        self._expected: deque[Future[Any]] = deque()  # results come in the order chunks were sent
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
@@ -273,9 +286,17 @@ class _Worker:
 
     def exchange(self, chunk: Chunk | None) -> SignedChunk | _Finished:
         """Send a chunk, or None to finish the segment, and wait for the result."""
+        mine: Future[Any] = Future()
         try:
-            self._pipe.send(chunk)
-            result = self._pipe.recv()
+            with self._sending:
+                self._pipe.send(chunk)
+                self._expected.append(mine)
+            while not mine.done():
+                with self._receiving:  # whoever is first receives for whoever has waited longest
+                    if not mine.done():
+                        received = self._pipe.recv()
+                        self._expected.popleft().set_result(received)
+            result = mine.result()
         except (OSError, EOFError):
             with self._reaping:
                 self._process.join(_STOP_S)

@@ -1,0 +1,170 @@
+"""What a signer beside a responder costs its clients: latency in quiet, during a pass, during merges.
+
+    python -m bench.interference [--entries 1000000] [--rate 20000] [--seconds 10] [--repeats 5]
+
+One worker serves an index on one CPU; `openloop` asks from the other at a steady rate, so latency counts
+from the time a request was due. Three kinds of rounds alternate:
+
+    quiet   nothing else runs
+    pass    a signer (`bench.largepass`: the daemon's own classes, made-up rows) signs certificates of another
+            CA into the served index with as many processes as there are CPUs, on all of them; the responder
+            takes over each generation
+    merge   two segments of a million answers are merged over and over, as the daemon does it
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import data, load, servers
+
+from ocspd.clock import SystemClock
+from ocspd.index.directory import IndexDirectory
+from ocspd.service.generations import Generations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ASKED = 50_000
+SETTLE_S = 3.0
+MERGED_ENTRIES = 1_000_000
+
+
+async def merge_for_ever(directory: Path) -> None:
+    """Merge the two segments of an index again and again, publishing every time."""
+    index = IndexDirectory(directory)
+    manifest = index.manifest()
+    if manifest is None:
+        raise SystemExit(f"{directory}: no index")
+    with index.lock():
+        while True:
+            generations = Generations(index, SystemClock(), settled=manifest.segments)
+            await generations.merge()
+            generations.close()
+
+
+@contextlib.contextmanager
+def beside(command: list[str | Path] | None) -> Iterator[None]:
+    """Run a program on all CPUs."""
+    if command is None:
+        yield
+        return
+    with subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            time.sleep(SETTLE_S)
+            yield
+            if process.poll() is not None:
+                raise RuntimeError(f"{command[0]} ended with {process.returncode} before the round was over")
+        finally:
+            process.terminate()
+
+
+def two_segments(directory: Path, source: data.AnswerSource) -> None:
+    """Make an index of two segments that are due for a merge."""
+    index = IndexDirectory(directory)
+    now_s = int(time.time())
+    with index.lock():
+        refs = []
+        for first in (0, MERGED_ENTRIES):
+            with index.writer(now_s) as writer:
+                for number in range(first, first + MERGED_ENTRIES):
+                    writer.add(source.der(number))
+                writer.finish()
+                refs.append(index.adopt(writer.path))
+        index.publish(refs, now_s)
+
+
+def rounds(options: argparse.Namespace, scratch: Path) -> dict[str, list[load.Run]]:
+    """Run every kind of round `repeats` times."""
+    signer = data.make_signer("p256")
+    source = data.AnswerSource(signer, real_every=1_000)
+    index, merged = scratch / "index", scratch / "merged"
+    print("making indexes", file=sys.stderr)
+    data.build_index(index, source, options.entries)
+    two_segments(merged, source)
+    make = data.RequestSource(signer).get
+    step = max(1, options.entries // ASKED)
+    data.write_requests(scratch / "requests", (make(number) for number in range(0, options.entries, step)))
+    openloop = load.compile_openloop(scratch)
+    port = servers.free_port()
+    kinds: dict[str, list[str | Path] | None] = {
+        "quiet": None,
+        "pass": ["bench.largepass", index, "--certificates", "100000000"],
+        "merge": ["bench.interference", "--merge", merged],
+    }
+    found: dict[str, list[load.Run]] = {kind: [] for kind in kinds}
+    with (
+        (scratch / "log").open("wb") as log,
+        servers.running(
+            "ocspd", servers.ocspd_command(index, port, workers=1), port, cpus="0", log=log
+        ) as server,
+    ):
+        for number in range(options.repeats):
+            for kind, command in kinds.items():
+                with beside(command):
+                    run = load.at_rate(
+                        server,
+                        kind,
+                        scratch / "requests",
+                        openloop=openloop,
+                        cpus="1",
+                        seconds=options.seconds,
+                        rate=options.rate,
+                    )
+                found[kind].append(run)
+                print(
+                    f"{number + 1}/{options.repeats} {kind}: p50 {run.p50_us:.0f} us, "
+                    f"p99 {run.p99_us:.0f} us, longest {run.max_us:.0f} us",
+                    file=sys.stderr,
+                )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--rate", type=float, default=20_000.0, help="requests a second")
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--merge", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.merge is not None:
+        asyncio.run(merge_for_ever(options.merge))
+    with tempfile.TemporaryDirectory(prefix="ocspd-bench-") as scratch:
+        found = rounds(options, Path(scratch))
+    medians = {
+        kind: {
+            name: round(statistics.median(getattr(run, name) for run in runs), 1)
+            for name in ("p50_us", "p99_us", "max_us")
+        }
+        for kind, runs in found.items()
+    }
+    quiet = medians["quiet"]["p99_us"]
+    result = {
+        "entries": options.entries,
+        "rate_per_s": options.rate,
+        "rounds": options.repeats,
+        **medians,
+        "p99_times_quiet": {
+            kind: round(medians[kind]["p99_us"] / quiet, 2) for kind in medians if kind != "quiet"
+        },
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
