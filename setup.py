@@ -26,7 +26,18 @@ if SANITIZE:
     compile_args += flags
     link_args += flags
 
-NATIVE = ("_text", "_der", "_index", "_survey", "_tables", "_writer", "_http", "_responder", "_fastpath")
+NATIVE = (
+    "_text",
+    "_der",
+    "_index",
+    "_survey",
+    "_tables",
+    "_writer",
+    "_presign",
+    "_http",
+    "_responder",
+    "_fastpath",
+)
 
 extensions = [
     Extension(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import statistics
@@ -33,8 +34,9 @@ from ocspd.pki.ocsp import OCSPSigner
 from ocspd.service.presigning import refresh_table, usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from ocspd.model import StatusRow
     from ocspd.service.presigning import Progress
 
 KEYS: dict[str, Callable[[], Any]] = {
@@ -173,11 +175,30 @@ class Sink:
         self.paths += paths
 
 
+async def made(rows: Rows) -> list[list[StatusRow]]:
+    return [chunk async for chunk in rows.stream_status()]
+
+
+class MadeRows(Rows):
+    """Rows that lie ready."""
+
+    def __init__(self, chunks: list[list[StatusRow]]) -> None:
+        super().__init__(0, "")
+        self._chunks = chunks
+
+    async def stream_status(self) -> AsyncIterator[list[StatusRow]]:
+        for chunk in self._chunks:
+            yield chunk
+
+
 def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
     """Sign rows into segments, as `refresh` does; answers per second from the first to the finished segments.
 
-    The start of the processes, a second or so of a pass however long, is left out, as with the bare loop.
+    The start of the processes, a second or so of a pass however long, is left out, as with the bare loop, and
+    the rows are made before.
     """
+    source = MadeRows(asyncio.run(made(Rows(rows, signer.aki, revoked_every=10))))
+    gc.freeze()  # or the collector looks through all of them again and again
     first: list[tuple[float, int]] = []
 
     def progress(done: Progress) -> None:
@@ -187,7 +208,7 @@ def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(
             refresh_table(
-                Rows(rows, signer.aki, revoked_every=10),
+                source,
                 [signer],
                 clock=SystemClock(),
                 processes=processes,

@@ -14,7 +14,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "ocspd"
 
-NATIVE = ("_text", "_der", "_http", "_index", "_survey", "_tables", "_writer", "_responder", "_fastpath")
+NATIVE = (
+    "_text",
+    "_der",
+    "_http",
+    "_index",
+    "_survey",
+    "_tables",
+    "_writer",
+    "_presign",
+    "_responder",
+    "_fastpath",
+)
 """The native modules; each may use those before it."""
 
 LAYERS = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ocspd._der import parse_response
+from ocspd._index import Segment
+from ocspd._writer import SegmentWriter
 from ocspd.errors import CodedError, ConfigError
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
 from ocspd.pki import ocsp_der as der
@@ -27,6 +30,8 @@ from .chain import KEY_KINDS, NOW, Chain, make_certificate, make_chain, make_key
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ocspd.pki.ocsp_template import Row
 
 ALGORITHMS: dict[str, hashes.HashAlgorithm] = {
     "sha1": hashes.SHA1(),
@@ -295,6 +300,58 @@ def test_a_revocation_time_in_another_zone_is_written_in_utc() -> None:
 
 def test_known_reasons_are_those_of_the_model() -> None:
     assert {number for number in range(20) if known_reason(number)} == set(REASONS.values()) == set(FLAGS)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.integers(-3, 1 << 160),
+        st.sampled_from([0, 0, 1, 1, 2, 7]),
+        st.integers(-1, 12),
+        st.none() | st.integers(0, 4_000_000_000).map(float),
+    ),
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=ROWS, keep=st.booleans(), names=st.lists(st.sampled_from(list(HASHES)), unique=True, min_size=1))
+def test_rows_are_signed_as_certificates_are_one_by_one(
+    rows: list[Row],
+    names: list[str],
+    *,
+    keep: bool,
+) -> None:
+    batch = make_chain("ed25519").signer().batch()  # its signatures are the same every time
+    expected: list[list[bytes] | str] = []
+    dropped = 0
+    for serial, status, reason, revoked_s in rows:
+        if status not in {0, 1}:
+            expected.append("unknown status")
+            continue
+        known = reason if known_reason(reason) else 0
+        dropped += status == 1 and known != reason
+        moment = None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC)
+        try:
+            expected.append(
+                [batch.sign(serial, status, known if status else 0, moment, name) for name in names]
+            )
+        except SerialError:
+            expected.append("bad serial")
+    with tempfile.TemporaryDirectory() as folder:
+        with SegmentWriter(f"{folder}/new.seg", created_at=0) as writer:
+            signed = batch.sign_rows(rows, names, writer=writer, due_s=0, keep=keep)
+            writer.finish()
+        stored = {answer.der for _, _, answer in Segment(writer.path).records()}
+    if keep:
+        assert signed.answers == expected
+    else:
+        assert [answer or [] for answer in signed.answers] == [
+            answer if isinstance(answer, str) else [] for answer in expected
+        ]
+    made = [der for answer in expected if not isinstance(answer, str) for der in answer]
+    assert (signed.made, signed.reasons_dropped) == (len(made), dropped)
+    last = {(parse_response(der).serial, parse_response(der).hash_name): der for der in made}
+    assert stored == set(last.values())
 
 
 def test_what_cannot_be_signed_is_refused_with_its_cause() -> None:

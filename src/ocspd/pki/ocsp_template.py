@@ -3,7 +3,8 @@
 Within a batch (one issuer, one instant) two responses differ in serial number, status and signature
 only, and in the lengths around them. So a batch keeps, for each CertID hash and serial length, the
 bytes of ResponseData before the serial and after it; for each (ResponseData, signature) length, what
-goes around them. Signing one certificate is then one `int.to_bytes`, two joins and `key.sign`.
+goes around them. Signing one certificate is then one `int.to_bytes`, two joins and `key.sign`, in a
+native loop (`_presign`).
 
     OCSPResponse ::= SEQUENCE {                                    | head
       responseStatus ENUMERATED (successful),                      |
@@ -24,9 +25,11 @@ No version (DEFAULT v1, RFC 6960 §4.2.1) and no extension (RFC 9919 §3.2.1) is
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ocspd._presign import Presigner
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
 from ocspd.pki import ocsp_der as der
@@ -35,12 +38,31 @@ from ocspd.pki.certid import check_hash_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ocspd._writer import SegmentWriter
+
 _BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
 _SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")
 _GOOD = der.tlv(der.context(CertStatus.GOOD, constructed=False))
 _UNKNOWN = der.tlv(der.context(CertStatus.UNKNOWN, constructed=False))
 _REASONS = frozenset(REASONS.values())
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+Row = tuple[int, int, int, float | None]
+"""Serial, status, reason, revocation time in seconds since the epoch: cheap to pickle."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRows:
+    """What became of rows: `answers` has a list for each, or the cause why there is none.
+
+    `made` counts signatures, `reasons_dropped` revoked rows whose reason is no CRLReason: they were
+    signed without one, as a revocation must not stay unheard for a detail.
+    """
+
+    answers: list[list[bytes] | str]
+    made: int
+    reasons_dropped: int
 
 
 class SerialError(OCSPDError, ValueError):
@@ -52,10 +74,8 @@ class Batch:
 
     __slots__ = (
         "_certids",
-        "_frames",
         "_good",
-        "_prefixes",
-        "_sign",
+        "_presigner",
         "_signature_algorithm",
         "_start",
         "_tail",
@@ -86,7 +106,6 @@ class Batch:
         self.produced_at = produced_at
         self.this_update = this_update
         self.next_update = next_update
-        self._sign = sign
         self._signature_algorithm = signature_algorithm
         self._start = responder_id + der.generalized_time(produced_at)
         self._certids = certid_prefixes
@@ -95,8 +114,7 @@ class Batch:
             der.context(0, constructed=True), der.generalized_time(next_update)
         )
         self._good = _GOOD + self._times
-        self._prefixes: dict[tuple[str, int, int], bytes] = {}
-        self._frames: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._presigner = Presigner(sign, prefix=self._prefix, frame=self._frame, tail=certificates)
 
     def sign(
         self,
@@ -126,26 +144,48 @@ class Batch:
         """Sign one certificate's OCSPResponse under each CertID hash, in their order; see `sign`."""
         if serial < 0:
             raise SerialError(f"serial {serial} is negative")
-        size = (serial.bit_length() >> 3) + 1
-        rest = self._good if status == 0 else _status(status, reason, revoked_at) + self._times
-        number = serial.to_bytes(size, "big")
-        sign, frames = self._sign, self._frames
-        answers = []
-        for certid_hash in certid_hashes:
-            shape = (certid_hash, size, len(rest))
-            try:
-                prefix = self._prefixes[shape]
-            except KeyError:
-                prefix = self._prefix(*shape)
-            data = b"".join((prefix, number, rest))
-            signature = sign(data)
-            lengths = (len(data), len(signature))
-            try:
-                head, middle = frames[lengths]
-            except KeyError:
-                head, middle = self._frame(*lengths)
-            answers.append(b"".join((head, data, middle, signature, self._tail)))
-        return answers
+        rest = self._good if status == 0 else self._rest(status, reason, revoked_at)
+        return self._presigner.sign(serial, rest, certid_hashes)
+
+    def sign_rows(
+        self,
+        rows: Sequence[Row],
+        certid_hashes: Sequence[str],
+        *,
+        writer: SegmentWriter | None,
+        due_s: int,
+        keep: bool,
+    ) -> SignedRows:
+        """Sign rows under each CertID hash; one that cannot be signed ends nothing.
+
+        `writer` gets the answers, due for replacement at `due_s`; without `keep` they are not returned.
+        """
+        dropped = 0
+
+        def other(status: int, reason: int, revoked_s: float | None) -> bytes | str:
+            nonlocal dropped
+            if status != CertStatus.REVOKED:
+                return "unknown status"
+            known = reason if reason in _REASONS else 0
+            dropped += known != reason
+            return self._rest(
+                status, known, None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC)
+            )
+
+        answers, made = self._presigner.sign_rows(
+            rows,
+            good=self._good,
+            other=other,
+            certid_hashes=certid_hashes,
+            writer=writer,
+            due_s=due_s,
+            keep=keep,
+        )
+        return SignedRows(answers, made, dropped)
+
+    def _rest(self, status: int, reason: int, revoked_at: datetime | None) -> bytes:
+        """Encode what follows the serial number."""
+        return _status(status, reason, revoked_at) + self._times
 
     def _prefix(self, certid_hash: str, serial_size: int, rest_size: int) -> bytes:
         """Encode ResponseData up to the content of the serial number."""
@@ -159,9 +199,7 @@ class Batch:
         inner = der.header(der.SEQUENCE, single_size) + inner
         list_size = len(inner) + serial_size + rest_size
         inner = start + der.header(der.SEQUENCE, list_size) + inner
-        prefix = der.header(der.SEQUENCE, len(inner) + serial_size + rest_size) + inner
-        self._prefixes[certid_hash, serial_size, rest_size] = prefix
-        return prefix
+        return der.header(der.SEQUENCE, len(inner) + serial_size + rest_size) + inner
 
     def _frame(self, data_size: int, signature_size: int) -> tuple[bytes, bytes]:
         """Encode what stands before ResponseData, and between it and the signature."""
@@ -174,7 +212,6 @@ class Batch:
         head = der.header(der.context(0, constructed=True), len(head) + basic_size) + head
         head = _SUCCESSFUL + head
         head = der.header(der.SEQUENCE, len(head) + basic_size) + head
-        self._frames[data_size, signature_size] = head, middle
         return head, middle
 
 

@@ -16,14 +16,16 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import ConfigError, OCSPDError
-from ocspd.model import OCSPRow, normalize_aki
+from ocspd.model import CertStatus, OCSPRow, normalize_aki
 from ocspd.service.signing_pool import DEPTH, LocalSigning, Segments, Signing, SigningPool, to_chunk
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ocspd.certdb.base import CertDB
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.service.signing_pool import SignedChunk
 
-CHUNK_ROWS = 500
-"""Rows in one message to a signing process and in one upsert: about 20 ms of P-256 signatures."""
+CHUNK_ROWS = 1_000
+"""Rows in one message to a signing process and in one upsert: about 17 ms of P-256 signatures for each hash."""
 LOCAL_ROWS = 400
 """A table smaller than this is signed before a process would have started."""
+_AKI = attrgetter("aki")
+_STATUS = attrgetter("status")
 
 
 class IndexWriter(Protocol):
@@ -257,29 +261,36 @@ class _Refresh:
         self, first: list[StatusRow] | None, rest: AsyncIterator[list[StatusRow]]
     ) -> AsyncIterator[tuple[int, list[StatusRow]]]:
         """Sort rows by signer and yield full chunks, the rest of each at the end."""
-        numbers = self.numbers
         waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.signers))}
         rows = first
         while rows is not None:
             self.report.certificates += len(rows)
-            for row in rows:
-                number = numbers.get(row.aki)
-                if number is None:
-                    number = numbers.get(normalize_aki(row.aki)) if row.aki else await self._issuer_of(row)
-                if number is None:
-                    self.report.foreign[row.aki] += 1
-                    self._skip(row, "foreign issuer")
-                    continue
-                chunk = waiting[number]
-                chunk.append(row)
-                if len(chunk) == CHUNK_ROWS:
-                    yield number, chunk
-                    waiting[number] = []
+            for aki, group in groupby(rows, _AKI):
+                number = self.numbers.get(aki)
+                if number is not None:
+                    waiting[number] += group
+                else:
+                    await self._find(aki, group, waiting)
+            for number, chunk in waiting.items():
+                whole = len(chunk) // CHUNK_ROWS * CHUNK_ROWS
+                for start in range(0, whole, CHUNK_ROWS):
+                    yield number, chunk[start : start + CHUNK_ROWS]
+                del chunk[:whole]
             self._tell()
             rows = await anext(rest, None)
         for number, chunk in waiting.items():
             if chunk:
                 yield number, chunk
+
+    async def _find(self, aki: str, rows: Iterable[StatusRow], waiting: dict[int, list[StatusRow]]) -> None:
+        """Sort rows whose key identifier is not exactly a signer's."""
+        for row in rows:
+            number = self.numbers.get(normalize_aki(aki)) if aki else await self._issuer_of(row)
+            if number is None:
+                self.report.foreign[aki] += 1
+                self._skip(row, "foreign issuer")
+            else:
+                waiting[number].append(row)
 
     async def _issuer_of(self, row: StatusRow) -> int | None:
         """Find the signer of a certificate without a key identifier, by its signature."""
@@ -291,6 +302,12 @@ class _Refresh:
 
     async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
         signed = await signing.sign(to_chunk(number, self.clock.now(), rows))
+        if self.index is not None or self.table:
+            await self._store(number, rows, signed)
+        self._count(rows, signed)
+
+    async def _store(self, number: int, rows: list[StatusRow], signed: SignedChunk) -> None:
+        """Put answers where an `IndexWriter` and the table want them."""
         done = [
             (row, answers)
             for row, answers in zip(rows, signed.answers, strict=True)
@@ -309,21 +326,20 @@ class _Refresh:
                     for row, answers in done
                 ]
             )
-        self._count(rows, done, signed)
 
-    def _count(
-        self, rows: list[StatusRow], done: list[tuple[StatusRow, list[bytes]]], signed: SignedChunk
-    ) -> None:
+    def _count(self, rows: list[StatusRow], signed: SignedChunk) -> None:
         report = self.report
-        report.signed += len(done)
-        report.revoked += sum(row.status == 1 for row, _ in done)
+        report.revoked += list(map(_STATUS, rows)).count(CertStatus.REVOKED)
+        report.signed += len(rows)
         report.answers += signed.made
         report.reasons_dropped += signed.reasons_dropped
-        if done and (report.next_update is None or signed.next_update < report.next_update):
+        if signed.made and (report.next_update is None or signed.next_update < report.next_update):
             report.next_update = signed.next_update
-        if len(done) < len(rows):
+        if signed.skipped:
             for row, cause in zip(rows, signed.answers, strict=True):
                 if isinstance(cause, str):
+                    report.signed -= 1
+                    report.revoked -= row.status == CertStatus.REVOKED
                     report.skipped[cause] += 1
                     self._skip(row, cause)
         self._tell()

@@ -17,30 +17,25 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ocspd._writer import SegmentWriter
 from ocspd.errors import OCSPDError
-from ocspd.model import CertStatus
-from ocspd.pki.ocsp_template import SerialError, known_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
     from types import TracebackType
 
     from ocspd.model import StatusRow
     from ocspd.pki.ocsp import OCSPSigner, SignerSpec
-    from ocspd.pki.ocsp_template import Batch
+    from ocspd.pki.ocsp_template import Batch, Row
 
 _STOP_S = 2.0
 DEPTH = 2
 """Chunks a worker has at a time: the next one lies in its pipe while it signs, so it never waits for us."""
-
-Row = tuple[int, int, int, float | None]
-"""Serial, status, reason, revocation time in seconds since the epoch: cheap to pickle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +64,8 @@ class SignedChunk:
     reasons_dropped: int
     made: int
     """Signatures made; where answers stay with the worker (see `Segments`) the lists above are empty."""
+    skipped: int
+    """Rows that got no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +101,11 @@ class Signing(Protocol):
 def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow]) -> Chunk:
     """Reduce rows of one issuer to what signing needs."""
     ends = [row.until for row in rows if row.until is not None]
-    return Chunk(signer, now, [_to_row(row) for row in rows], min(ends, default=None))
-
-
-def _to_row(row: StatusRow) -> Row:
-    revoked_at = None if row.revoked_at is None else row.revoked_at.timestamp()
-    return row.serial, int(row.status), row.reason, revoked_at
+    reduced = [
+        (serial, int(status), reason, None if revoked_at is None else revoked_at.timestamp())
+        for serial, _, status, reason, revoked_at, _, _ in rows
+    ]
+    return Chunk(signer, now, reduced, min(ends, default=None))
 
 
 class _Bench:
@@ -129,40 +125,30 @@ class _Bench:
         if batch is None or made_for != times:
             batch = signer.batch(chunk.now, until=chunk.until)
             self._batches[chunk.signer] = times, batch
-        sign_each, hashes = batch.sign_each, signer.certid_hashes
-        answers: list[list[bytes] | str] = []
-        reasons_dropped = 0
-        for serial, status, number, revoked_s in chunk.rows:
-            reason, revoked_at = 0, None
-            if status != CertStatus.GOOD:
-                if status != CertStatus.REVOKED:
-                    answers.append("unknown status")
-                    continue
-                reason = number if known_reason(number) else 0
-                reasons_dropped += reason != number
-                revoked_at = None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC)
-            try:
-                answers.append(sign_each(serial, status, reason, revoked_at, hashes))
-            except SerialError:
-                answers.append("bad serial")
-        made = sum(len(group) for group in answers if not isinstance(group, str))
-        if self._segments is not None and made:
-            self._write(answers, signer.due_s(batch.this_update, batch.next_update))
-            if not self._segments.keep:
-                answers = [group if isinstance(group, str) else [] for group in answers]
-        return SignedChunk(answers, batch.this_update, batch.next_update, reasons_dropped, made)
+        keep = self._segments is None or self._segments.keep
+        signed = batch.sign_rows(
+            chunk.rows,
+            signer.certid_hashes,
+            writer=self._segment(),
+            due_s=signer.due_s(batch.this_update, batch.next_update),
+            keep=keep,
+        )
+        return SignedChunk(
+            answers=signed.answers,
+            this_update=batch.this_update,
+            next_update=batch.next_update,
+            reasons_dropped=signed.reasons_dropped,
+            made=signed.made,
+            skipped=len(chunk.rows) - signed.made // len(signer.certid_hashes),
+        )
 
-    def _write(self, answers: list[list[bytes] | str], due_s: int) -> None:
-        assert self._segments is not None
-        if self._writer is None:
+    def _segment(self) -> SegmentWriter | None:
+        """Return the segment to write to."""
+        if self._segments is not None and self._writer is None:
             self._written += 1
             path = f"{self._segments.prefix}{os.getpid()}-{self._written}.seg"
             self._writer = SegmentWriter(path, created_at=self._segments.created_at)
-        add = self._writer.add
-        for group in answers:
-            if not isinstance(group, str):
-                for answer in group:
-                    add(answer, due_s)
+        return self._writer
 
     def finish(self) -> str | None:
         """Finish the segment begun and return its path."""
@@ -170,8 +156,9 @@ class _Bench:
         if writer is None:
             return None
         with writer:
-            writer.finish()
-        return writer.path
+            if writer.added:
+                writer.finish()
+        return writer.path if writer.added else None
 
 
 class LocalSigning:

@@ -1,0 +1,107 @@
+# cython: language_level=3
+"""The loop of presigning. Public surface in _presign.pyi, the encoding is `pki.ocsp_template`'s.
+
+A P-256 signature takes 16 us, so a microsecond around it is six per cent of every pass: in Python the
+loop took 1.6 us a row (2026-11-25, 2 CPUs of a virtual machine).
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+
+cdef inline char *put(char *at, bytes part) noexcept:
+    memcpy(at, PyBytes_AS_STRING(part), <size_t> PyBytes_GET_SIZE(part))
+    return at + PyBytes_GET_SIZE(part)
+
+
+cdef class Presigner:
+    """See _presign.pyi."""
+    cdef object _sign
+    cdef object _prefix
+    cdef object _frame
+    cdef bytes _tail
+    cdef dict _prefixes  # by CertID hash: by both lengths
+    cdef dict _frames
+
+    def __init__(self, sign, *, prefix, frame, bytes tail not None):
+        self._sign = sign
+        self._prefix = prefix
+        self._frame = frame
+        self._tail = tail
+        self._prefixes = {}
+        self._frames = {}
+
+    cdef dict _prefixes_of(self, str certid_hash):
+        return self._prefixes.setdefault(certid_hash, {})
+
+    cdef bytes _answer(self, str certid_hash, dict prefixes, bytes number, bytes rest):
+        """Sign one response; `prefixes` are those of the CertID hash."""
+        cdef bytes prefix, data, signature, head, middle, der
+        cdef char *at
+        # keys are plain numbers: a tuple would cost a twentieth of a microsecond
+        lengths = PyBytes_GET_SIZE(number) << 20 | PyBytes_GET_SIZE(rest)
+        known = prefixes.get(lengths)
+        if known is None:
+            known = prefixes[lengths] = self._prefix(certid_hash, len(number), len(rest))
+        prefix = known
+        data = PyBytes_FromStringAndSize(
+            NULL, PyBytes_GET_SIZE(prefix) + PyBytes_GET_SIZE(number) + PyBytes_GET_SIZE(rest)
+        )
+        put(put(put(PyBytes_AS_STRING(data), prefix), number), rest)
+        signature = self._sign(data)
+        lengths = PyBytes_GET_SIZE(data) << 20 | PyBytes_GET_SIZE(signature)
+        known = self._frames.get(lengths)
+        if known is None:
+            known = self._frames[lengths] = self._frame(len(data), len(signature))
+        head, middle = <tuple> known
+        der = PyBytes_FromStringAndSize(
+            NULL,
+            PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(data) + PyBytes_GET_SIZE(middle)
+            + PyBytes_GET_SIZE(signature) + PyBytes_GET_SIZE(self._tail),
+        )
+        at = put(put(put(PyBytes_AS_STRING(der), head), data), middle)
+        put(put(at, signature), self._tail)
+        return der
+
+    cdef bytes _octets(self, object serial):
+        """The content of a serial number's INTEGER; None for a negative one."""
+        if serial < 0:
+            return None
+        return serial.to_bytes((serial.bit_length() >> 3) + 1, "big")
+
+    def sign(self, serial not None, bytes rest not None, certid_hashes not None):
+        cdef bytes number = self._octets(serial)
+        if number is None:
+            raise ValueError(f"serial {serial} is negative")
+        return [self._answer(name, self._prefixes_of(name), number, rest) for name in certid_hashes]
+
+    def sign_rows(
+        self, rows not None, *, bytes good not None, other, certid_hashes not None, writer, due_s, bint keep
+    ):
+        cdef bytes number, rest, der
+        cdef Py_ssize_t made = 0
+        cdef list answers = [], group
+        cdef list names = [(name, self._prefixes_of(name)) for name in certid_hashes]
+        add = None if writer is None else writer.add
+        for serial, status, reason, revoked_s in rows:
+            rest = good
+            if status != 0:
+                said = other(status, reason, revoked_s)
+                if isinstance(said, str):
+                    answers.append(said)
+                    continue
+                rest = said
+            number = self._octets(serial)
+            if number is None:
+                answers.append("bad serial")
+                continue
+            group = []
+            for name, prefixes in names:
+                der = self._answer(name, prefixes, number, rest)
+                if add is not None:
+                    add(der, due_s)
+                if keep:
+                    group.append(der)
+            made += len(names)
+            answers.append(group)
+        return answers, made
