@@ -3,12 +3,12 @@
     python -m bench.interference [--entries 1000000] [--rate 20000] [--seconds 10] [--repeats 5]
 
 One worker serves an index on one CPU; `openloop` asks from the other at a steady rate, so latency counts
-from the time a request was due. Three kinds of rounds alternate:
+from the time a request was due. What runs beside the worker is pinned to the worker's CPU: on the other it
+would disturb what measures. A first round warms up and does not count. Then three kinds alternate:
 
     quiet   nothing else runs
     pass    a signer (`bench.largepass`: the daemon's own classes, made-up rows) signs certificates of another
-            CA into the served index with as many processes as there are CPUs, on all of them; the responder
-            takes over each generation
+            CA into the served index; the responder takes over each generation
     merge   two segments of a million answers are merged over and over, as the daemon does it
 """
 
@@ -55,12 +55,14 @@ async def merge_for_ever(directory: Path) -> None:
 
 @contextlib.contextmanager
 def beside(command: list[str | Path] | None) -> Iterator[None]:
-    """Run a program on all CPUs."""
+    """Run a program on the worker's CPU."""
     if command is None:
         yield
         return
     with subprocess.Popen(
-        [sys.executable, "-m", *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["taskset", "-c", "0", sys.executable, "-m", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         try:
             time.sleep(SETTLE_S)
@@ -111,6 +113,9 @@ def rounds(options: argparse.Namespace, scratch: Path) -> dict[str, list[load.Ru
             "ocspd", servers.ocspd_command(index, port, workers=1), port, cpus="0", log=log
         ) as server,
     ):
+        load.at_rate(
+            server, "warm-up", scratch / "requests", openloop=openloop, cpus="1", seconds=5, rate=options.rate
+        )
         for number in range(options.repeats):
             for kind, command in kinds.items():
                 with beside(command):

@@ -12,7 +12,7 @@ from ocspd.errors import IndexFileError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
-from ocspd.service.generations import MAX_SEGMENTS, MERGE_NICENESS, Generations
+from ocspd.service.generations import MAX_SEGMENTS, Generations
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
@@ -83,15 +83,15 @@ def unfinished(directory: Path) -> list[Path]:
 
 
 class Watched(IndexDirectory):
-    """Notes the priority of every thread that adopts a segment; holds up `map` until it may go on."""
+    """Notes the policy of every thread that adopts a segment; holds up `map` until it may go on."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.priorities: list[int] = []
+        self.policies: list[int] = []
         self.mapping, self.may_map = threading.Event(), threading.Event()
 
     def adopt(self, path: str | Path) -> SegmentRef:
-        self.priorities.append(os.getpriority(os.PRIO_PROCESS, 0))  # 0: the calling thread
+        self.policies.append(os.sched_getscheduler(0))  # 0: the calling thread
         return super().adopt(path)
 
     def map(self, refs: Sequence[SegmentRef]) -> list[Segment]:
@@ -100,17 +100,17 @@ class Watched(IndexDirectory):
         return super().map(refs)
 
 
-async def test_merges_have_a_lower_priority_than_the_rest(tmp_path: Path) -> None:
+async def test_merges_yield_to_everything_else(tmp_path: Path) -> None:
     directory = Watched(tmp_path)
     directory.may_map.set()
     generations = Generations(directory, CLOCK)
     await add_slice(generations, range(10))
     await add_slice(generations, range(10, 20))
     await generations.end_pass()
-    own = os.getpriority(os.PRIO_PROCESS, 0)
+    own = os.sched_getscheduler(0)
     assert await generations.merge()
-    assert directory.priorities == [own, own, min(own + MERGE_NICENESS, 19)]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    assert directory.policies == [own, own, os.SCHED_IDLE]
+    assert os.sched_getscheduler(0) == own
 
 
 async def test_a_merge_that_is_cancelled_publishes_nothing_and_ends_soon(tmp_path: Path) -> None:

@@ -412,6 +412,24 @@ async def test_a_failed_pass_leaves_the_index_as_it_was(tmp_path: Path) -> None:
     assert IndexDirectory(tmp_path).open().generation == 1
 
 
+@pytest.mark.parametrize("background", [True, False])
+async def test_signing_processes_in_the_background_yield_to_everything_else(*, background: bool) -> None:
+    signer = CHAIN.signer()
+    async with SigningPool([signer], processes=2, background=background) as pool:
+        await pool.sign(signing_pool.to_chunk(0, NOW, [row(1, signer.aki)]))
+        policies = [os.sched_getscheduler(pid) for pid in signing_processes()]
+    assert os.SCHED_IDLE in policies if background else os.SCHED_IDLE not in policies
+
+
+def signing_processes() -> list[int]:
+    children = [
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    ]
+    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 async def test_times_given_to_workers_survive_the_way_there() -> None:
     late = row(5, "", CertStatus.REVOKED, reason=4, revoked_at=ZERO_TIME)
     chunk = signing_pool.to_chunk(0, NOW, [late])

@@ -9,13 +9,12 @@ the database than any answer behind it. Three groups keep that true:
 
 A finished pass joins `settled`; the next one first moves `recent` there. Segments are merged only
 with their neighbours and only inside a group, so merging never changes what is answered. Merges run on
-one thread of low priority: a responder on the same machine goes first.
+one thread that yields to everything else (`priority`): a responder on the same machine goes first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ocspd._index import Index
 from ocspd.errors import IndexFileError
+from ocspd.service.priority import yield_to_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,6 @@ MAX_SEGMENTS = 6
 Slices of a running pass are merged only then: it writes so many that pairing them off as they come
 would copy each answer seven times in a pass over 100 million.
 """
-MERGE_NICENESS = 10
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ class Generations:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _merging: asyncio.Lock = field(default_factory=asyncio.Lock)
     _merger: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, "ocspd-merge", initializer=_be_nice)
+        default_factory=lambda: ThreadPoolExecutor(1, "ocspd-merge", initializer=yield_to_others)
     )
 
     def load(self) -> Manifest | None:
@@ -206,12 +205,6 @@ class Generations:
         if self.published is not None:
             self.published(manifest)
         return manifest
-
-
-def _be_nice() -> None:
-    """Lower this thread's priority; Linux keeps one for each thread."""
-    thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + MERGE_NICENESS)
 
 
 def due_for_merge(segments: Sequence[SegmentRef]) -> tuple[SegmentRef, ...]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ocspd.service.signing_pool import SignedChunk
 
 CHUNK_ROWS = 1_000
-"""Rows in one message to a signing process and in one upsert: about 17 ms of P-256 signatures for each hash."""
+"""Rows in one message to a signing process and in one upsert: 17 ms of P-256 signatures for each hash."""
 LOCAL_ROWS = 400
 """A table smaller than this is signed before a process would have started."""
 _AKI = attrgetter("aki")
@@ -133,7 +133,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     clock: Clock,
     numbers: Mapping[str, int] | None = None,
     processes: int = 0,
-    niceness: int = 0,
+    background: bool = False,
     table: bool = True,
     index: IndexWriter | None = None,
     segments: SegmentSink | None = None,
@@ -148,8 +148,8 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     `segments` gets them as files. `wanted` is asked, with a signer's number and rows, which of the rows
     to sign; the others are fresh.
     `numbers` has the number of the signer by the rows' key identifiers; by default the signers say it.
-    `processes` 0 means one for each usable CPU. Raises ConfigError when two signers share an issuer,
-    CodedError 11000 when the database fails.
+    `processes` 0 means one for each usable CPU; in the `background` they yield to everything else.
+    Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails.
     """
     refresh = _Refresh(
         db=db,
@@ -164,7 +164,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
         on_skip=on_skip,
     )
     try:
-        return await refresh.run(processes or usable_cpus(), niceness)
+        return await refresh.run(processes or usable_cpus(), background=background)
     except* OCSPDError as group:
         raise _first(group) from None
 
@@ -210,7 +210,7 @@ class _Refresh:
     index_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     published: int = 0
 
-    async def run(self, processes: int, niceness: int) -> RefreshReport:
+    async def run(self, processes: int, *, background: bool) -> RefreshReport:
         stream = self.db.stream_status()
         try:
             async with AsyncExitStack() as stack:
@@ -224,7 +224,9 @@ class _Refresh:
                 signing: Signing = LocalSigning(self.signers, segments)
                 if processes > 1 and first is not None and len(first) >= LOCAL_ROWS:
                     signing = await stack.enter_async_context(
-                        SigningPool(self.signers, processes=processes, niceness=niceness, segments=segments)
+                        SigningPool(
+                            self.signers, processes=processes, background=background, segments=segments
+                        )
                     )
                 # what the workers have, one written, one waiting
                 slots = asyncio.Semaphore(DEPTH * processes + 2)

@@ -97,8 +97,6 @@ class RefreshSettings:
 
     processes: int = 0
     """Signing processes of a pass; 0 is one for each usable CPU."""
-    niceness: int = 10
-    """Added to the signing processes' nice value, so that a responder beside them goes first."""
     pass_interval_s: float = 600.0
     """Pause between passes; at least nine times the length of the last pass is kept in any case."""
     slice_answers: int = 1_000_000
@@ -377,7 +375,7 @@ class Refresher:
             self._signers,
             clock=self._clock,
             processes=self._settings.processes,
-            niceness=self._settings.niceness,
+            background=True,
             table=self._settings.table,
             segments=_Slices(self._generations, self._settings.slice_answers),
             wanted=_Wanted(self._generations.open(), self._signers, self._clock, self._settings.spread),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ocspd._writer import SegmentWriter
 from ocspd.errors import OCSPDError
+from ocspd.service.priority import yield_to_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -192,13 +193,13 @@ class SigningPool:
         signers: Sequence[OCSPSigner],
         *,
         processes: int,
-        niceness: int = 0,
+        background: bool = False,
         segments: Segments | None = None,
     ) -> None:
-        """`niceness` is added to the workers' scheduling priority value (nice(2))."""
+        """`background` workers run only where nothing else wants to."""
         self._specs = [signer.spec() for signer in signers]
         self._segments = segments
-        self._niceness = niceness
+        self._background = background
         self._size = processes
         self._workers: list[_Worker] = []
         self._free: asyncio.Queue[_Worker] = asyncio.Queue()
@@ -208,7 +209,7 @@ class SigningPool:
     async def __aenter__(self) -> Self:
         try:
             for _ in range(self._size):
-                worker = await asyncio.to_thread(_Worker, self._specs, self._niceness, self._segments)
+                worker = await asyncio.to_thread(_Worker, self._specs, self._background, self._segments)
                 self._workers.append(worker)
             for _ in range(DEPTH):
                 for worker in self._workers:
@@ -255,14 +256,14 @@ class SigningPool:
 class _Worker:
     """One process and our end of its pipe."""
 
-    def __init__(self, specs: list[SignerSpec], niceness: int, segments: Segments | None) -> None:
+    def __init__(self, specs: list[SignerSpec], background: bool, segments: Segments | None) -> None:  # noqa: FBT001
         self._reaping = threading.Lock()  # two threads that wait for one child lose its exit code
         self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._expected: deque[Future[Any]] = deque()  # results come in the order chunks were sent
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
-            target=_work, args=(theirs, specs, niceness, segments), name="ocspd-sign", daemon=True
+            target=_work, args=(theirs, specs, background, segments), name="ocspd-sign", daemon=True
         )
         try:
             self._process.start()
@@ -309,12 +310,12 @@ class _Worker:
         # the pipe closes with the last reference to it: a thread may still be reading its end
 
 
-def _work(pipe: Connection, specs: list[SignerSpec], niceness: int, segments: Segments | None) -> None:
+def _work(pipe: Connection, specs: list[SignerSpec], background: bool, segments: Segments | None) -> None:  # noqa: FBT001
     """Be a worker: answer chunks until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if niceness:
-        os.nice(niceness)
+    if background:
+        yield_to_others()
     bench: _Bench | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
