@@ -30,6 +30,7 @@ from bench import data, load, servers
 
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
+from ocspd.index.manifest import parse_manifest
 from ocspd.service.generations import Generations
 
 if TYPE_CHECKING:
@@ -38,19 +39,24 @@ if TYPE_CHECKING:
 ASKED = 50_000
 SETTLE_S = 3.0
 MERGED_ENTRIES = 1_000_000
+UNMERGED = "unmerged.json"
 
 
 async def merge_for_ever(directory: Path) -> None:
     """Merge the two segments of an index again and again, publishing every time."""
     index = IndexDirectory(directory)
-    manifest = index.manifest()
-    if manifest is None:
-        raise SystemExit(f"{directory}: no index")
+    unmerged = parse_manifest(*await asyncio.to_thread(read_unmerged, directory))
     with index.lock():
         while True:
-            generations = Generations(index, SystemClock(), settled=manifest.segments)
-            await generations.merge()
+            generations = Generations(index, SystemClock(), grace_s=1e9, settled=unmerged.segments)
+            if not await generations.merge():
+                raise SystemExit(f"{directory}: nothing to merge")
             generations.close()
+
+
+def read_unmerged(directory: Path) -> tuple[bytes, str]:
+    path = directory / UNMERGED
+    return path.read_bytes(), str(path)
 
 
 @contextlib.contextmanager
@@ -85,7 +91,7 @@ def two_segments(directory: Path, source: data.AnswerSource) -> None:
                     writer.add(source.der(number))
                 writer.finish()
                 refs.append(index.adopt(writer.path))
-        index.publish(refs, now_s)
+        (directory / UNMERGED).write_bytes(index.publish(refs, now_s).to_bytes())
 
 
 def rounds(options: argparse.Namespace, scratch: Path) -> dict[str, list[load.Run]]:

@@ -69,7 +69,7 @@ from ocspd.errors import DERError, IndexFileError
 from ocspd.files import fsync_directory
 
 cdef enum:
-    BUFFER = 1 << 20
+    BUFFER = 1 << 16
     PAIRS = 1 << 15
     WINDOW_PAGES = 1 << 13  # 32 MiB of slots at a time
     ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
