@@ -9,8 +9,8 @@ import os
 def yield_to_others() -> None:
     """Let the calling thread run only where nothing else wants to (SCHED_IDLE, sched(7)).
 
-    A nice value does not do this: a thread that wakes up still waits until the running one has had its
-    slice, some milliseconds, whatever their priorities (docs/decisions/0007). Where the policy is not to be
+    A nice value does not do this: a thread that wakes up waits until the running one has had its slice,
+    some milliseconds (docs/decisions/0007). Where the policy is not to be
     had (a seccomp filter), the thread is made as nice as possible.
     """
     try:
