@@ -143,7 +143,7 @@ def main() -> None:
                     memory = max(memory, mb)
                 print(f"{name}: {count / seconds:.0f} certificates/s", file=sys.stderr)
     medians = {name: round(statistics.median(values)) for name, values in rates.items()}
-    result: dict[str, object] = {"certificates_per_s": medians, "signerprivate_mb": round(memory)}
+    result: dict[str, object] = {"certificates_per_s": medians, "signer_private_mb": round(memory)}
     if cfssl:
         result["ratio"] = {
             name: round(value / medians["cfssl ocsprefresh"], 1)
