@@ -131,6 +131,20 @@ async def test_a_merge_that_is_cancelled_publishes_nothing_and_ends_soon(tmp_pat
     assert not unfinished(tmp_path)
 
 
+async def test_what_an_earlier_signer_left_unfinished_goes_whatever_its_process_number(
+    generations: Generations,
+) -> None:
+    await add_slice(generations, range(10))
+    before = generations.directory.manifest()
+    path = generations.directory.path
+    for name in (f"new-{os.getpid()}-1.seg", f".new-{os.getpid()}-2.seg.abc", "new-1-3.seg"):
+        (path / name).write_bytes(b"half a segment")
+    later = Generations(generations.directory, CLOCK)
+    assert later.load() == before
+    assert not unfinished(path)
+    assert later.open().entries == 10
+
+
 async def test_a_damaged_segment_is_named_and_nothing_changes(generations: Generations) -> None:
     for number in range(2):
         await add_slice(generations, range(number * 10, number * 10 + 10))

@@ -136,7 +136,8 @@ class IndexDirectory:
             path.replace(self.segment_path(ref))
             fsync_directory(self.path)
         except BaseException as err:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                path.unlink(missing_ok=True)
             if isinstance(err, OSError):
                 raise IndexFileError(f"{path}: cannot rename segment: {err.strerror}") from err
             raise
@@ -168,6 +169,16 @@ class IndexDirectory:
                 os.utime(self.segment_path(ref))
         write_atomic(self.manifest_path, manifest.to_bytes())
 
+    def discard_unfinished(self) -> None:
+        """Remove the segments that earlier writers left unfinished; before the lock's holder starts its own.
+
+        `collect` cannot tell them when process numbers come again, as they do in containers.
+        """
+        for path in self.path.iterdir():
+            if _is_unfinished(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
         """Remove segments that have been named by no manifest for more than grace_s seconds.
 
@@ -178,7 +189,7 @@ class IndexDirectory:
         kept = {ref.file_name for ref in manifest.segments} if manifest else set()
         removed = []
         for path in self.path.iterdir():
-            leftover = path.name.startswith((f".{_NEW}", _NEW, f".{MANIFEST_NAME}."))
+            leftover = _is_unfinished(path.name) or path.name.startswith(f".{MANIFEST_NAME}.")
             if path.name in kept or not (path.suffix == ".seg" or leftover) or _in_the_making(path.name):
                 continue
             with contextlib.suppress(OSError):
@@ -186,6 +197,11 @@ class IndexDirectory:
                     path.unlink()
                     removed.append(path.name)
         return removed
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a file is a segment that has no content-addressed name yet."""
+    return name.startswith((f".{_NEW}", _NEW))
 
 
 def _in_the_making(name: str) -> bool:

@@ -72,6 +72,7 @@ class Generations:
         manifest = self.directory.manifest()
         if manifest is not None:
             self.settled = manifest.segments
+        self.directory.discard_unfinished()
         self.directory.collect(self._now_s(), self.grace_s)
         return manifest
 
