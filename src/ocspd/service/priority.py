@@ -4,6 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
+
+
+def leave_cpu_to_others() -> None:
+    """Make the calling process, one of its own, run only where nothing else wants to.
+
+    It becomes a session of its own: the kernel shares CPUs out between sessions first (autogroups,
+    sched(7)), and a policy or a nice value counts inside a session only. So the session gets the lowest
+    weight, and the process the policy SCHED_IDLE for where there are no autogroups.
+    """
+    with contextlib.suppress(OSError):
+        os.setsid()
+        # only a session that was just made is ours to weigh
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+    yield_to_others()
 
 
 def yield_to_others() -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ocspd._writer import SegmentWriter
 from ocspd.errors import OCSPDError
-from ocspd.service.priority import yield_to_others
+from ocspd.service.priority import leave_cpu_to_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -315,7 +315,7 @@ def _work(pipe: Connection, specs: list[SignerSpec], background: bool, segments:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if background:
-        yield_to_others()
+        leave_cpu_to_others()
     bench: _Bench | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
