@@ -2,9 +2,10 @@
 
     python -m bench.interference [--entries 1000000] [--rate 20000] [--seconds 10] [--repeats 5]
 
-One worker serves an index on one CPU; `openloop` asks from the other at a steady rate, so latency counts
-from the time a request was due. What runs beside the worker is pinned to the worker's CPU: on the other it
-would disturb what measures. A first round warms up and does not count. Then three kinds alternate:
+Each program is a session of its own, as services are. One worker serves an index on one CPU; `openloop` asks
+from the other at a steady rate, so latency counts from the time a request was due. What runs beside the
+worker is pinned to the worker's CPU: on the other it would disturb what measures. A first round warms up and
+does not count. Then three kinds alternate:
 
     quiet   nothing else runs
     pass    a signer (`bench.largepass`: the daemon's own classes, made-up rows) signs certificates of another
@@ -32,6 +33,7 @@ from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.manifest import parse_manifest
 from ocspd.service.generations import Generations
+from ocspd.service.priority import weigh_session_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +46,7 @@ UNMERGED = "unmerged.json"
 
 async def merge_for_ever(directory: Path) -> None:
     """Merge the two segments of an index again and again, publishing every time."""
+    weigh_session_least()
     index = IndexDirectory(directory)
     unmerged = parse_manifest(*await asyncio.to_thread(read_unmerged, directory))
     with index.lock():
@@ -69,6 +72,7 @@ def beside(command: list[str | Path] | None) -> Iterator[None]:
         ["taskset", "-c", "0", sys.executable, "-m", *map(str, command)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # as services are
     ) as process:
         try:
             time.sleep(SETTLE_S)

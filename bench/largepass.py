@@ -28,6 +28,7 @@ from bench.fullpass import private_mb
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.service.generations import Generations
+from ocspd.service.priority import weigh_session_least
 from ocspd.service.refreshing import Refresher, RefreshSettings
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--grace", type=float, default=5.0, help="seconds that replaced segments are kept")
     parser.add_argument("--repeat", action="store_true")
     options = parser.parse_args()
+    weigh_session_least()  # as the daemon does
     signer = make_signer("p256")
     options.directory.mkdir(parents=True, exist_ok=True)
     for _ in range(2 if options.repeat else 1):

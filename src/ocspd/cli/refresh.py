@@ -29,6 +29,7 @@ from ocspd.logs import logger
 from ocspd.pki.certs import ski_hex
 from ocspd.service.generations import Generations
 from ocspd.service.importing import EXPIRED, FileStatus, IssuerFiles, Sources
+from ocspd.service.priority import weigh_session_least
 from ocspd.service.refreshing import Refresher, RefreshSettings, RefreshSource
 from ocspd.web.server import HTTPServer
 from ocspd.web.signer_admin import SignerAdmin
@@ -99,6 +100,7 @@ def _from_flags(flags: Flags) -> SignerConfig:
 
 
 async def _main(config: SignerConfig, flags: Flags) -> int:
+    weigh_session_least()
     clock = SystemClock()
     notifier = Notifier.from_environment()
     source = FileSigners(

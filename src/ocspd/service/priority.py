@@ -10,15 +10,24 @@ from pathlib import Path
 def leave_cpu_to_others() -> None:
     """Make the calling process, one of its own, run only where nothing else wants to.
 
-    It becomes a session of its own: the kernel shares CPUs out between sessions first (autogroups,
-    sched(7)), and a policy or a nice value counts inside a session only. So the session gets the lowest
-    weight, and the process the policy SCHED_IDLE for where there are no autogroups.
+    It becomes a session of its own, as `weigh_session_least` has it, with the policy SCHED_IDLE for where
+    there are no autogroups.
     """
     with contextlib.suppress(OSError):
         os.setsid()
-        # only a session that was just made is ours to weigh
-        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+    weigh_session_least()
     yield_to_others()
+
+
+def weigh_session_least() -> None:
+    """Give the lowest weight to the session this process leads, if it does: a service, not a shell's command.
+
+    The kernel shares CPUs out between sessions first (autogroups, sched(7)); a policy or a nice value
+    counts inside a session only. What wakes up in a session that has used little is still served soon.
+    """
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text("19", encoding="ascii")
 
 
 def yield_to_others() -> None:
