@@ -32,6 +32,7 @@ NATIVE = (
     "_index",
     "_survey",
     "_tables",
+    "_output",
     "_writer",
     "_presign",
     "_http",

@@ -14,8 +14,12 @@ class SegmentWriter:
     (templates): answers that share nothing stay in memory whole until the segment is finished.
     """
 
-    def __init__(self, path: str, *, created_at: int) -> None:
-        """Start a segment at path; `created_at` in seconds since the epoch goes into its header."""
+    def __init__(self, path: str, *, created_at: int, gentle: bool = False) -> None:
+        """Start a segment at path; `created_at` in seconds since the epoch goes into its header.
+
+        A gentle writer writes at most some 15 MB a second, in pieces of 16 KiB, so that the kernel's work for
+        the disk does not hold up others on the CPU.
+        """
     @property
     def path(self) -> str:
         """Where the segment will be."""

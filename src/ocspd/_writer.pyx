@@ -18,11 +18,11 @@ from pathlib import Path
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-from posix.unistd cimport pread, pwrite, write
+from posix.unistd cimport pread, pwrite
 
 from ocspd._der cimport (
     CertID,
@@ -63,6 +63,7 @@ from ocspd._index cimport (
     read_record,
     slot_page,
 )
+from ocspd._output cimport E_IO, write_all, write_gently
 from ocspd._tables cimport E_ISSUERS, E_TEMPLATES, Tables
 
 from ocspd.errors import DERError, IndexFileError
@@ -76,7 +77,6 @@ cdef enum:
     REPORTED_TOKENS = 1000
 
 cdef enum:
-    E_IO = -2
     E_SIZE = -6
 
 cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
@@ -84,22 +84,6 @@ cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 
 cdef struct Pair:
     uint64_t key_hash
     uint64_t offset
-
-
-cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil:
-    """Write everything, at an offset or (-1) at the end; 0 or E_IO with errno set."""
-    cdef Py_ssize_t wrote
-    while size:
-        wrote = write(descriptor, data, size) if offset < 0 else pwrite(descriptor, data, size, offset)
-        if wrote < 0 and errno == EINTR:
-            continue
-        if wrote <= 0:
-            return E_IO
-        data += wrote
-        size -= <size_t> wrote
-        if offset >= 0:
-            offset += wrote
-    return 0
 
 
 cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil:
@@ -122,6 +106,7 @@ cdef class SegmentWriter:
     cdef str _temporary
     cdef int _file
     cdef int _keys
+    cdef bint _gentle
     cdef int64_t _created_at
     cdef uint64_t _seed
     cdef uint64_t _records_size
@@ -138,12 +123,13 @@ cdef class SegmentWriter:
         self._buffer = NULL
         self._pairs = NULL
 
-    def __init__(self, str path not None, *, created_at):
+    def __init__(self, str path not None, *, created_at, bint gentle=False):
         if self._buffer != NULL:
             raise TypeError("a SegmentWriter is initialised once")
         self.path = path
         self.added = 0
         self.skipped = 0
+        self._gentle = gentle
         self._created_at = created_at
         self._seed = int.from_bytes(os.urandom(8), "little")
         directory, name = os.path.split(path)
@@ -209,8 +195,13 @@ cdef class SegmentWriter:
 
     # -- writing octets ------------------------------------------------------------------------
 
+    cdef int _write(self, int descriptor, const void *data, size_t size, int64_t offset) noexcept nogil:
+        if self._gentle:
+            return write_gently(descriptor, <const uint8_t *> data, size, offset)
+        return write_all(descriptor, <const uint8_t *> data, size, offset)
+
     cdef int _flush(self) noexcept nogil:
-        cdef int code = write_all(self._file, self._buffer, self._buffered, -1)
+        cdef int code = self._write(self._file, self._buffer, self._buffered, -1)
         self._buffered = 0
         return code
 
@@ -230,7 +221,7 @@ cdef class SegmentWriter:
         return 0
 
     cdef int _flush_pairs(self) noexcept nogil:
-        cdef int code = write_all(self._keys, <uint8_t *> self._pairs, self._paired * sizeof(Pair), -1)
+        cdef int code = self._write(self._keys, self._pairs, self._paired * sizeof(Pair), -1)
         self._paired = 0
         return code
 
@@ -520,8 +511,8 @@ cdef class SegmentWriter:
                     memset(slots, 0, pages * PAGE)
                     code = self._fill(slots, first, pages, slot_pages, entries)
                     if code == 0:
-                        code = write_all(
-                            self._file, <const uint8_t *> slots, pages * PAGE, <int64_t> (slots_offset + first * PAGE)
+                        code = self._write(
+                            self._file, slots, pages * PAGE, <int64_t> (slots_offset + first * PAGE)
                         )
                     first += pages
         finally:

@@ -300,3 +300,24 @@ def test_thousands_of_forms_and_dozens_of_issuers_find_room(tmp_path: Path) -> N
         answer.der for _, _, answer in segment.records()
     }
     assert again.templates == 40
+
+
+def test_a_gentle_writer_writes_the_same(tmp_path: Path) -> None:
+    authority = AUTHORITIES[0]
+    ders = [authority.answer(serial) for serial in range(300)]
+    plain, many = write(tmp_path / "plain.seg", *ders), tmp_path / "gentle.seg"
+    with SegmentWriter(str(many), created_at=NOW_S, gentle=True) as writer:
+        for der in ders:
+            writer.add(der)
+        writer.add_segment(plain, None, 0)
+        writer.finish()
+    gentle = Segment(str(many))
+    gentle.verify()
+    assert gentle.entries == plain.entries == 300
+    assert gentle.size_bytes > 1 << 14  # several pieces
+    hashes = authority.hashes("sha1")
+    for serial in range(300):
+        one, other = (segment.lookup("sha1", *hashes, serial) for segment in (plain, gentle))
+        assert one is not None
+        assert other is not None
+        assert one.der == other.der

@@ -191,7 +191,8 @@ class Generations:
     def _join(self, run: tuple[SegmentRef, ...], stopped: threading.Event) -> SegmentRef:
         segments = self.directory.map(run)
         now_s = int(self._now_s())
-        with self.directory.writer(now_s) as writer:
+        # where merges fall behind they hurry: a lookup asks every segment
+        with self.directory.writer(now_s, gentle=len(self.segments) <= 2 * MAX_SEGMENTS) as writer:
             for number, segment in enumerate(segments):
                 if stopped.is_set():
                     raise IndexFileError(f"{self.directory.path}: merge abandoned")

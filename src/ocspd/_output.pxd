@@ -1,0 +1,10 @@
+# cython: language_level=3
+"""See _output.pyx."""
+
+from libc.stdint cimport int64_t, uint8_t
+
+cdef enum:
+    E_IO = -2
+
+cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil
+cdef int write_gently(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil

@@ -1,0 +1,1 @@
+"""Writing octets to files: nothing here is called from Python."""
