@@ -87,8 +87,8 @@ def _stay(story: Story, directory: Path, processes: Processes) -> None:
     say(f"\nThe API listens on {story.api}, the responder on {story.responder}. To try in another terminal:")
     for words in lines:
         say("    " + shlex.join(words))
-    say("\nCtrl-C to stop.")
     with contextlib.suppress(KeyboardInterrupt):
+        say("\nCtrl-C to stop.")
         while True:
             processes.check()
             time.sleep(0.5)
