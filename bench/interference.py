@@ -46,7 +46,7 @@ UNMERGED = "unmerged.json"
 
 async def merge_for_ever(directory: Path) -> None:
     """Merge the two segments of an index again and again, publishing every time."""
-    weigh_session_least()
+    weigh_session_least()  # as the daemon does
     index = IndexDirectory(directory)
     unmerged = parse_manifest(*await asyncio.to_thread(read_unmerged, directory))
     with index.lock():

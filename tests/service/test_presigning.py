@@ -27,6 +27,7 @@ from ocspd.service import presigning, signing_pool
 from ocspd.service.index_pass import index_pass
 from ocspd.service.presigning import Progress, RefreshReport, SkippedRow, dump_table, refresh_table
 from ocspd.service.signing_pool import Chunk, LocalSigning, SigningPool
+from tests import sessions
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, make_key, pem
 
 if TYPE_CHECKING:
@@ -418,20 +419,12 @@ async def test_signing_processes_in_the_background_yield_to_everything_else(*, b
     async with SigningPool([signer], processes=1, background=background) as pool:
         await pool.sign(signing_pool.to_chunk(0, NOW, [row(1, signer.aki)]))
         (pid,) = signing_processes()
-        policy, session, weight = os.sched_getscheduler(pid), os.getsid(pid), autogroup_nice(pid)
+        policy, session, weight = os.sched_getscheduler(pid), os.getsid(pid), sessions.weight(pid)
     if background:
         # a session of its own: the kernel shares CPUs out between sessions first
         assert (policy, session, weight) in {(os.SCHED_IDLE, pid, 19), (os.SCHED_IDLE, pid, None)}
     else:
         assert (policy, session) == (os.SCHED_OTHER, os.getsid(0))
-
-
-def autogroup_nice(pid: int) -> int | None:
-    """Return the nice value of a process's session, None where the kernel has no autogroups."""
-    try:
-        return int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1])
-    except FileNotFoundError:
-        return None
 
 
 def signing_processes() -> list[int]:

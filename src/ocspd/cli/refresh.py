@@ -100,7 +100,6 @@ def _from_flags(flags: Flags) -> SignerConfig:
 
 
 async def _main(config: SignerConfig, flags: Flags) -> int:
-    weigh_session_least()
     clock = SystemClock()
     notifier = Notifier.from_environment()
     source = FileSigners(
@@ -113,6 +112,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
     directory = IndexDirectory(config.index)
     async with AsyncExitStack() as stack:
         stack.enter_context(directory.lock())
+        await stack.enter_async_context(_working(_go_behind_requests()))
         db: RefreshSource
         total: int | None = None
         if config.from_files:
@@ -251,6 +251,11 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+async def _go_behind_requests() -> None:
+    while not weigh_session_least():  # noqa: ASYNC110  (the kernel tells nobody when it is allowed again)
+        await asyncio.sleep(0.1)
 
 
 async def _watchdog(notifier: Notifier) -> None:

@@ -8,26 +8,31 @@ from pathlib import Path
 
 
 def leave_cpu_to_others() -> None:
-    """Make the calling process, one of its own, run only where nothing else wants to.
+    """Make the calling process one that runs only where nothing else wants to.
 
-    It becomes a session of its own, as `weigh_session_least` has it, with the policy SCHED_IDLE for where
-    there are no autogroups.
+    It becomes a session of its own, to be given the lowest weight (`weigh_session_least`), with the policy
+    SCHED_IDLE for where there are no autogroups.
     """
     with contextlib.suppress(OSError):
         os.setsid()
-    weigh_session_least()
     yield_to_others()
 
 
-def weigh_session_least() -> None:
+def weigh_session_least() -> bool:
     """Give the lowest weight to the session this process leads, if it does: a service, not a shell's command.
 
     The kernel shares CPUs out between sessions first (autogroups, sched(7)); a policy or a nice value
     counts inside a session only. What wakes up in a session that has used little is still served soon.
+    False when it is to be tried again: without privileges the kernel lets one process do this every 0.1 s.
     """
     if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):
+        try:
             Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a kernel without autogroups, or none to be changed
+    return True
 
 
 def yield_to_others() -> None:

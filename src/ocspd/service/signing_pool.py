@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ocspd._writer import SegmentWriter
 from ocspd.errors import OCSPDError
-from ocspd.service.priority import leave_cpu_to_others
+from ocspd.service.priority import leave_cpu_to_others, weigh_session_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -316,10 +316,12 @@ def _work(pipe: Connection, specs: list[SignerSpec], background: bool, segments:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if background:
         leave_cpu_to_others()
+    light = not background
     bench: _Bench | None = None
     with contextlib.suppress(EOFError, OSError):
         while True:
             chunk: Chunk | None = pipe.recv()
+            light = light or weigh_session_least()
             try:
                 result: SignedChunk | _Finished | str
                 if chunk is None:
