@@ -8,7 +8,7 @@ from posix.unistd cimport pwrite, write
 
 cdef enum:
     PIECE = 1 << 14
-    PIECE_PAUSE_NS = 1_000_000
+    PIECE_PAUSE_NS = 1_000_000  # docs/decisions/0007
 
 
 cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil:
@@ -27,19 +27,27 @@ cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t off
     return 0
 
 
-cdef int write_gently(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil:
-    """`write_all` in small pieces with a pause after each: some 15 MB a second."""
+cdef int write_until(
+    int descriptor, const uint8_t *data, size_t size, int64_t offset, const bint *gentle, const bint *stopped
+) noexcept nogil:
+    """`write_all`, in small pieces with a pause after each while `gentle`; E_STOPPED once `stopped`.
+
+    Other threads may change both meanwhile.
+    """
     cdef timespec pause
     cdef size_t part
     pause.tv_sec = 0
     pause.tv_nsec = PIECE_PAUSE_NS
     while size:
-        part = min(size, <size_t> PIECE)
+        if stopped[0]:
+            return E_STOPPED
+        part = min(size, <size_t> PIECE) if gentle[0] else size
         if write_all(descriptor, data, part, offset):
             return E_IO
         data += part
         size -= part
         if offset >= 0:
             offset += <int64_t> part
-        nanosleep(&pause, NULL)
+        if gentle[0]:
+            nanosleep(&pause, NULL)
     return 0

@@ -17,9 +17,16 @@ class SegmentWriter:
     def __init__(self, path: str, *, created_at: int, gentle: bool = False) -> None:
         """Start a segment at path; `created_at` in seconds since the epoch goes into its header.
 
-        A gentle writer writes at most some 15 MB a second, in pieces of 16 KiB, so that the kernel's work for
-        the disk does not hold up others on the CPU.
+        A gentle writer writes pieces of 16 KiB with a pause of a millisecond after each, so that the kernel's
+        work for the disk does not hold up others on the CPU.
         """
+    @property
+    def gentle(self) -> bool:
+        """Whether it writes gently."""
+    def hurry(self) -> None:
+        """Write as fast as possible from now on; any thread may call this while another one writes."""
+    def stop(self) -> None:
+        """Have the next write fail with IndexFileError; any thread may call this while another one writes."""
     @property
     def path(self) -> str:
         """Where the segment will be."""

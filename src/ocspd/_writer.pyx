@@ -63,7 +63,7 @@ from ocspd._index cimport (
     read_record,
     slot_page,
 )
-from ocspd._output cimport E_IO, write_all, write_gently
+from ocspd._output cimport E_IO, E_STOPPED, write_until
 from ocspd._tables cimport E_ISSUERS, E_TEMPLATES, Tables
 
 from ocspd.errors import DERError, IndexFileError
@@ -75,8 +75,6 @@ cdef enum:
     WINDOW_PAGES = 1 << 13  # 32 MiB of slots at a time
     ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
     REPORTED_TOKENS = 1000
-
-cdef enum:
     E_SIZE = -6
 
 cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
@@ -106,7 +104,8 @@ cdef class SegmentWriter:
     cdef str _temporary
     cdef int _file
     cdef int _keys
-    cdef bint _gentle
+    cdef readonly bint gentle
+    cdef bint _stopped
     cdef int64_t _created_at
     cdef uint64_t _seed
     cdef uint64_t _records_size
@@ -129,7 +128,7 @@ cdef class SegmentWriter:
         self.path = path
         self.added = 0
         self.skipped = 0
-        self._gentle = gentle
+        self.gentle = gentle
         self._created_at = created_at
         self._seed = int.from_bytes(os.urandom(8), "little")
         directory, name = os.path.split(path)
@@ -174,12 +173,20 @@ cdef class SegmentWriter:
             except OSError:
                 pass
 
+    def hurry(self):
+        self.gentle = False
+
+    def stop(self):
+        self._stopped = True
+
     cdef int _raise(self, int code) except -1:
         """Turn a negative code of the nogil half into its exception; nothing more can be added."""
         cdef int number = errno
         self.abort()
         if code == E_IO:
             raise IndexFileError(f"{self.path}: cannot write segment: {os.strerror(number)}")
+        if code == E_STOPPED:
+            raise IndexFileError(f"{self.path}: abandoned before it was finished")
         if code == E_TEMPLATES:
             raise IndexFileError(f"{self.path}: answers have more than {MAX_TEMPLATES} different forms")
         if code == E_ISSUERS:
@@ -196,9 +203,11 @@ cdef class SegmentWriter:
     # -- writing octets ------------------------------------------------------------------------
 
     cdef int _write(self, int descriptor, const void *data, size_t size, int64_t offset) noexcept nogil:
-        if self._gentle:
-            return write_gently(descriptor, <const uint8_t *> data, size, offset)
-        return write_all(descriptor, <const uint8_t *> data, size, offset)
+        return write_until(descriptor, <const uint8_t *> data, size, offset, &self.gentle, &self._stopped)
+
+    cdef int _place(self, bytes data, uint64_t offset) except -1:
+        cdef int code = self._write(self._file, <const char *> data, <size_t> len(data), <int64_t> offset)
+        return self._raise(code) if code else 0
 
     cdef int _flush(self) noexcept nogil:
         cdef int code = self._write(self._file, self._buffer, self._buffered, -1)
@@ -207,9 +216,12 @@ cdef class SegmentWriter:
 
     cdef int _put(self, const uint8_t *data, size_t size) noexcept nogil:
         cdef size_t part
+        cdef int code
         while size:
-            if self._buffered == BUFFER and self._flush():
-                return E_IO
+            if self._buffered == BUFFER:
+                code = self._flush()
+                if code:
+                    return code
             part = min(size, BUFFER - self._buffered)
             if data != NULL:
                 memcpy(self._buffer + self._buffered, data, part)
@@ -234,15 +246,16 @@ cdef class SegmentWriter:
         cdef size_t left = PAGE - self._records_size % PAGE
         cdef uint8_t head[RECORD_HEAD]
         cdef Span key
-        cdef int i
+        cdef int i, code = 0
         if self._records_size >= RECORDS_LIMIT:
             return E_SIZE
         if left < RECORD_HEAD or (size <= STRADDLE_LIMIT and size > left):
-            if self._put(NULL, left):
-                return E_IO
+            code = self._put(NULL, left)
             self._records_size += left
-        if self._paired == PAIRS and self._flush_pairs():
-            return E_IO
+        if code == 0 and self._paired == PAIRS:
+            code = self._flush_pairs()
+        if code:
+            return code
         key.p = serial
         key.n = template.serial_size
         key = magnitude(key)
@@ -254,11 +267,14 @@ cdef class SegmentWriter:
         head[1] = number & 0xFF
         head[2] = (number >> 8) & 0xFF
         head[3] = (number >> 16) & 0xFF
-        if self._put(head, RECORD_HEAD) or self._put(serial, template.serial_size):
-            return E_IO
+        code = self._put(head, RECORD_HEAD)
+        if code == 0:
+            code = self._put(serial, template.serial_size)
         for i in range(parts):
-            if self._put(data[i].p, <size_t> data[i].n):
-                return E_IO
+            if code == 0:
+                code = self._put(data[i].p, <size_t> data[i].n)
+        if code:
+            return code
         self._records_size += size
         template.count += 1
         return 0
@@ -524,8 +540,11 @@ cdef class SegmentWriter:
         cdef uint64_t slot_pages, entries = 0
         cdef int code
         self._check_open()
-        if self._flush() or self._flush_pairs():
-            self._raise(E_IO)
+        code = self._flush()
+        if code == 0:
+            code = self._flush_pairs()
+        if code:
+            self._raise(code)
         memset(&header, 0, sizeof(Header))
         header.records_offset = PAGE
         header.records_size = self._records_size
@@ -560,11 +579,11 @@ cdef class SegmentWriter:
         head[:sizeof(Header)] = <bytes> (<char *> &header)[:sizeof(Header)]
         head[12:16] = zlib.crc32(head).to_bytes(4, "little")
         try:
-            _pwrite_all(self._file, issuers, header.issuers_offset)
-            _pwrite_all(self._file, templates, header.templates_offset)
-            _pwrite_all(self._file, blobs, header.blobs_offset)
+            self._place(issuers, header.issuers_offset)
+            self._place(templates, header.templates_offset)
+            self._place(blobs, header.blobs_offset)
             os.ftruncate(self._file, header.file_size)
-            _pwrite_all(self._file, bytes(head), 0)
+            self._place(bytes(head), 0)
             os.fchmod(self._file, 0o644)
             os.fsync(self._file)
             os.replace(self._temporary, self.path)
@@ -577,11 +596,3 @@ cdef class SegmentWriter:
         except OSError as err:
             self.abort()
             raise IndexFileError(f"{self.path}: cannot write segment: {err.strerror}") from err
-
-
-def _pwrite_all(descriptor, data, offset):
-    view = memoryview(data)
-    while view:
-        wrote = os.pwrite(descriptor, view, offset)
-        view = view[wrote:]
-        offset += wrote

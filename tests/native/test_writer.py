@@ -5,6 +5,7 @@ import datetime as dt
 import os
 import resource
 import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -321,3 +322,28 @@ def test_a_gentle_writer_writes_the_same(tmp_path: Path) -> None:
         assert one is not None
         assert other is not None
         assert one.der == other.der
+
+
+def test_a_writer_that_is_told_to_stop_leaves_nothing(tmp_path: Path) -> None:
+    ders = [AUTHORITIES[0].answer(serial) for serial in range(40)]
+    with SegmentWriter(str(tmp_path / "stopped.seg"), created_at=NOW_S, gentle=True) as writer:
+        for der in ders:
+            writer.add(der)
+        stopping = threading.Thread(target=writer.stop)
+        stopping.start()
+        stopping.join()
+        with pytest.raises(IndexFileError, match=r"stopped\.seg: abandoned before it was finished"):
+            writer.finish()
+        with pytest.raises(ValueError, match="finished or aborted"):
+            writer.add(ders[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gentle_writer_can_be_told_to_hurry(tmp_path: Path) -> None:
+    with SegmentWriter(str(tmp_path / "hurried.seg"), created_at=NOW_S, gentle=True) as writer:
+        before = writer.gentle
+        writer.hurry()
+        assert (before, writer.gentle) == (True, False)
+        writer.add(AUTHORITIES[0].answer(1))
+        writer.finish()
+    assert Segment(writer.path).entries == 1

@@ -83,12 +83,19 @@ def unfinished(directory: Path) -> list[Path]:
 
 
 class Watched(IndexDirectory):
-    """Notes the policy of every thread that adopts a segment; holds up `map` until it may go on."""
+    """Notes the policy of every thread that adopts a segment, and gentle writers; holds up `map`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.policies: list[int] = []
+        self.gentle: list[SegmentWriter] = []
         self.mapping, self.may_map = threading.Event(), threading.Event()
+
+    def writer(self, now_s: int, *, gentle: bool = False) -> SegmentWriter:
+        writer = super().writer(now_s, gentle=gentle)
+        if gentle:
+            self.gentle.append(writer)
+        return writer
 
     def adopt(self, path: str | Path) -> SegmentRef:
         self.policies.append(os.sched_getscheduler(0))  # 0: the calling thread
@@ -129,6 +136,44 @@ async def test_a_merge_that_is_cancelled_publishes_nothing_and_ends_soon(tmp_pat
     generations.close()
     assert directory.manifest() == before
     assert not unfinished(tmp_path)
+
+
+async def test_a_merge_that_somebody_waits_for_hurries(tmp_path: Path) -> None:
+    directory = Watched(tmp_path)
+    generations = Generations(directory, CLOCK)
+    for number in range(2):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+    await generations.end_pass()
+    merging = asyncio.create_task(generations.merge())
+    assert await asyncio.to_thread(directory.mapping.wait, 10)
+    (merged,) = directory.gentle
+    before = merged.gentle
+    beginning = asyncio.create_task(generations.begin_pass())
+    await asyncio.sleep(0)
+    assert (before, merged.gentle, beginning.done()) == (True, False, False)
+    directory.may_map.set()
+    assert await merging
+    await beginning
+    assert len(generations.segments) == 1
+
+
+async def test_a_merge_hurries_while_slices_pile_up(tmp_path: Path) -> None:
+    directory = Watched(tmp_path)
+    generations = Generations(directory, CLOCK)
+    for number in range(2):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+    await generations.end_pass()
+    merging = asyncio.create_task(generations.merge())
+    assert await asyncio.to_thread(directory.mapping.wait, 10)
+    (merged,) = directory.gentle
+    gentle_at = []
+    for number in range(2, 2 * MAX_SEGMENTS + 1):
+        await add_slice(generations, range(number * 10, number * 10 + 10))
+        gentle_at.append(merged.gentle)
+    assert gentle_at == [True] * (len(gentle_at) - 1) + [False]
+    directory.may_map.set()
+    assert await merging
+    assert generations.open().entries == (2 * MAX_SEGMENTS + 1) * 10
 
 
 async def test_what_an_earlier_signer_left_unfinished_goes_whatever_its_process_number(

@@ -15,13 +15,11 @@ one thread that yields to everything else (`priority`): a responder on the same 
 from __future__ import annotations
 
 import asyncio
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index
-from ocspd.errors import IndexFileError
 from ocspd.service.priority import yield_to_others
 
 if TYPE_CHECKING:
@@ -63,6 +61,7 @@ class Generations:
     """Told of every generation published."""
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _merging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _joining: SegmentWriter | None = None  # what the merge that is running writes
     _merger: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, "ocspd-merge", initializer=yield_to_others)
     )
@@ -110,6 +109,7 @@ class Generations:
 
     async def begin_pass(self) -> None:
         """Start a pass: what the feed reports from now on stands before the pass's answers."""
+        self._hurry()
         async with self._merging, self._lock:
             self.settled = self.recent + self.passing + self.settled
             self.recent = self.passing = ()
@@ -120,6 +120,8 @@ class Generations:
             refs = [await asyncio.to_thread(self.directory.adopt, path) for path in paths]
             before = self.passing
             self.passing = (*refs, *before)
+            if self._is_behind():
+                self._hurry()
             try:
                 return await asyncio.to_thread(self._publish, ())
             except BaseException:
@@ -128,6 +130,7 @@ class Generations:
 
     async def end_pass(self) -> None:
         """Count the pass as complete: what comes next stands before its answers."""
+        self._hurry()
         async with self._merging, self._lock:
             self.settled = self.passing + self.settled
             self.passing = ()
@@ -151,12 +154,15 @@ class Generations:
             return False
 
     async def _merge(self, group: str, run: tuple[SegmentRef, ...]) -> None:
-        stopped = threading.Event()
+        writer = self.directory.writer(int(self._now_s()), gentle=not self._is_behind())
+        self._joining = writer
         try:
-            ref = await asyncio.get_running_loop().run_in_executor(self._merger, self._join, run, stopped)
+            ref = await asyncio.get_running_loop().run_in_executor(self._merger, self._join, run, writer)
         except asyncio.CancelledError:
-            stopped.set()  # the process waits for its threads before it ends
+            writer.stop()  # the process waits for its threads before it ends
             raise
+        finally:
+            self._joining = None
         async with self._lock:
             before: tuple[SegmentRef, ...] = getattr(self, group)
             if run[0] not in before:  # the newest one was rewritten meanwhile: merge it another time
@@ -169,6 +175,15 @@ class Generations:
             except BaseException:
                 setattr(self, group, before)
                 raise
+
+    def _is_behind(self) -> bool:
+        """Whether there are so many segments that merges have to hurry: a lookup asks every one."""
+        return len(self.segments) > 2 * MAX_SEGMENTS
+
+    def _hurry(self) -> None:
+        """Have the merge that is running, if there is one, write as fast as it can: somebody waits for it."""
+        if self._joining is not None:
+            self._joining.hurry()
 
     def close(self) -> None:
         """Wait for what is left of a merge that was cancelled."""
@@ -188,14 +203,11 @@ class Generations:
             writer.finish()
             return self.directory.adopt(writer.path)
 
-    def _join(self, run: tuple[SegmentRef, ...], stopped: threading.Event) -> SegmentRef:
-        segments = self.directory.map(run)
+    def _join(self, run: tuple[SegmentRef, ...], writer: SegmentWriter) -> SegmentRef:
         now_s = int(self._now_s())
-        # where merges fall behind they hurry: a lookup asks every segment
-        with self.directory.writer(now_s, gentle=len(self.segments) <= 2 * MAX_SEGMENTS) as writer:
+        with writer:
+            segments = self.directory.map(run)
             for number, segment in enumerate(segments):
-                if stopped.is_set():
-                    raise IndexFileError(f"{self.directory.path}: merge abandoned")
                 writer.add_segment(segment, Index(segments[:number]) if number else None, now_s)
             writer.finish()
             return self.directory.adopt(writer.path)
