@@ -10,7 +10,7 @@ from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
 from ocspd.logs import logger
 from tests import postgres
-from tests.tools import PROGRAMS, find
+from tests.tools import PROGRAMS, find, lacking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 def pytest_report_header() -> list[str]:
     """Say which comparisons this run can make."""
     have = [name for name in PROGRAMS if find(name)]
-    lack = [name for name in PROGRAMS if not find(name)]
-    lines = ["compared with: " + ", ".join(have)]
-    if lack:
-        lines.append("NOT INSTALLED, tests against them are skipped: " + ", ".join(lack))
-    return lines
+    return ["compared with: " + ", ".join(have), *lacking()]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
+from tests.tools import IS_CHECKOUT, NO_CHECKOUT, do_without
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "ocspd"
@@ -241,8 +241,8 @@ def test_every_module_imports_alone_without_side_effects_or_warnings(tmp_path: P
 
 
 def tracked_text() -> list[tuple[str, str]]:
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout: which files are tracked is unknown")
+    if not IS_CHECKOUT:
+        do_without(f"{NO_CHECKOUT}: which files are tracked is unknown")
     listing = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, cwd=ROOT).stdout
     found = []
     for name in listing.decode().split("\0"):

@@ -18,7 +18,6 @@ from tests.web.raw_http import get, post
 DER = authorities()[0].request(GOOD)
 GET = get("/" + base64.b64encode(DER).decode())
 ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")
-SLOWED = "OCSPD_SANITIZED" in os.environ or "OCSPD_TRACED" in os.environ
 
 
 def resident() -> int:
@@ -55,7 +54,7 @@ async def open_connections(service: Service, count: int) -> None:
     service.tick()
 
 
-@pytest.mark.skipif(SLOWED, reason="the sanitizer keeps freed memory on purpose, tracing takes too long")
+@pytest.mark.growth
 @pytest.mark.parametrize(
     ("work", "count"),
     [(answer_requests, 200_000), (open_connections, 20_000)],
