@@ -33,6 +33,7 @@ NATIVE = (
     "_survey",
     "_tables",
     "_output",
+    "_keys",
     "_writer",
     "_presign",
     "_http",

@@ -22,6 +22,7 @@ NATIVE = (
     "_survey",
     "_tables",
     "_output",
+    "_keys",
     "_writer",
     "_presign",
     "_responder",

@@ -7,8 +7,8 @@ templates, so an answer costs its serial, its signature and a few octets. ECDSA 
 as bare r and s. Nothing is guessed: a template is shared only after every octet outside the holes
 has been compared, so what is read back is what was added.
 
-Records go to the file as they come, keys to an unlinked temporary file; `finish` fills the slot
-table window by window. Memory is the templates plus fixed buffers.
+Records go to the file as they come, their keys to `_keys`; `finish` fills the slot table part after
+part. Memory is the templates plus fixed buffers and a 256th of the table.
 """
 
 import os
@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport errno
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -63,6 +63,7 @@ from ocspd._index cimport (
     read_record,
     slot_page,
 )
+from ocspd._keys cimport KEY_PARTS, Keys, Pair
 from ocspd._output cimport E_IO, E_STOPPED, write_until
 from ocspd._tables cimport E_ISSUERS, E_TEMPLATES, Tables
 
@@ -71,17 +72,11 @@ from ocspd.files import fsync_directory
 
 cdef enum:
     BUFFER = 1 << 16
-    PAIRS = 1 << 15
-    WINDOW_PAGES = 1 << 13  # 32 MiB of slots at a time
     ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
     REPORTED_TOKENS = 1000
     E_SIZE = -6
 
 cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
-
-cdef struct Pair:
-    uint64_t key_hash
-    uint64_t offset
 
 
 cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil:
@@ -103,24 +98,19 @@ cdef class SegmentWriter:
     cdef readonly object skipped
     cdef str _temporary
     cdef int _file
-    cdef int _keys
+    cdef Keys _keys
     cdef readonly bint gentle
     cdef bint _stopped
     cdef int64_t _created_at
     cdef uint64_t _seed
     cdef uint64_t _records_size
-    cdef uint64_t _pair_total
     cdef uint8_t *_buffer
     cdef size_t _buffered
-    cdef Pair *_pairs
-    cdef size_t _paired
     cdef Tables _tables
 
     def __cinit__(self):
         self._file = -1
-        self._keys = -1
         self._buffer = NULL
-        self._pairs = NULL
 
     def __init__(self, str path not None, *, created_at, bint gentle=False):
         if self._buffer != NULL:
@@ -134,23 +124,21 @@ cdef class SegmentWriter:
         directory, name = os.path.split(path)
         try:
             self._file, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory or ".")
-            with tempfile.TemporaryFile(dir=directory or ".") as keys:
-                self._keys = os.dup(keys.fileno())
+            self._keys = Keys(directory or ".")
         except OSError as err:
             self.abort()
             raise IndexFileError(f"{path}: cannot write segment: {err.strerror}") from err
         self._records_size = RECORD_HEAD  # offset 0 marks an empty slot, so no record lies there
         self._buffer = <uint8_t *> PyMem_Malloc(BUFFER)
-        self._pairs = <Pair *> PyMem_Malloc(PAIRS * sizeof(Pair))
         self._tables = Tables()
-        if not (self._buffer and self._pairs):
+        if self._buffer == NULL:
             raise MemoryError
+        self._keys.watch(&self.gentle, &self._stopped)
         memset(self._buffer, 0, PAGE + RECORD_HEAD)
         self._buffered = PAGE + RECORD_HEAD  # the header is written last, into this room
 
     def __dealloc__(self):
         PyMem_Free(self._buffer)
-        PyMem_Free(self._pairs)
 
     def __del__(self):
         self.abort()
@@ -162,9 +150,8 @@ cdef class SegmentWriter:
         self.abort()
 
     def abort(self):
-        if self._keys >= 0:
-            os.close(self._keys)
-            self._keys = -1
+        if self._keys is not None:
+            self._keys.close()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -232,11 +219,6 @@ cdef class SegmentWriter:
             size -= part
         return 0
 
-    cdef int _flush_pairs(self) noexcept nogil:
-        cdef int code = self._write(self._keys, self._pairs, self._paired * sizeof(Pair), -1)
-        self._paired = 0
-        return code
-
     # -- records -------------------------------------------------------------------------------
 
     cdef int _record(self, uint32_t number, const uint8_t *serial, const Span *data, int parts) noexcept nogil:
@@ -252,17 +234,15 @@ cdef class SegmentWriter:
         if left < RECORD_HEAD or (size <= STRADDLE_LIMIT and size > left):
             code = self._put(NULL, left)
             self._records_size += left
-        if code == 0 and self._paired == PAIRS:
-            code = self._flush_pairs()
-        if code:
-            return code
         key.p = serial
         key.n = template.serial_size
         key = magnitude(key)
-        self._pairs[self._paired].key_hash = key_hash64(self._seed, template.issuer_key, key.p, key.n)
-        self._pairs[self._paired].offset = self._records_size
-        self._paired += 1
-        self._pair_total += 1
+        if code == 0:
+            code = self._keys.add(
+                key_hash64(self._seed, template.issuer_key, key.p, key.n), self._records_size
+            )
+        if code:
+            return code
         head[0] = template.serial_size
         head[1] = number & 0xFF
         head[2] = (number >> 8) & 0xFF
@@ -443,46 +423,25 @@ cdef class SegmentWriter:
 
     # -- finishing -----------------------------------------------------------------------------
 
-    cdef int _fill(self, uint64_t *slots, uint64_t first_page, uint64_t pages, uint64_t slot_pages,
-                   uint64_t *entries) noexcept nogil:
-        """Put the keys of a window of pages into its slots; 1 when a page overflows."""
-        cdef uint64_t done = 0, at, slot, page, fingerprint
-        cdef Py_ssize_t count, i
+    cdef int _place_key(self, uint64_t *page, const Pair *pair, uint64_t *entries) noexcept nogil:
+        """Put a key into its page of slots; 1 when the page is full."""
+        cdef uint64_t fingerprint = pair.key_hash & 0xFFFFFF
+        cdef uint64_t *slot
         cdef int step, code
-        cdef Pair *pair
-        while done < self._pair_total:
-            count = pread(self._keys, self._pairs, PAIRS * sizeof(Pair), <Py_ssize_t> (done * sizeof(Pair)))
-            if count <= 0:
-                return E_IO
-            count = count // <Py_ssize_t> sizeof(Pair)
-            done += <uint64_t> count
-            for i in range(count):
-                pair = &self._pairs[i]
-                page = slot_page(pair.key_hash, slot_pages)
-                if page < first_page or page >= first_page + pages:
-                    continue
-                fingerprint = pair.key_hash & 0xFFFFFF
-                code = 1
-                for step in range(SLOTS_PER_PAGE):
-                    at = (page - first_page) * SLOTS_PER_PAGE
-                    at += ((pair.key_hash >> 24) + <uint64_t> step) & (SLOTS_PER_PAGE - 1)
-                    slot = slots[at]
-                    if slot == 0:
-                        slots[at] = fingerprint << 40 | pair.offset
-                        entries[0] += 1
-                        code = 0
-                        break
-                    if slot >> 40 == fingerprint:
-                        code = self._replaces(slot & ((<uint64_t> 1 << 40) - 1), pair.offset)
-                        if code < 0:
-                            return code
-                        if code == 0:
-                            slots[at] = fingerprint << 40 | pair.offset
-                            break
-                        code = 1
-                if code:
-                    return 1
-        return 0
+        for step in range(SLOTS_PER_PAGE):
+            slot = &page[((pair.key_hash >> 24) + <uint64_t> step) & (SLOTS_PER_PAGE - 1)]
+            if slot[0] == 0:
+                slot[0] = fingerprint << 40 | pair.offset
+                entries[0] += 1
+                return 0
+            if slot[0] >> 40 == fingerprint:
+                code = self._replaces(slot[0] & ((<uint64_t> 1 << 40) - 1), pair.offset)
+                if code < 0:
+                    return code
+                if code == 0:
+                    slot[0] = fingerprint << 40 | pair.offset
+                    return 0
+        return 1
 
     cdef int _replaces(self, uint64_t old, uint64_t new) noexcept nogil:
         """0 when both records have the same key, and then the old one is marked dead; 1 when not."""
@@ -513,26 +472,69 @@ cdef class SegmentWriter:
             one.count -= 1
         return 0
 
-    cdef int _write_slots(self, uint64_t slot_pages, uint64_t slots_offset, uint64_t *entries) except? -99:
-        cdef uint64_t *slots
-        cdef uint64_t first = 0, pages
-        cdef int code = 0
-        slots = <uint64_t *> PyMem_Malloc(min(slot_pages, <uint64_t> WINDOW_PAGES) * PAGE)
-        if slots == NULL:
+    cdef int _are_crowded(self, uint64_t slot_pages) except? -99:
+        """1 when pages may overflow: more keys than slots, though some may turn out to be the same."""
+        cdef uint16_t *counts = <uint16_t *> calloc(slot_pages, sizeof(uint16_t))
+        cdef const Pair *pair
+        cdef uint64_t page
+        cdef int part = 0, code = 0
+        if counts == NULL:
             raise MemoryError
-        try:
-            with nogil:
-                while first < slot_pages and code == 0:
-                    pages = min(<uint64_t> WINDOW_PAGES, slot_pages - first)
-                    memset(slots, 0, pages * PAGE)
-                    code = self._fill(slots, first, pages, slot_pages, entries)
-                    if code == 0:
-                        code = self._write(
-                            self._file, slots, pages * PAGE, <int64_t> (slots_offset + first * PAGE)
-                        )
-                    first += pages
-        finally:
-            PyMem_Free(slots)
+        with nogil:
+            while part < KEY_PARTS and code == 0:
+                code = self._keys.open(part)
+                pair = self._keys.next() if code == 0 else NULL
+                while pair != NULL and code == 0:
+                    page = slot_page(pair.key_hash, slot_pages)
+                    counts[page] += 1
+                    code = counts[page] > SLOTS_PER_PAGE
+                    pair = self._keys.next()
+                part += 1
+        free(counts)
+        return code
+
+    cdef int _fill(self, uint64_t *window, uint64_t slot_pages, uint64_t slots_offset, bint releasing,
+                   uint64_t *entries) noexcept nogil:
+        """Write the slots; 1 when a page overflows."""
+        cdef uint64_t first = 0, last
+        cdef const Pair *pair
+        cdef int part, code
+        for part in range(KEY_PARTS):
+            # the last page of a part may also be the first one of the next
+            last = slot_page((<uint64_t> part << 56) | ((<uint64_t> 1 << 56) - 1), slot_pages)
+            code = self._keys.open(part)
+            if code:
+                return code
+            pair = self._keys.next()
+            while pair != NULL:
+                code = self._place_key(
+                    window + (slot_page(pair.key_hash, slot_pages) - first) * SLOTS_PER_PAGE, pair, entries
+                )
+                if code:
+                    return code
+                pair = self._keys.next()
+            if releasing:
+                self._keys.release(part)
+            if last > first:
+                code = self._write(self._file, window, (last - first) * PAGE, <int64_t> (slots_offset + first * PAGE))
+                if code:
+                    return code
+                memcpy(window, window + (last - first) * SLOTS_PER_PAGE, PAGE)
+                memset(window + SLOTS_PER_PAGE, 0, (last - first) * PAGE)
+                first = last
+        return self._write(self._file, window, PAGE, <int64_t> (slots_offset + first * PAGE))
+
+    cdef int _write_slots(self, uint64_t slot_pages, uint64_t slots_offset, uint64_t *entries) except? -99:
+        cdef int crowded = self._are_crowded(slot_pages) if self._keys.spilled else 1
+        if crowded < 0:
+            return crowded
+        cdef uint64_t *window = <uint64_t *> calloc(slot_pages // KEY_PARTS + 2, PAGE)
+        if window == NULL:
+            raise MemoryError
+        with nogil:
+            # keys can be given back as they are read where no page overflows, so that they are not read again
+            code = self._fill(window, slot_pages, slots_offset, not crowded, entries)
+        free(window)
         return code
 
     def finish(self):
@@ -541,15 +543,13 @@ cdef class SegmentWriter:
         cdef int code
         self._check_open()
         code = self._flush()
-        if code == 0:
-            code = self._flush_pairs()
         if code:
             self._raise(code)
         memset(&header, 0, sizeof(Header))
         header.records_offset = PAGE
         header.records_size = self._records_size
         header.slots_offset = (PAGE + self._records_size + PAGE - 1) // PAGE * PAGE
-        slot_pages = self._pair_total // ENTRIES_PER_PAGE + 1
+        slot_pages = self._keys.count // ENTRIES_PER_PAGE + 1
         while True:
             entries = 0
             code = self._write_slots(slot_pages, header.slots_offset, &entries)
@@ -590,8 +590,7 @@ cdef class SegmentWriter:
             directory = os.path.dirname(self.path) or "."
             os.close(self._file)
             self._file = -1
-            os.close(self._keys)
-            self._keys = -1
+            self._keys.close()
             fsync_directory(Path(directory))
         except OSError as err:
             self.abort()

@@ -6,7 +6,8 @@ import os
 import resource
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,6 @@ from tests.native.world import GOOD, NOW_S, authorities, segment_path, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KINDS = ("p256", "p384", "p521", "rsa", "ed25519")
 AUTHORITIES = [Authority(kind, f"authority {kind}", embed) for kind in KINDS for embed in (True, False)]
@@ -119,6 +119,50 @@ def test_many_keys_fill_many_pages_and_replacements_leave_no_trace(tmp_path: Pat
     hashes = authorities()[0].hashes("sha1")
     assert all(segment.lookup("sha1", *hashes, serial) for serial in range(1 << 24, (1 << 24) + 40_000, 97))
     assert segment.lookup("sha1", *hashes, (1 << 24) + 40_000) is None
+
+
+def unnamed_blocks(directory: Path) -> int:
+    """Blocks of disk that this process's files without a name take in a directory."""
+    taken = 0
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(path.readlink()).startswith(f"{directory}/#") or "(deleted)" in str(path.readlink()):
+                taken += path.stat().st_blocks
+    return taken
+
+
+@pytest.mark.parametrize("repeated", [1, 600])
+def test_keys_that_memory_has_no_room_for_give_their_disk_space_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: int
+) -> None:
+    """Unless a page of slots might overflow: then they are needed again."""
+    der = authorities()[0].answer(0x11223344)
+    at = der.index(b"\x02\x04\x11\x22\x33\x44") + 2
+    before, after = der[:at], der[at + 4 :]
+    first, count = 1 << 24, 600_000
+    blocks = []
+    synchronize = os.fsync
+
+    def look(descriptor: int) -> None:
+        blocks.append(unnamed_blocks(tmp_path))
+        synchronize(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    with SegmentWriter(str(tmp_path / "many.seg"), created_at=NOW_S) as writer:
+        for serial in range(first, first + count):
+            writer.add(before + serial.to_bytes(4, "big") + after)
+        for _ in range(repeated - 1):
+            writer.add(before + first.to_bytes(4, "big") + after)
+        spilled = unnamed_blocks(tmp_path)
+        writer.finish()
+    assert spilled * 512 > 1_000_000
+    assert blocks[0] == (0 if repeated == 1 else spilled)
+    segment = Segment(str(tmp_path / "many.seg"))
+    segment.verify()
+    hashes = authorities()[0].hashes("sha1")
+    assert segment.entries == count
+    assert all(segment.lookup("sha1", *hashes, serial) for serial in range(first, first + count))
+    assert segment.lookup("sha1", *hashes, first + count) is None
 
 
 def test_a_p256_answer_costs_little_more_than_its_serial_and_signature(tmp_path: Path) -> None:
