@@ -36,6 +36,7 @@ NATIVE = (
     "_keys",
     "_writer",
     "_presign",
+    "_copyrows",
     "_http",
     "_responder",
     "_fastpath",

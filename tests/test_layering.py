@@ -25,6 +25,7 @@ NATIVE = (
     "_keys",
     "_writer",
     "_presign",
+    "_copyrows",
     "_responder",
     "_fastpath",
 )

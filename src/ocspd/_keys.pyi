@@ -1,5 +1,8 @@
 """The keys of a segment in the making."""
 
+from typing import final
+
+@final
 class Keys:
     """Hashes and offsets, a few in memory and the rest in a file without a name; used by `_writer` only."""
 

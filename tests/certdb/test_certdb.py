@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ocspd.certdb import DBConfig, open_certdb
+from ocspd.certdb import DBConfig, migrate, open_certdb
+from ocspd.certdb.packed import PackedSource, unpack
 from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus
+from ocspd.service.signing import reduced
 from tests.certdb import raw
 from tests.certdb.samples import AKI, BIG_SERIAL, NOW, certificate, response
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ocspd.certdb.base import CertDB
+    from ocspd.certdb.packed import UnpackedRows
 
 
 @pytest.fixture
@@ -27,6 +31,15 @@ def clock() -> ManualClock:
 async def db(migrated_db_config: DBConfig, clock: ManualClock) -> AsyncIterator[CertDB]:
     async with await open_certdb(migrated_db_config, clock) as db:
         yield db
+
+
+@pytest.fixture
+async def postgres_config(postgres_url: str) -> DBConfig:
+    """A migrated database in PostgreSQL."""
+    config = DBConfig("postgres", postgres_url)
+    async with await open_certdb(config, ManualClock(NOW)) as db:
+        await migrate.up(db)
+    return config
 
 
 async def statuses(db: CertDB, chunk_rows: int = 100) -> dict[int, CertStatus]:
@@ -313,3 +326,95 @@ async def test_an_unmigrated_database_is_named_with_the_remedy(
                 await operation
             assert caught.value.code is Code.STORE_FAILED
             assert db.name in caught.value.message
+
+
+async def unpacked(db: CertDB) -> tuple[list[UnpackedRows], int]:
+    assert isinstance(db, PackedSource)
+    packed = [rows async for rows in db.stream_packed()]
+    return [unpack(rows.data) for rows in packed], sum(rows.count for rows in packed)
+
+
+async def test_packed_rows_say_what_the_status_stream_says(
+    postgres_config: DBConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await open_certdb(postgres_config, ManualClock(NOW)) as db:
+        assert await unpacked(db) == ([], 0)
+        row = (
+            "INSERT INTO certificates (serial_number, authority_key_identifier, status, reason, revoked_at, "
+        )
+        row += "pem, expiry) VALUES ('{}', '{}', '{}', {}, {}, 'PEM', {})"
+        times = (
+            "NULL",
+            "'infinity'",
+            "'-infinity'",
+            "'0001-01-01 00:00:00+00'",
+            "'1969-12-31 23:59:59.25+00'",
+            "'2026-01-02 03:04:05.678901+02'",
+            "'2250-01-01 00:00:00+00'",
+        )
+        values: list[tuple[object, ...]] = [
+            (n, AKI, "revoked", n % 3, time, "'2099-01-01'") for n, time in enumerate(times)
+        ]
+        values += [
+            (20, AKI, "good", "NULL", "'infinity'", "'infinity'"),
+            (21, "", "good", 0, "NULL", "'2099-01-01'"),
+            (22, "AA:BB", "unknown", -5, "NULL", "'2099-01-01'"),
+            (" 1", AKI, "good", 0, "NULL", "'2099-01-01'"),
+            (23, AKI, "fine", 0, "NULL", "'2099-01-01'"),
+            (24, AKI, "good", 0, "NULL", "'2001-01-01'"),
+            (25, AKI, "good", 0, "NULL", "NULL"),
+        ]
+        await raw.execute(postgres_config, *(row.format(*value) for value in values))
+        found, count = await unpacked(db)
+        slow = [each async for chunk in db.stream_status() for each in chunk]
+    assert count == len(slow) + 2 == 12
+    assert [message for rows in found for message in rows.unreadable] == [
+        record.getMessage().removeprefix("certificate left out: ") for record in caplog.records
+    ]
+    read = {(aki, *row) for rows in found for aki, group in rows.groups.items() for row in group}
+    read |= {(row.aki, *reduced([row])[0]) for rows in found for row in rows.unusual}
+    assert read == {(row.aki, *reduced([row])[0]) for row in slow}
+
+
+async def test_packed_rows_of_many_pieces_are_all_there_and_leaving_early_is_harmless(
+    postgres_config: DBConfig,
+) -> None:
+    count = 40_000
+    async with await open_certdb(postgres_config, ManualClock(NOW)) as db:
+        await raw.execute(
+            postgres_config,
+            "INSERT INTO certificates (serial_number, authority_key_identifier, status, reason, pem, expiry) "
+            f"SELECT convert_to(n::text, 'UTF8'), 'aa', 'good', 0, 'PEM', '2099-01-01' "
+            f"FROM generate_series(1, {count}) AS n",
+        )
+        found, total = await unpacked(db)
+        assert total == count
+        assert {row[0] for rows in found for row in rows.groups["aa"]} == set(range(1, count + 1))
+        assert len(found) > 3
+        assert isinstance(db, PackedSource)
+        for _ in range(6):  # more often than there are connections
+            stream = db.stream_packed()
+            assert isinstance(stream, AsyncGenerator)
+            assert (await anext(stream)).count
+            await stream.aclose()
+        assert await db.count_unexpired() == count
+
+
+async def test_a_table_that_cannot_be_copied_is_told(postgres_config: DBConfig) -> None:
+    async with await open_certdb(postgres_config, ManualClock(NOW)) as db:
+        await raw.execute(postgres_config, "ALTER TABLE certificates RENAME TO elsewhere")
+        with pytest.raises(CodedError, match="ocspd db up") as caught:
+            await unpacked(db)
+        assert caught.value.code is Code.STORE_FAILED
+        await raw.execute(
+            postgres_config,
+            "CREATE VIEW certificates AS SELECT serial_number, authority_key_identifier, status, "
+            "1 / (octet_length(serial_number) - 3) AS reason, revoked_at, expiry FROM elsewhere",
+            "INSERT INTO elsewhere (serial_number, authority_key_identifier, status, reason, pem, expiry) "
+            "SELECT convert_to(n::text, 'UTF8'), 'aa', 'good', 0, 'PEM', '2099-01-01' "
+            "FROM generate_series(100000, 120000) AS n",
+            "INSERT INTO elsewhere (serial_number, authority_key_identifier, status, reason, pem, expiry) "
+            "VALUES ('999', 'aa', 'good', 0, 'PEM', '2099-01-01')",
+        )
+        with pytest.raises(CodedError, match="division by zero"):
+            await unpacked(db)

@@ -23,10 +23,11 @@ from ocspd.index.directory import IndexDirectory
 from ocspd.model import ZERO_TIME, CertificateRow, CertStatus, OCSPRow, StatusRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
-from ocspd.service import presigning, signing_pool
+from ocspd.service import presigning
 from ocspd.service.index_pass import index_pass
 from ocspd.service.presigning import Progress, RefreshReport, SkippedRow, dump_table, refresh_table
-from ocspd.service.signing_pool import Chunk, LocalSigning, SigningPool
+from ocspd.service.signing import Chunk, LocalSigning, to_chunk
+from ocspd.service.signing_pool import SigningPool
 from tests import sessions
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, make_key, pem
 
@@ -310,7 +311,8 @@ ORPHAN = """
 import asyncio, sys
 sys.path.insert(0, {root!r})
 from tests.pki.chain import NOW, make_chain
-from ocspd.service.signing_pool import Chunk, SigningPool
+from ocspd.service.signing import Chunk
+from ocspd.service.signing_pool import SigningPool
 from tests.service.test_presigning import signing_children
 
 async def main():
@@ -417,7 +419,7 @@ async def test_a_failed_pass_leaves_the_index_as_it_was(tmp_path: Path) -> None:
 async def test_signing_processes_in_the_background_yield_to_everything_else(*, background: bool) -> None:
     signer = CHAIN.signer()
     async with SigningPool([signer], processes=1, background=background) as pool:
-        await pool.sign(signing_pool.to_chunk(0, NOW, [row(1, signer.aki)]))
+        await pool.sign(to_chunk(0, NOW, [row(1, signer.aki)]))
         (pid,) = signing_processes()
         policy, session, weight = os.sched_getscheduler(pid), os.getsid(pid), sessions.weight(pid)
     if background:
@@ -438,7 +440,7 @@ def signing_processes() -> list[int]:
 
 async def test_times_given_to_workers_survive_the_way_there() -> None:
     late = row(5, "", CertStatus.REVOKED, reason=4, revoked_at=ZERO_TIME)
-    chunk = signing_pool.to_chunk(0, NOW, [late])
+    chunk = to_chunk(0, NOW, [late])
     assert chunk.rows == [(5, 1, 4, ZERO_TIME.timestamp())]
     assert chunk.until is None
     assert datetime.fromtimestamp(ZERO_TIME.timestamp(), UTC) == ZERO_TIME

@@ -3,17 +3,23 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import ocsp
 
 from ocspd._der import parse_response
+from ocspd._index import Index
 from ocspd.clock import SystemClock
-from ocspd.model import CertificateRow
-from ocspd.service.presigning import dump_table, refresh_table
+from ocspd.index.directory import IndexDirectory
+from ocspd.model import CertificateRow, CertStatus
+from ocspd.pki.certid import issuer_hashes
+from ocspd.service.presigning import Progress, SkippedRow, dump_table, refresh_table
+from ocspd.service.staleness import Staleness
 from tests.certdb.raw import execute, fetch
 from tests.pki.chain import make_chain, pem
 from tests.tools import need
@@ -23,8 +29,10 @@ if TYPE_CHECKING:
 
     from ocspd.certdb import DBConfig
     from ocspd.certdb.base import CertDB
+    from ocspd.index.manifest import SegmentRef
 
 CHAIN = make_chain()
+OTHER = make_chain(name="Other CA", number=1)
 COUNT = 12_345
 DER = Encoding.DER
 
@@ -129,3 +137,107 @@ async def test_a_row_without_key_identifier_is_found_by_its_signature(certdb: Ce
     found = await certdb.get_ocsp(5, "")
     assert found is not None
     assert parse_response(found.body).serial == 5
+
+
+class Sink:
+    """A SegmentSink that keeps what it gets in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = IndexDirectory(directory)
+        self.directory.create()
+        self.prefix = self.directory.prefix
+        self.limit = 3_000
+        self.segments: tuple[SegmentRef, ...] = ()
+
+    async def publish(self, paths: list[str]) -> None:
+        self.segments = (*map(self.directory.adopt, paths), *self.segments)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_pass_into_segments_takes_every_kind_of_row(
+    certdb: CertDB,
+    migrated_db_config: DBConfig,
+    tmp_path: Path,
+    processes: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On PostgreSQL rows are read where they are signed, on SQLite here: the same comes of it."""
+    signers = [CHAIN.signer(), OTHER.signer(certid_hashes=("sha1",))]
+    mine, theirs = (signer.aki for signer in signers)
+    await execute(migrated_db_config, many_rows(migrated_db_config.driver, mine))
+    expiry = datetime.now(UTC) + timedelta(days=5)
+    first = COUNT + 1
+    good = CertificateRow(serial=first, aki=theirs, pem="unused", expiry=expiry)
+    spelled = ":".join(theirs[at : at + 2] for at in range(0, len(theirs), 2)).upper()
+    for row in (
+        good,
+        replace(good, serial=first + 1, status=CertStatus.UNKNOWN),
+        replace(good, serial=first + 2, status=CertStatus.REVOKED, reason=77, revoked_at=None),
+        replace(good, serial=first + 3, aki="ffff"),
+        replace(good, serial=first + 4, aki="", pem=pem(CHAIN.issue(first + 4)).decode()),
+        replace(good, serial=first + 5, aki="", pem="nonsense"),
+        replace(good, serial=first + 6, expiry=datetime.now(UTC) - timedelta(days=1)),
+        replace(
+            good, serial=first + 7, status=CertStatus.REVOKED, revoked_at=datetime(1950, 1, 1, tzinfo=UTC)
+        ),
+    ):
+        await certdb.insert_certificate(row)
+    text = "convert_to({}, 'UTF8')" if migrated_db_config.driver == "postgres" else "{}"
+    await execute(
+        migrated_db_config,
+        f"UPDATE certificates SET authority_key_identifier = {text.format(repr(spelled))} "
+        f"WHERE serial_number = {text.format(repr(str(first)))}",
+        f"UPDATE certificates SET serial_number = {text.format(repr('0x5'))} "
+        f"WHERE serial_number = {text.format(repr('5'))}",
+    )
+    sink = Sink(tmp_path / "index")
+    skipped: list[SkippedRow] = []
+    progress: list[Progress] = []
+    report = await refresh_table(
+        certdb,
+        signers,
+        clock=SystemClock(),
+        processes=processes,
+        table=False,
+        segments=sink,
+        on_progress=progress.append,
+        on_skip=skipped.append,
+    )
+    revoked = COUNT // 10 + 2
+    assert (report.certificates, report.signed, report.revoked) == (COUNT + 6, COUNT + 3, revoked)
+    assert report.answers == 2 * (COUNT - 1 + 1) + 3
+    assert report.foreign == {"ffff": 1, "": 1}
+    assert report.skipped == {"unknown status": 1}
+    assert (report.reasons_dropped, report.fresh) == (1, 0)
+    assert report.next_update is not None
+    assert sorted((row.serial, row.aki, row.cause) for row in skipped) == [
+        (first + 1, theirs, "unknown status"),
+        (first + 3, "ffff", "foreign issuer"),
+        (first + 5, "", "foreign issuer"),
+    ]
+    assert progress[-1] == Progress(COUNT + 6, COUNT + 3)
+    assert "serial_number holds" in caplog.text
+    index = Index(sink.directory.map(sink.segments))
+    assert len(sink.segments) > 2 or processes == 1
+    for chain, serial, status in (
+        *((CHAIN, 1, 0), (CHAIN, 10, 1), (CHAIN, COUNT, 0), (CHAIN, first + 4, 0)),
+        *((OTHER, first, 0), (OTHER, first + 2, 1), (OTHER, first + 7, 1)),
+    ):
+        answer = index.lookup("sha1", *issuer_hashes(chain.ca, "sha1"), serial)
+        assert answer is not None
+        assert parse_response(answer.der).status == status, serial
+    assert index.entries == report.answers
+
+    # a second pass asks the index: nothing is due but what the database says differently now
+    await certdb.revoke_certificate(7, mine, 4)
+    again = await refresh_table(
+        certdb,
+        signers,
+        clock=SystemClock(),
+        processes=processes,
+        table=False,
+        segments=sink,
+        staleness=Staleness.of(sink.directory.path, sink.segments, signers, 0.25),
+    )
+    assert (again.certificates, again.fresh, again.signed, again.revoked) == (COUNT + 6, COUNT + 2, 1, 1)
+    assert (again.skipped, again.foreign) == (report.skipped, report.foreign)

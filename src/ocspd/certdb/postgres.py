@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
+from ocspd import _copyrows
 from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
+from ocspd.certdb.packed import PACKED_BYTES, PackedRows
 from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, Database
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "serial_number, authority_key_identifier, ca_label, status, reason, expiry, revoked_at, pem, "
     "issued_at, not_before, metadata, sans, common_name"
+)
+_PACKED_COLUMNS = (  # casts: what binary COPY sends must have the types `_copyrows` expects
+    "serial_number, authority_key_identifier, status, reason::int4, revoked_at::timestamptz, "
+    "expiry::timestamptz"
 )
 _STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revoked_at, expiry"
 _OCSP_COLUMNS = "serial_number, authority_key_identifier, body, expiry"
@@ -105,6 +111,35 @@ class PostgresCertDB:
         async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
             if read := rows.readable_rows(chunk, rows.status_row):
                 yield read
+
+    async def stream_packed(self) -> AsyncIterator[PackedRows]:
+        """See packed.PackedSource."""
+        sql = f"SELECT {_PACKED_COLUMNS} FROM certificates WHERE expiry > $1"  # noqa: S608  (constants)
+        pieces: list[bytes] = []
+        size = 0
+        begun = False
+        async for piece in self._database.copy_out(sql, self._clock.now()):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= PACKED_BYTES:
+                packed, rest = self._whole_rows(b"".join(pieces), begun=begun)
+                begun = True
+                pieces, size = [rest], len(rest)
+                if packed.count:
+                    yield packed
+        packed, rest = self._whole_rows(b"".join(pieces), begun=begun)
+        if packed.count:
+            yield packed
+
+    def _whole_rows(self, data: bytes, *, begun: bool) -> tuple[PackedRows, bytes]:
+        """Split COPY's output into whole rows and the rest, without the header it begins with."""
+        try:
+            if not begun:
+                data = data[_copyrows.header_size(data) :]
+            end, count = _copyrows.whole_rows(data)
+        except ValueError as err:
+            raise CodedError(Code.STORE_FAILED, f"{self.name}: {err}") from err
+        return PackedRows(data[:end], count), data[end:]
 
     async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
         """See CertDB."""

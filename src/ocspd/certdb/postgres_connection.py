@@ -21,6 +21,8 @@ COMMAND_TIMEOUT_S = 60.0
 MAINTENANCE_TIMEOUT_S = 86400.0
 """The same for migrations and trimming, which may build an index over every certificate."""
 
+_COPY_AHEAD = 2  # pieces of at most some hundred kilobytes
+
 POOL_SIZE = 4
 """Connections at most. One signer streams, upserts and reads the feed; an authority inserts."""
 
@@ -55,6 +57,37 @@ class Database:
                     )
             async with self._pool.acquire() as connection:
                 yield connection
+
+    async def copy_out(self, sql: str, *values: Any) -> AsyncIterator[bytes]:
+        """Stream a query's rows in binary COPY format, in pieces as the server sends them.
+
+        The server waits while the caller does; COMMAND_TIMEOUT_S is for the next piece only.
+        """
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_COPY_AHEAD)
+
+        async def take(data: bytes) -> None:
+            await room.acquire()
+            pieces.put_nowait(data)
+
+        async def copy(connection: Any) -> None:
+            try:
+                await connection.copy_from_query(
+                    sql, *values, output=take, format="binary", timeout=MAINTENANCE_TIMEOUT_S
+                )
+            finally:
+                pieces.put_nowait(None)
+
+        async with self.connection() as connection:
+            copying = asyncio.create_task(copy(connection))
+            try:
+                while (piece := await asyncio.wait_for(pieces.get(), COMMAND_TIMEOUT_S)) is not None:
+                    room.release()
+                    yield piece
+                await copying
+            finally:
+                copying.cancel()
+                await asyncio.wait({copying})
 
     async def connect(self) -> Any:
         """Open a connection outside the pool; the caller closes it."""

@@ -23,6 +23,7 @@ _GO_TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?\s*(?:(Z)|([+-])(\d{2}):?(\d{2}))?", re.ASCII
 )
 _LOGGED_ROWS = 10
+_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class RowError(CodedError):
@@ -31,8 +32,13 @@ class RowError(CodedError):
     def __init__(self, column: str, value: object) -> None:
         super().__init__(
             Code.STORE_FAILED,
-            f"certdb column {column} holds {str(value)[:64]!r}, not CFSSL's form: correct or delete the row",
+            f"certdb column {column} holds {_shown(value)}, not CFSSL's form: correct or delete the row",
         )
+
+
+def _shown(value: object) -> str:
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return repr(text[:64])
 
 
 def read_serial(value: bytes) -> int:
@@ -72,8 +78,8 @@ def read_json(column: str, value: bytes | str | None) -> Any:
 
 
 def read_revoked_at(value: datetime | None) -> datetime | None:
-    """Read a time of revocation: Go's zero time means none."""
-    return None if value is None or value.year == 1 else value
+    """Read a time of revocation: Go's zero time means none, and infinity, which has no zone, tells none."""
+    return None if value is None or value.year == 1 or value.tzinfo is None else value
 
 
 def read_expiry(value: datetime | None) -> datetime:
@@ -146,16 +152,51 @@ def status_row_from_text(  # noqa: PLR0913, PLR0917  (as above)
     )
 
 
+def status_row_from_binary(  # noqa: PLR0913, PLR0917  (as above)
+    serial: bytes | None,
+    aki: bytes | None,
+    status: bytes | None,
+    reason: bytes | None,
+    revoked_at: bytes | None,
+    expiry: bytes | None,
+) -> StatusRow:
+    """Read the six columns of a status in PostgreSQL's binary format."""
+    return status_row(
+        serial or b"",
+        aki or b"",
+        status or b"",
+        None if reason is None else int.from_bytes(reason, "big", signed=True),
+        _read_timestamp(revoked_at),
+        _read_timestamp(expiry),
+    )
+
+
+def _read_timestamp(value: bytes | None) -> datetime | None:
+    """Read microseconds since 2000; infinity, and what datetime has no room for, is as asyncpg's infinity."""
+    if value is None:
+        return None
+    microseconds = int.from_bytes(value, "big", signed=True)
+    try:
+        return _POSTGRES_EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return datetime.min if microseconds < 0 else datetime.max  # noqa: DTZ901  (without a zone)
+
+
 def readable_rows(records: Iterable[Sequence[Any]], read: Callable[..., StatusRow]) -> list[StatusRow]:
     """Read status rows, leaving out unreadable ones with a warning each: one bad row must not stop a pass."""
-    rows, bad = [], 0
+    rows, unreadable = [], []
     for record in records:
         try:
             rows.append(read(*record))
         except RowError as err:
-            bad += 1
-            if bad <= _LOGGED_ROWS:
-                logger.warning("certificate left out: %s", err.message)
-    if bad > _LOGGED_ROWS:
-        logger.warning("%d more certificates left out", bad - _LOGGED_ROWS)
+            unreadable.append(err.message)
+    warn_of_unreadable(unreadable)
     return rows
+
+
+def warn_of_unreadable(messages: Sequence[str]) -> None:
+    """Log why rows are left out: the first ten, and how many more there are."""
+    for message in messages[:_LOGGED_ROWS]:
+        logger.warning("certificate left out: %s", message)
+    if len(messages) > _LOGGED_ROWS:
+        logger.warning("%d more certificates left out", len(messages) - _LOGGED_ROWS)

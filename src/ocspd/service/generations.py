@@ -82,7 +82,7 @@ class Generations:
 
     def open(self) -> Index:
         """Map the index as it is now."""
-        return self._open(self.segments)
+        return Index(self.directory.map(self.segments))
 
     async def add_changes(
         self, fill: Callable[[SegmentWriter], None], changed_at: Sequence[float]
@@ -191,9 +191,6 @@ class Generations:
 
     def _now_s(self) -> float:
         return self.clock.now().timestamp()
-
-    def _open(self, segments: Sequence[SegmentRef]) -> Index:
-        return Index(self.directory.map(segments))
 
     def _write(self, fill: Callable[[SegmentWriter], None], newest: SegmentRef | None) -> SegmentRef:
         with self.directory.writer(int(self._now_s())) as writer:

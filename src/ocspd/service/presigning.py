@@ -14,25 +14,39 @@ import base64
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ocspd.certdb.packed import PackedSource
+from ocspd.certdb.rows import warn_of_unreadable
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.model import CertStatus, OCSPRow, normalize_aki
-from ocspd.service.signing_pool import DEPTH, LocalSigning, Segments, Signing, SigningPool, to_chunk
+from ocspd.service.signing import (
+    Chunk,
+    LocalSigning,
+    PackedChunk,
+    Segments,
+    Signing,
+    Sorting,
+    earlier,
+    reduced,
+)
+from ocspd.service.signing_pool import DEPTH, SigningPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ocspd.certdb.base import CertDB
+    from ocspd.certdb.packed import PackedRows
     from ocspd.clock import Clock
     from ocspd.model import CertificateRow, StatusRow
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.signing_pool import SignedChunk
+    from ocspd.service.signing import SignedChunk
+    from ocspd.service.staleness import Staleness, StaleRows
 
 CHUNK_ROWS = 1_000
 """Rows in one message to a signing process and in one upsert: 17 ms of P-256 signatures for each hash."""
@@ -137,7 +151,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     table: bool = True,
     index: IndexWriter | None = None,
     segments: SegmentSink | None = None,
-    wanted: Callable[[int, list[StatusRow]], list[StatusRow]] | None = None,
+    staleness: Staleness | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
 ) -> RefreshReport:
@@ -145,8 +159,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
 
     `table` writes the answer for CFSSL's clients (SHA-1 CertID where that is signed) to
     `ocsp_responses`, expiring at its nextUpdate; `index` gets the answers for every CertID hash.
-    `segments` gets them as files. `wanted` is asked, with a signer's number and rows, which of the rows
-    to sign; the others are fresh.
+    `segments` gets them as files. Where `staleness` says that a row needs no new answer it is fresh.
     `numbers` has the number of the signer by the rows' key identifiers; by default the signers say it.
     `processes` 0 means one for each usable CPU; in the `background` they yield to everything else.
     Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails.
@@ -159,7 +172,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
         table=table,
         index=index,
         segments=segments,
-        wanted=wanted,
+        staleness=staleness,
         on_progress=on_progress,
         on_skip=on_skip,
     )
@@ -203,52 +216,91 @@ class _Refresh:
     table: bool
     index: IndexWriter | None
     segments: SegmentSink | None
-    wanted: Callable[[int, list[StatusRow]], list[StatusRow]] | None
+    staleness: Staleness | None
     on_progress: Callable[[Progress], None] | None
     on_skip: Callable[[SkippedRow], None] | None
     report: RefreshReport = field(default_factory=RefreshReport)
     index_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     published: int = 0
+    stale_rows: StaleRows | None = None
 
     async def run(self, processes: int, *, background: bool) -> RefreshReport:
-        stream = self.db.stream_status()
-        try:
-            async with AsyncExitStack() as stack:
-                first = await anext(stream, None)
-                segments = None
-                if self.segments is not None:
-                    created_at = int(self.clock.now().timestamp())
-                    segments = Segments(
-                        self.segments.prefix, created_at, keep=self.table or self.index is not None
-                    )
-                signing: Signing = LocalSigning(self.signers, segments)
-                if processes > 1 and first is not None and len(first) >= LOCAL_ROWS:
-                    signing = await stack.enter_async_context(
-                        SigningPool(
-                            self.signers, processes=processes, background=background, segments=segments
-                        )
-                    )
-                # what the workers have, one written, one waiting
-                slots = asyncio.Semaphore(DEPTH * processes + 2)
-                async with asyncio.TaskGroup() as tasks:
-                    async for number, rows in self._chunks(first, stream):
-                        chunk = rows if self.wanted is None else self.wanted(number, rows)
-                        self.report.fresh += len(rows) - len(chunk)
-                        if not chunk:
-                            continue
-                        await slots.acquire()
-                        task = tasks.create_task(self._sign(signing, number, chunk))
-                        task.add_done_callback(lambda _: slots.release())
-                        if (
-                            self.segments is not None
-                            and self.report.answers >= self.published + self.segments.limit
-                        ):
-                            await self._publish(signing)
-                await self._publish(signing)
-        finally:
-            if isinstance(stream, AsyncGenerator):
-                await stream.aclose()
+        if isinstance(self.db, PackedSource) and not self._answers_return:
+            await self._run_packed(self.db.stream_packed(), processes, background=background)
+        else:
+            await self._run_rows(self.db.stream_status(), processes, background=background)
         return self.report
+
+    @property
+    def _answers_return(self) -> bool:
+        """Whether answers are wanted here, not only in segments: then rows have to be known here, too."""
+        return self.table or self.index is not None or self.segments is None
+
+    async def _run_packed(
+        self, stream: AsyncIterator[PackedRows], processes: int, *, background: bool
+    ) -> None:
+        """Make the pass over rows that are read where they are signed."""
+        async with _closing(stream):
+            first = await anext(stream, None)
+            count = 0 if first is None else first.count
+            async with self._signing(count, processes, background=background) as signing:
+
+                async def work() -> AsyncGenerator[Awaitable[None]]:
+                    packed = first
+                    while packed is not None:
+                        yield self._sign_packed(signing, packed)
+                        packed = await anext(stream, None)
+
+                await self._do(signing, work(), processes)
+
+    async def _run_rows(
+        self, stream: AsyncIterator[list[StatusRow]], processes: int, *, background: bool
+    ) -> None:
+        """Make the pass over rows that are read here."""
+        async with _closing(stream):
+            first = await anext(stream, None)
+            async with self._signing(len(first or ()), processes, background=background) as signing:
+
+                async def work() -> AsyncGenerator[Awaitable[None]]:
+                    async for number, rows in self._chunks(first, stream):
+                        yield self._sign(signing, number, rows)
+
+                await self._do(signing, work(), processes)
+
+    @asynccontextmanager
+    async def _signing(self, rows: int, processes: int, *, background: bool) -> AsyncIterator[Signing]:
+        """Hand out who signs: this process where `rows`, the first ones, are few."""
+        segments = None
+        if self.segments is not None:
+            created_at = int(self.clock.now().timestamp())
+            segments = Segments(self.segments.prefix, created_at, keep=self.table or self.index is not None)
+        sorting = Sorting(self.numbers, self.staleness)
+        if processes == 1 or rows < LOCAL_ROWS:
+            yield LocalSigning(self.signers, segments, sorting)
+            return
+        async with SigningPool(
+            self.signers, processes=processes, background=background, segments=segments, sorting=sorting
+        ) as pool:
+            yield pool
+
+    async def _do(self, signing: Signing, work: AsyncGenerator[Awaitable[None]], processes: int) -> None:
+        """Do pieces of work side by side and publish what is signed from time to time and at the end."""
+        # what the workers have and one that is written; the next one waits for a place
+        slots = asyncio.Semaphore(DEPTH * processes + 1)
+
+        async def do(piece: Awaitable[None]) -> None:
+            try:
+                await piece
+            finally:
+                slots.release()
+
+        async with asyncio.TaskGroup() as tasks, aclosing(work):
+            async for piece in work:
+                tasks.create_task(do(piece))
+                await slots.acquire()
+                if self.segments is not None and self.report.answers >= self.published + self.segments.limit:
+                    await self._publish(signing)
+        await self._publish(signing)
 
     async def _publish(self, signing: Signing) -> None:
         """Publish what the signing processes have written."""
@@ -290,7 +342,7 @@ class _Refresh:
             number = self.numbers.get(normalize_aki(aki)) if aki else await self._issuer_of(row)
             if number is None:
                 self.report.foreign[aki] += 1
-                self._skip(row, "foreign issuer")
+                self._skip(row.serial, row.aki, "foreign issuer")
             else:
                 waiting[number].append(row)
 
@@ -303,10 +355,52 @@ class _Refresh:
         return next((number for number, signer in enumerate(self.signers) if signer.issued(pem)), None)
 
     async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
-        signed = await signing.sign(to_chunk(number, self.clock.now(), rows))
+        now = self.clock.now()
+        plain = reduced(rows)
+        until = min((row.until for row in rows if row.until is not None), default=None)
+        if self.staleness is not None:
+            until_s = None if until is None else int(until.timestamp())
+            wanted = self._stale_rows(self.staleness)(number, plain, int(now.timestamp()), until_s)
+            self.report.fresh += len(rows) - len(wanted)
+            rows, plain = [rows[at] for at in wanted], [plain[at] for at in wanted]
+        if not rows:
+            self._tell()
+            return
+        signed = await signing.sign(Chunk(number, now, plain, until))
         if self.index is not None or self.table:
             await self._store(number, rows, signed)
         self._count(rows, signed)
+
+    def _stale_rows(self, staleness: Staleness) -> StaleRows:
+        if self.stale_rows is None:
+            self.stale_rows = staleness.open()
+        return self.stale_rows
+
+    async def _sign_packed(self, signing: Signing, packed: PackedRows) -> None:
+        report = self.report
+        signed = await signing.sign_packed(PackedChunk(self.clock.now(), packed.data))
+        report.certificates += packed.count - len(signed.unreadable)
+        report.signed += signed.signed
+        report.revoked += signed.revoked
+        report.answers += signed.made
+        report.fresh += signed.fresh
+        report.reasons_dropped += signed.reasons_dropped
+        report.next_update = earlier(report.next_update, signed.next_update)
+        warn_of_unreadable(signed.unreadable)
+        for aki, serials in signed.foreign.items():
+            report.foreign[aki] += len(serials)
+            for serial in serials:
+                self._skip(serial, aki, "foreign issuer")
+        for serial, aki, cause in signed.skipped:
+            report.skipped[cause] += 1
+            self._skip(serial, aki, cause)
+        if signed.nameless:
+            waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.signers))}
+            await self._find("", signed.nameless, waiting)
+            for number, rows in waiting.items():
+                if rows:
+                    await self._sign(signing, number, rows)
+        self._tell()
 
     async def _store(self, number: int, rows: list[StatusRow], signed: SignedChunk) -> None:
         """Put answers where an `IndexWriter` and the table want them."""
@@ -335,26 +429,35 @@ class _Refresh:
         report.signed += len(rows)
         report.answers += signed.made
         report.reasons_dropped += signed.reasons_dropped
-        if signed.made and (report.next_update is None or signed.next_update < report.next_update):
-            report.next_update = signed.next_update
+        report.next_update = earlier(report.next_update, signed.next_update if signed.made else None)
         if signed.skipped:
             for row, cause in zip(rows, signed.answers, strict=True):
                 if isinstance(cause, str):
                     report.signed -= 1
                     report.revoked -= row.status == CertStatus.REVOKED
                     report.skipped[cause] += 1
-                    self._skip(row, cause)
+                    self._skip(row.serial, row.aki, cause)
         self._tell()
 
-    def _skip(self, row: StatusRow, cause: str) -> None:
+    def _skip(self, serial: int, aki: str, cause: str) -> None:
         if self.on_skip is not None:
-            self.on_skip(SkippedRow(row.serial, row.aki, cause))
+            self.on_skip(SkippedRow(serial, aki, cause))
 
     def _tell(self) -> None:
         if self.on_progress is not None:
             report = self.report
             skipped = report.foreign.total() + report.skipped.total()
             self.on_progress(Progress(report.signed + report.fresh + skipped, report.signed))
+
+
+@asynccontextmanager
+async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Close the stream in the end, if it is one that has to be."""
+    try:
+        yield
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
 
 
 def _add(index: IndexWriter, answers: list[list[bytes]], due: int) -> None:

@@ -20,17 +20,14 @@ import contextlib
 import json
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from ocspd._survey import stale
 from ocspd.certdb.feed import CursorLostError
 from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.files import write_atomic
 from ocspd.logs import logger
 from ocspd.model import normalize_aki
-from ocspd.pki.certid import issuer_hashes
-from ocspd.pki.ocsp_template import known_reason
 from ocspd.service.presigning import (
     CHUNK_ROWS,
     LOCAL_ROWS,
@@ -39,13 +36,14 @@ from ocspd.service.presigning import (
     refresh_table,
     usable_cpus,
 )
-from ocspd.service.signing_pool import LocalSigning, SigningPool, to_chunk
+from ocspd.service.signing import LocalSigning, to_chunk
+from ocspd.service.signing_pool import SigningPool
+from ocspd.service.staleness import Staleness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from ocspd._index import Index
     from ocspd._writer import SegmentWriter
     from ocspd.certdb.feed import ChangeFeed, Cursor, StatusRowChange
     from ocspd.clock import Clock
@@ -54,7 +52,7 @@ if TYPE_CHECKING:
     from ocspd.service.generations import Generations
     from ocspd.service.presigning import Progress, SkippedRow
     from ocspd.service.publishing import PublishStats
-    from ocspd.service.signing_pool import Signing
+    from ocspd.service.signing import Signing
 
 STATE_NAME = "signer.json"
 """The file beside the manifest that keeps the position in the change feed."""
@@ -378,7 +376,12 @@ class Refresher:
             background=True,
             table=self._settings.table,
             segments=_Slices(self._generations, self._settings.slice_answers),
-            wanted=_Wanted(self._generations.open(), self._signers, self._clock, self._settings.spread),
+            staleness=Staleness.of(
+                self._generations.directory.path,
+                self._generations.segments,
+                self._signers,
+                self._settings.spread,
+            ),
             on_progress=self._on_progress,
             on_skip=skipped.append,
         )
@@ -402,43 +405,6 @@ class Refresher:
 def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:
     for der, due in answers:
         writer.add(der, due)
-
-
-class _Wanted:
-    """Asks the index which rows of a chunk need a new answer."""
-
-    def __init__(self, index: Index, signers: Sequence[OCSPSigner], clock: Clock, spread: float) -> None:
-        self._index = index
-        self._clock = clock
-        self._keys = [
-            [(name, *issuer_hashes(signer.issuer, name)) for name in signer.certid_hashes]
-            for signer in signers
-        ]
-        self._spread_s = [int(signer.validity.total_seconds() * spread) for signer in signers]
-
-    def __call__(self, number: int, rows: list[StatusRow]) -> list[StatusRow]:
-        """Return the rows of the signer's issuer to sign."""
-        asked = [(row.serial, *_told(row)) for row in rows]
-        now_s = int(self._clock.now().timestamp())
-        until_s = min((row.until.timestamp() for row in rows if row.until is not None), default=None)
-        positions = stale(
-            self._index,
-            self._keys[number],
-            asked,
-            now_s,
-            self._spread_s[number],
-            None if until_s is None else int(until_s),
-        )
-        return [rows[position] for position in positions]
-
-
-def _told(row: StatusRow) -> tuple[int, int, bytes | None]:
-    """Return what an answer about a row says: status, reason, revocation time."""
-    if row.status != 1:
-        return int(row.status), 0, None
-    moment = row.revoked_at or datetime(1970, 1, 1, tzinfo=UTC)
-    reason = row.reason if known_reason(row.reason) else 0
-    return 1, reason, f"{moment:%Y%m%d%H%M%S}Z".encode()
 
 
 class _Slices:

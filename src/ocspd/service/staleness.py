@@ -1,0 +1,84 @@
+"""Which rows of a pass need a new answer: a question to the index as it was when the pass began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ocspd._index import Index
+from ocspd._survey import stale
+from ocspd.index.directory import IndexDirectory
+from ocspd.model import CertStatus
+from ocspd.pki.certid import issuer_hashes
+from ocspd.pki.ocsp_template import known_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ocspd.index.manifest import SegmentRef
+    from ocspd.pki.ocsp import OCSPSigner
+    from ocspd.pki.ocsp_template import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """What decides. Cheap to pickle; every process maps the index for itself."""
+
+    directory: Path
+    segments: tuple[SegmentRef, ...]
+    keys: tuple[list[tuple[str, bytes, bytes]], ...]
+    """The CertID prefixes of each signer's issuer, by the signer's number."""
+    spread_s: tuple[int, ...]
+    """By how many seconds a renewal may come early, by a hash of the serial."""
+
+    @classmethod
+    def of(
+        cls, directory: Path, segments: tuple[SegmentRef, ...], signers: Sequence[OCSPSigner], spread: float
+    ) -> Staleness:
+        """Take the segments, newest first, for the index; `spread` is a share of an answer's life."""
+        return cls(
+            directory=directory,
+            segments=segments,
+            keys=tuple(
+                [(name, *issuer_hashes(signer.issuer, name)) for name in signer.certid_hashes]
+                for signer in signers
+            ),
+            spread_s=tuple(int(signer.validity.total_seconds() * spread) for signer in signers),
+        )
+
+    def open(self) -> StaleRows:
+        """Map the index. IndexFileError names what is unusable."""
+        return StaleRows(self, Index(IndexDirectory(self.directory).map(self.segments)))
+
+
+class StaleRows:
+    """Answers the question, in one process."""
+
+    def __init__(self, staleness: Staleness, index: Index) -> None:
+        self._staleness = staleness
+        self._index = index
+
+    def __call__(
+        self, number: int, rows: Sequence[Row], now_s: int, until_s: int | None = None
+    ) -> Sequence[int]:
+        """Return the positions of the rows of signer `number` to sign; the status counts until `until_s`."""
+        if not self._index.entries:
+            return range(len(rows))
+        return stale(
+            self._index,
+            self._staleness.keys[number],
+            [(serial, *_told(status, reason, revoked_s)) for serial, status, reason, revoked_s in rows],
+            now_s,
+            self._staleness.spread_s[number],
+            until_s,
+        )
+
+
+def _told(status: int, reason: int, revoked_s: float | None) -> tuple[int, int, bytes | None]:
+    """Return what an answer about a row says: status, reason, revocation time."""
+    if status != CertStatus.REVOKED:
+        return status, 0, None
+    moment = datetime.fromtimestamp(revoked_s or 0, UTC)
+    return status, reason if known_reason(reason) else 0, f"{moment:%Y%m%d%H%M%S}Z".encode()
