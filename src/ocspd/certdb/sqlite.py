@@ -97,7 +97,7 @@ class SQLiteCertDB:
             for record in chunk:
                 yield _certificate(record)
 
-    async def count_unexpired(self) -> int:
+    async def estimate_unexpired(self) -> int:
         """See CertDB."""
         sql = "SELECT count(*) FROM certificates WHERE expiry > ?"
         return int((await self._fetch(sql, (self._now(),)))[0][0])

@@ -198,7 +198,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
         if flags.string("index"):
             writer = await stack.enter_async_context(index_pass(flags.string("index"), signers, clock))
         progress = stack.enter_context(
-            PassProgress("signing OCSP responses", clock, await db.count_unexpired())
+            PassProgress("signing OCSP responses", clock, await db.estimate_unexpired())
         )
         report = await refresh_table(
             db,
