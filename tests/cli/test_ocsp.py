@@ -345,6 +345,19 @@ def test_progress_is_plain_lines_away_from_a_terminal(caplog: pytest.LogCaptureF
     ]
 
 
+def test_progress_of_another_pass_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    clock = ManualClock(NOW)
+    with caplog.at_level("INFO", "ocspd"), PassProgress("signing", clock, total=3_000) as progress:
+        for _ in range(2):
+            for second in range(12):
+                progress.update(Progress(certificates=100 * second, signed=0))
+                clock.advance(timedelta(seconds=1))
+            progress.finish()
+            clock.advance(timedelta(hours=1))
+    line = "signing: 1000 certificates done, 0 signed, 100/s, about 20 s left"
+    assert [record.getMessage() for record in caplog.records] == [line, line]
+
+
 def test_progress_moves_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

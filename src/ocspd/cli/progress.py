@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import TracebackType
 
     import rich.progress
@@ -20,14 +21,14 @@ _EVERY_S = 10.0
 
 
 class PassProgress:
-    """Shows the progress of one pass on stderr; use as `with`. A pass under a second shows nothing."""
+    """Shows the progress of passes on stderr; use as `with`. A pass under a second shows nothing."""
 
     def __init__(self, what: str, clock: Clock, total: int | None = None) -> None:
         """`total` is how many certificates there are, as far as that is known; then time left is shown."""
         self._what = what
         self._total = total
         self._clock = clock
-        self._start = clock.now()
+        self._start: datetime | None = clock.now()
         self._told_s = 0.0
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
@@ -38,11 +39,19 @@ class PassProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Show no more of this pass; with the next figures another one begins."""
         if self._bar is not None:
             self._bar.stop()
+        self._bar = self._start = None
+        self._told_s = 0.0
 
     def update(self, progress: Progress) -> None:
         """Take the newest figures."""
+        if self._start is None:
+            self._start = self._clock.now()
         elapsed_s = (self._clock.now() - self._start).total_seconds()
         if elapsed_s < _FIRST_S:
             return

@@ -31,8 +31,6 @@ from ocspd.service.generations import Generations
 from ocspd.service.importing import EXPIRED, FileStatus, IssuerFiles, Sources
 from ocspd.service.priority import weigh_session_least
 from ocspd.service.refreshing import Refresher, RefreshSettings, RefreshSource
-from ocspd.web.server import HTTPServer
-from ocspd.web.signer_admin import SignerAdmin
 from ocspd.web.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -122,7 +120,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             db = database = await open_certdb(parse_db_config(config_data), clock)
             await stack.enter_async_context(database)
             await database.check()
-            total = await database.count_unexpired()
+            total = await database.estimate_unexpired()
         generations = Generations(directory, clock)
         stack.callback(generations.close)
         publisher = _publisher(config.publish, directory, clock)
@@ -140,9 +138,14 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
                 table=config.table,
             ),
             on_progress=progress.update,
+            on_pass=progress.finish,
         )
         refresher.stats.publishing = publisher.stats if publisher is not None else ()
         if config.admin_port:
+            # 70 ms that a pass without an admin listener does not need
+            from ocspd.web.server import HTTPServer  # noqa: PLC0415
+            from ocspd.web.signer_admin import SignerAdmin  # noqa: PLC0415
+
             server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1)
             await server.start(config.admin_address, config.admin_port)
             stack.push_async_callback(server.stop)

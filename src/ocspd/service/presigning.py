@@ -32,6 +32,7 @@ from ocspd.service.signing import (
     Signing,
     Sorting,
     earlier,
+    ends,
     reduced,
 )
 from ocspd.service.signing_pool import DEPTH, SigningPool
@@ -357,8 +358,8 @@ class _Refresh:
     async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
         now = self.clock.now()
         plain = reduced(rows)
-        until = min((row.until for row in rows if row.until is not None), default=None)
         if self.staleness is not None:
+            until = ends(rows)
             until_s = None if until is None else int(until.timestamp())
             wanted = self._stale_rows(self.staleness)(number, plain, int(now.timestamp()), until_s)
             self.report.fresh += len(rows) - len(wanted)
@@ -366,7 +367,7 @@ class _Refresh:
         if not rows:
             self._tell()
             return
-        signed = await signing.sign(Chunk(number, now, plain, until))
+        signed = await signing.sign(Chunk(number, now, plain, ends(rows)))
         if self.index is not None or self.table:
             await self._store(number, rows, signed)
         self._count(rows, signed)

@@ -156,7 +156,9 @@ class Refresher:
         clock: Clock,
         settings: RefreshSettings,
         on_progress: Callable[[Progress], None] | None = None,
+        on_pass: Callable[[], None] | None = None,
     ) -> None:
+        """`on_progress` is told how far a pass is, `on_pass` that one has ended, well or not."""
         self.stats = RefreshStats()
         self.ready = asyncio.Event()
         """Set when the first pass is published: every certificate known then has its answer."""
@@ -166,6 +168,7 @@ class Refresher:
         self._clock = clock
         self._settings = settings
         self._on_progress = on_progress
+        self._on_pass = on_pass
         self._signers: Sequence[OCSPSigner] = ()
         self._numbers: dict[str, int] = {}
         self._local: Signing = LocalSigning(())
@@ -353,7 +356,11 @@ class Refresher:
         while True:
             begun = self._clock.now().timestamp()
             self._pass_wanted.clear()
-            await self._pass()
+            try:
+                await self._pass()
+            finally:
+                if self._on_pass is not None:
+                    self._on_pass()
             elapsed = self._clock.now().timestamp() - begun
             self.stats.passes += 1
             self.stats.pass_seconds = elapsed

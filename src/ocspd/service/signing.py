@@ -134,8 +134,12 @@ class Signing(Protocol):
 
 def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow]) -> Chunk:
     """Reduce rows of one issuer to what signing needs."""
-    ends = [row.until for row in rows if row.until is not None]
-    return Chunk(signer, now, reduced(rows), min(ends, default=None))
+    return Chunk(signer, now, reduced(rows), ends(rows))
+
+
+def ends(rows: Iterable[StatusRow]) -> datetime | None:
+    """Return when the first of the rows loses its force, None when none does."""
+    return min((row.until for row in rows if row.until is not None), default=None)
 
 
 def reduced(rows: Iterable[StatusRow]) -> list[Row]:
