@@ -148,9 +148,9 @@ def main() -> None:
                 options.cfssl_certificates,
                 (cfssl, "ocsprefresh", "-db-config", "small.json", *keys),
             )
+            commands[AGAIN] = commands[CFSSL]
         else:
             print("left out: cfssl is not installed (Debian package golang-cfssl)", file=sys.stderr)
-            commands[AGAIN] = commands[CFSSL]
         memory = largest_mb(commands["ocspd refresh, SHA-1"][1], directory)
         for _ in range(options.repeats):
             for name, (count, command) in commands.items():
