@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import multiprocessing
 import statistics
@@ -36,7 +35,7 @@ from ocspd.service.presigning import refresh_table, usable_cpus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from ocspd.model import StatusRow
+    from ocspd.certdb.packed import PackedRows
     from ocspd.service.presigning import Progress
 
 KEYS: dict[str, Callable[[], Any]] = {
@@ -175,20 +174,20 @@ class Sink:
         self.paths += paths
 
 
-async def made(rows: Rows) -> list[list[StatusRow]]:
-    return [chunk async for chunk in rows.stream_status()]
+async def made(rows: Rows) -> list[PackedRows]:
+    return [packed async for packed in rows.stream_packed()]
 
 
 class MadeRows(Rows):
     """Rows that lie ready."""
 
-    def __init__(self, chunks: list[list[StatusRow]]) -> None:
+    def __init__(self, ready: list[PackedRows]) -> None:
         super().__init__(0, "")
-        self._chunks = chunks
+        self._ready = ready
 
-    async def stream_status(self) -> AsyncIterator[list[StatusRow]]:
-        for chunk in self._chunks:
-            yield chunk
+    async def stream_packed(self) -> AsyncIterator[PackedRows]:
+        for packed in self._ready:
+            yield packed
 
 
 def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
@@ -198,7 +197,6 @@ def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
     the rows are made before.
     """
     source = MadeRows(asyncio.run(made(Rows(rows, signer.aki, revoked_every=10))))
-    gc.freeze()  # or the collector looks through all of them again and again
     first: list[tuple[float, int]] = []
 
     def progress(done: Progress) -> None:
