@@ -39,10 +39,12 @@ class Presigner:
         writer: SegmentWriter | None,
         due_s: int,
         keep: bool,
+        yielding: bool,
     ) -> tuple[list[list[bytes] | str], int]:
         """Sign rows of serial, status, reason and revocation time; return answers and how many were made.
 
         `good` is the rest of status 0; `other` is asked for that of any other, or for the cause why there
         is no answer. A negative serial's cause is `bad serial`. `writer` gets the answers, due for
-        replacement at `due_s`; without `keep` the lists returned are empty.
+        replacement at `due_s`; without `keep` the lists returned are empty. When `yielding`, whatever else
+        waits for this CPU gets it after every few rows (sched_yield(2)).
         """

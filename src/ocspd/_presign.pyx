@@ -9,6 +9,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcpy
 
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+
+cdef enum:
+    YIELD_ROWS = 4  # 65 us of P-256 signatures; the call takes 0.4 us
+
+
 cdef inline char *put(char *at, bytes part) noexcept:
     memcpy(at, PyBytes_AS_STRING(part), <size_t> PyBytes_GET_SIZE(part))
     return at + PyBytes_GET_SIZE(part)
@@ -76,14 +84,19 @@ cdef class Presigner:
         return [self._answer(name, self._prefixes_of(name), number, rest) for name in certid_hashes]
 
     def sign_rows(
-        self, rows not None, *, bytes good not None, other, certid_hashes not None, writer, due_s, bint keep
+        self, rows not None, *, bytes good not None, other, certid_hashes not None, writer, due_s, bint keep,
+        bint yielding
     ):
         cdef bytes number, rest, der
-        cdef Py_ssize_t made = 0
+        cdef Py_ssize_t made = 0, since_yield = 0
         cdef list answers = [], group
         cdef list names = [(name, self._prefixes_of(name)) for name in certid_hashes]
         add = None if writer is None else writer.add
         for serial, status, reason, revoked_s in rows:
+            since_yield += 1
+            if yielding and since_yield >= YIELD_ROWS:
+                since_yield = 0
+                sched_yield()
             rest = good
             if status != 0:
                 said = other(status, reason, revoked_s)

@@ -314,12 +314,18 @@ ROWS = st.lists(
 
 
 @settings(deadline=None, max_examples=100)
-@given(rows=ROWS, keep=st.booleans(), names=st.lists(st.sampled_from(list(HASHES)), unique=True, min_size=1))
+@given(
+    rows=ROWS,
+    keep=st.booleans(),
+    yielding=st.booleans(),
+    names=st.lists(st.sampled_from(list(HASHES)), unique=True, min_size=1),
+)
 def test_rows_are_signed_as_certificates_are_one_by_one(
     rows: list[Row],
     names: list[str],
     *,
     keep: bool,
+    yielding: bool,
 ) -> None:
     batch = make_chain("ed25519").signer().batch()  # its signatures are the same every time
     expected: list[list[bytes] | str] = []
@@ -339,7 +345,7 @@ def test_rows_are_signed_as_certificates_are_one_by_one(
             expected.append("bad serial")
     with tempfile.TemporaryDirectory() as folder:
         with SegmentWriter(f"{folder}/new.seg", created_at=0) as writer:
-            signed = batch.sign_rows(rows, names, writer=writer, due_s=0, keep=keep)
+            signed = batch.sign_rows(rows, names, writer=writer, due_s=0, keep=keep, yielding=yielding)
             writer.finish()
         stored = {answer.der for _, _, answer in Segment(writer.path).records()}
     if keep:

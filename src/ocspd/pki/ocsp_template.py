@@ -147,7 +147,7 @@ class Batch:
         rest = self._good if status == 0 else self._rest(status, reason, revoked_at)
         return self._presigner.sign(serial, rest, certid_hashes)
 
-    def sign_rows(
+    def sign_rows(  # noqa: PLR0913  (what to sign, where to, and beside whom)
         self,
         rows: Sequence[Row],
         certid_hashes: Sequence[str],
@@ -155,10 +155,12 @@ class Batch:
         writer: SegmentWriter | None,
         due_s: int,
         keep: bool,
+        yielding: bool = False,
     ) -> SignedRows:
         """Sign rows under each CertID hash; one that cannot be signed ends nothing.
 
         `writer` gets the answers, due for replacement at `due_s`; without `keep` they are not returned.
+        When `yielding`, whatever else waits for this CPU gets it after every few rows.
         """
         dropped = 0
 
@@ -180,6 +182,7 @@ class Batch:
             writer=writer,
             due_s=due_s,
             keep=keep,
+            yielding=yielding,
         )
         return SignedRows(answers, made, dropped)
 

@@ -276,7 +276,7 @@ class _Refresh:
             created_at = int(self.clock.now().timestamp())
             segments = Segments(self.segments.prefix, created_at, keep=self.table or self.index is not None)
         sorting = Sorting(self.numbers, self.staleness)
-        if processes == 1 or rows < LOCAL_ROWS:
+        if (processes == 1 and not background) or rows < LOCAL_ROWS:
             yield LocalSigning(self.signers, segments, sorting)
             return
         async with SigningPool(

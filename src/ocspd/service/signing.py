@@ -163,8 +163,12 @@ class Bench:
         signers: Iterable[OCSPSigner],
         segments: Segments | None = None,
         sorting: Sorting | None = None,
+        *,
+        background: bool = False,
     ) -> None:
+        """In the `background`, whatever else waits for this CPU gets it after every few signatures."""
         self._signers = list(signers)
+        self._yielding = background
         self._sorting = sorting
         self._stale = None if sorting is None or sorting.staleness is None else sorting.staleness.open()
         self._batches: dict[int, tuple[tuple[datetime, datetime | None], Batch]] = {}
@@ -187,6 +191,7 @@ class Bench:
             writer=self._segment(),
             due_s=signer.due_s(batch.this_update, batch.next_update),
             keep=keep,
+            yielding=self._yielding,
         )
         return SignedChunk(
             answers=signed.answers,

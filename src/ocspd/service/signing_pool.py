@@ -212,7 +212,8 @@ def _work(pipe: Connection, task: _Task) -> None:
                 else:
                     if bench is None:
                         now = chunk.now
-                        bench = Bench([spec.open(now) for spec in task.specs], task.segments, task.sorting)
+                        signers = [spec.open(now) for spec in task.specs]
+                        bench = Bench(signers, task.segments, task.sorting, background=task.background)
                     result = bench.sign(chunk) if isinstance(chunk, Chunk) else bench.sign_packed(chunk)
             except OCSPDError as err:
                 result = str(err)
