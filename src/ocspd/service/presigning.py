@@ -242,15 +242,17 @@ class _Refresh:
     ) -> None:
         """Make the pass over rows that are read where they are signed."""
         async with _closing(stream):
-            first = await anext(stream, None)
-            count = 0 if first is None else first.count
+            first, second = await anext(stream, None), await anext(stream, None)
+            begin = [packed for packed in (first, second) if packed is not None]
+            # rows that did not travel together are many, however few are in one piece
+            count = LOCAL_ROWS if second is not None else sum(packed.count for packed in begin)
             async with self._signing(count, processes, background=background) as signing:
 
                 async def work() -> AsyncGenerator[Awaitable[None]]:
-                    packed = first
-                    while packed is not None:
+                    for packed in begin:
                         yield self._sign_packed(signing, packed)
-                        packed = await anext(stream, None)
+                    async for packed in stream:
+                        yield self._sign_packed(signing, packed)
 
                 await self._do(signing, work(), processes)
 

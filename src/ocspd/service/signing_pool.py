@@ -2,8 +2,11 @@
 
 Two processes sign twice as fast as one; two threads reach 1.5 times, as the interpreter lock is held
 between signatures. A worker is started with `spawn`, so it shares nothing with the event loop's
-process, and gets its keys over a pipe: never on a command line, never in a file. It ends when its pipe
+process, and gets its keys over a pipe: never on a command line, never in a file. It ends when its socket
 does, so it does not outlive a parent that was killed.
+
+Here chunks are sent and results taken by the event loop: a thread that waits for each worker costs as much
+again, in handing over the interpreter lock.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import pickle
 import signal
-import threading
+import socket
+import struct
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from multiprocessing import connection
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from ocspd.errors import OCSPDError
 from ocspd.service.priority import leave_cpu_to_others, weigh_session_least
@@ -24,7 +29,6 @@ from ocspd.service.signing import Bench, Chunk, PackedChunk, SignedChunk, Signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnProcess
     from types import TracebackType
 
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
 
 _STOP_S = 2.0
 DEPTH = 2
-"""Chunks a worker has at a time: the next one lies in its pipe while it signs, so it never waits for us."""
+"""Chunks a worker has at a time: the next one lies in its socket while it signs, so it never waits for us."""
+
+_LENGTH = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +82,11 @@ class SigningPool:
         self._size = processes
         self._workers: list[_Worker] = []
         self._free: asyncio.Queue[_Worker] = asyncio.Queue()
-        # threads of our own: each may wait long, and the loop's are few
-        self._threads = ThreadPoolExecutor(DEPTH * processes, "ocspd-sign")
 
     async def __aenter__(self) -> Self:
         try:
             for _ in range(self._size):
-                worker = await asyncio.to_thread(_Worker, self._task)
-                self._workers.append(worker)
+                self._workers.append(await _Worker.start(self._task))
             for _ in range(DEPTH):
                 for worker in self._workers:
                     self._free.put_nowait(worker)
@@ -111,17 +114,14 @@ class SigningPool:
 
     async def _give(self, chunk: _Work) -> _Result:
         worker = await self._free.get()
-        signed = await self._exchange(worker, chunk)
+        signed = await worker.exchange(chunk)
         self._free.put_nowait(worker)
         return signed
-
-    async def _exchange(self, worker: _Worker, chunk: _Work) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, worker.exchange, chunk)
 
     async def finish(self) -> list[str]:
         """Finish the segment of every worker, after the chunks it has."""
         places = [await self._free.get() for _ in range(DEPTH * self._size)]
-        finished = await asyncio.gather(*(self._exchange(worker, None) for worker in self._workers))
+        finished = await asyncio.gather(*(worker.exchange(None) for worker in self._workers))
         for worker in places:
             self._free.put_nowait(worker)
         return [result.path for result in finished if isinstance(result, _Finished) and result.path]
@@ -133,77 +133,116 @@ class SigningPool:
         for worker in self._workers:
             worker.join()
         self._workers.clear()
-        self._threads.shutdown(wait=False)
 
 
 class _Worker:
-    """One process and our end of its pipe."""
+    """One process and our end of its socket."""
 
-    def __init__(self, task: _Task) -> None:
-        self._reaping = threading.Lock()  # two threads that wait for one child lose its exit code
-        self._sending, self._receiving = threading.Lock(), threading.Lock()
-        self._expected: deque[Future[Any]] = deque()  # results come in the order chunks were sent
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(
-            target=_work, args=(theirs, task), name="ocspd-sign", daemon=True
-        )
-        try:
-            self._process.start()
-        except OSError as err:
-            raise OCSPDError(f"cannot start a signing process: {err.strerror}; use -processes 1") from err
-        finally:
-            theirs.close()
+    def __init__(
+        self, process: SpawnProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process, self._reader, self._writer = process, reader, writer
+        self._expected: deque[asyncio.Future[Any]] = deque()  # results come in the order chunks were sent
+        self._ended = False
+        self._receiving = asyncio.create_task(self._receive())
 
-    def exchange(self, chunk: _Work) -> _Result:
+    @classmethod
+    async def start(cls, task: _Task) -> Self:
+        """Start a process. OCSPDError when the system does not let us."""
+        process, ours = await asyncio.to_thread(_start, task)
+        return cls(process, *await asyncio.open_connection(sock=ours))
+
+    async def exchange(self, chunk: _Work) -> _Result:
         """Send a chunk, or None to finish the segment, and wait for the result."""
-        mine: Future[Any] = Future()
-        try:
-            with self._sending:
-                self._pipe.send(chunk)
-                self._expected.append(mine)
-            while not mine.done():
-                with self._receiving:  # whoever is first receives for whoever has waited longest
-                    if not mine.done():
-                        received = self._pipe.recv()
-                        self._expected.popleft().set_result(received)
-            result = mine.result()
-        except (OSError, EOFError):
-            with self._reaping:
-                self._process.join(_STOP_S)
-            raise OCSPDError(
-                f"a signing process ended unexpectedly (exit code {self._process.exitcode}); answers it had "
-                "not returned are missing: run the command again"
-            ) from None
+        if self._ended:
+            raise self._error()
+        mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._expected.append(mine)
+        self._writer.writelines(_framed(chunk))
+        result = await mine
         if isinstance(result, str):
             raise OCSPDError(result)
         assert isinstance(result, SignedChunk | SignedPacked | _Finished)
         return result
 
+    async def _receive(self) -> None:
+        """Hand out results until the worker ends."""
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+                result = pickle.loads(await self._reader.readexactly(size))  # noqa: S301  (our own process)
+                mine = self._expected.popleft()
+                if not mine.done():
+                    mine.set_result(result)
+        self._ended = True
+        await asyncio.to_thread(connection.wait, [self._process.sentinel], _STOP_S)
+        for mine in self._expected:
+            if not mine.done():
+                mine.set_exception(self._error())
+
+    def _error(self) -> OCSPDError:
+        return OCSPDError(
+            f"a signing process ended unexpectedly (exit code {self._process.exitcode}); answers it had "
+            "not returned are missing: run the command again"
+        )
+
     def stop(self) -> None:
+        self._receiving.cancel()
+        self._writer.transport.abort()
         with contextlib.suppress(OSError):
             self._process.terminate()
 
     def join(self) -> None:
-        with self._reaping:
-            self._process.join(_STOP_S)
-            if self._process.exitcode is None:
-                self._process.kill()
-                self._process.join()
-        # the pipe closes with the last reference to it: a thread may still be reading its end
+        self._process.join(_STOP_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
 
 
-def _work(pipe: Connection, task: _Task) -> None:
-    """Be a worker: answer chunks until the pipe ends."""
+def _start(task: _Task) -> tuple[SpawnProcess, socket.socket]:
+    """Start a process; return it and our end of its socket."""
+    ours, theirs = socket.socketpair()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(theirs, task), name="ocspd-sign", daemon=True
+    )
+    try:
+        process.start()
+    except OSError as err:
+        ours.close()
+        raise OCSPDError(f"cannot start a signing process: {err.strerror}; use -processes 1") from err
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def _framed(message: _Work | _Result | str) -> tuple[bytes, bytes]:
+    """Encode a message and what goes before it: its length."""
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(data)), data
+
+
+def _unframed(file: BinaryIO) -> _Work:
+    """Read a message. EOFError when no further one is whole."""
+    head = file.read(_LENGTH.size)
+    size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+    data = file.read(size)
+    if not size or len(data) < size:
+        raise EOFError
+    work: _Work = pickle.loads(data)  # noqa: S301  (our own process)
+    return work
+
+
+def _work(parent: socket.socket, task: _Task) -> None:
+    """Be a worker: answer chunks until the socket ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if task.background:
         leave_cpu_to_others()
     light = not task.background
     bench: Bench | None = None
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError), parent.makefile("rb") as incoming:
         while True:
-            chunk: _Work = pipe.recv()
+            chunk = _unframed(incoming)
             light = light or weigh_session_least()
             try:
                 result: _Result | str
@@ -217,4 +256,4 @@ def _work(pipe: Connection, task: _Task) -> None:
                     result = bench.sign(chunk) if isinstance(chunk, Chunk) else bench.sign_packed(chunk)
             except OCSPDError as err:
                 result = str(err)
-            pipe.send(result)
+            parent.sendall(b"".join(_framed(result)))
