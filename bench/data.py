@@ -39,7 +39,7 @@ _TOP = 1 << 126  # serials keep 16 octets and a clear top bit, so every answer o
 _STRIDE = 0x2545F4914F6CDD1D9E3779B97F4A7C15  # odd: multiplying by it permutes the 126-bit numbers
 _POOL_OCTETS = 1 << 22
 _REVOKED_EVERY = 100
-_PACKED_ROWS = 1_000
+_PACKED_ROWS = 500
 _BATCH = b"N" * 12
 
 
@@ -225,7 +225,7 @@ class RequestSource:
 class Rows:
     """The status of `count` certificates, as PostgreSQL sends it; no row is stored.
 
-    Rows are made a thousand at a time from one mould, or making them would cost more than fetching them.
+    Rows are made five hundred at a time from one mould, or making them would cost more than fetching them.
     """
 
     name = "made-up rows"

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from bench import data, load, servers
 
+from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.manifest import parse_manifest
@@ -113,7 +114,7 @@ def rounds(options: argparse.Namespace, scratch: Path) -> dict[str, list[load.Ru
     port = servers.free_port()
     kinds: dict[str, list[str | Path] | None] = {
         "quiet": None,
-        "pass": ["bench.largepass", index, "--certificates", "100000000"],
+        "pass": ["bench.largepass", index, "--sample", "60"],
         "merge": ["bench.interference", "--merge", merged],
     }
     found: dict[str, list[load.Run]] = {kind: [] for kind in kinds}
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, metavar="DIR", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.merge is not None:
-        asyncio.run(merge_for_ever(options.merge))
+        run_uvloop(merge_for_ever(options.merge))
     with tempfile.TemporaryDirectory(prefix="ocspd-bench-") as scratch:
         found = rounds(options, Path(scratch))
     medians = {

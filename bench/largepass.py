@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from bench.data import Rows, make_signer
 from bench.fullpass import private_mb
 
+from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.service.generations import Generations
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.service.presigning import Progress
 
-SAMPLE_S = 0.5
 TOLD_EVERY = 1_000_000
 
 
@@ -129,7 +129,9 @@ def cpu_s() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-async def make_pass(directory: Path, signer: OCSPSigner, count: int, grace_s: float) -> dict[str, Any]:
+async def make_pass(
+    directory: Path, signer: OCSPSigner, count: int, *, grace_s: float, sample_s: float
+) -> dict[str, Any]:
     """Run a signer until its first pass is over and nothing is left to merge."""
     begun, begun_cpu = time.monotonic(), cpu_s()
     told = [0]
@@ -160,7 +162,7 @@ async def make_pass(directory: Path, signer: OCSPSigner, count: int, grace_s: fl
         work = asyncio.create_task(refresher.run())
         ready = asyncio.create_task(refresher.ready.wait())
         while not ready.done():
-            await asyncio.wait([work, ready], timeout=SAMPLE_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([work, ready], timeout=sample_s, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
             await asyncio.to_thread(peaks.look, generations)
@@ -170,7 +172,7 @@ async def make_pass(directory: Path, signer: OCSPSigner, count: int, grace_s: fl
         before = generations.segments
         size_before = sum(ref.size_bytes for ref in before)
         while time.monotonic() - quiet_since < 10:
-            await asyncio.sleep(SAMPLE_S)
+            await asyncio.sleep(sample_s)
             await asyncio.to_thread(merge_peaks.look, generations)
             if generations.segments != before or await asyncio.to_thread(is_writing, directory):
                 before, quiet_since = generations.segments, time.monotonic()
@@ -205,19 +207,23 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--certificates", type=int, default=100_000_000)
     parser.add_argument("--grace", type=float, default=5.0, help="seconds that replaced segments are kept")
+    parser.add_argument("--sample", type=float, default=0.5, help="seconds between looks at memory and disk")
     parser.add_argument("--repeat", action="store_true")
     options = parser.parse_args()
     weigh_session_least()  # as the daemon does
     signer = make_signer("p256")
     options.directory.mkdir(parents=True, exist_ok=True)
     for _ in range(2 if options.repeat else 1):
-        print(
-            json.dumps(
-                asyncio.run(make_pass(options.directory, signer, options.certificates, options.grace)),
-                indent=1,
-            ),
-            flush=True,
+        told = run_uvloop(
+            make_pass(
+                options.directory,
+                signer,
+                options.certificates,
+                grace_s=options.grace,
+                sample_s=options.sample,
+            )
         )
+        print(json.dumps(told, indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp import OCSPSigner
@@ -204,7 +205,7 @@ def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
             first.append((time.perf_counter(), done.signed * len(signer.certid_hashes)))
 
     with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(
+        report = run_uvloop(
             refresh_table(
                 source,
                 [signer],
