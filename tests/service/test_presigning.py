@@ -285,6 +285,8 @@ async def test_a_killed_worker_ends_the_pass_with_one_clear_line() -> None:
         os.kill(signing_children()[0], signal.SIGKILL)
         with pytest.raises(OCSPDError, match=r"signing process ended unexpectedly \(exit code -9\)"):
             await task
+        with pytest.raises(OCSPDError, match=r"exit code -9"):  # the place it had left
+            await pool.sign(chunk)
     assert signing_children() == []
 
 

@@ -167,15 +167,15 @@ class _Worker:
 
     async def _receive(self) -> None:
         """Hand out results until the worker ends."""
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
             while True:
                 (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
                 result = pickle.loads(await self._reader.readexactly(size))  # noqa: S301  (our own process)
                 mine = self._expected.popleft()
                 if not mine.done():
                     mine.set_result(result)
-        self._ended = True
         await asyncio.to_thread(connection.wait, [self._process.sentinel], _STOP_S)
+        self._ended = True
         for mine in self._expected:
             if not mine.done():
                 mine.set_exception(self._error())
