@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ocspd.errors import CodedError
 from ocspd.pki.certs import load_certificate
-from ocspd.pki.keys import load_private_key
 from ocspd.pki.ocsp import OCSPSigner
 
 if TYPE_CHECKING:
@@ -16,8 +15,9 @@ if TYPE_CHECKING:
 
     from ocspd.clock import Clock
     from ocspd.config import IssuerConfig
+    from ocspd.pki.certs import Certificate
+    from ocspd.pki.keys import PrivateKey
 
-T = TypeVar("T")
 Stamp = tuple[int, int, int]
 
 
@@ -30,15 +30,15 @@ class FileSigners:
         clock: Clock,
         *,
         read: Callable[[str], bytes],
+        read_key: Callable[[str], PrivateKey],
         this_update_step: timedelta,
-        password: bytes | None = None,
     ) -> None:
-        """`read` fetches the bytes of a file, `file:` or `env:` name; `password` opens encrypted keys."""
+        """`read` fetches the bytes of a file, `file:` or `env:` name, `read_key` the key of one."""
         self._issuers = issuers
         self._clock = clock
         self._read = read
+        self._read_key = read_key
         self._step = this_update_step
-        self._password = password
         self._stamps: list[Stamp | None] = []
 
     def load(self) -> Sequence[OCSPSigner] | None:
@@ -59,9 +59,9 @@ class FileSigners:
 
     def _signer(self, issuer: IssuerConfig) -> OCSPSigner:
         return OCSPSigner(
-            self._parse(issuer.ca, load_certificate),
-            self._parse(issuer.responder, load_certificate),
-            self._parse(issuer.responder_key, lambda data: load_private_key(data, self._password)),
+            self._certificate(issuer.ca),
+            self._certificate(issuer.responder),
+            self._read_key(issuer.responder_key),
             clock=self._clock,
             validity=issuer.validity,
             certid_hashes=issuer.certid_hashes,
@@ -73,10 +73,10 @@ class FileSigners:
             key_name=issuer.responder_key,
         )
 
-    def _parse(self, name: str, parse: Callable[[bytes], T]) -> T:
+    def _certificate(self, name: str) -> Certificate:
         data = self._read(name)
         try:
-            return parse(data)
+            return load_certificate(data)
         except CodedError as err:
             raise CodedError(err.code, f"{name}: {err.message}") from err
 

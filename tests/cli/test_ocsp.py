@@ -81,6 +81,31 @@ def fails(folder: Path, *words: str) -> str:
     return result.stderr.rstrip("\n")
 
 
+ENCRYPTED_KEY = ("-ca", "ca.pem", "-responder", "responder.pem", "-responder-key", "encrypted.pem")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("ocspsign", "-cert", "leaf.pem"),
+        ("ocsprefresh", "-db-config", "db.json"),
+        ("refresh", "-once", "-db-config", "db.json", "-index", "index", "-admin-port", "0"),
+        ("ocspserve", "-db-config", "db.json", "-port", "0", "-admin-port", "0", "-loglevel", "3"),
+    ],
+)
+def test_an_encrypted_key_without_its_password_says_where_the_password_goes(
+    folder: Path, verb: tuple[str, ...]
+) -> None:
+    fill(folder)
+    words = ("openssl", "pkey", "-in", "responder-key.pem", "-aes256", "-passout", "pass:sesame")
+    encrypted = subprocess.run([need(words[0]), *words[1:]], cwd=folder, check=True, capture_output=True)
+    (folder / "encrypted.pem").write_bytes(encrypted.stdout)
+    assert fails(folder, *verb, *ENCRYPTED_KEY) == (
+        '{"code":2100,"message":"encrypted.pem: Private key is encrypted. '
+        'Set CFSSL_CA_PK_PASSWORD to its password"}'
+    )
+
+
 # -- ocspsign ----------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,8 @@ from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import string, strings
 from ocspd.cli.index_import import BUILD_FLAGS, Imported, as_json, import_files, sources_of
 from ocspd.cli.io import read_file, read_key_material, write_stdout
-from ocspd.cli.ocsp import open_signers
 from ocspd.cli.progress import ByteProgress
+from ocspd.cli.signers import open_signers
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import CodedError, ConfigError, DERError, UsageError

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd.cli.flags import boolean, integer, string, strings
 from ocspd.cli.io import write_stdout
-from ocspd.cli.ocsp import RESPONDER_ID
 from ocspd.cli.progress import ByteProgress, PassProgress
+from ocspd.cli.signer_flags import CERTID_HASH, RESPONDER_ID
 from ocspd.errors import ConfigError
 from ocspd.logs import logger
-from ocspd.pki.ocsp import DEFAULT_HASHES
 from ocspd.service.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
 from ocspd.service.presigning import RefreshReport, refresh_table
 
@@ -43,7 +42,7 @@ BUILD_FLAGS = (
     strings("responder", "certificate that signs the answers; one for each -ca, in their order"),
     strings("responder-key", "its private key"),
     "interval",
-    string("certid-hash", "hashes of the CertIDs signed, joined by commas", ",".join(DEFAULT_HASHES)),
+    CERTID_HASH,
     RESPONDER_ID,
     integer("processes", "signing processes (0: one for each CPU)"),
     boolean("list-skipped", "print every line and CRL entry left out, with its cause"),

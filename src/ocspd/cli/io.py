@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
     from ocspd.pki.profiles import SigningConfig
 
+PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
+
 MAX_INPUT_BYTES = 64 * 1024 * 1024
 """Nothing that is read whole is larger: a device given by mistake does not fill the memory."""
 
@@ -89,6 +91,11 @@ def read_key_material(spec: str) -> bytes:
             raise ConfigError(f"{spec}: environment variable {rest} is not set")
         return value
     raise ConfigError(f"{spec}: unknown prefix {prefix!r}; write file:{spec} if this is a path")
+
+
+def key_password() -> bytes | None:
+    """Return the password of encrypted private keys, which CFSSL_CA_PK_PASSWORD has; None for none."""
+    return os.environb.get(PASSWORD_VARIABLE.encode()) or None
 
 
 def load_config(flags: Flags) -> SigningConfig | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ocspd.cli.io import load_config, print_json, read_input, read_key_material
+from ocspd.cli.io import (
+    PASSWORD_VARIABLE,
+    key_password,
+    load_config,
+    print_json,
+    read_input,
+    read_key_material,
+)
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.logs import logger
 from ocspd.pki.certs import load_certificate
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
     from ocspd.pki.profiles import SigningConfig
 
 NOT_ENOUGH = "not enough arguments are supplied --- please refer to the usage"
-PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
 
 
 def only_argument(arguments: list[str]) -> str:
@@ -80,7 +85,7 @@ def parse_key(spec: str, data: bytes) -> PrivateKey:
     """Load a private key that was read from spec."""
     with naming(spec):
         try:
-            return load_private_key(data, os.environb.get(PASSWORD_VARIABLE.encode()))
+            return load_private_key(data, key_password())
         except CodedError as err:
             if err.code is Code.KEY_ENCRYPTED:
                 remedy = f"{err.message} Set {PASSWORD_VARIABLE} to its password"

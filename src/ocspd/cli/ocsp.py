@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -11,117 +10,38 @@ from typing import TYPE_CHECKING
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.flags import boolean, integer, string, strings
-from ocspd.cli.io import print_json, read_file, read_input, read_key_material, write_stdout
+from ocspd.cli.flags import boolean, integer, string
+from ocspd.cli.io import print_json, read_file, read_input, write_stdout
+from ocspd.cli.issue_input import naming
 from ocspd.cli.progress import PassProgress
+from ocspd.cli.signer_flags import RESPONDER_ID, SIGNER_FLAGS
+from ocspd.cli.signers import certid_hashes, open_signer, open_signers
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
-from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.errors import ConfigError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_reason, parse_status
-from ocspd.pki.certid import check_hash_name
 from ocspd.pki.certs import load_certificate
-from ocspd.pki.keys import load_private_key
-from ocspd.pki.ocsp import DEFAULT_HASHES, OCSPSigner
 from ocspd.service.index_pass import index_pass
 from ocspd.service.presigning import SkippedRow, dump_table, refresh_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
-    from ocspd.pki.certs import Certificate
+    from ocspd.pki.ocsp import OCSPSigner
     from ocspd.service.presigning import RefreshReport
 
-    T = TypeVar("T")
-
-PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
-RESPONDER_ID = string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key")
 _SHOWN_ISSUERS = 5
-
-
-def certid_hashes(flags: Flags) -> tuple[str, ...]:
-    """Read -certid-hash: names joined by commas. ConfigError for an unknown one."""
-    names = tuple(name.strip().lower() for name in flags.string("certid-hash").split(",") if name.strip())
-    for name in names:
-        check_hash_name(name)
-    return names
-
-
-def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key: str) -> OCSPSigner:
-    """Make the signer of one issuer from the places its certificates and key are in.
-
-    Takes -interval, -certid-hash and -responder-id from the flags. Every failure names its file.
-    """
-    password = os.environb.get(PASSWORD_VARIABLE.encode()) or None
-    return OCSPSigner(
-        _load(issuer, read_key_material, load_certificate),
-        _load(responder, read_file, load_certificate),
-        _load(key, read_file, lambda data: load_private_key(data, password)),
-        clock=clock,
-        validity=flags.duration("interval"),
-        certid_hashes=certid_hashes(flags),
-        responder_id=flags.string("responder-id"),
-        issuer_name=issuer,
-        responder_name=responder,
-        key_name=key,
-    )
-
-
-def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
-    """Return -ca, -responder and -responder-key of each issuer.
-
-    Also for verbs that declare the three as plain flags: there is one issuer then. ConfigError when one
-    is missing or their numbers differ.
-    """
-    issuers, responders, keys = (flags.strings(name) for name in ("ca", "responder", "responder-key"))
-    for name, given, what in (
-        ("responder", responders, "responder certificate"),
-        ("responder-key", keys, "responder key"),
-        ("ca", issuers, "CA certificate"),
-    ):
-        if not any(given):
-            raise ConfigError(f"need {what} (provide with -{name})")
-    if not len(issuers) == len(responders) == len(keys):
-        raise ConfigError(
-            f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
-            "-responder-key: give one of each for every issuer, in the same order"
-        )
-    return list(zip(issuers, responders, keys, strict=True))
-
-
-def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
-    """Make one signer for each -ca, with the -responder and -responder-key at the same place in line.
-
-    Raises as `signer_files` and `open_signer` do.
-    """
-    return [
-        open_signer(flags, clock, issuer=issuer, responder=responder, key=key)
-        for issuer, responder, key in signer_files(flags)
-    ]
-
-
-def load_named_certificate(name: str) -> Certificate:
-    """Load the one certificate of a file, `file:` or `env:` name; every failure names it."""
-    return _load(name, read_key_material, load_certificate)
-
-
-def _load(name: str, read: Callable[[str], bytes], parse: Callable[[bytes], T]) -> T:
-    data = read(name)
-    try:
-        return parse(data)
-    except CodedError as err:
-        raise CodedError(err.code, f"{name}: {err.message}") from err
 
 
 async def _open_db(flags: Flags, stack: AsyncExitStack, clock: Clock) -> CertDB:
     path = flags.string("db-config")
     if not path:
         raise ConfigError("need DB config file (provide with -db-config)")
-    config = _load(path, read_file, parse_db_config)
+    data = read_file(path)
+    with naming(path):
+        config = parse_db_config(data)
     return await stack.enter_async_context(await open_certdb(config, clock))
 
 
@@ -149,7 +69,9 @@ def _ocspsign(flags: Flags, arguments: list[str]) -> int:
     hashes = certid_hashes(flags)
     if len(hashes) != 1:
         raise ConfigError("ocspsign makes one response: give one -certid-hash, such as sha1")
-    certificate = _load(flags.string("cert"), read_input, load_certificate)
+    asked = read_input(flags.string("cert"))
+    with naming(flags.string("cert")):
+        certificate = load_certificate(asked)
     signer = open_signer(
         flags, clock, issuer=flags.string("ca"), responder=flags.string("responder"), key=key
     )
@@ -311,21 +233,13 @@ Usage of ocsprefresh:
                           [-index directory [-table=false]] [-certid-hash sha1,sha256] [-list-skipped]
 
 Several issuers share a database: repeat -ca, -responder and -responder-key, in the same order.
-A CA that signs for itself is its own -responder. Certificates of other issuers are skipped.""",
+A CA that signs for itself is its own -responder. Certificates of other issuers are skipped.
+The table gets the responses with SHA-1 CertIDs.""",
         (
-            strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
-            strings("responder", "Certificate for OCSP responder"),
-            strings("responder-key", "private key for OCSP responder certificate"),
             "db-config",
-            "interval",
+            *SIGNER_FLAGS,
             string("index", "also write an index directory for ocspserve -index"),
             boolean("table", "write the ocsp_responses table; false with -index only", default=True),
-            string(
-                "certid-hash",
-                "hashes of the CertIDs, joined by commas: sha1, sha256, sha384, sha512; the table gets sha1",
-                ",".join(DEFAULT_HASHES),
-            ),
-            RESPONDER_ID,
             integer("processes", "signing processes (0: one for each CPU)"),
             boolean("list-skipped", "print serial, key identifier and cause of each certificate skipped"),
         ),

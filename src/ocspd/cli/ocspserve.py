@@ -10,8 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.cli.flags import duration, integer, port, string, strings
+from ocspd.cli.flags import duration, integer, port, string
 from ocspd.cli.loop import run_uvloop
+from ocspd.cli.signer_flags import SIGNER_FLAGS
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
@@ -112,32 +113,14 @@ def _pulled(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
 
 async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     # Only this source needs a database and, with signers, keys: the others never load either.
-    from ocspd.app import FileSigners  # noqa: PLC0415
     from ocspd.certdb import open_certdb, parse_db_config  # noqa: PLC0415
-    from ocspd.cli.io import read_file, read_key_material  # noqa: PLC0415
-    from ocspd.cli.ocsp import PASSWORD_VARIABLE, certid_hashes, signer_files  # noqa: PLC0415
-    from ocspd.config import IssuerConfig  # noqa: PLC0415
+    from ocspd.cli.io import read_file  # noqa: PLC0415
+    from ocspd.cli.signers import follow_files, issuer_configs  # noqa: PLC0415
     from ocspd.service.table import TableSource  # noqa: PLC0415
 
     signers = None
     if any(flags.strings(name) for name in ("ca", "responder", "responder-key")):
-        signers = FileSigners(
-            [
-                IssuerConfig(
-                    ca=ca,
-                    responder=responder,
-                    responder_key=key,
-                    validity=flags.duration("interval"),
-                    certid_hashes=certid_hashes(flags),
-                    responder_id=flags.string("responder-id"),
-                )
-                for ca, responder, key in signer_files(flags)
-            ],
-            clock,
-            read=read_key_material,
-            this_update_step=timedelta(minutes=1),  # an answer to a change is not to look an hour old
-            password=os.environb.get(PASSWORD_VARIABLE.encode()) or None,
-        )
+        signers = follow_files(issuer_configs(flags), clock)
     path = flags.string("db-config")
     try:
         config = parse_db_config(read_file(path))
@@ -210,12 +193,7 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             ),
             duration("index-poll", "how often to look at the URL", timedelta(milliseconds=500)),
             "db-config",
-            strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
-            strings("responder", "Certificate for OCSP responder"),
-            strings("responder-key", "private key for OCSP responder certificate"),
-            "interval",
-            string("certid-hash", "hashes of the CertIDs signed, joined by commas", "sha1,sha256"),
-            string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
+            *SIGNER_FLAGS,
             integer("workers", "worker processes (0: one for each usable CPU)"),
             string("admin-address", "address of /metrics, /livez, /readyz and /healthz", "127.0.0.1"),
             port("admin-port", "port of the same (0: none)", 9402),

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocspd.app import FileSigners
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import boolean, integer, string, strings
 from ocspd.cli.index_import import SHOWN, SOURCE_FLAGS, sources_of, tell
-from ocspd.cli.io import read_file, read_key_material
+from ocspd.cli.io import read_file
+from ocspd.cli.issue_input import read_certificate
 from ocspd.cli.loop import run_uvloop
-from ocspd.cli.ocsp import PASSWORD_VARIABLE, certid_hashes, load_named_certificate
 from ocspd.cli.progress import PassProgress
+from ocspd.cli.signer_flags import SIGNER_FLAGS
+from ocspd.cli.signers import follow_files, issuer_configs
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
-from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
+from ocspd.config import SignerConfig, load_signer_config
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ocspd.pki.certs import Certificate
     from ocspd.service.publishing import Publisher
 
-_THIS_UPDATE_STEP = timedelta(minutes=1)  # an answer to a change is not to look an hour old
-
 
 def _refresh(flags: Flags, arguments: list[str]) -> int:
     if len(arguments) > 1:
@@ -53,22 +51,14 @@ def _refresh(flags: Flags, arguments: list[str]) -> int:
 
 def _from_flags(flags: Flags) -> SignerConfig:
     """Make the configuration CFSSL's flags describe."""
-    issuers, responders, keys = (flags.strings(name) for name in ("ca", "responder", "responder-key"))
-    sources = sources_of(flags, len(issuers))
+    sources = sources_of(flags, len(flags.strings("ca")))
     for name, given, what in (
         ("db-config", flags.string("db-config") or sources, "DB config file"),
         ("index", flags.string("index"), "index directory"),
-        ("ca", any(issuers), "CA certificate"),
-        ("responder", any(responders), "responder certificate"),
-        ("responder-key", any(keys), "responder key"),
     ):
         if not given:
             raise ConfigError(f"need {what} (provide with -{name}, or name a configuration file)")
-    if not len(issuers) == len(responders) == len(keys):
-        raise ConfigError(
-            f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
-            "-responder-key: give one of each for every issuer, in the same order"
-        )
+    issuers = issuer_configs(flags)
     config = SignerConfig(
         crl=sources.crls,
         allow_expired=sources.allow_expired,
@@ -80,17 +70,8 @@ def _from_flags(flags: Flags) -> SignerConfig:
         admin_address=flags.string("admin-address"),
         admin_port=flags.integer("admin-port"),
         issuer=tuple(
-            IssuerConfig(
-                ca=ca,
-                responder=responder,
-                responder_key=key,
-                validity=flags.duration("interval"),
-                certid_hashes=certid_hashes(flags),
-                responder_id=flags.string("responder-id"),
-                index_txt=files.index_txt,
-                serials=files.serials,
-            )
-            for ca, responder, key, files in zip(issuers, responders, keys, sources.issuers, strict=True)
+            replace(issuer, index_txt=files.index_txt, serials=files.serials)
+            for issuer, files in zip(issuers, sources.issuers, strict=True)
         ),
     )
     config.check_source("refresh")
@@ -100,13 +81,6 @@ def _from_flags(flags: Flags) -> SignerConfig:
 async def _main(config: SignerConfig, flags: Flags) -> int:
     clock = SystemClock()
     notifier = Notifier.from_environment()
-    source = FileSigners(
-        config.issuer,
-        clock,
-        read=read_key_material,
-        this_update_step=_THIS_UPDATE_STEP,
-        password=os.environb.get(PASSWORD_VARIABLE.encode()) or None,
-    )
     directory = IndexDirectory(config.index)
     async with AsyncExitStack() as stack:
         stack.enter_context(directory.lock())
@@ -129,7 +103,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
         progress = stack.enter_context(PassProgress("signing OCSP responses", clock, total))
         refresher = Refresher(
             db=db,
-            source=source,
+            source=follow_files(config.issuer, clock),
             generations=generations,
             clock=clock,
             settings=RefreshSettings(
@@ -167,7 +141,7 @@ async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
     """Read the files once, so that what cannot be used is told before the daemon is one."""
 
     def issuers() -> list[Certificate]:
-        return [load_named_certificate(issuer.ca) for issuer in config.issuer]
+        return [read_certificate(issuer.ca) for issuer in config.issuer]
 
     for issuer, certificate in zip(config.issuer, issuers(), strict=True):
         if not ski_hex(certificate):
@@ -286,14 +260,9 @@ Runs until SIGTERM. Certificates and keys replaced on disk are taken over; -once
         (
             "db-config",
             *SOURCE_FLAGS,
-            strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
-            strings("responder", "Certificate for OCSP responder"),
-            strings("responder-key", "private key for OCSP responder certificate"),
+            *SIGNER_FLAGS,
             string("index", "index directory to keep fresh"),
             strings("publish", "URL to publish the index to as well: s3://, gs://, az:// or file://"),
-            "interval",
-            string("certid-hash", "hashes of the CertIDs signed, joined by commas", "sha1,sha256"),
-            string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
             integer("processes", "signing processes of a pass (0: one for each usable CPU)"),
             boolean("table", "write the table ocsp_responses as well, as ocsprefresh does"),
             boolean("once", "end when every certificate has a fresh answer"),
