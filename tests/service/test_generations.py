@@ -190,6 +190,51 @@ async def test_what_an_earlier_signer_left_unfinished_goes_whatever_its_process_
     assert later.open().entries == 10
 
 
+@pytest.mark.parametrize("damage", ["garbage", "missing", "older"])
+async def test_a_manifest_somebody_spoils_is_published_again(
+    generations: Generations, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = generations.directory.manifest_path
+    await add_slice(generations, range(10))
+    older = path.read_bytes()
+    await add_slice(generations, range(10, 20))
+    assert not await generations.mend()
+    match damage:
+        case "garbage":
+            path.write_text('{"x')
+        case "missing":
+            path.unlink()
+        case "older":
+            path.write_bytes(older)
+    assert await generations.mend()
+    assert not await generations.mend()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "manifest.json: " in caplog.text
+    published = generations.directory.manifest()
+    assert published is not None
+    assert published.generation == 3
+    assert published.segments == generations.segments
+    assert generations.directory.open().entries == 20
+
+
+async def test_a_spoilt_manifest_holds_up_no_change(generations: Generations) -> None:
+    await add_slice(generations, range(10))
+    generations.directory.manifest_path.write_text('{"x')
+    await add_slice(generations, range(10, 20))
+    assert generations.directory.open().entries == 20
+
+
+async def test_a_manifest_spoilt_before_the_start_is_refused_with_the_remedy(
+    generations: Generations,
+) -> None:
+    await add_slice(generations, range(10))
+    generations.directory.manifest_path.write_text('{"x')
+    with pytest.raises(
+        IndexFileError, match=r"manifest\.json: not a manifest .* restore it, or remove it and sign again"
+    ):
+        Generations(generations.directory, CLOCK).load()
+
+
 async def test_a_damaged_segment_is_named_and_nothing_changes(generations: Generations) -> None:
     for number in range(2):
         await add_slice(generations, range(number * 10, number * 10 + 10))

@@ -144,13 +144,19 @@ class IndexDirectory:
         return ref
 
     def publish(
-        self, segments: Sequence[SegmentRef], now_s: int, changed_at: Sequence[float] = ()
+        self,
+        segments: Sequence[SegmentRef],
+        now_s: int,
+        changed_at: Sequence[float] = (),
+        *,
+        after: Manifest | None = None,
     ) -> Manifest:
         """Make these segments, newest first, the index: one more generation.
 
         `changed_at` are the commit times, in seconds, of the database changes it is the first to show.
+        `after` is the generation before, where the caller knows it better than the directory may.
         """
-        before = self.manifest()
+        before = self.manifest() if after is None else after
         generation = (before.generation if before else 0) + 1
         changes = [(generation, moment) for moment in changed_at] + list(before.changes if before else ())
         manifest = Manifest(

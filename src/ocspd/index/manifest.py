@@ -99,7 +99,9 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
             ),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as err:
-        raise IndexFileError(f"{source}: not a manifest ({err}); publish the index again") from err
+        raise IndexFileError(
+            f"{source}: not a manifest ({err}); restore it, or remove it and sign again"
+        ) from err
 
 
 def _natural(value: Any) -> int:

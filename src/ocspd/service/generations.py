@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index
+from ocspd.errors import IndexFileError
+from ocspd.logs import logger
 from ocspd.service.priority import yield_to_others
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Generations:
     settled: tuple[SegmentRef, ...] = ()
     published: Callable[[Manifest], None] | None = None
     """Told of every generation published."""
+    _last: Manifest | None = None  # what is published, whatever has happened to the file
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _merging: asyncio.Lock = field(default_factory=asyncio.Lock)
     _joining: SegmentWriter | None = None  # what the merge that is running writes
@@ -71,6 +74,7 @@ class Generations:
         manifest = self.directory.manifest()
         if manifest is not None:
             self.settled = manifest.segments
+        self._last = manifest
         self.directory.discard_unfinished()
         self.directory.collect(self._now_s(), self.grace_s)
         return manifest
@@ -106,6 +110,11 @@ class Generations:
         """Publish the segments as they are, none at all included."""
         async with self._lock:
             return await asyncio.to_thread(self._publish, ())
+
+    async def mend(self) -> bool:
+        """Publish again what somebody else has damaged or removed; whether that was so."""
+        async with self._lock:
+            return self._last is not None and await asyncio.to_thread(self._mend, self._last)
 
     async def begin_pass(self) -> None:
         """Start a pass: what the feed reports from now on stands before the pass's answers."""
@@ -209,9 +218,24 @@ class Generations:
             writer.finish()
             return self.directory.adopt(writer.path)
 
+    def _mend(self, last: Manifest) -> bool:
+        try:
+            found = self.directory.manifest()
+        except IndexFileError as err:
+            what = str(err)
+        else:
+            if found == last:
+                return False
+            change = "is gone" if found is None else "is not what was published"
+            what = f"{self.directory.manifest_path}: {change}"
+        logger.warning("%s; publishing it again", what)
+        self._publish(())
+        return True
+
     def _publish(self, changed_at: Sequence[float]) -> Manifest:
         now_s = self._now_s()
-        manifest = self.directory.publish(self.segments, int(now_s), changed_at)
+        manifest = self.directory.publish(self.segments, int(now_s), changed_at, after=self._last)
+        self._last = manifest
         self.directory.collect(now_s, self.grace_s)
         if self.published is not None:
             self.published(manifest)

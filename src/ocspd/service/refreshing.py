@@ -62,6 +62,12 @@ _TRIM_EVERY_S = 600.0
 _TRIM_KEEP = timedelta(days=1)
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SKIPPED_KEPT = 1_000
+_MEANWHILE = {"signers_up": "the signers loaded before stay in use"}
+_AGAIN = {
+    "database_up": "the source of certificates works again",
+    "index_up": "the index can be written again",
+    "signers_up": "certificates and keys can be used again",
+}
 _EXPIRY_WARNING = timedelta(days=14)
 
 
@@ -199,7 +205,9 @@ class Refresher:
                 name = "index_up" if isinstance(err, IndexFileError) else part
                 if getattr(self.stats, name):
                     setattr(self.stats, name, False)
-                    logger.error("%s; what is published stays in force, trying again", err)
+                    logger.error(
+                        "%s; %s, trying again", err, _MEANWHILE.get(name, "what is published stays in force")
+                    )
             if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
                 failures = 0  # it had been working
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
@@ -208,7 +216,7 @@ class Refresher:
     def _works(self, part: str) -> None:
         if not getattr(self.stats, part):
             setattr(self.stats, part, True)
-            logger.info("%s works again", part.removesuffix("_up"))
+            logger.info(_AGAIN[part])
 
     # -- signers ---------------------------------------------------------------------------------
 
@@ -405,6 +413,7 @@ class Refresher:
 
     async def _merges(self) -> None:
         while True:
+            await self._generations.mend()
             if not await self._generations.merge():
                 await asyncio.sleep(self._settings.merge_interval_s)
 

@@ -134,8 +134,11 @@ class SignerAdmin:
             case "/livez" | "/healthz":
                 return _reply(200, "ok\n")
             case "/readyz":
-                ready = self._refresher.ready.is_set()
-                return _reply(200 if ready else 503, "ok\n" if ready else "the first pass is running\n")
+                if not self._refresher.ready.is_set():
+                    return _reply(503, "the first pass is running\n")
+                if not self._refresher.stats.index_up:
+                    return _reply(503, "the index cannot be written\n")
+                return _reply(200, "ok\n")
         return _reply(404, "there is /metrics, /livez, /readyz and /healthz\n")
 
 
