@@ -93,10 +93,12 @@ def load_signer_config(path: str | Path) -> SignerConfig:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ConfigError(f"{path}: not TOML: {err}") from err
     issuers = value.pop("issuer", [])
-    if not isinstance(issuers, list) or not issuers or not all(isinstance(entry, dict) for entry in issuers):
-        raise ConfigError(f"{path}: needs at least one [[issuer]]")
     base = path.parent
     top = _read(value, SignerConfig, str(path), base, without=("issuer",))
+    if isinstance(issuers, dict):
+        raise ConfigError(f"{path}: write [[issuer]] with two brackets: there may be several")
+    if not isinstance(issuers, list) or not issuers or not all(isinstance(entry, dict) for entry in issuers):
+        raise ConfigError(f"{path}: needs at least one [[issuer]]")
     config = SignerConfig(
         **top,
         issuer=tuple(
@@ -120,7 +122,8 @@ def _read(
     known = {entry.name: str(entry.type) for entry in fields(kind) if entry.name not in without}
     for key in value:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join(known)}")
+            tables = [f"[[{name}]]" for name in without]
+            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join([*known, *tables])}")
     result: dict[str, Any] = {}
     for entry in fields(kind):
         if entry.name in known and entry.name not in value:

@@ -154,14 +154,13 @@ async def _start_admin(flags: Flags, supervisor: Supervisor, stack: AsyncExitSta
     port = flags.integer("admin-port")
     if not port:
         return
-    server = HTTPServer(Admin(supervisor), drain_s=1)
+    server = HTTPServer(Admin(supervisor), drain_s=1, port_flag="-admin-port")
     try:
         await server.start(flags.string("admin-address"), port)
     except OCSPDError as err:
-        text = str(err).replace("-port", "-admin-port")
         if flags.was_set("admin-port") or flags.was_set("admin-address"):
-            raise OCSPDError(f"admin listener: {text}") from err
-        logger.warning("no admin listener: %s", text)
+            raise OCSPDError(f"admin listener: {err}") from err
+        logger.warning("no admin listener: %s", err)
         return
     stack.push_async_callback(server.stop)
     logger.info("admin listener on %s:%d", flags.string("admin-address"), server.port)

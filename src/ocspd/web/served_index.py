@@ -106,7 +106,7 @@ class ServedIndex:
         if manifest is None:
             raise IndexFileError(
                 f"{self.directory.path}: no manifest.json: nothing has been published here yet "
-                "(`ocspd index build` or `ocspd ocsprefresh -index` does)"
+                "(`ocspd refresh`, `ocspd index build` or `ocspd ocsprefresh -index` does)"
             )
         return manifest
 

@@ -30,7 +30,10 @@ _quiet.disabled = True
 
 
 class HTTPServer:
-    """A server on one address and port; `drain_s` bounds how long requests in flight may finish."""
+    """A server on one address and port; `drain_s` bounds how long requests in flight may finish.
+
+    `port_flag` is what an operator would change when the port is taken.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,9 @@ class HTTPServer:
         *,
         ssl_context: ssl.SSLContext | None = None,
         drain_s: float = DRAIN_S,
+        port_flag: str = "-port",
     ) -> None:
+        self._port_flag = port_flag
         self._handler = handler
         self._ssl_context = ssl_context
         self._drain_s = drain_s
@@ -61,7 +66,7 @@ class HTTPServer:
             await site.start()
         except (OSError, OverflowError) as err:
             await runner.cleanup()
-            raise OCSPDError(f"cannot listen on {address}:{port}: {_why(err)}") from err
+            raise OCSPDError(f"cannot listen on {address}:{port}: {_why(err, self._port_flag)}") from err
         self._runner = runner
 
     @property
@@ -107,7 +112,7 @@ class _Server(web.Server):
             timer.cancel()
 
 
-def _why(error: OSError | OverflowError) -> str:
+def _why(error: OSError | OverflowError, port_flag: str) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return "address already in use (choose another -port, or stop what listens there)"
+        return f"address already in use (choose another {port_flag}, or stop what listens there)"
     return getattr(error, "strerror", None) or str(error)
