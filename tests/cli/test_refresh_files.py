@@ -16,6 +16,7 @@ from ocspd.errors import ConfigError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.service import indexing
+from tests.pki.chain import key_pem
 from tests.service.revocation import CHAIN, OTHER, crl, der, revoked
 
 if TYPE_CHECKING:
@@ -88,6 +89,43 @@ def test_refresh_reads_files_again_when_they_change_and_keeps_its_answers_when_t
         while status(folder, 2) != CertStatus.REVOKED:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_a_configuration_file_and_flags_are_not_mixed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "ocspd.toml").write_text(f'index = "index"\ncrl = ["ca.crl"]\n{ISSUER}')
+    for flag in ("-index=1", "-responder-key=1", "-interval=1h", "-admin-port=1", "-crl=1"):
+        assert main(["refresh", str(folder / "ocspd.toml"), flag]) == 1
+        assert (
+            f"{flag.partition('=')[0]}: {folder / 'ocspd.toml'} says this; set it there"
+            in capsys.readouterr().err
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[isuer]]\nca = "ca.pem"\n', r"unknown key 'isuer'; known are index, .*\[\[issuer\]\]"),
+        ('[issuer]\nca = "ca.pem"\n', r"write \[\[issuer\]\] with two brackets"),
+        ("", r"needs at least one \[\[issuer\]\]"),
+    ],
+)
+def test_a_misspelt_table_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "ocspd.toml").write_text(f'index = "index"\n{text}')
+    with pytest.raises(ConfigError, match=message):
+        load_signer_config(folder / "ocspd.toml")
+
+
+def test_SIGHUP_has_refresh_look_at_certificates_and_keys(folder: Path) -> None:
+    with running([*arguments(folder), "-admin-port", "0"]) as process:
+        wait_for(process, "following the files")
+        process.send_signal(signal.SIGHUP)
+        replace(folder / "responder-key.pem", key_pem(OTHER.responder_key))
+        process.send_signal(signal.SIGHUP)
+        assert "the signers loaded before stay in use" in wait_for(process, "responder-key.pem")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 

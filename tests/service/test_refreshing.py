@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -163,7 +164,10 @@ async def test_many_small_changes_are_merged_and_none_is_lost(certdb: CertDB, tm
             assert answer_in(path, ours, serial) is not None
 
 
-async def test_a_replaced_responder_is_taken_over_without_restart(certdb: CertDB, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_replaced_responder_is_taken_over_without_restart(
+    certdb: CertDB, tmp_path: Path, *, asked: bool
+) -> None:
     ours = signer()
     path = tmp_path / "index"
     await certdb.insert_certificate(certificate(1, ours.aki))
@@ -175,11 +179,13 @@ async def test_a_replaced_responder_is_taken_over_without_restart(certdb: CertDB
             source=source,
             generations=Generations(directory, CLOCK),
             clock=CLOCK,
-            settings=SETTINGS,
+            settings=replace(SETTINGS, signers_interval_s=3600) if asked else SETTINGS,
         )
         task = asyncio.create_task(refresher.run())
         await asyncio.wait_for(refresher.ready.wait(), 20)
         source.next = [CHAIN.signer(clock=CLOCK, certid_hashes=("sha1", "sha256", "sha384"))]
+        if asked:
+            refresher.look_now()
         await until(lambda: answer_in(path, ours, 1, "sha384") is not None, "an answer of the new signer")
         await until(lambda: refresher.stats.passes == 2, "the pass is over")
         task.cancel()

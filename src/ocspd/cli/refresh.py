@@ -15,7 +15,7 @@ from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import boolean, integer, string, strings
 from ocspd.cli.index_import import SHOWN, SOURCE_FLAGS, sources_of, tell
 from ocspd.cli.io import read_file
-from ocspd.cli.issue_input import read_certificate
+from ocspd.cli.issue_input import naming, read_certificate
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.progress import PassProgress
 from ocspd.cli.signer_flags import SIGNER_FLAGS
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 def _refresh(flags: Flags, arguments: list[str]) -> int:
     if len(arguments) > 1:
         raise OCSPDError(f"refresh takes one configuration file, but also got {arguments[1][:100]!r}")
+    for name in _CONFIGURED if arguments else ():
+        if flags.was_set(name):
+            raise ConfigError(f"-{name}: {arguments[0]} says this; set it there, or give flags only")
     config = load_signer_config(arguments[0]) if arguments else _from_flags(flags)
     return run_uvloop(_main(config, flags))
 
@@ -91,7 +94,9 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             db = await _open_files(config, clock)
         else:
             config_data = read_file(config.db_config)
-            db = database = await open_certdb(parse_db_config(config_data), clock)
+            with naming(config.db_config):
+                db_config = parse_db_config(config_data)
+            db = database = await open_certdb(db_config, clock)
             await stack.enter_async_context(database)
             await database.check()
             total = await database.estimate_unexpired()
@@ -120,7 +125,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             from ocspd.web.server import HTTPServer  # noqa: PLC0415
             from ocspd.web.signer_admin import SignerAdmin  # noqa: PLC0415
 
-            server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1)
+            server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1, port_flag="-admin-port")
             await server.start(config.admin_address, config.admin_port)
             stack.push_async_callback(server.stop)
             logger.info("admin listener on %s:%d", config.admin_address, server.port)
@@ -202,6 +207,7 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, refresher.look_now)
     work = asyncio.create_task(refresher.run())
     ready = asyncio.create_task(refresher.ready.wait())
     stop = asyncio.create_task(stopped.wait())
@@ -211,10 +217,10 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed
         if ready.done() and not stop.done():
             stats = refresher.stats
             logger.info(
-                "signed %d OCSP responses, %d certificates are answered; following %s",
+                "signed %d OCSP responses, %d certificates are answered%s",
                 stats.answers,
                 stats.pass_certificates - stats.foreign - stats.skipped.total(),
-                followed,
+                "" if once else f"; following {followed}",
             )
             notifier.ready(f"following {followed}")
             if not once:
@@ -241,6 +247,20 @@ async def _watchdog(notifier: Notifier) -> None:
         await asyncio.sleep(notifier.watchdog_s)
 
 
+_FLAGS = (
+    "db-config",
+    *SOURCE_FLAGS,
+    *SIGNER_FLAGS,
+    string("index", "index directory to keep fresh"),
+    strings("publish", "URL to publish the index to as well: s3://, gs://, az:// or file://"),
+    integer("processes", "signing processes of a pass (0: one for each usable CPU)"),
+    boolean("table", "write the table ocsp_responses as well, as ocsprefresh does"),
+    string("admin-address", "address of /metrics, /livez and /readyz", "127.0.0.1"),
+    integer("admin-port", "port of the same (0: none)", 9403),
+)
+_CONFIGURED = tuple(flag if isinstance(flag, str) else flag.name for flag in _FLAGS)
+"""What a configuration file says, so that nobody wonders which of two values counts."""
+
 VERBS = (
     Verb(
         "refresh",
@@ -256,19 +276,9 @@ Usage of refresh:
 Instead of a database it follows CRLs, an index.txt of openssl ca, and lists of issued serials; good is only
 said of serials that -index-txt or -serials names.
 
-Runs until SIGTERM. Certificates and keys replaced on disk are taken over; -once ends after one pass.""",
-        (
-            "db-config",
-            *SOURCE_FLAGS,
-            *SIGNER_FLAGS,
-            string("index", "index directory to keep fresh"),
-            strings("publish", "URL to publish the index to as well: s3://, gs://, az:// or file://"),
-            integer("processes", "signing processes of a pass (0: one for each usable CPU)"),
-            boolean("table", "write the table ocsp_responses as well, as ocsprefresh does"),
-            boolean("once", "end when every certificate has a fresh answer"),
-            string("admin-address", "address of /metrics, /livez and /readyz", "127.0.0.1"),
-            integer("admin-port", "port of the same (0: none)", 9403),
-        ),
+Runs until SIGTERM. Certificates and keys replaced on disk are taken over (SIGHUP: at once); -once ends after
+one pass. A configuration file takes the place of every flag but -once.""",
+        (*_FLAGS, boolean("once", "end when every certificate has a fresh answer")),
         _refresh,
     ),
 )

@@ -179,7 +179,12 @@ class Refresher:
         self._numbers: dict[str, int] = {}
         self._local: Signing = LocalSigning(())
         self._pass_wanted = asyncio.Event()
+        self._looking = asyncio.Event()
         self._following = asyncio.Event()  # no pass before the feed has a cursor, or changes would be missed
+
+    def look_now(self) -> None:
+        """Look at certificates and keys at once, not only when their time has come."""
+        self._looking.set()
 
     async def run(self) -> None:
         """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
@@ -238,7 +243,9 @@ class Refresher:
 
     async def _watch_signers(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.signers_interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._looking.wait(), self._settings.signers_interval_s)
+            self._looking.clear()
             signers = await asyncio.to_thread(self._source.load)
             if signers is not None:
                 self._take(signers)
