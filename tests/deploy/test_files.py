@@ -3,11 +3,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from ocspd.config import load_signer_config
+from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
 from tests.deploy.balanced import DEPLOY, nginx_main
 from tests.tools import need
 
@@ -82,3 +83,19 @@ def test_the_signer_daemon_accepts_its_configuration() -> None:
     config = load_signer_config(str(DEPLOY / "ocspd.toml"))
     assert config.index == "/var/lib/ocspd/index"
     assert len(config.issuer) == 1
+
+
+def test_the_signer_daemons_configuration_shows_every_key_with_its_default(tmp_path: Path) -> None:
+    text = (DEPLOY / "ocspd.toml").read_text()
+    keys = re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)
+    assert sorted(keys) == sorted(
+        entry.name
+        for kind in (SignerConfig, IssuerConfig)
+        for entry in fields(kind)
+        if entry.name != "issuer"
+    )
+    shown = "processes|pass_interval|table|allow_expired|certid_hashes|responder_id"
+    defaults = re.sub(rf"^# (?=({shown}) = )", "", text, flags=re.MULTILINE)
+    (tmp_path / "ocspd.toml").write_text(defaults)
+    (tmp_path / "plain.toml").write_text(text)
+    assert load_signer_config(tmp_path / "ocspd.toml") == load_signer_config(tmp_path / "plain.toml")
