@@ -35,7 +35,8 @@ def parse_serial(text: str) -> int:
         return int(text)
     raise CodedError(
         Code.CERT_BAD_REQUEST,
-        f"serial {text[:64]!r} is not a number: write it in decimal, as 0x… or as hex pairs with colons",
+        f"serial {text[:64]!r} is not a number: write it in decimal, as 0x… (0x before what `openssl x509 "
+        "-serial` prints) or as hex pairs with colons",
     )
 
 
