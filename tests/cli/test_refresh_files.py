@@ -119,6 +119,19 @@ def test_a_misspelt_table_is_named(folder: Path, text: str, message: str) -> Non
         load_signer_config(folder / "ocspd.toml")
 
 
+def test_SIGTERM_in_the_middle_of_a_pass_leaves_no_unfinished_file(folder: Path) -> None:
+    (folder / "serials").write_text("".join(f"{number}\n" for number in range(200_000)))
+    with running([*arguments(folder), "-admin-port", "0"]) as process:
+        deadline = time.monotonic() + 20
+        while not any((folder / "index").glob(".new-*.seg*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert not (folder / "index" / "manifest.json").exists(), "the pass was over too soon"
+    assert not any((folder / "index").glob(".new-*"))
+
+
 def test_SIGHUP_has_refresh_look_at_certificates_and_keys(folder: Path) -> None:
     with running([*arguments(folder), "-admin-port", "0"]) as process:
         wait_for(process, "following the files")

@@ -87,6 +87,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
     directory = IndexDirectory(config.index)
     async with AsyncExitStack() as stack:
         stack.enter_context(directory.lock())
+        stack.callback(directory.discard_unfinished)
         await stack.enter_async_context(_working(_go_behind_requests()))
         db: RefreshSource
         total: int | None = None
