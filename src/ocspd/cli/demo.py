@@ -80,6 +80,7 @@ def _stay(story: Story, directory: Path, processes: Processes) -> None:
         ["cd", str(directory)],
         ["openssl", *openssl_words("alice", story.responder), "-text"],
         [program, *story.revocation("alice", "superseded")],
+        ["sleep", "1"],  # where all lines are pasted at once
         ["openssl", *openssl_words("alice", story.responder)],
         ["curl", "-s", "-d", "{}", f"{story.api}/info"],
         ["curl", "-s", story.metrics],
