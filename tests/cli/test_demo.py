@@ -119,12 +119,13 @@ def test_the_commands_to_copy_work_and_a_second_demo_keeps_out(
     assert second.returncode == 1
     assert second.stderr == f"{directory}: another demo runs in it; stop it or give -directory\n"
     said = (tmp_path / "said").read_text()
-    commands = said[said.index("To try in another terminal:") :].splitlines()[1:7]
+    commands = said[said.index("To try in another terminal:") :].partition("\n\n")[0].splitlines()[1:]
     done = subprocess.run(
         ["bash", "-euc", "\n".join(commands)], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "alice.pem: good" in done.stdout
+    assert "alice.pem: revoked" in done.stdout
     assert '"success":true' in done.stdout
     assert "# TYPE ocspd_" in done.stdout
 
