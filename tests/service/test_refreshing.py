@@ -7,14 +7,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from ocspd._der import parse_response
 from ocspd.clock import SystemClock
+from ocspd.errors import ConfigError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertificateRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.service.generations import Generations, due_for_merge
 from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.web.signer_admin import SignerAdmin
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
@@ -162,6 +166,68 @@ async def test_many_small_changes_are_merged_and_none_is_lost(certdb: CertDB, tm
         assert len(generations.segments) <= 2
         for serial in range(1, 41):
             assert answer_in(path, ours, serial) is not None
+
+
+class BadSigners(Signers):
+    """Cannot be used but for the first time, until the test says so."""
+
+    def load(self) -> Sequence[OCSPSigner] | None:
+        if self.next is None:
+            raise ConfigError("responder-key.pem: is not the key")
+        return super().load()
+
+
+async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
+    certdb: CertDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("ocspd.service.refreshing._BACKOFF_S", (3600.0,))
+    ours = signer()
+    source = BadSigners(ours)
+    directory = IndexDirectory(tmp_path / "index")
+    with directory.lock():
+        refresher = Refresher(
+            db=certdb,
+            source=source,
+            generations=Generations(directory, CLOCK),
+            clock=CLOCK,
+            settings=SETTINGS,
+        )
+        task = asyncio.create_task(refresher.run())
+        await until(lambda: not refresher.stats.signers_up, "the bad key is seen")
+        source.next = [ours]
+        refresher.look_now()
+        await until(lambda: refresher.stats.signers_up, "the good one is taken")
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    assert "the signers loaded before stay in use" in caplog.text
+
+
+async def test_a_manifest_that_is_removed_comes_back_during_a_merge(
+    certdb: CertDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(_: Generations) -> bool:
+        await asyncio.sleep(3600)
+        return False
+
+    monkeypatch.setattr(Generations, "merge", endless)
+    path = tmp_path / "index"
+    async with refreshing(certdb, path, signer()) as (refresher, generations):
+        admin = SignerAdmin(refresher, generations)
+        (path / "manifest.json").unlink()
+        await until((path / "manifest.json").exists, "published again")
+        assert await readyz(admin) == (200, "ok\n")
+        refresher.stats.index_up = False  # as after a disk that was full
+        assert await readyz(admin) == (503, "the index cannot be written\n")
+        (path / "manifest.json").unlink()
+        await until(lambda: refresher.stats.index_up, "the index could be written")
+        assert await readyz(admin) == (200, "ok\n")
+
+
+async def readyz(admin: SignerAdmin) -> tuple[int, str | None]:
+    response = await admin(make_mocked_request("GET", "/readyz"))
+    assert isinstance(response, web.Response)
+    return response.status, response.text
 
 
 @pytest.mark.parametrize("asked", [True, False])

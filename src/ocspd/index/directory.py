@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ocspd._index import Index, Segment
 from ocspd._writer import SegmentWriter
-from ocspd.errors import IndexFileError
+from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.files import fsync_directory, write_atomic
 from ocspd.index.manifest import MANIFEST_NAME, MAX_CHANGES, Manifest, SegmentRef, parse_manifest
 
@@ -173,17 +173,23 @@ class IndexDirectory:
         for ref in set(before.segments if before else ()) - set(manifest.segments):
             with contextlib.suppress(OSError):
                 os.utime(self.segment_path(ref))
-        write_atomic(self.manifest_path, manifest.to_bytes())
+        try:
+            write_atomic(self.manifest_path, manifest.to_bytes())
+        except OCSPDError as err:
+            raise IndexFileError(str(err)) from err
 
     def discard_unfinished(self) -> None:
         """Remove the segments that earlier writers left unfinished; before the lock's holder starts its own.
 
         `collect` cannot tell them when process numbers come again, as they do in containers.
         """
-        for path in self.path.iterdir():
-            if _is_unfinished(path.name):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        try:
+            found = [path for path in self.path.iterdir() if _is_unfinished(path.name)]
+        except OSError:
+            return  # the directory is gone, and they with it
+        for path in found:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
         """Remove segments that have been named by no manifest for more than grace_s seconds.

@@ -228,8 +228,8 @@ class Generations:
                 return False
             change = "is gone" if found is None else "is not what was published"
             what = f"{self.directory.manifest_path}: {change}"
-        logger.warning("%s; publishing it again", what)
         self._publish(())
+        logger.warning("%s; published again", what)
         return True
 
     def _publish(self, changed_at: Sequence[float]) -> Manifest:

@@ -195,13 +195,20 @@ class Refresher:
                 tasks.create_task(self._forever("database_up", self._follow))
                 tasks.create_task(self._forever("database_up", self._passes))
                 tasks.create_task(self._forever("index_up", self._merges))
-                tasks.create_task(self._forever("signers_up", self._watch_signers))
+                tasks.create_task(self._forever("index_up", self._guard_manifest))
+                tasks.create_task(self._forever("signers_up", self._watch_signers, wake=self._looking))
         except* asyncio.CancelledError:
             raise asyncio.CancelledError from None
 
-    async def _forever(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Repeat work whenever it fails; the log hears of each change of state, not of each attempt."""
+    async def _forever(
+        self, part: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None
+    ) -> None:
+        """Repeat work whenever it fails; the log hears of each change of state, not of each attempt.
+
+        `wake` ends the pause after a failure.
+        """
         failures = 0
+        woken = asyncio.Event() if wake is None else wake
         while True:
             begun = asyncio.get_running_loop().time()
             try:
@@ -215,7 +222,8 @@ class Refresher:
                     )
             if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
                 failures = 0  # it had been working
-            await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
 
     def _works(self, part: str) -> None:
@@ -420,9 +428,17 @@ class Refresher:
 
     async def _merges(self) -> None:
         while True:
-            await self._generations.mend()
-            if not await self._generations.merge():
+            if await self._generations.merge():
+                self._works("index_up")
+            else:
                 await asyncio.sleep(self._settings.merge_interval_s)
+
+    async def _guard_manifest(self) -> None:
+        """See that the manifest stays what was published; beside merges, one of which may take minutes."""
+        while True:
+            await asyncio.sleep(self._settings.merge_interval_s)
+            if await self._generations.mend():
+                self._works("index_up")
 
 
 def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:
