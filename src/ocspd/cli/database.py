@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ocspd.certdb import migrate, open_certdb, parse_db_config
 from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import read_file, write_stdout
+from ocspd.cli.issue_input import naming
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, OCSPDError, UsageError
@@ -30,7 +31,9 @@ async def open_database(flags: Flags) -> CertDB:
         data = read_file(path)
     except OCSPDError as err:
         raise CodedError(Code.POLICY_INVALID, f"cannot read the database configuration: {err}") from err
-    return await open_certdb(parse_db_config(data), SystemClock())
+    with naming(path):
+        config = parse_db_config(data)
+    return await open_certdb(config, SystemClock())
 
 
 async def _db(flags: Flags, arguments: list[str]) -> None:

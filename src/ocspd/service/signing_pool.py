@@ -201,7 +201,10 @@ class _Worker:
 
 def _start(task: _Task) -> tuple[SpawnProcess, socket.socket]:
     """Start a process; return it and our end of its socket."""
-    ours, theirs = socket.socketpair()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as err:
+        raise _cannot_start(err) from err
     process = multiprocessing.get_context("spawn").Process(
         target=_work, args=(theirs, task), name="ocspd-sign", daemon=True
     )
@@ -209,10 +212,17 @@ def _start(task: _Task) -> tuple[SpawnProcess, socket.socket]:
         process.start()
     except OSError as err:
         ours.close()
-        raise OCSPDError(f"cannot start a signing process: {err.strerror}; use -processes 1") from err
+        raise _cannot_start(err) from err
     finally:
         theirs.close()
     return process, ours
+
+
+def _cannot_start(error: OSError) -> OCSPDError:
+    return OCSPDError(
+        f"cannot start a signing process: {error.strerror}; use fewer -processes, or raise the limits on "
+        "processes and open files"
+    )
 
 
 def _framed(message: _Work | _Result | str) -> tuple[bytes, bytes]:
