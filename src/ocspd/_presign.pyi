@@ -46,5 +46,5 @@ class Presigner:
         `good` is the rest of status 0; `other` is asked for that of any other, or for the cause why there
         is no answer. A negative serial's cause is `bad serial`. `writer` gets the answers, due for
         replacement at `due_s`; without `keep` the lists returned are empty. When `yielding`, whatever else
-        waits for this CPU gets it after every few rows (sched_yield(2)).
+        waits for this CPU gets it every 50 us, or after each signature that takes longer (sched_yield(2)).
         """

@@ -160,7 +160,7 @@ class Batch:
         """Sign rows under each CertID hash; one that cannot be signed ends nothing.
 
         `writer` gets the answers, due for replacement at `due_s`; without `keep` they are not returned.
-        When `yielding`, whatever else waits for this CPU gets it after every few rows.
+        When `yielding`, whatever else waits for this CPU gets it every few signatures.
         """
         dropped = 0
 
