@@ -341,11 +341,11 @@ cdef class OCSPConnection:
                 if self._pool._draining:
                     request.keep_alive = 0
                 if self._responder._settle(&request, p + used + request.head_size, &verdict):
-                    if verdict.body_size > <size_t> (OUT_ROOM - HEAD_ROOM - filled):
+                    if <size_t> filled + HEAD_ROOM + verdict.body_size > OUT_ROOM:
                         self._send(out, filled)
                         filled = 0
                     used += total
-                    if verdict.body_size > OUT_ROOM - HEAD_ROOM:
+                    if HEAD_ROOM + verdict.body_size > OUT_ROOM:
                         self._write(self._responder._response(&request, &verdict))
                     else:
                         filled += self._responder._render(&request, &verdict, out + filled)

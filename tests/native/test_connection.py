@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.native.pair import Service
-from tests.native.strategies import clean_requests, odd_requests, places
+from tests.native.strategies import DERS, clean_requests, odd_requests, places
 from tests.native.transports import converse, cut
 
 if TYPE_CHECKING:
@@ -87,3 +88,17 @@ def test_garbage_is_answered_once_or_not_at_all(runner: asyncio.Runner, data: by
     (said, closed), _ = runner.run(native(cut(data, cuts)))
     assert said.count(b"HTTP/1.") <= 1 or b"\r\n\r\n" in data
     assert closed or not said or b"\r\n\r\n" in data
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 40, 400])
+@pytest.mark.parametrize("kind", ["good", "malformed", "mixed"])
+def test_r5_a_pipeline_longer_than_the_output_buffer_is_answered_in_order(
+    runner: asyncio.Runner, kind: str, count: int
+) -> None:
+    good = b"GET /%b HTTP/1.1\r\nHost: t\r\n\r\n" % base64.b64encode(DERS[1])
+    malformed = b"GET /AAAA HTTP/1.1\r\nHost: t\r\n\r\n"
+    one = {"good": good, "malformed": malformed, "mixed": good + malformed}[kind]
+    ours, service = runner.run(native([one * count]))
+    reference, other = runner.run(alone(octets(one * count)))
+    assert ours == reference
+    assert service.outcomes() == other.outcomes()
