@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -117,10 +117,34 @@ def test_a_config_file_that_cannot_be_loaded_stops_every_command(
     assert result.stderr.count("\n") == 1
 
 
-def test_a_full_disk_behind_standard_output_is_reported() -> None:
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+def with_a_full_disk(*words: str, stream: str, unbuffered: str, cwd: Path) -> tuple[Any, ...]:
+    streams: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with open("/dev/full", "wb") as full:  # noqa: PTH123  (a device, not a path to handle)
-        done = subprocess.run([*OCSPD, "version"], stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (done.returncode, done.stderr) == (1, b"standard output: cannot write: No space left on device\n")
+        streams[stream] = full.fileno()
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run([*OCSPD, *words], check=False, env=environment, cwd=cwd, **streams)  # type: ignore[call-overload]
+    return done.returncode, done.stdout, done.stderr
+
+
+@BUFFERING
+@pytest.mark.parametrize("words", [("version",), ("print-defaults", "csr"), ("demo", "-once")])
+def test_a_full_disk_behind_standard_output_is_reported_once(
+    words: tuple[str, ...], unbuffered: str, tmp_path: Path
+) -> None:
+    code, _, errors = with_a_full_disk(*words, stream="stdout", unbuffered=unbuffered, cwd=tmp_path)
+    assert (code, errors) == (1, b"standard output: cannot write: No space left on device\n")
+
+
+@BUFFERING
+@pytest.mark.parametrize(("words", "code"), [(("nothing",), 1), (("version", "-nothing"), 2)])
+def test_a_full_disk_behind_standard_error_does_not_change_the_exit_code(
+    words: tuple[str, ...], code: int, unbuffered: str, tmp_path: Path
+) -> None:
+    done = with_a_full_disk(*words, stream="stderr", unbuffered=unbuffered, cwd=tmp_path)
+    assert done == (code, b"", None)
 
 
 def test_a_reader_that_went_away_ends_the_command_quietly() -> None:

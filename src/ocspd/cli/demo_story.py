@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from ocspd.cli.demo_processes import Processes, fetch, free_port
 from ocspd.cli.demo_questions import CHAIN, ISSUER, Answer, asker, openssl_words
+from ocspd.cli.io import write_stdout
 from ocspd.errors import OCSPDError
 
 if TYPE_CHECKING:
@@ -240,5 +240,4 @@ class Story:
 
 def say(text: str = "") -> None:
     """Print a line now: the reader watches."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    write_stdout(text + "\n")

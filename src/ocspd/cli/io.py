@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from ocspd import wire
 from ocspd.errors import ConfigError, OCSPDError
@@ -117,7 +117,8 @@ def load_config(flags: Flags) -> SigningConfig | None:
 def write_stdout(data: bytes | str) -> None:
     """Write to standard output now; OCSPDError when that fails, except for a reader that went away.
 
-    BrokenPipeError passes through: cli/main.py ends quietly on it.
+    BrokenPipeError passes through: cli/main.py ends quietly on it. After any other failure nothing more
+    is written: what is left in the buffer would fail once more, and be complained of twice.
     """
     if sys.stdout is None:
         raise OCSPDError("standard output is closed; redirect it to a file or a pipe")
@@ -129,7 +130,16 @@ def write_stdout(data: bytes | str) -> None:
     except BrokenPipeError:
         raise
     except OSError as err:
+        discard(sys.stdout)
         raise OCSPDError(f"standard output: cannot write: {err.strerror}") from err
+
+
+def discard(stream: TextIO | None) -> None:
+    """Point a standard stream at nothing: no later flush, the interpreter's own included, fails again."""
+    if stream is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def print_json(value: Any) -> None:

@@ -13,12 +13,12 @@ not pay for the web server. `_VERBS` is the only list of verbs; a test holds it 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from ocspd import logs
 from ocspd.cli.flags import HelpRequested, parse
+from ocspd.cli.io import discard
 from ocspd.errors import OCSPDError, UsageError
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _discard_stdout()
+        discard(sys.stdout)
         return 141
     except OSError as err:  # the last flush of standard output, a full disk for example
-        _discard_stdout()
+        discard(sys.stdout)
         _complain(f"standard output: cannot write: {err.strerror}")
         return 1
     return code
@@ -172,16 +172,13 @@ def _overview() -> str:
 
 
 def _complain(text: str) -> None:
-    if sys.stderr is not None:
+    if sys.stderr is None:
+        return
+    try:
         sys.stderr.write(text if text.endswith("\n") else text + "\n")
-
-
-def _discard_stdout() -> None:
-    """Point standard output at nothing: the interpreter's own flush at exit must not fail again."""
-    if sys.stdout is not None:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+        sys.stderr.flush()
+    except OSError:  # there is nobody left to tell; the exit code stays what it is
+        discard(sys.stderr)
 
 
 if __name__ == "__main__":
