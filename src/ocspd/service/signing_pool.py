@@ -20,7 +20,6 @@ import socket
 import struct
 from collections import deque
 from dataclasses import dataclass
-from multiprocessing import connection
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from ocspd.errors import OCSPDError
@@ -174,7 +173,8 @@ class _Worker:
                 mine = self._expected.popleft()
                 if not mine.done():
                     mine.set_result(result)
-        await asyncio.to_thread(connection.wait, [self._process.sentinel], _STOP_S)
+        # Its files close before the kernel has an exit code for us: join() waits for that too.
+        await asyncio.to_thread(self._process.join, _STOP_S)
         self._ended = True
         for mine in self._expected:
             if not mine.done():
