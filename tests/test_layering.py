@@ -48,6 +48,7 @@ LAYERS = {
     "logs": 0,
     "metrics": 0,
     "model": 0,
+    "tasks": 0,
     "wire": 0,
 }
 """Layer of each top-level part of the package; an import goes to a lower layer or stays in its part."""
@@ -275,3 +276,13 @@ def test_tracked_files_name_nothing_of_the_machine_they_were_written_on() -> Non
                 line = text.count("\n", 0, match.start()) + 1
                 wrong.append(f"{name}:{line}: {match[0][:40]!r} is {what}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_error_travels_in_a_group_of_errors() -> None:
+    """CPython before 3.11.4 wraps what `except*` raises, a TaskGroup whatever fails in it: see tasks.py."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.TryStar), f"{path.name}:{node.lineno}: except*"
+            if isinstance(node, ast.Attribute | ast.Name) and path.name != "tasks.py":
+                name = node.attr if isinstance(node, ast.Attribute) else node.id
+                assert name != "TaskGroup", f"{path.name}:{node.lineno}: use tasks.Tasks"

@@ -28,6 +28,7 @@ from ocspd.files import fsync_directory
 from ocspd.index.manifest import MANIFEST_NAME, MAX_BYTES, Manifest, SegmentRef, parse_manifest
 from ocspd.index.store import CONCURRENCY, MissingObjectError, RemoteStore
 from ocspd.logs import logger
+from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,12 +154,9 @@ class RemoteIndex:
             async with gate:
                 await self._fetch(directory, ref)
 
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for ref in missing:
-                    tasks.create_task(fetch(ref))
-        except* IndexFileError as group:
-            raise _first(group) from None
+        async with Tasks() as tasks:
+            for ref in missing:
+                tasks.create_task(fetch(ref))
 
     async def _make_room(self, directory: IndexDirectory, needed: int) -> None:
         """Refuse what does not fit; IndexFileError. A reserve is left to others on the same disk."""
@@ -308,12 +306,6 @@ def _has(directory: IndexDirectory, ref: SegmentRef) -> bool:
 def _rename(path: Path, target: Path) -> None:
     path.replace(target)
     fsync_directory(target.parent)
-
-
-def _first(group: BaseExceptionGroup[IndexFileError]) -> IndexFileError:
-    """Return one error of a group; which does not matter, all name an object and a reason."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _mib(octets: int) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd.certdb.packed import PackedSource
 from ocspd.certdb.rows import warn_of_unreadable
-from ocspd.errors import ConfigError, OCSPDError
+from ocspd.errors import ConfigError
 from ocspd.model import CertStatus, OCSPRow, normalize_aki
 from ocspd.service.signing import (
     Chunk,
@@ -36,6 +36,7 @@ from ocspd.service.signing import (
     reduced,
 )
 from ocspd.service.signing_pool import DEPTH, SigningPool
+from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -177,10 +178,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
         on_progress=on_progress,
         on_skip=on_skip,
     )
-    try:
-        return await refresh.run(processes or usable_cpus(), background=background)
-    except* OCSPDError as group:
-        raise _first(group) from None
+    return await refresh.run(processes or usable_cpus(), background=background)
 
 
 def usable_cpus() -> int:
@@ -297,7 +295,7 @@ class _Refresh:
             finally:
                 slots.release()
 
-        async with asyncio.TaskGroup() as tasks, aclosing(work):
+        async with Tasks() as tasks, aclosing(work):
             async for piece in work:
                 tasks.create_task(do(piece))
                 await slots.acquire()
@@ -467,14 +465,6 @@ def _add(index: IndexWriter, answers: list[list[bytes]], due: int) -> None:
     for group in answers:
         for answer in group:
             index.add(answer, due)
-
-
-def _first(group: BaseExceptionGroup[OCSPDError]) -> OCSPDError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, OCSPDError)
-    return error
 
 
 async def dump_table(db: CertDB, write: Callable[[bytes], None]) -> int:

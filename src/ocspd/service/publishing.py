@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.logs import logger
+from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +75,7 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with Tasks() as tasks:
             for place in self._places:
                 tasks.create_task(place.run())
 

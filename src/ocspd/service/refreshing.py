@@ -39,6 +39,7 @@ from ocspd.service.presigning import (
 from ocspd.service.signing import LocalSigning, to_chunk
 from ocspd.service.signing_pool import SigningPool
 from ocspd.service.staleness import Staleness
+from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -190,15 +191,12 @@ class Refresher:
         """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
         self._generations.load()
         self._take(self._source.load() or ())
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._forever("database_up", self._follow))
-                tasks.create_task(self._forever("database_up", self._passes))
-                tasks.create_task(self._forever("index_up", self._merges))
-                tasks.create_task(self._forever("index_up", self._guard_manifest))
-                tasks.create_task(self._forever("signers_up", self._watch_signers, wake=self._looking))
-        except* asyncio.CancelledError:
-            raise asyncio.CancelledError from None
+        async with Tasks() as tasks:
+            tasks.create_task(self._forever("database_up", self._follow))
+            tasks.create_task(self._forever("database_up", self._passes))
+            tasks.create_task(self._forever("index_up", self._merges))
+            tasks.create_task(self._forever("index_up", self._guard_manifest))
+            tasks.create_task(self._forever("signers_up", self._watch_signers, wake=self._looking))
 
     async def _forever(
         self, part: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None

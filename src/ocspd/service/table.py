@@ -22,6 +22,7 @@ from ocspd.errors import DERError, OCSPDError
 from ocspd.logs import logger
 from ocspd.service.generations import Generations
 from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -93,7 +94,7 @@ class TableSource:
     async def follow(self) -> None:
         """Follow table and certificates until cancelled."""
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with Tasks() as tasks:
                 tasks.create_task(self._follow_table())
                 if self._refresher is not None:
                     if self._work is None or self._work.done():
