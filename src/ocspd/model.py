@@ -127,6 +127,10 @@ class CertificateRow:
     common_name: str = ""
 
 
+StoredKey = tuple[Any, Any]
+"""Serial number and key identifier of a row just as the database's driver hands them out and takes them."""
+
+
 class StatusRow(NamedTuple):
     """What presigning needs of a certificate: never the PEM.
 
@@ -142,6 +146,10 @@ class StatusRow(NamedTuple):
     expiry: datetime
     until: datetime | None = None
     """How long the status counts, where its source says so (a CRL's nextUpdate): no answer outlasts it."""
+    key: StoredKey | None = None
+    """How the row is spelled in its table, where that is not CFSSL's way; None: as `serial` and `aki` say."""
+    problem: str = ""
+    """What of the row could not be read. Its status is unknown then, unless it says revoked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,3 +160,5 @@ class OCSPRow:
     aki: str
     body: bytes
     expiry: datetime
+    key: StoredKey | None = None
+    """The spelling of the certificate's row, where it is not CFSSL's; see `StatusRow`."""

@@ -12,6 +12,7 @@ Open one with `async with await open_certdb(config, clock) as db`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 5000
 """Rows per chunk of the streaming operations: under 2 MB of memory each, whatever the table's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class OddRows:
+    """Some of the rows `CertDB.stream_odd` finds."""
+
+    rows: list[StatusRow]
+    unreadable: list[str]
+    """Why other rows stand for no certificate: their serial number is none."""
 
 
 class CertDB(Protocol):
@@ -71,10 +81,26 @@ class CertDB(Protocol):
     def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """Stream the status of the unexpired certificates in non-empty lists of at most chunk_rows.
 
-        Reads no PEM and holds one chunk in memory at a time. A row that cannot be read is left out with
-        a warning. On PostgreSQL the stream is one snapshot; on SQLite each chunk is, so that CFSSL is not
-        locked out meanwhile: take a cursor of the change feed before, and nothing is missed either way.
+        Reads no PEM and holds one chunk in memory at a time. A row that
+        cannot be read is left out with a warning. On PostgreSQL the stream is one snapshot; on SQLite
+        each chunk is, so that CFSSL is not locked out meanwhile: take a cursor of the change feed before,
+        and nothing is missed either way.
         """
+        ...
+
+    def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
+        """Stream the unexpired rows that are not spelled as CFSSL does (`spelling`), unreadable ones too.
+
+        Their status may be contradicted by other rows of the same certificate: ask `find_statuses`.
+        """
+        ...
+
+    async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
+        """Return every row with one of these serial numbers, of any issuer, spelling and expiry."""
+        ...
+
+    async def get_pem(self, row: StatusRow) -> bytes:
+        """Return the certificate of a row found here, empty when it is gone: it tells the issuer."""
         ...
 
     async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:

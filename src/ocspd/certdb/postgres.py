@@ -12,6 +12,7 @@ from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
 from ocspd.certdb.packed import PACKED_BYTES, PackedRows
 from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, Database
+from ocspd.certdb.spelling import POSTGRES_ODD, stripped
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
 
+    from ocspd.certdb.base import OddRows
     from ocspd.clock import Clock
     from ocspd.model import StatusRow
 
@@ -34,6 +36,14 @@ _STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revo
 _OCSP_COLUMNS = "serial_number, authority_key_identifier, body, expiry"
 # Go's zero time as text: asyncpg would write datetime.min as -infinity, which CFSSL cannot read.
 _UNEXPIRED = "FROM certificates WHERE expiry > $1"
+_MAYBE_UNEXPIRED = "(expiry > $1 OR expiry IS NULL)"
+_FIND = f"""
+SELECT {_STATUS_COLUMNS} FROM certificates WHERE serial_number = ANY($1::bytea[])
+UNION ALL
+SELECT {_STATUS_COLUMNS} FROM certificates
+WHERE serial_number >= '00' AND serial_number < '1'
+  AND ltrim(encode(serial_number, 'escape'), '0') = ANY($2::text[])
+"""  # noqa: S608  (constants)
 _ANALYZED = "SELECT reltuples > 0 FROM pg_class WHERE oid = 'certificates'::regclass"
 _INSERT = f"""
 INSERT INTO certificates ({_COLUMNS})
@@ -118,6 +128,30 @@ class PostgresCertDB:
         async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
             if read := rows.readable_rows(chunk, rows.status_row):
                 yield read
+
+    async def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
+        """See CertDB."""
+        async for chunk in self._pages(
+            "certificates", _STATUS_COLUMNS, chunk_rows, POSTGRES_ODD, unexpired=_MAYBE_UNEXPIRED
+        ):
+            yield rows.odd_rows(chunk, rows.status_row)
+
+    async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
+        """See CertDB."""
+        async with self._database.connection() as connection:
+            records = await connection.fetch(
+                _FIND, [serial_to_text(serial).encode() for serial in serials], stripped(serials)
+            )
+        return rows.odd_rows(records, rows.status_row).rows
+
+    async def get_pem(self, row: StatusRow) -> bytes:
+        """See CertDB."""
+        async with self._database.connection() as connection:
+            pem = await connection.fetchval(
+                "SELECT pem FROM certificates WHERE serial_number = $1 AND authority_key_identifier = $2",
+                *(row.key or _key(row.serial, row.aki)),
+            )
+        return bytes(pem or b"")
 
     async def stream_packed(self) -> AsyncIterator[PackedRows]:
         """See packed.PackedSource."""
@@ -210,7 +244,7 @@ class PostgresCertDB:
     async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
         """See CertDB."""
         # one statement may not touch a row twice: the last one given wins
-        values = {_key(row.serial, row.aki): row for row in rows}
+        values = {row.key or _key(row.serial, row.aki): row for row in rows}
         if values:
             async with self._database.connection() as connection:
                 await connection.execute(
@@ -263,8 +297,10 @@ class PostgresCertDB:
             records = await connection.fetch(f"SELECT {_COLUMNS} FROM certificates {where}", *values)  # noqa: S608  (constants)
         return [_certificate(record) for record in records]
 
-    async def _pages(self, table: str, columns: str, size: int) -> AsyncIterator[list[Any]]:
-        sql = f"SELECT {columns} FROM {table} WHERE expiry > $1"  # noqa: S608  (constants)
+    async def _pages(
+        self, table: str, columns: str, size: int, where: str = "true", *, unexpired: str = "expiry > $1"
+    ) -> AsyncIterator[list[Any]]:
+        sql = f"SELECT {columns} FROM {table} WHERE {unexpired} AND {where}"  # noqa: S608  (constants)
         async with self._database.connection() as connection, connection.transaction(readonly=True):
             cursor = await connection.cursor(sql, self._clock.now())
             while records := await cursor.fetch(size):

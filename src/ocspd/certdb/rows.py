@@ -11,6 +11,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ocspd.certdb.base import OddRows
+from ocspd.certdb.spelling import is_canonical
 from ocspd.errors import Code, CodedError
 from ocspd.logs import logger
 from ocspd.model import CertStatus, StatusRow
@@ -23,6 +25,7 @@ _GO_TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?\s*(?:(Z)|([+-])(\d{2}):?(\d{2}))?", re.ASCII
 )
 _LOGGED_ROWS = 10
+_FOREVER = datetime.max.replace(tzinfo=UTC)
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -41,7 +44,7 @@ def _shown(value: object) -> str:
     return repr(text[:64])
 
 
-def read_serial(value: bytes) -> int:
+def read_serial(value: object) -> int:
     """Read a serial number: decimal digits."""
     # int() alone would also take spaces, signs and underscores
     if isinstance(value, bytes) and value.isdigit():
@@ -52,10 +55,10 @@ def read_serial(value: bytes) -> int:
     raise RowError("serial_number", value)
 
 
-def read_status(value: bytes) -> CertStatus:
+def read_status(value: object) -> CertStatus:
     """Read good, revoked or unknown."""
     try:
-        return _STATUSES[value]
+        return _STATUSES[value]  # type: ignore[index]
     except (KeyError, TypeError):
         raise RowError("status", value) from None
 
@@ -94,10 +97,18 @@ def write_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def parse_time(column: str, text: bytes | str | None) -> datetime | None:
-    """Read a time in SQLite: Go's form with up to nine digits of fraction, or CURRENT_TIMESTAMP's (UTC)."""
+def parse_time(column: str, text: bytes | str | float | None) -> datetime | None:
+    """Read a time in SQLite: Go's form with up to nine digits of fraction, or CURRENT_TIMESTAMP's (UTC).
+
+    A number is a Unix time in seconds.
+    """
     if text is None:
         return None
+    if isinstance(text, int | float):
+        try:
+            return datetime.fromtimestamp(text, UTC)
+        except (ValueError, OverflowError, OSError):
+            raise RowError(column, text) from None
     match = _GO_TIME.fullmatch(text if isinstance(text, str) else text.decode("ascii", "replace"))
     if match is None:
         raise RowError(column, text)
@@ -120,36 +131,31 @@ def format_time(moment: datetime) -> str:
 
 
 def status_row(  # noqa: PLR0913, PLR0917  (the columns in the order of the query)
-    serial: bytes,
-    aki: bytes,
-    status: bytes,
-    reason: int | None,
-    revoked_at: datetime | None,
-    expiry: datetime | None,
+    serial: object,
+    aki: object,
+    status: object,
+    reason: object,
+    revoked_at: object,
+    expiry: object,
 ) -> StatusRow:
-    """Read the six columns of a status; RowError for what CFSSL does not write."""
-    return StatusRow(
-        read_serial(serial),
-        read_text(aki),
-        read_status(status),
-        reason or 0,
-        read_revoked_at(revoked_at),
-        read_expiry(expiry),
-    )
+    """Read the six columns of a status; RowError when the serial number is none.
+
+    What cannot be read of the rest must not leave an older answer in force: the status is unknown then,
+    or revoked when that much is clear, and `problem` says why.
+    """
+    return _status_row(serial, aki, status, reason, (revoked_at, _read_time), (expiry, _read_time))
 
 
 def status_row_from_text(  # noqa: PLR0913, PLR0917  (as above)
-    serial: bytes,
-    aki: bytes,
-    status: bytes,
-    reason: int | None,
-    revoked_at: bytes | None,
-    expiry: bytes | None,
+    serial: object,
+    aki: object,
+    status: object,
+    reason: object,
+    revoked_at: object,
+    expiry: object,
 ) -> StatusRow:
-    """Read the six columns of a status in SQLite, where times are text."""
-    return status_row(
-        serial, aki, status, reason, parse_time("revoked_at", revoked_at), parse_time("expiry", expiry)
-    )
+    """Read the six columns of a status in SQLite, where times are text, or Unix times."""
+    return _status_row(serial, aki, status, reason, (revoked_at, parse_time), (expiry, parse_time))
 
 
 def status_row_from_binary(  # noqa: PLR0913, PLR0917  (as above)
@@ -161,14 +167,69 @@ def status_row_from_binary(  # noqa: PLR0913, PLR0917  (as above)
     expiry: bytes | None,
 ) -> StatusRow:
     """Read the six columns of a status in PostgreSQL's binary format."""
-    return status_row(
-        serial or b"",
-        aki or b"",
-        status or b"",
+    return _status_row(
+        serial,
+        aki,
+        status,
         None if reason is None else int.from_bytes(reason, "big", signed=True),
-        _read_timestamp(revoked_at),
-        _read_timestamp(expiry),
+        (_read_timestamp(revoked_at), _read_time),
+        (_read_timestamp(expiry), _read_time),
     )
+
+
+def _status_row(  # noqa: PLR0913, PLR0917  (as above)
+    serial: object,
+    aki: object,
+    status: object,
+    reason: object,
+    revoked_at: tuple[Any, Callable[[str, Any], datetime | None]],
+    expiry: tuple[Any, Callable[[str, Any], datetime | None]],
+) -> StatusRow:
+    """Read six columns; times come with how to read them."""
+    if isinstance(serial, int) and not isinstance(serial, bool) and serial >= 0:
+        number = serial
+    else:
+        number = read_serial(serial)
+    spelled = aki if isinstance(aki, bytes | str) or aki is None else str(aki)
+    problems: list[str] = []
+
+    def time_of(column: str, given: tuple[Any, Callable[[str, Any], datetime | None]]) -> datetime | None:
+        value, read = given
+        try:
+            return read(column, value)
+        except RowError as err:
+            problems.append(err.message)
+            return None
+
+    try:
+        says = read_status(status)
+    except RowError as err:
+        problems.append(err.message)
+        says = CertStatus.UNKNOWN
+    revoked = time_of("revoked_at", revoked_at) if says == CertStatus.REVOKED else None
+    try:
+        ends = read_expiry(time_of("expiry", expiry))
+    except RowError as err:
+        problems.append(err.message)
+        ends = _FOREVER
+    if reason is not None and not isinstance(reason, int):
+        problems.append(RowError("reason", reason).message)
+    if problems and says != CertStatus.REVOKED:
+        says = CertStatus.UNKNOWN
+    return StatusRow(
+        number,
+        read_text(spelled),
+        says,
+        reason if isinstance(reason, int) else 0,
+        read_revoked_at(revoked),
+        ends,
+        key=None if is_canonical(serial, aki) else (serial, aki),
+        problem=problems[0] if problems else "",
+    )
+
+
+def _read_time(_: str, value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
 
 
 def _read_timestamp(value: bytes | None) -> datetime | None:
@@ -180,6 +241,17 @@ def _read_timestamp(value: bytes | None) -> datetime | None:
         return _POSTGRES_EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
         return datetime.min if microseconds < 0 else datetime.max  # noqa: DTZ901  (without a zone)
+
+
+def odd_rows(records: Iterable[Sequence[Any]], read: Callable[..., StatusRow]) -> OddRows:
+    """Read rows of any spelling."""
+    found = OddRows([], [])
+    for record in records:
+        try:
+            found.rows.append(read(*record))
+        except RowError as err:
+            found.unreadable.append(err.message)
+    return found
 
 
 def readable_rows(records: Iterable[Sequence[Any]], read: Callable[..., StatusRow]) -> list[StatusRow]:

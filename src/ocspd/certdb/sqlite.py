@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_sqlite import SQLiteFeed
+from ocspd.certdb.spelling import SQLITE_ODD, stripped
 from ocspd.certdb.sqlite_connection import Location, Worker
 from ocspd.errors import Code, CodedError
 from ocspd.model import (
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from types import TracebackType
 
+    from ocspd.certdb.base import OddRows
     from ocspd.clock import Clock
     from ocspd.model import StatusRow
 
+_VALUES = 200
+"""How many values are bound at a time: the smallest SQLite takes 999, and a serial number needs four."""
 _COLUMNS = (
     "serial_number, authority_key_identifier, ca_label, status, reason, expiry, revoked_at, pem, "
     "issued_at, not_before, metadata, sans, common_name"
@@ -108,6 +112,51 @@ class SQLiteCertDB:
             if read := rows.readable_rows(chunk, rows.status_row_from_text):
                 yield read
 
+    async def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
+        """See CertDB."""
+        # all their places first: in the order of places SQLite would read the whole table instead of an index
+        places = await self._fetch(
+            f"SELECT rowid FROM certificates WHERE {SQLITE_ODD} "  # noqa: S608  (constants)
+            "AND (expiry > ? OR expiry IS NULL OR typeof(expiry) <> 'text')",
+            (self._now(),),
+        )
+        for start in range(0, len(places), min(chunk_rows, _VALUES)):
+            some = [place for (place,) in places[start : start + min(chunk_rows, _VALUES)]]
+            records = await self._fetch(
+                f"SELECT {_STATUS_COLUMNS} FROM certificates WHERE rowid IN ({_marks(some)})",  # noqa: S608
+                some,
+            )
+            yield rows.odd_rows(records, rows.status_row_from_text)
+
+    async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
+        """See CertDB."""
+        found: list[StatusRow] = []
+        for start in range(0, len(serials), _VALUES):
+            some = serials[start : start + _VALUES]
+            texts = [serial_to_text(serial) for serial in some]
+            # SQLite never holds TEXT equal to BLOB or INTEGER
+            exact = [*texts, *map(str.encode, texts), *(serial for serial in some if serial < 2**63)]
+            rest = stripped(some)
+            records = await self._fetch(
+                f"SELECT {_STATUS_COLUMNS} FROM certificates WHERE serial_number IN ({_marks(exact)}) "  # noqa: S608
+                f"UNION ALL SELECT {_STATUS_COLUMNS} FROM certificates WHERE "
+                "((serial_number >= '00' AND serial_number < '1') OR "
+                "(serial_number >= x'3030' AND serial_number < x'31')) "
+                f"AND ltrim(CAST(serial_number AS TEXT), '0') IN ({_marks(rest)})",
+                (*exact, *rest),
+            )
+            found += rows.odd_rows(records, rows.status_row_from_text).rows
+        return found
+
+    async def get_pem(self, row: StatusRow) -> bytes:
+        """See CertDB."""
+        records = await self._fetch(
+            "SELECT CAST(pem AS BLOB) FROM certificates WHERE serial_number IN (CAST(?1 AS TEXT), ?1) "
+            "AND authority_key_identifier IN (CAST(?2 AS TEXT), ?2)",
+            row.key or (serial_to_text(row.serial), normalize_aki(row.aki)),
+        )
+        return bytes(records[0][0] or b"") if records else b""
+
     async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
         """See CertDB."""
         where = "WHERE status = 'revoked' AND expiry > ?"
@@ -168,7 +217,8 @@ class SQLiteCertDB:
             with _transaction(connection):
                 connection.executemany(
                     "INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) "
-                    "VALUES (?, ?, CAST(? AS TEXT), ?) ON CONFLICT (serial_number, authority_key_identifier) "
+                    "VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?) "
+                    "ON CONFLICT (serial_number, authority_key_identifier) "
                     "DO UPDATE SET body = excluded.body, expiry = excluded.expiry",
                     values,
                 )
@@ -222,9 +272,14 @@ class SQLiteCertDB:
     async def _fetch(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return await self._worker.run(lambda connection: connection.execute(sql, values).fetchall())
 
-    async def _pages(self, table: str, columns: str, size: int) -> AsyncIterator[list[tuple[Any, ...]]]:
+    async def _pages(
+        self, table: str, columns: str, size: int, where: str = "true"
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
         # By rowid and not by one open cursor: that would lock CFSSL out while the consumer signs.
-        sql = f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? AND expiry > ? ORDER BY rowid LIMIT ?"  # noqa: S608  (constants)
+        sql = (
+            f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? AND expiry > ? AND {where} "  # noqa: S608  (constants)
+            "ORDER BY rowid LIMIT ?"
+        )
         now, last = self._now(), -(2**63)
         while True:
             records = await self._fetch(sql, (last, now, size))
@@ -233,6 +288,10 @@ class SQLiteCertDB:
             if len(records) < size:
                 return
             last = records[-1][0]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ",".join("?" * len(values))
 
 
 class _Session:
@@ -294,8 +353,9 @@ def _certificate(record: Sequence[Any]) -> CertificateRow:
     )
 
 
-def _ocsp_values(row: OCSPRow) -> tuple[str, str, bytes, str]:
-    return serial_to_text(row.serial), normalize_aki(row.aki), row.body, rows.format_time(row.expiry)
+def _ocsp_values(row: OCSPRow) -> tuple[Any, Any, bytes, str]:
+    serial, aki = row.key or (serial_to_text(row.serial), normalize_aki(row.aki))
+    return serial, aki, row.body, rows.format_time(row.expiry)
 
 
 def _ocsp_row(record: Sequence[Any]) -> OCSPRow:

@@ -146,7 +146,7 @@ def reduced(rows: Iterable[StatusRow]) -> list[Row]:
     """Reduce rows to what signing needs."""
     return [
         (serial, int(status), reason, None if revoked_at is None else revoked_at.timestamp())
-        for serial, _, status, reason, revoked_at, _, _ in rows
+        for serial, _, status, reason, revoked_at, *_ in rows
     ]
 
 

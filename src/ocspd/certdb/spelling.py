@@ -1,0 +1,59 @@
+"""Rows about one certificate that are spelled differently: which they are, and how to find them.
+
+A certificate is named by its issuer and by its serial number *as a number*, but the primary key of
+`certificates` is text: `7` and `07`, `ab` and `AB` are two rows about one certificate. CFSSL writes one
+spelling, called canonical here: a decimal serial number without leading zeros, of at most 155 digits (64
+octets), and a key identifier in lower-case hex. There is at most one row of that spelling for a
+certificate, so all others, of which there are few, are looked at together with what else is known of
+their certificate (`CertDB.stream_odd`, `CertDB.find_statuses`), and the canonical ones can be read by
+themselves.
+
+A row without a readable expiry is odd as well, as is a row whose key has another type than CFSSL's text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+POSTGRES_ODD = (
+    "(encode(serial_number, 'escape') !~ '^(0|[1-9][0-9]{0,154})$'"
+    " OR encode(authority_key_identifier, 'escape') !~ '^[0-9a-f]+$'"
+    " OR expiry IS NULL)"
+)
+"""True for a row that is not canonical; an index with this predicate finds them at once."""
+
+SQLITE_ODD = (
+    "(typeof(serial_number) <> 'text' OR typeof(authority_key_identifier) <> 'text'"
+    " OR serial_number = '' OR serial_number GLOB '*[^0-9]*' OR serial_number GLOB '0?*'"
+    " OR length(serial_number) > 155"
+    " OR authority_key_identifier = '' OR authority_key_identifier GLOB '*[^0-9a-f]*'"
+    " OR expiry IS NULL OR typeof(expiry) <> 'text')"
+)
+"""The same for SQLite, where any column may hold any type."""
+
+_SERIAL = re.compile(rb"0|[1-9][0-9]{0,154}")
+_AKI = re.compile(rb"[0-9a-f]+")
+
+
+def is_canonical(serial: object, aki: object) -> bool:
+    """Tell whether serial number and key identifier, as the database has them, are spelled as CFSSL does."""
+    return (
+        isinstance(serial, bytes)
+        and isinstance(aki, bytes)
+        and _SERIAL.fullmatch(serial) is not None
+        and _AKI.fullmatch(aki) is not None
+    )
+
+
+def is_canonical_aki(aki: str) -> bool:
+    """Tell whether a key identifier is lower-case hex, and not empty."""
+    return _AKI.fullmatch(aki.encode("utf-8", "surrogateescape")) is not None
+
+
+def stripped(serials: Sequence[int]) -> list[str]:
+    """Return what is left of the serial numbers' texts without leading zeros: nothing of 0."""
+    return [str(serial) if serial else "" for serial in serials]
