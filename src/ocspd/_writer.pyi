@@ -49,9 +49,11 @@ class SegmentWriter:
     def skipped(self) -> int:
         """How many tokens `add_base64` has skipped so far."""
     def add_segment(
-        self, segment: Segment, newer: Index | None = None, keep_after: int = 0
+        self, segment: Segment, newer: Index | None = None, keep_after: int = ...
     ) -> tuple[int, int, int]:
         """Copy a segment's answers, without those that `newer` has or whose nextUpdate is before keep_after.
+
+        An expired answer still hides what elder segments hold: give keep_after only where there are none.
 
         Returns how many were copied, superseded and expired. To merge, add the newest segment first
         and name those already added as `newer`.

@@ -19,7 +19,7 @@ from pathlib import Path
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport errno
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport pread, pwrite
@@ -350,7 +350,7 @@ cdef class SegmentWriter:
         self.skipped += token - added
         return added, bad
 
-    def add_segment(self, Segment segment not None, Index newer=None, int64_t keep_after=0):
+    def add_segment(self, Segment segment not None, Index newer=None, int64_t keep_after=INT64_MIN):
         cdef const SegmentView *view = &segment.view
         cdef uint64_t offset = RECORD_HEAD
         cdef uint64_t end = view.header.records_size

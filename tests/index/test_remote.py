@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ocspd.clock import ManualClock
 from ocspd.errors import ConfigError, IndexFileError
 from ocspd.index import remote as remote_module
-from ocspd.index.directory import IndexDirectory
+from ocspd.index.directory import COPY_NAME, IndexDirectory
 from ocspd.index.manifest import SegmentRef
 from ocspd.index.remote import REMOTE_GRACE_S, RemoteIndex
 from tests.index.buckets import Bucket, Proxy, bucket, proxy
@@ -116,7 +116,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket | Folder:
 
 
 def files(directory: IndexDirectory) -> set[str]:
-    return {path.name for path in directory.path.iterdir()} if directory.path.exists() else set()
+    found = {path.name for path in directory.path.iterdir()} if directory.path.exists() else set()
+    return found - {COPY_NAME}
 
 
 def names(manifest: Manifest) -> set[str]:

@@ -50,7 +50,7 @@ def test_what_is_published_is_what_is_opened(directory: IndexDirectory) -> None:
     index = directory.open()
     assert index.generation == 2
     assert [segment.entries for segment in index.segments] == [1, 2]
-    assert names(directory) == {"manifest.json", base.file_name, delta.file_name}
+    assert names(directory) == {"manifest.json", "published.json", base.file_name, delta.file_name}
     for ref in (base, delta):
         directory.verify(ref)
 
@@ -187,7 +187,7 @@ def test_collecting_keeps_what_the_manifest_names_and_what_is_young(directory: I
     now = os.stat(leftover).st_ctime  # noqa: PTH116
     assert directory.collect(now + 299) == []
     assert sorted(directory.collect(now + 301)) == sorted([old.file_name, leftover.name])
-    assert names(directory) == {"manifest.json", new.file_name, "README"}
+    assert names(directory) == {"manifest.json", "published.json", new.file_name, "README"}
     assert directory.open().entries == 1
 
 

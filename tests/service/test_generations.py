@@ -9,7 +9,7 @@ import pytest
 
 from ocspd.clock import SystemClock
 from ocspd.errors import IndexFileError
-from ocspd.index.directory import IndexDirectory
+from ocspd.index.directory import COPY_NAME, IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
 from ocspd.service.generations import MAX_SEGMENTS, Generations
@@ -228,7 +228,8 @@ async def test_a_manifest_spoilt_before_the_start_is_refused_with_the_remedy(
     generations: Generations,
 ) -> None:
     await add_slice(generations, range(10))
-    generations.directory.manifest_path.write_text('{"x')
+    for name in ("manifest.json", COPY_NAME):
+        (generations.directory.path / name).write_text('{"x')
     with pytest.raises(
         IndexFileError, match=r"manifest\.json: not a manifest .* restore it, or remove it and sign again"
     ):

@@ -400,6 +400,23 @@ async def test_a_later_pass_replaces_what_is_ours_and_keeps_what_is_not(tmp_path
     assert directory.open().entries == 60
 
 
+async def test_S13_a_pass_never_brings_back_what_a_shared_segment_says(tmp_path: Path) -> None:
+    first, second = CHAIN.signer(), OTHER.signer()
+    rows = rows_of(first, 20)
+    gone = rows[0]
+    good = gone._replace(status=CertStatus.GOOD)
+    revoked = gone._replace(status=CertStatus.REVOKED, revoked_at=NOW)
+    async with index_pass(tmp_path, [first, second], CLOCK) as writer:
+        await refresh(TableDB([good, *rows_of(second, 5)]), first, second, index=writer)
+    async with index_pass(tmp_path, [first], CLOCK) as writer:
+        await refresh(TableDB([revoked]), first, index=writer)
+    async with index_pass(tmp_path, [first], CLOCK) as writer:
+        await refresh(TableDB(rows[1:]), first, index=writer)
+    answer = IndexDirectory(tmp_path).open().lookup("sha1", *issuer_hashes(CHAIN.ca, "sha1"), gone.serial)
+    assert answer is not None
+    assert answer.status == CertStatus.REVOKED
+
+
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

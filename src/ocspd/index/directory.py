@@ -1,8 +1,12 @@
-"""An index directory: content-addressed segments and the manifest that lists them.
+"""An index directory: content-addressed segments, the manifest that lists them, and a copy of it.
 
 Writers hold the directory's lock; readers never do. A segment is complete and durable before a
 manifest names it, and a segment that no manifest names any more stays for a grace time, so a reader
 that has just read the old manifest still finds its files.
+
+The copy (`published.json`) is for writers only: it tells an older manifest that somebody has put in the
+place of the newest, and what the newest was. Generations count on from the higher of the two, so that no
+generation is published twice with different contents.
 """
 
 from __future__ import annotations
@@ -25,7 +29,16 @@ from ocspd.index.manifest import MANIFEST_NAME, MAX_CHANGES, Manifest, SegmentRe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+COPY_NAME = "published.json"
+_LOCK = ".lock"
 _NEW = "new-"
+KEPT_S = 10.0
+"""How long a segment that no manifest names any more is kept at least: a reader of the manifest before takes
+milliseconds to open what it names, and one that comes later reads the next manifest."""
+VERIFIED_BYTES = 64 << 20
+"""Segments up to this size are compared with their SHA-256 before use; it takes about 50 ms."""
+KEPT_BYTES = 64 << 20
+"""Up to this size in all, such segments are kept for the whole grace time."""
 
 
 class IndexDirectory:
@@ -33,6 +46,7 @@ class IndexDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._locks: list[int] = []
 
     @property
     def manifest_path(self) -> Path:
@@ -55,6 +69,55 @@ class IndexDirectory:
         except OSError as err:
             raise IndexFileError(f"{self.manifest_path}: cannot read manifest: {err.strerror}") from err
         return parse_manifest(data, str(self.manifest_path))
+
+    def copy(self) -> Manifest | None:
+        """Read the copy of the newest manifest a writer published here; None when there is no usable one."""
+        try:
+            return parse_manifest((self.path / COPY_NAME).read_bytes(), str(self.path / COPY_NAME))
+        except (OSError, IndexFileError):
+            return None
+
+    def usable(self, ref: SegmentRef) -> bool:
+        """Whether a segment is there, whole, and (up to VERIFIED_BYTES) what its name says."""
+        try:
+            self.map([ref])
+            if ref.size_bytes <= VERIFIED_BYTES:
+                self.verify(ref)
+        except IndexFileError:
+            return False
+        return True
+
+    def present(self, ref: SegmentRef) -> bool:
+        """Whether a file of a segment's name and size is there; contents are not read."""
+        try:
+            return self.segment_path(ref).stat().st_size == ref.size_bytes
+        except OSError:
+            return False
+
+    def write_again(self, ref: SegmentRef, descriptor: int) -> bool:
+        """Write a segment from a descriptor of the file it was; whether its contents were still the same."""
+        path = self.new_path()
+        digest = hashlib.sha256()
+        offset = 0
+        try:
+            with path.open("xb") as file:
+                while data := os.pread(descriptor, 1 << 20, offset):
+                    digest.update(data)
+                    file.write(data)
+                    offset += len(data)
+                if digest.hexdigest() != ref.sha256:
+                    return False
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            path.replace(self.segment_path(ref))
+            fsync_directory(self.path)
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot write segment: {err.strerror}") from err
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        return True
 
     def segment_path(self, ref: SegmentRef) -> Path:
         """Where a segment lies."""
@@ -95,19 +158,38 @@ class IndexDirectory:
     def lock(self) -> Iterator[None]:
         """Be the only writer; IndexFileError at once when another process is."""
         self.create()
-        path = self.path / ".lock"
+        try:
+            self._take_lock()
+            yield
+        finally:
+            while self._locks:
+                os.close(self._locks.pop())
+
+    def create_again(self) -> None:
+        """Make the directory and its lock again after somebody has removed them; for the lock's holder.
+
+        IndexFileError when that is impossible, or another writer was quicker.
+        """
+        self.create()
+        with contextlib.suppress(OSError):
+            held = {(os.fstat(lock).st_dev, os.fstat(lock).st_ino) for lock in self._locks}
+            found = (self.path / _LOCK).stat()
+            if (found.st_dev, found.st_ino) in held:
+                return
+        self._take_lock()
+
+    def _take_lock(self) -> None:
+        path = self.path / _LOCK
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as err:
             raise IndexFileError(f"{path}: cannot lock index directory: {err.strerror}") from err
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise IndexFileError(f"{self.path}: another process is writing this index") from None
-            yield
-        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             os.close(descriptor)
+            raise IndexFileError(f"{self.path}: another process is writing this index") from None
+        self._locks.append(descriptor)
 
     @property
     def prefix(self) -> str:
@@ -157,26 +239,44 @@ class IndexDirectory:
         `after` is the generation before, where the caller knows it better than the directory may.
         """
         before = self.manifest() if after is None else after
-        generation = (before.generation if before else 0) + 1
+        manifest = self.next_manifest(segments, now_s, changed_at, before=before)
+        self.replace(manifest, before)
+        return manifest
+
+    def next_manifest(
+        self,
+        segments: Sequence[SegmentRef],
+        now_s: int,
+        changed_at: Sequence[float],
+        *,
+        before: Manifest | None,
+        above: int = 0,
+    ) -> Manifest:
+        """Make the manifest for `replace`: its generation is after `before`, the copy's and `above`."""
+        copy = self.copy()
+        generation = max(before.generation if before else 0, copy.generation if copy else 0, above) + 1
         changes = [(generation, moment) for moment in changed_at] + list(before.changes if before else ())
-        manifest = Manifest(
+        return Manifest(
             generation=generation,
             published_at=now_s,
             segments=tuple(segments),
             changes=tuple(changes[:MAX_CHANGES]),
         )
-        self.replace(manifest, before)
-        return manifest
 
     def replace(self, manifest: Manifest, before: Manifest | None) -> None:
         """Put a manifest in the place of `before`; the grace time of what it no longer names begins now."""
         for ref in set(before.segments if before else ()) - set(manifest.segments):
             with contextlib.suppress(OSError):
                 os.utime(self.segment_path(ref))
+        data = manifest.to_bytes()
         try:
-            write_atomic(self.manifest_path, manifest.to_bytes())
+            write_atomic(self.manifest_path, data)
         except OCSPDError as err:
             raise IndexFileError(str(err)) from err
+        with contextlib.suppress(OSError):  # the manifest is in force without it
+            temporary = self.path / f".{MANIFEST_NAME}.copy"
+            temporary.write_bytes(data)
+            temporary.replace(self.path / COPY_NAME)
 
     def discard_unfinished(self) -> None:
         """Remove the segments that earlier writers left unfinished; before the lock's holder starts its own.
@@ -191,21 +291,32 @@ class IndexDirectory:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def collect(self, now_s: float, grace_s: float = 300) -> list[str]:
+    def collect(self, now_s: float, grace_s: float = 300, *, manifest: Manifest | None = None) -> list[str]:
         """Remove segments that have been named by no manifest for more than grace_s seconds.
 
+        Where they are more than KEPT_BYTES in all, the oldest of them go sooner, but not before KEPT_S.
         Left-overs of writers that have ended, untouched for as long, go too: a segment in the making has
-        its writer's process number in its name. Returns the names removed.
+        its writer's process number in its name. `manifest` is what is published, where the caller knows it
+        better than the directory may. A time of change in the future is that of a clock since set back, and
+        counts as long ago. Returns the names removed.
         """
-        manifest = self.manifest()
+        if manifest is None:
+            manifest = self.manifest()
         kept = {ref.file_name for ref in manifest.segments} if manifest else set()
-        removed = []
+        found = []
         for path in self.path.iterdir():
             leftover = _is_unfinished(path.name) or path.name.startswith(f".{MANIFEST_NAME}.")
             if path.name in kept or not (path.suffix == ".seg" or leftover) or _in_the_making(path.name):
                 continue
             with contextlib.suppress(OSError):
-                if now_s - path.stat().st_ctime > grace_s:
+                status = path.stat()
+                found.append((abs(now_s - status.st_ctime), status.st_size, path))
+        removed = []
+        total = 0
+        for age_s, size, path in sorted(found, key=lambda each: each[0]):
+            total += size
+            if age_s > grace_s or (total > KEPT_BYTES and age_s > KEPT_S):
+                with contextlib.suppress(OSError):
                     path.unlink()
                     removed.append(path.name)
         return removed

@@ -437,6 +437,8 @@ class Refresher:
             await asyncio.sleep(self._settings.merge_interval_s)
             if await self._generations.mend():
                 self._works("index_up")
+            if self._generations.pass_wanted:
+                self._pass_wanted.set()
 
 
 def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:
