@@ -111,7 +111,7 @@ def subject_key_id(certificate: x509.Certificate) -> bytes | None:
 def subject_name(certificate: x509.Certificate) -> names.Name:
     """Return the subject in CFSSL's fields; CodedError 1003 when it is not a name."""
     try:
-        return names.parse(parts_of(certificate).subject)
+        return names.parse(parts_of(certificate).subject, lenient=True)
     except (DERError, IndexError) as err:
         raise CodedError(Code.CERT_PARSE_FAILED, f"certificate subject: {err}") from err
 
@@ -120,7 +120,7 @@ def alternative_names(certificate: x509.Certificate) -> sans.AlternativeNames:
     """Return the subject alternative names; none when they cannot be read."""
     found = extensions.find(extensions.of_certificate(certificate), extensions.SUBJECT_ALT_NAME)
     try:
-        return sans.parse(found.value) if found else sans.AlternativeNames()
+        return sans.parse(found.value, lenient=True) if found else sans.AlternativeNames()
     except DERError:
         return sans.AlternativeNames()
 
@@ -129,7 +129,11 @@ def basic_constraints(certificate: x509.Certificate) -> extensions.BasicConstrai
     """Return basicConstraints; those of an end entity when there are none or they cannot be read."""
     found = extensions.find(extensions.of_certificate(certificate), extensions.BASIC_CONSTRAINTS)
     try:
-        return extensions.parse_basic_constraints(found.value) if found else extensions.BasicConstraints()
+        return (
+            extensions.parse_basic_constraints(found.value, lenient=True)
+            if found
+            else extensions.BasicConstraints()
+        )
     except DERError:
         return extensions.BasicConstraints()
 

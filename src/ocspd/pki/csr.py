@@ -51,6 +51,10 @@ _REQUEST_KEYS = (
     "crl_url",
 )
 _NAME_KEYS = ("C", "ST", "L", "O", "OU", "E", "SerialNumber", "OID")
+_TWICE = (
+    "the extension {oid} is in `extensions` twice, or follows from `ca` or `delegation_enabled` as well: "
+    "a request may ask for it once (RFC 5280 §4.2)"
+)
 _CA_KEYS = ("expiry", "pathlen", "pathlenzero", "backdate")
 
 
@@ -293,13 +297,19 @@ def make_csr(request: CertificateRequest, key: PrivateKey) -> str:
 def _attributes(request: CertificateRequest) -> bytes:
     wanted = []
     alternative = sans.classify(request.hosts or ())
-    if alternative:
+    # Go leaves its own out when `extensions` has one
+    if alternative and extensions.find(request.extensions, extensions.SUBJECT_ALT_NAME) is None:
         wanted.append(Extension(extensions.SUBJECT_ALT_NAME, critical=False, value=alternative.encode()))
     if request.ca is not None:
         wanted.append(extensions.basic_constraints(request.ca.constraints()))
     if request.delegation_enabled:
         wanted.append(extensions.delegation_usage())
     wanted += request.extensions
+    seen: set[str] = set()
+    for extension in wanted:
+        if extension.oid in seen:
+            raise CodedError(Code.CSR_BAD_REQUEST, _TWICE.format(oid=extension.oid))
+        seen.add(extension.oid)
     tag = der.context(0, constructed=True)
     if not wanted:
         return der.tlv(tag)

@@ -1,23 +1,19 @@
 """Reading a PKCS #10 request that somebody else made (RFC 2986), and checking its signature.
 
-`cryptography` parses the structure and verifies; names and extensions are read from the octets, because
-a request is not refused for an extension that will not be copied anyway.
+Read from its octets with the tolerance of Go (`der_reader`), because CFSSL issues for requests that a
+strict parser refuses: unsorted SETs, another version number, `*` in a PrintableString.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
-
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.x509.oid import SignatureAlgorithmOID
+from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError, DERError
-from ocspd.pki import extensions, keys, names, pem, sans
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der_reader as reader
+from ocspd.pki import extensions, names, pem, sans
+from ocspd.pki.public_keys import UnsupportedKeyError, read_public_key
+from ocspd.pki.signatures import SignatureError, verify
 
 if TYPE_CHECKING:
     from ocspd.pki.extensions import BasicConstraints, Extension
@@ -25,6 +21,7 @@ if TYPE_CHECKING:
 
 _EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
+_ATTRIBUTES = 0xA0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,77 +34,83 @@ class ReceivedCSR:
     extensions: tuple[Extension, ...]
     public_key: PublicKey
     key_info: bytes
-    """DER of the SubjectPublicKeyInfo."""
+    """DER of the SubjectPublicKeyInfo, as it stands in the request."""
 
 
-def load_csr(text: bytes) -> ReceivedCSR:
-    """Read a request in PEM and verify its signature.
+def load_csr(text: bytes, *, allow_weak_rsa: bool = False) -> ReceivedCSR:
+    """Read a request, PEM or DER, and verify its signature.
 
-    CodedError: 9002 no PEM, 9300 another kind of PEM or a wrong signature, 9003 not a request.
+    CodedError: 9002 no PEM, 9300 another kind of PEM, a wrong signature or a key nothing is signed for,
+    9003 not a request. `allow_weak_rsa` is that of `read_public_key`.
     """
+    data = _der(text)
+    try:
+        return _read(data, allow_weak_rsa=allow_weak_rsa)
+    except UnsupportedKeyError as err:
+        raise CodedError(Code.CSR_BAD_REQUEST, f"the CSR cannot be signed for: {err}") from err
+    except SignatureError as err:
+        raise CodedError(Code.CSR_BAD_REQUEST, f"the CSR {err}") from err
+    except DERError as err:
+        raise CodedError(Code.CSR_PARSE_FAILED, f"CSR Parse failed: {err}") from err
+
+
+def _der(text: bytes) -> bytes:
+    if text[:1] == b"\x30":
+        return text
     found = pem.blocks(text)
     if not found:
         raise CodedError(Code.CSR_DECODE_FAILED, "CSR Decode failed")
     if found[0].label not in _LABELS:
         raise CodedError(Code.CSR_BAD_REQUEST, "not a csr")
-    try:
-        request = x509.load_der_x509_csr(found[0].content)
-        valid = request.is_signature_valid or _is_valid_with_sha1(request)
-        public_key = cast("PublicKey", request.public_key())
-    except UnsupportedAlgorithm as err:
-        raise CodedError(Code.CSR_BAD_REQUEST, f"CSR key or signature is not supported: {err}") from err
-    except (ValueError, TypeError, x509.InvalidVersion) as err:
-        raise CodedError(Code.CSR_PARSE_FAILED, f"CSR Parse failed: {_one_line(err)}") from err
-    if not valid:
-        raise CodedError(Code.CSR_BAD_REQUEST, "CSR signature does not verify under its own key")
-    try:
-        return _read(request, public_key)
-    except (DERError, IndexError) as err:
-        raise CodedError(Code.CSR_PARSE_FAILED, f"CSR Parse failed: {_one_line(err)}") from err
+    return found[0].content
 
 
-def _is_valid_with_sha1(request: x509.CertificateSigningRequest) -> bool:
-    """Verify what `is_signature_valid` turns down: old requests, which CFSSL signs for.
-
-    The signature only shows that the sender has the key; nobody relies on it later.
-    """
-    key, oid = request.public_key(), request.signature_algorithm_oid
-    try:
-        if isinstance(key, rsa.RSAPublicKey) and oid == SignatureAlgorithmOID.RSA_WITH_SHA1:
-            sha1 = hashes.SHA1()  # noqa: S303  (see above)
-            key.verify(request.signature, request.tbs_certrequest_bytes, padding.PKCS1v15(), sha1)
-            return True
-        if isinstance(key, ec.EllipticCurvePublicKey) and oid == SignatureAlgorithmOID.ECDSA_WITH_SHA1:
-            sha1 = hashes.SHA1()  # noqa: S303  (see above)
-            key.verify(request.signature, request.tbs_certrequest_bytes, ec.ECDSA(sha1))
-            return True
-    except InvalidSignature:
-        pass
-    return False
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())[:200]
-
-
-def _read(request: x509.CertificateSigningRequest, public_key: PublicKey) -> ReceivedCSR:
-    _version, subject, _key, *rest = der.children(request.tbs_certrequest_bytes)
-    wanted = _extension_request(rest[0]) if rest else ()
+def _read(data: bytes, *, allow_weak_rsa: bool) -> ReceivedCSR:
+    outer = reader.elements(reader.single(data, reader.SEQUENCE, "the request"))
+    info = reader.expect(outer, 0, reader.SEQUENCE, "the request's information")
+    algorithm = reader.expect(outer, 1, reader.SEQUENCE, "the signature algorithm").content
+    signature = reader.bits(reader.expect(outer, 2, reader.BIT_STRING, "the signature").content)
+    fields = reader.elements(info.content)
+    # whatever the version says: Go reads a number of 64 bits there and never looks at it
+    if reader.integer(reader.expect(fields, 0, reader.INTEGER, "the version").content).bit_length() > 63:
+        raise DERError("the version is too large")
+    subject = names.parse(reader.expect(fields, 1, reader.SEQUENCE, "the subject").raw)
+    key_info = reader.expect(fields, 2, reader.SEQUENCE, "the public key").raw
+    public_key = read_public_key(key_info, allow_weak_rsa=allow_weak_rsa)
+    # RFC 2986 wants [0] even when empty; Java programs leave it out
+    wanted = _extension_request(fields[3].content) if len(fields) > 3 and fields[3].tag == _ATTRIBUTES else ()
     constraints = extensions.find(wanted, extensions.BASIC_CONSTRAINTS)
     alternative = extensions.find(wanted, extensions.SUBJECT_ALT_NAME)
-    return ReceivedCSR(
-        subject=names.parse(subject),
+    found = ReceivedCSR(
+        subject=subject,
         alternative_names=sans.parse(alternative.value) if alternative else sans.AlternativeNames(),
         basic_constraints=extensions.parse_basic_constraints(constraints.value) if constraints else None,
         extensions=wanted,
         public_key=public_key,
-        key_info=keys.public_key_info(public_key),
+        key_info=key_info,
     )
+    # SHA-1: the signature only shows that the sender has the key; nobody relies on it later
+    verify(public_key, algorithm, signature, info.raw, allow_sha1=True)
+    return found
 
 
 def _extension_request(attributes: bytes) -> tuple[Extension, ...]:
-    for attribute in der.children(attributes):
-        oid, values = der.children(attribute)
-        if names.parse_oid(oid) == _EXTENSION_REQUEST:
-            return extensions.parse_extensions(der.children(values)[0])
-    return ()
+    """Return the requested extensions; an attribute that is none, or has no value, is ignored as in Go."""
+    wanted: list[Extension] = []
+    for attribute in reader.each(attributes):
+        try:
+            parts = reader.elements(attribute.content) if attribute.tag == reader.SEQUENCE else []
+            kind = reader.object_identifier(
+                reader.expect(parts, 0, reader.OBJECT_IDENTIFIER, "the attribute's type").content
+            )
+            values = reader.elements(reader.expect(parts, 1, reader.SET, "the attribute's values").content)
+        except DERError:
+            continue
+        if kind == _EXTENSION_REQUEST and values:
+            wanted += extensions.parse_extensions(values[0].raw)
+    seen: set[str] = set()
+    for extension in wanted:
+        if extension.oid in seen:
+            raise DERError(f"the extension {extension.oid} is requested twice")
+        seen.add(extension.oid)
+    return tuple(wanted)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.errors import DERError
-from ocspd.pki import names
+from ocspd.pki import der_reader as reader
 from ocspd.pki import ocsp_der as der
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _OCSP = "1.3.6.1.5.5.7.48.1"
 _CA_ISSUERS = "1.3.6.1.5.5.7.48.2"
 _CPS = "1.3.6.1.5.5.7.2.1"
 _USER_NOTICE = "1.3.6.1.5.5.7.2.2"
-_BOOLEAN = 0x01
 _TRUE = b"\x01\x01\xff"
 
 
@@ -62,19 +61,29 @@ class BasicConstraints:
     path_len: int | None = None
 
 
-def parse_extensions(data: bytes) -> tuple[Extension, ...]:
-    """Read the DER of an Extensions SEQUENCE; DERError when it is not one."""
+def parse_extensions(data: bytes, *, lenient: bool = False) -> tuple[Extension, ...]:
+    """Read the DER of an Extensions SEQUENCE; DERError when it is not one.
+
+    `critical FALSE` may be written out. Lenient takes any BOOLEAN, as OpenSSL; otherwise as in Go.
+    """
     found = []
-    for element in der.children(data):
-        parts = der.children(element)
-        critical = len(parts) == 3 and parts[1][0] == _BOOLEAN
-        if len(parts) != 2 + critical or parts[0][0] != der.OBJECT_IDENTIFIER:
-            raise DERError("an extension is not an identifier and a value")
-        if parts[-1][0] != der.OCTET_STRING:
-            raise DERError("the value of an extension is not an OCTET STRING")
-        is_critical = critical and der.content(parts[1]) != b"\x00"
-        found.append(Extension(names.parse_oid(parts[0]), is_critical, der.content(parts[-1])))
+    for element in reader.each(reader.single(data, reader.SEQUENCE, "the list of extensions")):
+        if element.tag != reader.SEQUENCE:
+            raise DERError("an extension is not a SEQUENCE")
+        found.append(parse_extension(element.content, lenient=lenient))
     return tuple(found)
+
+
+def parse_extension(content: bytes, *, lenient: bool = False) -> Extension:
+    """Read the content of one Extension; DERError when it is not one."""
+    parts = reader.elements(content)
+    kind = reader.expect(parts, 0, reader.OBJECT_IDENTIFIER, "the identifier of an extension").content
+    critical = False
+    if len(parts) > 1 and parts[1].tag == reader.BOOLEAN:
+        critical = reader.boolean(parts[1].content, lenient=lenient)
+        del parts[1]
+    value = reader.expect(parts, 1, reader.OCTET_STRING, "the value of an extension")
+    return Extension(reader.object_identifier(kind), critical, value.content)
 
 
 def of_certificate(certificate: x509.Certificate) -> tuple[Extension, ...]:
@@ -82,7 +91,7 @@ def of_certificate(certificate: x509.Certificate) -> tuple[Extension, ...]:
     try:
         for field in der.children(certificate.tbs_certificate_bytes):
             if field[0] == der.context(3, constructed=True):
-                return parse_extensions(der.content(field))
+                return parse_extensions(der.content(field), lenient=True)
     except (DERError, IndexError):
         return ()
     return ()
@@ -93,16 +102,18 @@ def find(extensions: Sequence[Extension], oid: str) -> Extension | None:
     return next((extension for extension in extensions if extension.oid == oid), None)
 
 
-def parse_basic_constraints(value: bytes) -> BasicConstraints:
-    """Read basicConstraints; DERError when the value is something else."""
+def parse_basic_constraints(value: bytes, *, lenient: bool = False) -> BasicConstraints:
+    """Read basicConstraints; DERError when the value is something else. Lenient as OpenSSL, else as Go."""
+    parts = reader.elements(reader.single(value, reader.SEQUENCE, "basicConstraints"))
     ca, path_len = False, None
-    for part in der.children(value):
-        if part[0] == _BOOLEAN:
-            ca = der.content(part) != b"\x00"
-        elif part[0] == der.INTEGER:
-            path_len = int.from_bytes(der.content(part), "big", signed=True)
-        else:
-            raise DERError("basicConstraints holds something else than cA and pathLenConstraint")
+    if parts and parts[0].tag == reader.BOOLEAN:
+        ca = reader.boolean(parts.pop(0).content, lenient=lenient)
+    if parts and parts[0].tag == reader.INTEGER:
+        path_len = reader.integer(parts.pop(0).content, lenient=lenient)
+    if parts and not lenient:
+        raise DERError("basicConstraints holds something else than cA and pathLenConstraint")
+    if path_len is not None and path_len.bit_length() > 31:
+        raise DERError("the pathLenConstraint is too large")
     return BasicConstraints(ca, None if path_len is None or path_len < 0 else path_len)
 
 

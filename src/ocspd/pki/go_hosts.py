@@ -14,6 +14,8 @@ _PATH_SAFE = _UNRESERVED | frozenset("$&+,/:;=@")
 _PATH_KEPT = _PATH_SAFE | frozenset("!'()*[]%")
 _HOST_SAFE = _UNRESERVED | frozenset("!$&'()*+,;=:[]<>\"")
 _USER_SAFE = _UNRESERVED | frozenset("$&+,;=")
+_FRAGMENT_SAFE = _PATH_SAFE | frozenset("?!()*")
+_FRAGMENT_KEPT = _FRAGMENT_SAFE | frozenset("'[]%")
 _USERINFO = re.compile(r"[A-Za-z0-9\-._:~!$&'()*+,;=%@]*")
 _PORT = re.compile(r"(?::[0-9]*)?")
 
@@ -125,32 +127,62 @@ def request_uri(text: str) -> str | None:
 
     Whatever begins with a scheme is accepted (`host:8080` too), and so are `*` and absolute paths.
     """
-    if not text or any(char < " " or char == "\x7f" for char in text):
+    try:
+        return _url(text, via_request=True)[0] if text else None
+    except ValueError:
         return None
+
+
+def uri(text: str) -> str | None:
+    """Return the URI of a subjectAltName as url.Parse and URL.String would write it.
+
+    None when Go refuses it, as crypto/x509 does also for a host that is no domain name (RFC 5280 §4.2.1.6).
+    """
+    start, _, fragment = text.partition("#")
+    try:
+        shown, host = _url(start, via_request=False)
+        if fragment:
+            decoded = _unescape(fragment)
+            kept = all(char in _FRAGMENT_KEPT for char in fragment)
+            shown += "#" + (fragment if kept else _escape(decoded, _FRAGMENT_SAFE))
+    except ValueError:
+        return None
+    labels = host.split(b".") if host else []
+    if not all(label and all(32 < octet < 127 for octet in label) for label in labels):
+        return None
+    return shown
+
+
+def _url(text: str, *, via_request: bool) -> tuple[str, bytes]:
+    """Return a URL without fragment as Go writes it, and its host with port; ValueError when it is none."""
+    if any(char < " " or char == "\x7f" for char in text):
+        raise ValueError(text)
     if text == "*":
-        return text
+        return text, b""
     match = _SCHEME.match(text)
     scheme, rest = (match[1].lower(), text[match.end() :]) if match else ("", text)
-    if not match and text[0] == ":":
-        return None
+    if not match and text[:1] == ":":
+        raise ValueError(text)
     rest, question, query = rest.partition("?")
     suffix = question + query
     if not rest.startswith("/"):
-        return f"{scheme}:{rest}{suffix}" if scheme else None
-    try:
-        if scheme and rest.startswith("//"):
-            authority, slash, path = rest[2:].partition("/")
-            shown = _authority(authority)
-            # URL.String leaves the slashes out when there is neither host nor user nor path
-            slashes = "//" if shown or slash else ""
-            return f"{scheme}:{slashes}{shown}{_path(slash + path)}{suffix}"
-        shown = _path(rest)
-    except ValueError:
-        return None
-    return f"{scheme}:{shown}{suffix}" if scheme else f"{shown}{suffix}"
+        if scheme:
+            return f"{scheme}:{rest}{suffix}", b""
+        if via_request or ":" in rest.partition("/")[0]:
+            raise ValueError(text)
+        return _path(rest) + suffix, b""
+    start = f"{scheme}:" if scheme else ""
+    if rest.startswith("//") and (scheme or not (via_request or rest.startswith("///"))):
+        authority, slash, path = rest[2:].partition("/")
+        shown, host = _authority(authority)
+        # URL.String leaves the slashes out when there is neither host nor user nor path
+        slashes = "//" if shown or (slash and scheme) else ""
+        return f"{start}{slashes}{shown}{_path(slash + path)}{suffix}", host
+    return f"{start}{_path(rest)}{suffix}", b""
 
 
-def _authority(authority: str) -> str:
+def _authority(authority: str) -> tuple[str, bytes]:
+    """Return an authority as Go writes it, and the host and port of it."""
     userinfo, at, host = authority.rpartition("@")
     if at and not _USERINFO.fullmatch(userinfo):
         raise ValueError(userinfo)
@@ -160,11 +192,12 @@ def _authority(authority: str) -> str:
             raise ValueError(host)
     elif ":" in host and not _PORT.fullmatch(host[host.rfind(":") :]):
         raise ValueError(host)
-    shown = _escape(_unescape_host(host), _HOST_SAFE)
+    decoded = _unescape_host(host)
+    shown = _escape(decoded, _HOST_SAFE)
     if not at:
-        return shown
+        return shown, decoded
     user, colon, password = userinfo.partition(":")
-    return f"{_reescape(user)}{colon}{_reescape(password) if colon else ''}@{shown}"
+    return f"{_reescape(user)}{colon}{_reescape(password) if colon else ''}@{shown}", decoded
 
 
 def _reescape(text: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ocspd.errors import DERError
+from ocspd.pki import der_reader as reader
 from ocspd.pki import ocsp_der as der
 
 COMMON_NAME = "2.5.4.3"
@@ -32,6 +33,12 @@ _MULTI_VALUED = {
 """In the order of rule 1."""
 
 _PRINTABLE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
+_PRINTABLE_STRING = 0x13
+_BMP_STRING = 0x1E
+_ALPHABETS = {
+    0x12: frozenset("0123456789 "),
+    _PRINTABLE_STRING: frozenset(map(chr, _PRINTABLE)) | frozenset("*&"),
+}
 _CODECS = {
     0x0C: "utf-8",
     0x12: "ascii",  # NumericString
@@ -86,15 +93,16 @@ def directory_string(text: str) -> bytes:
     return der.tlv(0x13 if _PRINTABLE.issuperset(data) else 0x0C, data)
 
 
-def parse(data: bytes) -> Name:
+def parse(data: bytes, *, lenient: bool = False) -> Name:
     """Read the DER of a Name as Go does; DERError when it is not one.
 
-    Of CN and serialNumber the last one counts. Attributes whose value is not text are left out.
+    Of CN and serialNumber the last one counts. Attributes whose value is not text are left out. Lenient
+    takes characters a string type does not have, as OpenSSL does: for names that are there already.
     """
     single = {COMMON_NAME: "", SERIAL_NUMBER: ""}
     multi: dict[str, list[str]] = {oid: [] for oid in _MULTI_VALUED}
     extra: list[tuple[str, str]] = []
-    for oid, value in attributes(data):
+    for oid, value in attributes(data, lenient=lenient):
         if oid in single:
             single[oid] = value
         elif oid in multi:
@@ -107,43 +115,56 @@ def parse(data: bytes) -> Name:
     )
 
 
-def attributes(data: bytes) -> list[tuple[str, str]]:
+def attributes(data: bytes, *, lenient: bool = False) -> list[tuple[str, str]]:
     """Return (dotted OID, text) of every textual attribute of an encoded Name, in encoded order."""
-    if data[:1] != b"\x30":
-        raise DERError("a name is not a SEQUENCE")
+    return [found for rdn in rdns(data, lenient=lenient) for found in rdn]
+
+
+def rdns(data: bytes, *, lenient: bool = False) -> list[list[tuple[str, str]]]:
+    """Return the textual attributes of an encoded Name, RDN by RDN; `lenient` as of `parse`."""
     found = []
-    for rdn in der.children(data):
-        for attribute in der.children(rdn):
-            parts = der.children(attribute)
-            if len(parts) != 2 or parts[0][0] != der.OBJECT_IDENTIFIER:
-                raise DERError("an attribute of a name is not a type and a value")
-            codec = _CODECS.get(parts[1][0])
-            if codec is None:
-                continue
-            try:
-                text = der.content(parts[1]).decode(codec)
-            except UnicodeDecodeError:
-                raise DERError(
-                    "an attribute of a name has characters its string type does not have"
-                ) from None
-            found.append((parse_oid(parts[0]), text))
+    for rdn in reader.each(reader.single(data, reader.SEQUENCE, "a name")):
+        if rdn.tag != reader.SET:
+            raise DERError("a part of a name is not a SET")
+        texts = []
+        for attribute in reader.each(rdn.content):
+            if attribute.tag != reader.SEQUENCE:
+                raise DERError("an attribute of a name is not a SEQUENCE")
+            parts = reader.elements(attribute.content)
+            kind = reader.expect(parts, 0, reader.OBJECT_IDENTIFIER, "the type of a name's attribute")
+            oid = reader.object_identifier(kind.content)
+            if len(parts) < 2:
+                raise DERError("an attribute of a name has no value")
+            text = string(parts[1].tag, parts[1].content, lenient=lenient)
+            if text is not None:
+                texts.append((oid, text))
+        found.append(texts)
     return found
 
 
-def parse_oid(element: bytes) -> str:
-    """Return the dotted form of an encoded OBJECT IDENTIFIER; DERError when it is cut short."""
-    arcs: list[int] = []
-    value = 0
-    octets = der.content(element)
-    if not octets or octets[-1] & 0x80:
-        raise DERError("an object identifier is cut short")
-    for octet in octets:
-        value = value << 7 | octet & 0x7F
-        if octet & 0x80 == 0:
-            arcs.append(value)
-            value = 0
-    first = min(arcs[0] // 40, 2)
-    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+def string(tag: int, content: bytes, *, lenient: bool = False) -> str | None:
+    """Return the text of a string of any type, None for another type.
+
+    DERError for octets that its type does not have, unless lenient. A PrintableString may have `*` and
+    `&`, as everybody writes them and Go reads them; a T61String is read as ISO 8859-1, as by everybody.
+    """
+    codec = _CODECS.get(tag)
+    if codec is None:
+        return None
+    if tag == _BMP_STRING and content[-2:] == b"\0\0":
+        content = content[:-2]  # some programs end it as a C string (as in Go)
+    try:
+        text = content.decode(codec)
+        odd = set(text) - _ALPHABETS[tag] if tag in _ALPHABETS else set()
+    except UnicodeDecodeError:
+        if lenient:
+            return content.decode("latin-1" if codec in {"ascii", "utf-8"} else codec, "replace")
+        raise DERError("an attribute of a name has characters its string type does not have") from None
+    if odd and not lenient:
+        shown = " ".join(sorted(map(repr, odd)))[:60]
+        kind = "PrintableString" if tag == _PRINTABLE_STRING else "NumericString"
+        raise DERError(f"an attribute of a name is a {kind} and has {shown}: write it as a UTF8String")
+    return text
 
 
 def is_oid(text: str) -> bool:

@@ -8,20 +8,25 @@ empty host of many guides (`"hosts": [""]`) an empty DNS name. Encoded order: DN
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ocspd.errors import DERError
+from ocspd.errors import Code, CodedError, DERError
+from ocspd.pki import der_reader as reader
 from ocspd.pki import extensions, go_hosts
 from ocspd.pki import ocsp_der as der
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 _EMAIL = 1
 _DNS = 2
 _URI = 6
 _IP = 7
+_MAPPED = bytes(10) + b"\xff\xff"
+
+MAX_NAMES = 5000
+"""Names of one certificate: more than any client reads, and signed for in a fraction of a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +46,13 @@ class AlternativeNames:
         return AlternativeNames(ips=self.ips)
 
     def encode(self) -> bytes:
-        """Return the DER of GeneralNames; DERError for a name that is not ASCII."""
+        """Return the DER of GeneralNames; DERError for a name that is not ASCII or has control characters."""
         kinds = ((_DNS, self.dns), (_EMAIL, self.emails), (_IP, self.ips), (_URI, self.uris))
         return der.sequence(
             *(
                 der.tlv(
                     der.context(tag, constructed=False),
-                    value if isinstance(value, bytes) else extensions.ia5(value),
+                    value if isinstance(value, bytes) else _ia5(value),
                 )
                 for tag, values in kinds
                 for value in values
@@ -59,19 +64,36 @@ class AlternativeNames:
         return [*(_ip_text(value) for value in self.ips), *self.dns, *self.emails, *self.uris]
 
 
-def classify(hosts: Iterable[str]) -> AlternativeNames:
-    """Sort hosts into kinds; nothing is refused here."""
-    names = AlternativeNames()
+def classify(hosts: Sequence[str]) -> AlternativeNames:
+    """Sort hosts into kinds; nothing is refused here but more than MAX_NAMES (CodedError 9300)."""
+    if len(hosts) > MAX_NAMES:
+        raise CodedError(
+            Code.CSR_BAD_REQUEST,
+            f"{len(hosts)} hosts are more than one certificate can have ({MAX_NAMES}): ask for several",
+        )
+    ips: list[bytes] = []
+    emails, uris, dns = [], [], []
     for host in hosts:
         if (address := ip_address(host)) is not None:
-            names = replace(names, ips=(*names.ips, address))
+            ips.append(address)
         elif (email := go_hosts.email_address(host)) is not None:
-            names = replace(names, emails=(*names.emails, email))
+            emails.append(email)
         elif (uri := go_hosts.request_uri(host)) is not None:
-            names = replace(names, uris=(*names.uris, uri))
+            uris.append(uri)
         else:
-            names = replace(names, dns=(*names.dns, host))
-    return names
+            dns.append(host)
+    return AlternativeNames(dns=tuple(dns), emails=tuple(emails), ips=tuple(ips), uris=tuple(uris))
+
+
+def _ia5(text: str) -> bytes:
+    if has_control(text):
+        raise DERError(f"host {text[:200]!r} has a control character in it")
+    return extensions.ia5(text)
+
+
+def has_control(text: str) -> bool:
+    """Whether a name has a control character: verifiers that stop at NUL would read another name."""
+    return any(char < " " or char == "\x7f" for char in text)
 
 
 def ip_address(text: str) -> bytes | None:
@@ -91,20 +113,58 @@ def _ip_text(octets: bytes) -> str:
     return str(ipaddress.ip_address(octets))
 
 
-def parse(value: bytes) -> AlternativeNames:
-    """Read the DER of GeneralNames; kinds other than these four are ignored. DERError when malformed."""
+def parse(value: bytes, *, lenient: bool = False) -> AlternativeNames:
+    """Read the DER of GeneralNames as Go does; DERError when malformed.
+
+    Kinds other than these four, and constructed ones, are ignored. URIs come back as Go writes them and
+    IPv4-mapped addresses with four octets, because that is what CFSSL's certificate has. Lenient leaves
+    out what cannot be read and keeps the rest as it is: for certificates that are there already.
+    """
     found: dict[int, list[bytes]] = {_EMAIL: [], _DNS: [], _URI: [], _IP: []}
-    for element in der.children(value):
-        number = element[0] & 0x1F
-        if element[0] & 0xC0 == 0x80 and number in found:
-            found[number].append(der.content(element))
-    if any(len(octets) not in {4, 16} for octets in found[_IP]):
-        raise DERError("an IP address in the subject alternative names is neither 4 nor 16 octets long")
+    count = 0
+    for element in reader.each(reader.single(value, reader.SEQUENCE, "subjectAltName")):
+        kind = element.tag ^ 0x80
+        count += 1
+        if kind in found:
+            found[kind].append(element.content)
+    if lenient:
+        return AlternativeNames(
+            dns=_readable(found[_DNS]),
+            emails=_readable(found[_EMAIL]),
+            ips=tuple(octets for octets in found[_IP] if len(octets) in {4, 16}),
+            uris=_readable(found[_URI]),
+        )
+    if count > MAX_NAMES:
+        raise DERError(f"{count} subject alternative names are more than one certificate can have")
+    return AlternativeNames(
+        dns=tuple(_text(octets, "dNSName") for octets in found[_DNS]),
+        emails=tuple(_text(octets, "rfc822Name") for octets in found[_EMAIL]),
+        ips=tuple(_address(octets) for octets in found[_IP]),
+        uris=tuple(_uri(_text(octets, "uniformResourceIdentifier")) for octets in found[_URI]),
+    )
 
-    def texts(number: int) -> tuple[str, ...]:
-        try:
-            return tuple(octets.decode("ascii") for octets in found[number])
-        except UnicodeDecodeError:
-            raise DERError("a subject alternative name is not ASCII") from None
 
-    return AlternativeNames(dns=texts(_DNS), emails=texts(_EMAIL), ips=tuple(found[_IP]), uris=texts(_URI))
+def _readable(values: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(octets.decode() for octets in values if octets.isascii())
+
+
+def _text(octets: bytes, kind: str) -> str:
+    if not octets.isascii():
+        raise DERError(f"a {kind} in subjectAltName is not ASCII")
+    text = octets.decode()
+    if has_control(text):
+        raise DERError(f"a {kind} in subjectAltName has a control character in it")
+    return text
+
+
+def _address(octets: bytes) -> bytes:
+    if len(octets) not in {4, 16}:
+        raise DERError(f"an IP address in subjectAltName has {len(octets)} bytes instead of 4 or 16")
+    return octets[12:] if octets.startswith(_MAPPED) and len(octets) == 16 else octets
+
+
+def _uri(text: str) -> str:
+    shown = go_hosts.uri(text)
+    if shown is None:
+        raise DERError(f"cannot parse the URI {text[:200]!r} in subjectAltName")
+    return shown

@@ -1,0 +1,188 @@
+"""Reading DER that other programs wrote, with the tolerance of Go's encoding/asn1, which CFSSL reads by.
+
+ 1. Lengths are definite and in the fewest octets; tags are below 31. BER is refused, as Go refuses it.
+ 2. Elements a SEQUENCE has at its end beyond those expected are ignored: X.509 grew that way.
+ 3. The order of a SET, explicit defaults and NULL parameters that should be absent do not matter.
+
+Everything here is linear in its input and raises DERError only.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from ocspd.errors import DERError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BOOLEAN = 0x01
+INTEGER = 0x02
+BIT_STRING = 0x03
+OCTET_STRING = 0x04
+NULL = 0x05
+OBJECT_IDENTIFIER = 0x06
+UTC_TIME = 0x17
+GENERALIZED_TIME = 0x18
+SEQUENCE = 0x30
+SET = 0x31
+
+_MAX_OID_BYTES = 63
+"""What every reader of our certificates takes, the one we verify them with included."""
+_TIMES = {
+    UTC_TIME: re.compile(rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(Z|[+-]\d{4})"),
+    GENERALIZED_TIME: re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:[.,]\d{1,20})?(Z|[+-]\d{4})"),
+}
+_NAMES = {
+    BOOLEAN: "a BOOLEAN",
+    INTEGER: "an INTEGER",
+    BIT_STRING: "a BIT STRING",
+    OCTET_STRING: "an OCTET STRING",
+    OBJECT_IDENTIFIER: "an object identifier",
+    SEQUENCE: "a SEQUENCE",
+    SET: "a SET",
+}
+
+
+class Element(NamedTuple):
+    """One element: identifier octet, content octets, and the element as it stands."""
+
+    tag: int
+    content: bytes
+    raw: bytes
+
+
+def span(data: bytes, position: int, end: int) -> tuple[int, int, int]:
+    """Return tag, start and end of the content of the element at `position` of a container up to `end`."""
+    if position + 2 > end:
+        raise DERError("an element is cut short")
+    tag, length = data[position], data[position + 1]
+    if tag & 0x1F == 0x1F:
+        raise DERError("a tag number above 30")
+    start = position + 2
+    if length & 0x80:
+        count = length & 0x7F
+        if count == 0:
+            raise DERError("an indefinite length, which is BER and not DER")
+        if count > 4:
+            raise DERError("a length above 4 GiB")
+        if start + count > end:
+            raise DERError("an element is cut short")
+        length = int.from_bytes(data[start : start + count], "big")
+        if length < 0x80 or length >> (8 * (count - 1)) == 0:
+            raise DERError("a length in more bytes than it needs, which is BER and not DER")
+        start += count
+    if start + length > end:
+        raise DERError("an element is longer than what it is in")
+    return tag, start, start + length
+
+
+def each(content: bytes) -> Iterator[Element]:
+    """Yield the elements that a content consists of."""
+    position, size = 0, len(content)
+    while position < size:
+        tag, start, end = span(content, position, size)
+        yield Element(tag, content[start:end], content[position:end])
+        position = end
+
+
+def elements(content: bytes) -> list[Element]:
+    """Return the elements that a content consists of."""
+    return list(each(content))
+
+
+def single(data: bytes, tag: int, what: str) -> bytes:
+    """Return the content of the one element that `data` is; `what` names it in errors."""
+    if not data:
+        raise DERError(f"{what} is missing")
+    found, start, end = span(data, 0, len(data))
+    if found != tag:
+        raise DERError(f"{what} is not {_NAMES.get(tag, f'an element with tag {tag:#04x}')}")
+    if end != len(data):
+        raise DERError(f"bytes after {what}")
+    return data[start:end]
+
+
+def expect(parts: list[Element], number: int, tag: int, what: str) -> Element:
+    """Return element `number` of a SEQUENCE, which must have this tag."""
+    if number >= len(parts):
+        raise DERError(f"{what} is missing")
+    if parts[number].tag != tag:
+        raise DERError(f"{what} is not {_NAMES.get(tag, f'an element with tag {tag:#04x}')}")
+    return parts[number]
+
+
+def boolean(content: bytes, *, lenient: bool = False) -> bool:
+    """Read the content of a BOOLEAN: 0x00 or 0xFF. Lenient takes any other octet for true, as OpenSSL."""
+    if len(content) != 1 or not (lenient or content in {b"\x00", b"\xff"}):
+        raise DERError("a BOOLEAN that is neither 0x00 nor 0xFF")
+    return content != b"\x00"
+
+
+def integer(content: bytes, *, lenient: bool = False) -> int:
+    """Read the content of an INTEGER. Lenient takes octets it does not need, as OpenSSL."""
+    if not content:
+        raise DERError("an empty INTEGER")
+    if not lenient and len(content) > 1 and content[0] in {0, 0xFF} and (content[0] ^ content[1]) < 0x80:
+        raise DERError("an INTEGER in more bytes than it needs")
+    return int.from_bytes(content, "big", signed=True)
+
+
+def bits(content: bytes) -> bytes:
+    """Read the content of a BIT STRING of whole octets."""
+    if not content or content[0] != 0:
+        raise DERError("a BIT STRING that is not made of whole bytes")
+    return content[1:]
+
+
+def object_identifier(content: bytes) -> str:
+    """Read the content of an OBJECT IDENTIFIER; one of more than 63 octets is refused."""
+    if not content or content[-1] & 0x80:
+        raise DERError("an object identifier is cut short")
+    if len(content) > _MAX_OID_BYTES:
+        raise DERError(f"an object identifier of more than {_MAX_OID_BYTES} bytes")
+    arcs: list[int] = []
+    value, begins = 0, True
+    for octet in content:
+        if begins and octet == 0x80:
+            raise DERError("an object identifier with a number in more bytes than it needs")
+        value = value << 7 | octet & 0x7F
+        begins = octet & 0x80 == 0
+        if begins:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def algorithm(content: bytes) -> tuple[str, Element | None]:
+    """Read the content of an AlgorithmIdentifier: its OID and its parameters, None when absent."""
+    parts = elements(content)
+    oid = expect(parts, 0, OBJECT_IDENTIFIER, "the algorithm's identifier")
+    return object_identifier(oid.content), parts[1] if len(parts) > 1 else None
+
+
+def moment(tag: int, content: bytes) -> datetime:
+    """Read a UTCTime or GeneralizedTime as an aware UTC datetime.
+
+    Seconds may be absent and there may be an offset or a fraction, as old programs write them (Go takes
+    the first two in a UTCTime); a fraction is dropped.
+    """
+    form = _TIMES.get(tag)
+    match = form.fullmatch(content) if form else None
+    if match is None:
+        raise DERError("a time that cannot be read")
+    year, month, day, hour, minute = (int(part) for part in match.groups()[:5])
+    if tag == UTC_TIME:
+        year += 1900 if year >= 50 else 2000
+    zone = match[7]
+    try:
+        found = datetime(year, month, day, hour, minute, int(match[6] or 0), tzinfo=UTC)
+        if zone != b"Z":
+            offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:]))
+            found += offset if zone[:1] == b"-" else -offset
+    except (ValueError, OverflowError):
+        raise DERError("a time that does not exist") from None
+    return found
