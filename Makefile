@@ -1,4 +1,5 @@
 # Everything a contributor runs. `make demo` and `make test` work on a fresh clone: Python >= 3.11 with venv and headers, a C compiler.
+# Nothing is installed outside of .venv, as root neither.
 #   make demo          the whole story on one machine, checked with openssl; leaves the servers running
 #   make test          all tests
 #   make check         format, lint, types, stubs against the native modules, Cython warnings, layers
@@ -7,7 +8,8 @@
 #   make bench         figures against nginx and cfssl on this machine (under ten minutes)
 #   make bench-large   the same with 100 million entries
 #   make clean         remove everything that was built
-# Variables: PYTHON (interpreter for the virtual environment), T (arguments for pytest), B (arguments for bench/run.py).
+# Variables: PYTHON (interpreter for the virtual environment), T (arguments for pytest), B (arguments for bench/run.py),
+# PEERS=no (do not fetch the programs the tests compare with).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,22 +25,52 @@ STUBS := $(basename $(notdir $(wildcard src/ocspd/_*.pyi)))
 # cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
-.PHONY: demo test check check-cython check-native coverage-native bench bench-large clean setup
+.PHONY: demo test peers check check-cython check-native coverage-native bench bench-large clean setup
 .DEFAULT_GOAL := test
 
-demo: setup
+demo: $(VENV)/.native
 	@exec $(BIN)/ocspd demo
 
-test: setup
-	@$(BIN)/python -m pytest $(T)
+define announcement
+echo "all tests: six minutes on two idle CPUs; the first time there are three more for what they need"
+echo '    to run some of them: make test T="tests/cli -k json"'
+endef
 
-setup: $(VENV)/.native
+test:
+	@$(if $(T),,$(announcement))
+	$(MAKE) --no-print-directory peers
+	exec $(BIN)/python -m pytest $(T)
+
+# The programs the tests compare with, those that are not installed: unpacked into .venv, where apt is there.
+PEERS := yes
+peers: setup
+	@[ "$(PEERS)" = no ] || $(BIN)/python -m tests.peers
+
+setup: $(VENV)/.native $(VENV)/.dev
+
+# pip without --quiet also tells where it looks and what it has in its cache: the names are enough.
+define install
+install() {
+  $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off "$$@" 2>&1 | tee $(VENV)/pip.log |
+    sed -nu -e 's/^Collecting \([^ ]*\).*/    \1/p' -e 's/^Installing collected packages.*/    unpacking them/p' ||
+    { tail -n 20 $(VENV)/pip.log >&2; echo "pip failed: is there a way to a package index?" >&2; exit 1; }
+}
+# The members of lists in pyproject.toml, one a line.
+listed() {
+  $(BIN)/python -c 'import functools, sys, tomllib; all = tomllib.load(open("pyproject.toml", "rb")); [print(*functools.reduce(dict.get, name.split("."), all), sep="\n") for name in sys.argv[1:]]' "$$@"
+}
+endef
+
+define build
+echo "compiling the native modules (half a minute)"
+$(BIN)/python setup.py --quiet build_ext --inplace
+endef
 
 # First the packages, then the native modules: editing a .pyx costs a compilation, not an installation.
 $(VENV)/.packages: pyproject.toml setup.py Makefile
 	@python="$${PYTHON:-}"
 	if [ -z "$$python" ]; then
-	  for candidate in python3 python3.13 python3.12 python3.11; do
+	  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi
 	  done
 	fi
@@ -49,15 +81,26 @@ $(VENV)/.packages: pyproject.toml setup.py Makefile
 	"$$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "the C headers of $$python are missing; $$hint" >&2; exit 1; }
 	command -v "$${CC:-cc}" >/dev/null || { echo "no C compiler ($${CC:-cc}); $$hint" >&2; exit 1; }
 	[ -x $(BIN)/python ] || { echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv $(VENV); }
-	echo "installing packages and building the native modules"
-	# Without build isolation, Cython is installed once and the build below finds its own output up to date.
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[dev]'
+	$(install)
+	echo "installing into $(VENV) what ocspd needs"
+	# Without build isolation, Cython is installed once and the editable installation finds its output up to date.
+	listed build-system.requires project.dependencies > $(VENV)/needs.txt
+	install -r $(VENV)/needs.txt
+	$(build)
+	install --no-build-isolation --no-deps -e .
 	touch $@
 
 $(VENV)/.native: $(VENV)/.packages $(PYX) $(wildcard src/ocspd/*.pxd)
-	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@if [ -n "$$(find $(PYX) src/ocspd/*.pxd -newer $(VENV)/.packages)" ]; then
+	  $(build)
+	fi
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.packages
+	@$(install)
+	echo "installing into $(VENV) what the tests need (a minute)"
+	listed project.optional-dependencies.dev > $(VENV)/needs.txt
+	install -r $(VENV)/needs.txt
 	touch $@
 
 check: setup check-cython

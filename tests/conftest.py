@@ -10,7 +10,7 @@ from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
 from ocspd.logs import logger
 from tests import postgres
-from tests.tools import PROGRAMS, find, lacking
+from tests.tools import PROGRAMS, find, lacking, told_left_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -23,6 +23,17 @@ def pytest_report_header() -> list[str]:
     """Say which comparisons this run can make."""
     have = [name for name in PROGRAMS if find(name)]
     return ["compared with: " + ", ".join(have), *lacking()]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """End the run, after pytest's own last line, with what it did not test."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        skips = (report.longrepr for report in reporter.stats.get("skipped", ()))
+        for line in told_left_out(str(skip) for skip in skips):
+            reporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from tests.tools import IS_CHECKOUT, NO_CHECKOUT, do_without
+from tests.tools import tracked_files
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "ocspd"
@@ -244,16 +244,11 @@ def test_every_module_imports_alone_without_side_effects_or_warnings(tmp_path: P
 
 
 def tracked_text() -> list[tuple[str, str]]:
-    if not IS_CHECKOUT:
-        do_without(f"{NO_CHECKOUT}: which files are tracked is unknown")
-    listing = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True, cwd=ROOT).stdout
     found = []
-    for name in listing.decode().split("\0"):
+    for name in tracked_files():
         path = ROOT / name
-        if not name or not path.is_file() or path == Path(__file__):
-            continue
         data = path.read_bytes()
-        if b"\0" not in data:
+        if path != Path(__file__) and b"\0" not in data:
             found.append((name, data.decode("utf-8", "replace")))
     return found
 

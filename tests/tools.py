@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections import Counter
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PROGRAMS = {
     "openssl": "openssl",
@@ -18,12 +23,19 @@ PROGRAMS = {
     "promtool": "prometheus",
     "ocsptool": "gnutls-bin",
     "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
     "curl": "curl",
+    "git": "git",
 }
 """Program name and the Debian package that has it."""
 
-IS_CHECKOUT = (Path(__file__).parent.parent / ".git").exists()
+ROOT = Path(__file__).parent.parent
+IS_CHECKOUT = (ROOT / ".git").exists()
 NO_CHECKOUT = "not a git checkout"
+
+PEERS = ROOT / ".venv" / "peers"
+"""What tests/peers.py has unpacked: PEERS/bin is last in PATH, so what is installed comes first."""
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{PEERS / 'bin'}"
 
 
 def find(program: str) -> str | None:
@@ -39,6 +51,16 @@ def need(program: str) -> str:
     return path
 
 
+def tracked_files() -> list[str]:
+    """Return the names of the files of the repository; does without the test where there is none."""
+    if not IS_CHECKOUT:
+        do_without(f"{NO_CHECKOUT}: which files are tracked is unknown")
+    # As root in somebody else's clone git asks for an exception.
+    command = [need("git"), "-c", "safe.directory=*", "ls-files", "-z"]
+    listing = subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout.decode()
+    return [name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+
+
 def lacking() -> list[str]:
     """Say what this run cannot test, for the header."""
     names = [name for name in PROGRAMS if find(name) is None]
@@ -52,4 +74,21 @@ def do_without(reason: str) -> NoReturn:
     """Skip a test whose surroundings are not there (the header says so too), or fail it where CI is set."""
     if os.environ.get("CI"):
         pytest.fail(reason)
-    pytest.skip(reason)
+    pytest.skip(f"{DO_WITHOUT}{reason}")
+
+
+DO_WITHOUT = "left out: "
+
+
+def told_left_out(reasons: Iterable[str]) -> list[str]:
+    """Say how many tests were left out for which program: the last lines of a run. `reasons` are skips'."""
+    counted = Counter(
+        reason.partition(DO_WITHOUT)[2] for reason in reasons if DO_WITHOUT in reason
+    ).most_common()
+    if not counted:
+        return []
+    lines = [f"{count:5} tests left out: {reason}" for reason, count in counted]
+    packages = sorted({PROGRAMS[name] for name in PROGRAMS if find(name) is None})
+    if packages:
+        lines.append(f"      to run them, on Debian: apt-get install {' '.join(packages)}")
+    return lines
