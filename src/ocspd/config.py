@@ -90,8 +90,14 @@ def load_signer_config(path: str | Path) -> SignerConfig:
         value = tomllib.loads(path.read_text("utf-8"))
     except OSError as err:
         raise ConfigError(f"{path}: cannot read: {err.strerror}") from err
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+    except tomllib.TOMLDecodeError as err:
         raise ConfigError(f"{path}: not TOML: {err}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{path}: not TOML: not UTF-8 at byte {err.start}") from err
+    except RecursionError:
+        raise ConfigError(f"{path}: not usable: lists or tables are nested too deep") from None
+    except ValueError as err:  # an integer beyond Python's own limit of digits
+        raise ConfigError(f"{path}: not TOML: a number has too many digits") from err
     issuers = value.pop("issuer", [])
     base = path.parent
     top = _read(value, SignerConfig, str(path), base, without=("issuer",))

@@ -17,7 +17,7 @@ from ocspd.errors import Code, CodedError
 ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Go's zero time: what CFSSL writes as `revoked_at` of a certificate that is not revoked."""
 
-_HEX_SERIAL = re.compile(r"(?:[0-9a-fA-F]{1,2}:)+[0-9a-fA-F]{1,2}")
+_HEX_SERIAL = re.compile(r"(?:[0-9a-fA-F]{1,2}:){1,100}[0-9a-fA-F]{1,2}")
 _PREFIXED_SERIAL = re.compile(r"0[xX][0-9a-fA-F]{1,100}")
 
 

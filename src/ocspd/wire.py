@@ -1,16 +1,18 @@
 """Go's text forms that CFSSL's users see: JSON as encoding/json reads and writes it, and durations.
 
-Reading (encoding/json into a struct): keys match exactly or else case-insensitively, the last
-duplicate wins, unknown keys are ignored, null leaves the default, a wrong type is an error that
-names the field. Writing: compact, `<`, `>`, `&` and the line separators escaped.
+Reading (encoding/json into a struct): keys match in any case, unknown keys are ignored, null leaves the
+default, a wrong type is an error that names the field. A key given twice in one object is refused, in a
+struct also when only the case differs: Go takes the last one, other readers the first, and what was
+checked must be what is used. Every reader here takes time linear in its input. Writing: compact, `<`,
+`>`, `&` and the line separators escaped.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ocspd.errors import OCSPDError
@@ -48,22 +50,82 @@ def _escape(text: str) -> str:
 
 
 def loads(data: bytes | str) -> Any:
-    """Read one JSON value; JSONError in Go's words, with a hint when the quotes are typographic."""
-    text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    """Read one JSON value; JSONError in Go's words, with a hint when the quotes are typographic.
+
+    As in Go, octets that are not UTF-8 and halves of surrogate pairs become U+FFFD. A number of more
+    digits than any field could take is read as infinity, so it has a wrong type wherever it is used.
+    """
+    if isinstance(data, bytes):
+        if data[:2] in _UTF16_MARKS:
+            raise JSONError("the text is in UTF-16: save it as UTF-8")
+        text = data.decode("utf-8", "replace")
+    else:
+        text = data
+    if text[:1] == "\ufeff":
+        raise JSONError("the text begins with a byte order mark: save it as UTF-8 without one")
     if not text.strip(" \t\r\n"):
         raise JSONError("unexpected end of JSON input")
+    if "\\ud" in text or "\\uD" in text:
+        text = _ESCAPE.sub(_whole_characters, text)
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_object
+        )
     except RecursionError:
         raise JSONError(_MAX_DEPTH_TEXT) from None
     except json.JSONDecodeError as err:
         raise JSONError(_describe(err, text)) from None
-    except ValueError as err:  # an integer beyond Python's digit limit
-        raise JSONError(str(err)) from None
+
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+_MAX_DIGITS = 1000
+
+
+def _whole_characters(escape: re.Match[str]) -> str:
+    """Replace the escape of half a surrogate pair, which has no UTF-8 form, and keep every other."""
+    return escape[0] if escape[1] is None else "\\ufffd"
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; a key given twice is refused (see the top of the module)."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise JSONError(f"the key {key[:60]!r} is given twice in one object")
+            seen.add(key)
+    return members
+
+
+def fold(key: str) -> str:
+    """Return a key in the form in which Go compares it: two letters beyond ASCII are equal to k and s."""
+    return key.lower().replace("\u017f", "s")
 
 
 def _refuse_constant(name: str) -> Any:
     raise JSONError(f"invalid character {name[0]!r} looking for beginning of value")
+
+
+_WHERE = {
+    "Expecting value": "looking for beginning of value",
+    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
+    "Expecting ':' delimiter": "after object key",
+    "Expecting ',' delimiter": "after a value: a comma or the end of the list or object is missing",
+    "Invalid control character at": "in string literal",
+    "Invalid \\escape": "in string escape code",
+    "Invalid \\uXXXX escape": "in \\u hexadecimal character escape",
+    "Illegal trailing comma before end of object": "looking for beginning of object key string",
+    "Illegal trailing comma before end of array": "looking for beginning of value",
+}
+"""What Go says in place of Python's texts."""
 
 
 def _describe(err: json.JSONDecodeError, text: str) -> str:
@@ -78,11 +140,12 @@ def _describe(err: json.JSONDecodeError, text: str) -> str:
                 f"invalid JSON at line {err.lineno}, column {err.colno}; line {number} has typographic "
                 'quotes, which JSON does not know: replace them by straight ones (")'
             )
-    if err.pos >= len(text.rstrip()):
+    if err.pos >= len(text.rstrip()) or err.msg.startswith("Unterminated string"):
         return "unexpected end of JSON input"
     if err.msg.startswith("Extra data"):
         return f"invalid character {text[err.pos]!r} after top-level value (line {err.lineno})"
-    return f"invalid character {text[err.pos]!r}: {err.msg} (line {err.lineno}, column {err.colno})"
+    where = next((words for begin, words in _WHERE.items() if err.msg.startswith(begin)), "in JSON")
+    return f"invalid character {text[err.pos]!r} {where} (line {err.lineno}, column {err.colno})"
 
 
 def _go_type(value: Any) -> str:
@@ -111,14 +174,16 @@ class Fields:
         if not isinstance(value, dict):
             raise JSONError(f"json: cannot unmarshal {_go_type(value)} into Go value of type {struct}")
         self._values: dict[str, Any] = value
-        self._folded = {key.lower(): key for key in value}
+        self._folded: dict[str, str] = {}
+        for key in value:
+            other = self._folded.setdefault(fold(key), key)
+            if other != key:
+                raise JSONError(f"the keys {other[:60]!r} and {key[:60]!r} are the same one, given twice")
         self.struct = struct
 
     def get(self, key: str) -> Any:
         """Return the raw value of key, None when absent or null."""
-        if key in self._values:
-            return self._values[key]
-        found = self._folded.get(key.lower())
+        found = self._folded.get(fold(key))
         return None if found is None else self._values[found]
 
     def values(self) -> dict[str, Any]:
@@ -127,8 +192,8 @@ class Fields:
 
     def unknown(self, *known: str) -> list[str]:
         """Return the keys that none of `known` matches, for a warning."""
-        lowered = {key.lower() for key in known}
-        return [key for key in self._values if key.lower() not in lowered]
+        folded = {fold(key) for key in known}
+        return [key for key in self._values if fold(key) not in folded]
 
     def _typed(self, key: str, kind: type | tuple[type, ...], go_type: str) -> Any:
         value = self.get(key)
@@ -147,8 +212,12 @@ class Fields:
         return default if value is None else value
 
     def integer(self, key: str, default: int = 0) -> int:
-        """Return an integer field."""
+        """Return an integer field, which has 64 bits."""
         value: int | None = self._typed(key, int, "int")
+        if value is not None and not -(1 << 63) <= value < 1 << 63:
+            raise JSONError(
+                f"json: cannot unmarshal number {value} into Go struct field {self.struct}.{key} of type int"
+            )
         return default if value is None else value
 
     def boolean(self, key: str, *, default: bool = False) -> bool:
@@ -195,7 +264,9 @@ _UNIT_NS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_TERM = re.compile(r"([0-9]*\.?[0-9]*)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_TERM = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+_MAX_NS_DIGITS = 19  # as many as 1 << 63 has
 
 
 def parse_duration(text: str) -> timedelta:
@@ -207,22 +278,25 @@ def parse_duration(text: str) -> timedelta:
     body = text[1:] if text[:1] in {"+", "-"} else text
     if body == "0":
         return timedelta()
-    total = Decimal(0)
+    total = 0
     position = 0
     while position < len(body):
         term = _TERM.match(body, position)
         if term is None:
-            if re.fullmatch(r"[0-9]+\.?[0-9]*", body[position:]):
+            if _NUMBER.fullmatch(body, position):
                 raise DurationError(f'time: missing unit in duration "{text[:64]}"')
             raise bad
-        try:
-            total += Decimal(term[1]) * _UNIT_NS[term[2]]
-        except InvalidOperation:
-            raise bad from None
+        whole, fraction = term[1].lstrip("0"), (term[2] or "")[:_MAX_NS_DIGITS]
+        if len(whole) > _MAX_NS_DIGITS or not (term[1] or term[2]):
+            raise bad
+        unit = _UNIT_NS[term[3]]
+        total += int(whole or "0") * unit + int(fraction or "0") * unit // 10 ** len(fraction)
+        if total >= 1 << 63:
+            raise bad
         position = term.end()
-    if position == 0 or total >= 1 << 63:
+    if position == 0:
         raise bad
-    value = timedelta(microseconds=int(total // 1000))
+    value = timedelta(microseconds=total // 1000)
     return -value if text.startswith("-") else value
 
 

@@ -224,7 +224,7 @@ def _parse_pairs(text: str) -> dict[str, str]:
 def _value(text: str, at: int) -> tuple[str, int]:
     quoted = text[at : at + 1] == "'"
     at += quoted
-    value = ""
+    value: list[str] = []
     while at < len(text):
         char = text[at]
         if char == "\\":
@@ -233,11 +233,11 @@ def _value(text: str, at: int) -> tuple[str, int]:
                 raise _bad("nothing after a backslash")
             char = text[at]
         elif quoted and char == "'":
-            return value, at + 1
+            return "".join(value), at + 1
         elif not quoted and char.isspace():
-            return value, at
-        value += char
+            return "".join(value), at
+        value.append(char)
         at += 1
     if quoted:
         raise _bad("unterminated quoted value")
-    return value, at
+    return "".join(value), at

@@ -21,48 +21,61 @@ _PORT = re.compile(r"(?::[0-9]*)?")
 
 
 class _Reader:
-    """A position in a text; every method consumes or raises ValueError."""
+    """A position in a text, which only moves forward; every method consumes or raises ValueError."""
 
     def __init__(self, text: str) -> None:
-        self.rest = text
+        self._text = text
+        self.position = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self.position == len(self._text)
+
+    def sees(self, char: str) -> bool:
+        """Whether the next character is this one."""
+        return self._text.startswith(char, self.position)
 
     def skip_space(self) -> None:
-        self.rest = self.rest.lstrip(" \t")
+        while self.sees(" ") or self.sees("\t"):
+            self.position += 1
 
     def take(self, char: str) -> None:
-        if not self.rest.startswith(char):
+        if not self.sees(char):
             raise ValueError(char)
-        self.rest = self.rest[len(char) :]
+        self.position += 1
+
+    def next(self) -> str:
+        if self.at_end:
+            raise ValueError("nothing follows")
+        self.position += 1
+        return self._text[self.position - 1]
 
     def atom(self, *, dots: bool, permissive: bool = False) -> str:
-        end = 0
-        for char in self.rest:
+        start = self.position
+        while not self.at_end:
+            char = self._text[self.position]
             if not (char in _ATEXT or ord(char) >= 0x80 or (dots and char == ".")):
                 break
-            end += 1
-        atom = self.rest[:end]
+            self.position += 1
+        atom = self._text[start : self.position]
         if not atom or (not permissive and (atom[0] == "." or atom[-1] == "." or ".." in atom)):
-            raise ValueError(atom)
-        self.rest = self.rest[end:]
+            raise ValueError("not an atom")
         return atom
 
     def quoted(self) -> str:
         self.take('"')
         text: list[str] = []
-        while self.rest:
-            char, self.rest = self.rest[0], self.rest[1:]
-            if char == '"':
-                return "".join(text)
-            if char == "\\" and self.rest:
-                char, self.rest = self.rest[0], self.rest[1:]
+        while (char := self.next()) != '"':
+            if char == "\\":
+                char = self.next()
             if char not in " \t" and not char.isprintable():
-                break
+                raise ValueError("a control character in a quoted-string")
             text.append(char)
-        raise ValueError("unclosed quoted-string")
+        return "".join(text)
 
     def address(self) -> str:
         self.skip_space()
-        if self.rest.startswith('"'):
+        if self.sees('"'):
             local = self.quoted()
             if not local:
                 raise ValueError("empty quoted string")
@@ -74,47 +87,42 @@ class _Reader:
 
     def comments(self) -> None:
         self.skip_space()
-        while self.rest.startswith("("):
+        while self.sees("("):
             depth = 0
-            for position, char in enumerate(self.rest):
-                depth += {"(": 1, ")": -1}.get(char, 0)
+            while True:
+                depth += {"(": 1, ")": -1}.get(self.next(), 0)
                 if depth == 0:
-                    self.rest = self.rest[position + 1 :]
                     break
-            else:
-                raise ValueError("unclosed comment")
             self.skip_space()
 
 
 def email_address(text: str) -> str | None:
     """Return the address of a text that is one RFC 5322 address, `Name <address>` included, else None."""
+    reader = _Reader(text)
     try:
-        reader = _Reader(text)
         found = _plain_address(reader) or _named_address(reader)
         reader.comments()
     except ValueError:
         return None
-    return None if reader.rest else found
+    return found if reader.at_end else None
 
 
 def _plain_address(reader: _Reader) -> str | None:
-    start = reader.rest
+    start = reader.position
     try:
         return reader.address()
     except ValueError:
-        reader.rest = start
+        reader.position = start
         return None
 
 
 def _named_address(reader: _Reader) -> str:
     reader.skip_space()
-    words = 0
-    while reader.rest and not reader.rest.startswith("<"):
-        if reader.rest.startswith('"'):
+    while not (reader.at_end or reader.sees("<")):
+        if reader.sees('"'):
             reader.quoted()
         else:
             reader.atom(dots=True, permissive=True)
-        words += 1
         reader.skip_space()
     reader.take("<")
     found = reader.address()

@@ -1,6 +1,7 @@
 """PEM as Go's encoding/pem reads and writes it (RFC 7468, plus RFC 1421 headers of old encrypted keys).
 
-Text around blocks is ignored. A block whose base64 is broken is skipped, as in Go.
+Text around blocks is ignored. A block whose base64 is broken is skipped, as in Go. Reading takes time
+linear in the text, whatever is in it: each END line is looked at once, with the last BEGIN line before it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
-_BLOCK = re.compile(
-    rb"-----BEGIN ([^\r\n]*?)-----[ \t]*\r?\n(.*?)-----END \1-----",
-    re.DOTALL,
-)
+_BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
 _HEADER = re.compile(r"([A-Za-z0-9-]+)[ \t]*:[ \t]*(.*)")
 
 
@@ -30,18 +28,37 @@ class Block:
 def blocks(data: bytes) -> list[Block]:
     """Return every well-formed block of a text, in order."""
     found = []
-    for match in _BLOCK.finditer(data):
-        headers: dict[str, str] = {}
-        lines = match[2].decode("latin-1").splitlines()
-        while lines and (header := _HEADER.fullmatch(lines[0].strip())) is not None:
-            headers[header[1]] = header[2]
-            del lines[0]
-        try:
-            content = base64.b64decode("".join("".join(lines).split()), validate=True)
-        except (binascii.Error, ValueError):
-            continue
-        found.append(Block(match[1].decode("latin-1"), headers, content, match[0] + b"\n"))
+    position = 0
+    while (end := data.find(_END, position)) >= 0:
+        begin = data.rfind(_BEGIN, position, end)
+        position = end + len(_END)
+        block = _block(data, begin, end) if begin >= 0 else None
+        if block is not None:
+            found.append(block)
     return found
+
+
+def _block(data: bytes, begin: int, end: int) -> Block | None:
+    """Return the block between the starts of its BEGIN and END lines, None when it is not one."""
+    body = data.find(b"\n", begin, end) + 1
+    first_line = data[begin + len(_BEGIN) : body].rstrip(b" \t\r\n")
+    if not body or not first_line.endswith(_DASHES):
+        return None
+    label = first_line.removesuffix(_DASHES)
+    last_line = _END + first_line
+    if not data.startswith(last_line, end):
+        return None
+    headers: dict[str, str] = {}
+    lines = data[body:end].decode("latin-1").splitlines()
+    first = 0
+    while first < len(lines) and (header := _HEADER.fullmatch(lines[first].strip())) is not None:
+        headers[header[1]] = header[2]
+        first += 1
+    try:
+        content = base64.b64decode("".join("".join(lines[first:]).split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return Block(label.decode("latin-1"), headers, content, data[begin : end + len(last_line)] + b"\n")
 
 
 def encode(label: str, content: bytes) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.pki.certs import certificate_to_pem, to_row
+from ocspd.service.offload import offload
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
@@ -36,7 +37,7 @@ class Authority:
         CodedError as of `Issuer.sign`; 11000 when it cannot be stored, and then the certificate is not
         given out: a certificate the database does not know could never be revoked.
         """
-        certificate = self.issuer.sign(request)
+        certificate = await offload(lambda: self.issuer.sign(request))
         row = to_row(certificate, label=request.label, issued_at=self._clock.now())
         if self._db is not None:
             await self._db.insert_certificate(row)

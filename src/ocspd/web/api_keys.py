@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ocspd import wire
 from ocspd.pki import ca, csr
 from ocspd.pki.issuer import SignRequest
+from ocspd.service.offload import read_input
 from ocspd.web.api_sign import NO_BUNDLER
 from ocspd.web.envelope import BadRequest, Message, Success
 
@@ -43,7 +44,7 @@ class KeyEndpoints:
     async def newkey(self, body: bytes) -> Success:
         """Make a key and a CSR for it."""
         try:
-            request = csr.request_from_fields(wire.Fields(wire.loads(body), "CertificateRequest"))
+            request = await read_input(csr.parse_request, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         key_pem, csr_pem = await self._key_and_csr(request)
@@ -59,14 +60,7 @@ class KeyEndpoints:
         """
         assert self._signer is not None
         try:
-            fields = wire.Fields(wire.loads(body), "genSignRequest")
-            profile, label = fields.string("profile"), fields.string("label")
-            bundle = fields.boolean("bundle")
-            child = fields.child("request", "csr.CertificateRequest")
-            absent = all(key.lower() != "request" for key in fields.values())
-            if child is None and absent:
-                child = wire.Fields({}, "csr.CertificateRequest")
-            request = None if child is None else csr.request_from_fields(child)
+            request, profile, label, bundle = await read_input(_read_newcert, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         if request is None:
@@ -87,7 +81,7 @@ class KeyEndpoints:
     async def init_ca(self, body: bytes) -> Success:
         """Make a self-signed CA."""
         try:
-            request = csr.request_from_fields(wire.Fields(wire.loads(body), "CertificateRequest"))
+            request = await read_input(csr.parse_request, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         async with self._generating:
@@ -99,6 +93,17 @@ class KeyEndpoints:
             raise BadRequest("ca section only permitted in initca")
         async with self._generating:
             return await asyncio.to_thread(_make, request)
+
+
+def _read_newcert(body: bytes) -> tuple[csr.CertificateRequest | None, str, str, bool]:
+    """Read the request (None for null), the profile, the label, and whether a bundle is wanted."""
+    fields = wire.Fields(wire.loads(body), "genSignRequest")
+    child = fields.child("request", "csr.CertificateRequest")
+    absent = all(wire.fold(key) != "request" for key in fields.values())
+    if child is None and absent:
+        child = wire.Fields({}, "csr.CertificateRequest")
+    request = None if child is None else csr.request_from_fields(child)
+    return request, fields.string("profile"), fields.string("label"), fields.boolean("bundle")
 
 
 def _make(request: csr.CertificateRequest) -> tuple[str, str]:

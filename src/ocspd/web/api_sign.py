@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ocspd import wire
 from ocspd.pki.csr import subject_from_fields
 from ocspd.pki.issuer import SignRequest
+from ocspd.service.offload import read_input
 from ocspd.web.envelope import BadRequest, Message, Success
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ class SignEndpoints:
     async def sign(self, body: bytes) -> Success:
         """Sign a CSR; the result is `{"certificate": PEM}`."""
         try:
-            fields = wire.Fields(wire.loads(body), "jsonSignRequest")
-            request = sign_request(fields)
-            bundle = fields.boolean("bundle")
+            request, bundle = await read_input(_read_request, body)
         except wire.JSONError:
             raise BadRequest("Unable to parse sign request") from None
         _require_csr(request)
@@ -75,17 +74,11 @@ class SignEndpoints:
     async def authsign(self, body: bytes) -> Success:
         """Sign a CSR for a client that has the profile's key; the result is as of `sign`."""
         try:
-            outer = wire.Fields(wire.loads(body), "AuthenticatedRequest")
-            _check_timestamp(outer)
-            _bytes_field(outer, "remote_address")
-            token = _bytes_field(outer, "token")
-            inner = _bytes_field(outer, "request")
+            token, inner = await read_input(_read_authenticated, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         try:
-            fields = wire.Fields(wire.loads(inner), "jsonSignRequest")
-            request = sign_request(fields)
-            bundle = fields.boolean("bundle")
+            request, bundle = await read_input(_read_request, inner)
         except wire.JSONError:
             raise BadRequest("Unable to parse authenticated sign request") from None
         profile = self._signer.config.profile(request.profile)
@@ -101,8 +94,7 @@ class SignEndpoints:
     async def info(self, body: bytes) -> Success:
         """Describe the signer: `{"certificate", "usages", "expiry"}` of a profile."""
         try:
-            fields = wire.Fields(wire.loads(body), "Req")
-            label, profile = fields.string("label"), fields.string("profile")
+            label, profile = await read_input(_read_info, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         return Success(await self._signer.info(label=label, profile=profile))
@@ -110,6 +102,25 @@ class SignEndpoints:
     async def _signed(self, request: SignRequest, *, bundle: bool) -> Success:
         certificate = await self._signer.sign(request)
         return Success({"certificate": certificate}, (NO_BUNDLER,) if bundle else ())
+
+
+def _read_request(body: bytes) -> tuple[SignRequest, bool]:
+    """Read a sign request and whether it wants a bundle."""
+    fields = wire.Fields(wire.loads(body), "jsonSignRequest")
+    return sign_request(fields), fields.boolean("bundle")
+
+
+def _read_authenticated(body: bytes) -> tuple[bytes, bytes]:
+    """Read an authenticated request: the token, and the bytes it is for."""
+    outer = wire.Fields(wire.loads(body), "AuthenticatedRequest")
+    _check_timestamp(outer)
+    _bytes_field(outer, "remote_address")
+    return _bytes_field(outer, "token"), _bytes_field(outer, "request")
+
+
+def _read_info(body: bytes) -> tuple[str, str]:
+    fields = wire.Fields(wire.loads(body), "Req")
+    return fields.string("label"), fields.string("profile")
 
 
 def sign_request(fields: wire.Fields) -> SignRequest:

@@ -10,6 +10,7 @@ from ocspd import wire
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.model import REASONS, CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
+from ocspd.service.offload import offload, read_input
 from ocspd.service.revoking import revoke as revoke_certificate
 from ocspd.web.envelope import BadRequest, Success
 
@@ -26,6 +27,16 @@ async def health(_body: bytes) -> Success:
     return Success({"healthy": True})
 
 
+def _read_object(body: bytes) -> wire.Fields:
+    return wire.Fields(wire.loads(body), "jsonSignRequest")
+
+
+def _read_revocation(body: bytes) -> tuple[str, str, str]:
+    """Read serial, key identifier and reason."""
+    fields = wire.Fields(wire.loads(body), "jsonRevokeRequest")
+    return fields.string("serial"), fields.string("authority_key_id"), fields.string("reason")
+
+
 class StatusEndpoints:
     """Revoking in the database, and signing an OCSP response on demand."""
 
@@ -40,10 +51,7 @@ class StatusEndpoints:
         """Revoke `serial` of the issuer `authority_key_id` for `reason`; the result is `{}`."""
         assert self._db is not None
         try:
-            fields = wire.Fields(wire.loads(body), "jsonRevokeRequest")
-            serial = fields.string("serial")
-            aki = fields.string("authority_key_id")
-            reason = fields.string("reason")
+            serial, aki, reason = await read_input(_read_revocation, body)
         except wire.JSONError:
             raise BadRequest("Unable to parse revocation request") from None
         if not serial:
@@ -62,7 +70,7 @@ class StatusEndpoints:
         """
         assert self._signer is not None
         try:
-            fields = wire.Fields(wire.loads(body), "jsonSignRequest")
+            fields = await read_input(_read_object, body)
             pem = fields.string("certificate")
             word = fields.string("status")
             reason = fields.integer("reason")
@@ -71,13 +79,14 @@ class StatusEndpoints:
         except wire.JSONError:
             raise BadRequest("Unable to parse sign request") from None
         try:
-            certificate = load_certificate(pem.encode("utf-8", "replace"))
+            certificate = await read_input(load_certificate, pem.encode("utf-8", "replace"))
         except CodedError:
             raise BadRequest("Malformed certificate") from None
         revoked_at = self._revoked_at(revoked_text) if word == "revoked" else None
         if hash_name and hash_name not in _HASHES:
             raise BadRequest("Unsupported hash algorithm in request")
-        self._signer.check_certificate(certificate)
+        signer = self._signer
+        await offload(lambda: signer.check_certificate(certificate))
         status = parse_status(word or "good")
         if status is not CertStatus.REVOKED:
             reason = 0
@@ -85,12 +94,14 @@ class StatusEndpoints:
             raise CodedError(Code.OCSP_INVALID_STATUS, f"Invalid revocation reason {reason}")
         if hash_name == "MD5":
             raise OCSPDError("unsupported issuer hash algorithm")
-        response = self._signer.sign(
-            serial=certificate.serial_number,
-            status=status,
-            reason=reason,
-            revoked_at=revoked_at,
-            certid_hash=_HASHES[hash_name or "SHA1"],
+        response = await offload(
+            lambda: signer.sign(
+                serial=certificate.serial_number,
+                status=status,
+                reason=reason,
+                revoked_at=revoked_at,
+                certid_hash=_HASHES[hash_name or "SHA1"],
+            )
         )
         return Success({"ocspResponse": base64.b64encode(response).decode()})
 

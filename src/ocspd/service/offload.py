@@ -1,0 +1,33 @@
+"""Work that takes longer than an event loop may wait: it runs in a few threads.
+
+Few, because Python runs one thread at a time: each busy one makes the loop wait for its turn, some 5 ms. Two
+let one slow request run beside the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+SMALL_BYTES = 8192
+"""Reading so much takes less than a millisecond, which is what handing it to a thread and back may take."""
+
+_threads = ThreadPoolExecutor(2, "offload")
+
+
+async def offload(work: Callable[[], T]) -> T:
+    """Run a function in a thread and return its result, or raise what it raised."""
+    return await asyncio.get_running_loop().run_in_executor(_threads, work)
+
+
+async def read_input(read: Callable[[bytes], T], data: bytes) -> T:
+    """Apply a reader to bytes that a client sent: here when they are few, else in a thread."""
+    if len(data) <= SMALL_BYTES:
+        return read(data)
+    return await offload(lambda: read(data))

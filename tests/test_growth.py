@@ -1,0 +1,322 @@
+"""Every reader of input takes time linear in it: twice the input, twice the time and a bit.
+
+Measured in CPU time of this process, the least of a few runs, so a busy machine does not matter. A reader
+that is quick at `ENOUGH` bytes however the input looks needs no ratio: what is quadratic is not quick there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import inspect
+import pkgutil
+import re
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import ocspd
+from ocspd.cli import flags, json_tool
+from ocspd.errors import OCSPDError
+from ocspd.index import manifest
+from ocspd.pki import ocsp_der as der
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENOUGH = 1 << 19
+"""Half of the largest body the API takes: what is far from linear shows, and the test stays short."""
+QUICK_S = 0.05
+
+
+def repeated(piece: str, before: str = "", after: str = "") -> Callable[[int], str]:
+    return lambda size: before + piece * (size // len(piece)) + after
+
+
+def octets(piece: bytes, before: bytes = b"", after: bytes = b"") -> Callable[[int], bytes]:
+    return lambda size: before + piece * (size // len(piece)) + after
+
+
+def element(tag: int, piece: bytes) -> Callable[[int], bytes]:
+    return lambda size: der.tlv(tag, piece * (size // len(piece)))
+
+
+def listed(piece: str) -> Callable[[int], list[str]]:
+    return lambda size: [piece] * (size // len(piece))
+
+
+def one_host(make: Callable[[int], str], size: int) -> list[str]:
+    return [make(size)]
+
+
+def nested(tag: int) -> Callable[[int], bytes]:
+    """Elements in one another, deeper with the size, and a long one at the end."""
+
+    def make(size: int) -> bytes:
+        value = b"\x05\x00"
+        for _ in range(min(size // 8, 2000)):
+            value = der.tlv(tag, value)
+        return der.tlv(tag, value, der.tlv(0x04, bytes(size)))
+
+    return make
+
+
+ATTRIBUTE = der.sequence(der.oid("2.5.4.3"), der.tlv(0x0C, b"a"))
+RDN = der.tlv(0x31, ATTRIBUTE)
+EXTENSION = der.sequence(der.oid("1.2.3.4"), der.tlv(der.OCTET_STRING, b"\x05\x00"))
+
+PEM_TEXTS = (
+    octets(b"-----BEGIN A-----\n"),
+    octets(b"-----BEGIN "),
+    octets(b"-----END A-----\n"),
+    octets(b"-----BEGIN A-----\n", after=b"-----END A-----\n"),
+    octets(b"-----BEGIN A-----\n", after=b"-----END B-----\n" * 1000),
+    octets(b"-----BEGIN A-----\n-----END B-----\n"),
+    octets(b"-----BEGIN A-----\nAAAA\n-----END A-----\n"),
+    octets(b"a: b\n", before=b"-----BEGIN A-----\n", after=b"\nAAAA\n-----END A-----\n"),
+    octets(b"a" * 1000 + b": b\n", before=b"-----BEGIN A-----\n", after=b"\nAAAA\n-----END A-----\n"),
+    octets(b" ", before=b"-----BEGIN A-----\na:", after=b"\n-----END A-----\n"),
+    octets(b"-", before=b"-----BEGIN ", after=b"\n-----END A-----\n"),
+    octets(
+        b"AAAA\n",
+        before=b"-----BEGIN CERTIFICATE REQUEST-----\n",
+        after=b"-----END CERTIFICATE REQUEST-----\n",
+    ),
+)
+JSON_TEXTS = (
+    octets(b"["),
+    octets(b'{"a":'),
+    octets(b"[],", before=b"[", after=b"[]]"),
+    octets(b"9"),
+    octets(b"9" * 5000 + b",", before=b"[", after=b"1]"),
+    octets(b"9", before=b"1."),
+    octets(b"9", before=b"1e"),
+    octets(b'\\"', before=b'"'),
+    octets(b"\\ud800", before=b'"', after=b'"'),
+    octets(b"\\ud83d\\ude00", before=b'"', after=b'"'),
+    octets(b"\\"),
+    octets(b"\\", before=b'"\\ud800', after=b'"'),
+    octets(b'"a":1,', before=b"{", after=b'"b":1}'),
+    octets(b"\n", after="“".encode()),
+    octets(b"\xff", before=b'"', after=b'"'),
+    lambda size: ("{" + ",".join(f'"k{n}":{n}' for n in range(size // 12)) + "}").encode(),
+)
+SOME_PEM, SOME_JSON = PEM_TEXTS[::4], JSON_TEXTS[1::5]
+"""For readers that leave the text to `pem.blocks` or `wire.loads`."""
+HOSTS = (
+    repeated("a"),
+    repeated("a", before='"', after='"@b'),
+    repeated('\\"', before='"'),
+    repeated('"a" ', after="<a@b>"),
+    repeated("a ", after="<a@b>"),
+    repeated("()", before="a@b"),
+    repeated("(", before="a@b"),
+    repeated("%41", before="http://h/"),
+    repeated("%c3", before="http://"),
+    repeated("a@", before="http://"),
+    repeated("a:", before="http://"),
+    repeated(":", before="http://["),
+    repeated("a.", before="a:"),
+    repeated(" "),
+    repeated("1.", after="1"),
+    repeated("1:", after="1"),
+)
+ADDRESSES = (
+    repeated("a,"),
+    repeated("[::1],"),
+    repeated("["),
+    repeated("a:"),
+    repeated("@", before="http://"),
+)
+DURATIONS: tuple[Callable[[int], str], ...] = (
+    repeated("1"),
+    repeated("1", after="h"),
+    repeated("1."),
+    repeated("1h"),
+    repeated("1", before="0.", after="h"),
+)
+DURATIONS += (repeated("0", after="h"), repeated("h"), repeated("0h1", after="m"))
+SOURCES = (
+    repeated("a=b "),
+    repeated("a", before="a="),
+    repeated("\\a", before="a='", after="'"),
+    repeated("a "),
+    repeated("h,", before="postgres://"),
+    repeated("@", before="postgres://"),
+    repeated("a=b&", before="postgres://h/d?"),
+    repeated("%41", before="postgres://h/"),
+)
+PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
+    "certdb.dbconf.parse_db_config": SOME_JSON,
+    "certdb.dsn.parse_data_source": SOURCES,
+    "certdb.rows.read_serial": (octets(b"9"), octets(b" ")),
+    "cli.flags.parse_word": (repeated("1"), repeated("_1", before="0x"), repeated("1h")),
+    "cli.flags.quote": (repeated("\n"), repeated("\udc80")),
+    "cli.json_tool.members": SOME_JSON,
+    "index.manifest.parse": SOME_JSON,
+    "model.normalize_aki": (repeated("a:"),),
+    "model.parse_reason": (repeated("1"), repeated(" ")),
+    "model.parse_serial": (repeated("9"), repeated("a:"), repeated("a", before="0x"), repeated(" ")),
+    "model.parse_status": (repeated("a"),),
+    "pki.auth.parse_auth_key": (repeated("aa"), repeated("a "), repeated("env:")),
+    "pki.certs.load_certificate": SOME_PEM,
+    "pki.certs.load_certificates": SOME_PEM,
+    "pki.config_json.read_config": (
+        *SOME_JSON,
+        octets(b"1", before=b'{"signing":{"default":{"expiry":"', after=b'h"}}}'),
+        octets(
+            b"1.", before=b'{"signing":{"default":{"expiry":"1h","allowed_extensions":["', after=b'1"]}}}'
+        ),
+        octets(b"1", before=b'{"signing":{"default":{"expiry":"1h","not_before":"', after=b'"}}}'),
+        octets(
+            b'"signing",', before=b'{"signing":{"default":{"expiry":"1h","usages":[', after=b'"signing"]}}}'
+        ),
+    ),
+    "pki.csr.parse_request": (
+        *SOME_JSON,
+        octets(b"1,", before=b'{"extensions":[{"Id":[', after=b"1]}]}"),
+        octets(b'{"C":"FR"},', before=b'{"names":[', after=b'{"C":"FR"}]}'),
+        octets(b'{"OID":{"1.2":"a"}},', before=b'{"names":[', after=b"{}]}"),
+    ),
+    "pki.csr.parse_subject": SOME_JSON,
+    "pki.csr_reader.load_csr": (*SOME_PEM, PEM_TEXTS[-1]),
+    "pki.der_reader.elements": (octets(b"\x05\x00"), octets(b"\x30\x80")),
+    "pki.der_reader.object_identifier": (octets(b"\x81", after=b"\x01"), octets(b"\x01"), octets(b"\x80")),
+    "pki.extensions.parse_basic_constraints": (
+        element(0x30, b"\x01\x01\xff"),
+        element(0x30, b"\x02\x01\x01"),
+    ),
+    "pki.extensions.parse_extension": (element(0x30, EXTENSION), element(0x30, b"\x05\x00"), nested(0x30)),
+    "pki.extensions.parse_extensions": (element(0x30, EXTENSION), nested(0x30), element(0x30, b"\x30\x00")),
+    "pki.go_hosts.email_address": HOSTS,
+    "pki.go_hosts.request_uri": HOSTS,
+    "pki.keys.load_private_key": SOME_PEM,
+    "pki.names.attributes": (element(0x30, RDN), nested(0x30)),
+    "pki.names.is_oid": (repeated("1."), repeated("1", before="1.")),
+    "pki.names.parse": (element(0x30, RDN), element(0x30, b"\x31\x00"), nested(0x30)),
+    "pki.ocsp_der.children": (element(0x30, b"\x05\x00"), nested(0x30)),
+    "pki.pem.blocks": PEM_TEXTS,
+    "pki.profiles.parse_config": SOME_JSON,
+    "pki.sans.classify": tuple(partial(one_host, make) for make in HOSTS),
+    "pki.sans.ip_address": (repeated("1."), repeated("1:"), repeated("9"), repeated("%")),
+    "pki.sans.parse": (element(0x30, b"\x82\x01a"), element(0x30, b"\x87\x04aaaa"), nested(0x30)),
+    "pki.usages.parse_usages": (listed("signing"), listed("any"), listed("x")),
+    "web.dispatch.clean_path": (repeated("/a"), repeated("/.."), repeated("/a/.."), repeated("/")),
+    "web.dispatch.split_target": (
+        repeated("/a"),
+        repeated("/%41"),
+        repeated("%"),
+        repeated("#", before="a:"),
+    ),
+    "web.remote.parse_address": ADDRESSES,
+    "web.remote.parse_addresses": ADDRESSES,
+    "wire.loads": JSON_TEXTS,
+    "wire.parse_duration": DURATIONS,
+}
+"""By name: inputs of about a given size, each of another shape."""
+
+ELSEWHERE = {
+    "certdb.migrate.load_migrations": "files of this package",
+    "certdb.migrate.parse_migration": "files of this package",
+    "certdb.rows.parse_time": "a column of 64 bytes at most, see its regular expression",
+    "certdb.rows.read_json": "the database's own JSON",
+    "cli.flags.parse": "its words, see parse_word",
+    "cli.io.read_file": "reads a file whole, at most 64 MiB",
+    "cli.io.read_input": "reads a file whole, at most 64 MiB",
+    "cli.io.read_key_material": "reads a file whole, at most 64 MiB",
+    "cli.issue_input.parse_key": "pki.keys.load_private_key",
+    "cli.issue_input.read_certificate": "pki.certs.load_certificate",
+    "cli.issue_input.read_key": "pki.keys.load_private_key",
+    "cli.issue_input.read_request": "pki.csr.parse_request",
+    "index.manifest.parse_manifest": "see parse",
+    "pki.crl.load_crls": "lists of 2 GiB are read in pieces, tests/service/test_importing.py",
+    "service.index_txt.parse_row": "lines are bounded, see check_size",
+    "service.index_txt.parse_serial_line": "lines are bounded, see check_size",
+    "certdb.rows.read_text": "a column as it is",
+    "pki.public_keys.read_public_key": "a few elements of a request that is read already",
+    "service.offload.read_input": "applies another reader",
+    "service.serial_buckets.split_key": "fixed size",
+    "web.ocsp.decode_path": "bounded by the head of 8 KB",
+}
+"""Why a function that reads has no entry above."""
+
+_READS = re.compile(r"(?:parse|load|read|split|decode|blocks|attributes|elements|object_id|classify)")
+_INPUT = {"str", "bytes", "bytes | str", "bytes | str | None", "Iterable[str]", "Sequence[str]", "memoryview"}
+
+
+def readers() -> set[str]:
+    """The public functions of the package that read text or bytes, by the look of them."""
+    found = set()
+    for module in pkgutil.walk_packages(ocspd.__path__, "ocspd."):
+        if module.name.endswith("__main__") or module.ispkg:
+            continue
+        loaded = importlib.import_module(module.name)
+        for name, value in vars(loaded).items():
+            if not (inspect.isfunction(value) and value.__module__ == module.name and _READS.match(name)):
+                continue
+            parameters = inspect.signature(value).parameters.values()
+            if any(str(parameter.annotation) in _INPUT for parameter in list(parameters)[:2]):
+                found.add(f"{module.name.removeprefix('ocspd.')}.{name}")
+    return found
+
+
+def function(name: str) -> Callable[[Any], Any]:
+    """The reader of that name as a function of its input alone."""
+    match name:
+        case "cli.flags.parse_word":
+            declared = [flags.integer("n", ""), flags.duration("d", ""), flags.boolean("b", "")]
+
+            def words(text: str) -> None:
+                for flag in declared:
+                    refused(partial(flags.parse, [f"-{flag.name}={text}"], declared))
+
+            return words
+        case "cli.json_tool.members":
+            return lambda data: json_tool.members_of(data, bare=True)
+        case "index.manifest.parse":
+            return lambda data: manifest.parse_manifest(data, "manifest")
+    module, _, attribute = name.rpartition(".")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(f"ocspd.{module}"), attribute)
+    return found
+
+
+def refused(call: Callable[[], Any]) -> None:
+    with contextlib.suppress(OCSPDError):
+        call()
+
+
+def cost(read: Callable[[Any], Any], value: Any, runs: int = 3) -> float:
+    """The least CPU time of a few runs, in seconds. Anything but an error of ours is a failure."""
+    least = float("inf")
+    gc.disable()  # its passes grow with the number of objects, whoever made them
+    try:
+        for _ in range(runs):
+            start = time.process_time()
+            refused(lambda: read(value))
+            least = min(least, time.process_time() - start)
+            if least < QUICK_S:
+                break
+    finally:
+        gc.enable()
+    return least
+
+
+def test_every_reader_is_in_the_list() -> None:
+    known = PARSERS.keys() | ELSEWHERE.keys()
+    assert readers() - known == set(), "a new reader: give it inputs in PARSERS, or a reason in ELSEWHERE"
+    assert ELSEWHERE.keys() - readers() == set(), "gone, or renamed"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [(name, number) for name, shapes in PARSERS.items() for number in range(len(shapes))]
+)
+def test_A5_reading_takes_time_linear_in_the_input(name: str, shape: int) -> None:
+    read, make = function(name), PARSERS[name][shape]
+    assert cost(read, make(ENOUGH // 16), runs=1) < 2.0  # what is far from linear ends here
+    whole = cost(read, make(ENOUGH))
+    if whole > QUICK_S:
+        half = cost(read, make(ENOUGH // 2))
+        assert whole < 3 * max(half, QUICK_S / 2), f"{ENOUGH} bytes: {whole:.3f} s, half of them {half:.3f} s"
