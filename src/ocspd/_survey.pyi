@@ -19,6 +19,16 @@ def stale(
     is due that lasts until `until_s`, when the rows lose their force: a new one would not last longer.
     """
 
+def replaced(
+    index: Index,
+    keys: list[tuple[str, bytes, bytes]],
+    rows: list[tuple[int, int, int, bytes | None]],
+) -> list[int]:
+    """Return for each row the latest thisUpdate of its answers that say something else, 0 without any.
+
+    Rows and prefixes as for `stale`; times in seconds since the epoch.
+    """
+
 def live_stats(index: Index) -> dict[tuple[str, bytes, bytes], dict[str, int]]:
     """Return statistics of the answers an index gives out, by CertID prefix.
 

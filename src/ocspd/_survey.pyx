@@ -1,6 +1,8 @@
 # cython: language_level=3
 """Questions about whole indexes, for signers and supervisors. Public surface in _survey.pyi."""
 
+from datetime import UTC, datetime
+
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
@@ -27,13 +29,23 @@ from ocspd._index cimport (
 
 
 cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
-    """Whether a revoked answer has this GeneralizedTime and reason (0: none)."""
+    """Whether a revoked answer has this GeneralizedTime and reason (0: none).
+
+    A time after thisUpdate is signed as thisUpdate.
+    """
     cdef const Template *template = found.template
     cdef int stored = 0
+    cdef int order
     if template.hole_count < 3 or template.holes[1].size != 15 or len(revoked_at) != 15:
         return False
-    if memcmp(found.payload + template.holes[1].source, <const char *> revoked_at, 15) != 0:
+    order = memcmp(found.payload + template.holes[1].source, <const char *> revoked_at, 15)
+    if order > 0:
         return False
+    if order < 0:
+        at = datetime.fromtimestamp(template.this_update, UTC)
+        this_update = b"%04d%02d%02d%02d%02d%02dZ" % at.timetuple()[:6]
+        if memcmp(found.payload + template.holes[1].source, <const char *> this_update, 15) != 0:
+            return False
     if template.holes[2].size == 1:
         stored = found.payload[template.holes[2].source]
     return stored == reason
@@ -78,6 +90,31 @@ def stale(Index index not None, list keys not None, list rows not None, int64_t 
                     break
         if due:
             answer.append(number)
+    return answer
+
+
+def replaced(Index index not None, list keys not None, list rows not None):
+    cdef Found found
+    cdef Span serial
+    cdef int status, reason
+    cdef int64_t newest
+    prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
+    answer = []
+    for value, status, reason, revoked_at in rows:
+        newest = 0
+        octets = serial_octets(value)
+        if octets is not None:
+            if octets[0] & 0x80:
+                octets = b"\0" + octets
+            serial = span_of(octets)
+            for hash_id, name_hash, key_hash in prefixes:
+                if index.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
+                    continue
+                if found.template.status != status or (
+                    status == 1 and not same_revocation(&found, revoked_at, reason)
+                ):
+                    newest = max(newest, found.template.this_update)
+        answer.append(newest)
     return answer
 
 

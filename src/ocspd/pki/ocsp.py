@@ -42,6 +42,8 @@ DEFAULT_VALIDITY = timedelta(hours=96)
 """CFSSL's `-interval`."""
 DEFAULT_HASHES = ("sha1", "sha256")
 """A client accepts only the CertID it asked for, and both kinds ask."""
+MAX_AHEAD = timedelta(minutes=1)
+"""How far in the future a thisUpdate may lie where it must (`change_time`); clients allow for minutes."""
 
 _SECOND = timedelta(seconds=1)
 _HOUR = timedelta(hours=1)
@@ -75,6 +77,21 @@ def refresh_at(this_update: datetime, next_update: datetime, *, life: float = 0.
     if interval < _SHORT:
         return min(due, this_update + interval / 2)
     return min(due, next_update - _MARGIN, this_update + _MAX_AGE)
+
+
+def change_time(now: datetime, replaced_s: int = 0) -> datetime:
+    """Return the thisUpdate of a response that is signed because of a change: the rule for every path.
+
+    The second of `now`, so that it is not before the revocation it tells of (`Batch` writes no later
+    revocationTime), and later than `replaced_s`, the thisUpdate of the response it replaces (0: none), so
+    that no two responses that differ have the same times. For that it may lie up to MAX_AHEAD in the future,
+    where several changes meet in one second or the clock was set back a little; a response from further
+    ahead is not believed by clients either, and nothing from that far in the future is signed.
+    """
+    moment = now.replace(microsecond=0)
+    after_s = replaced_s + 1
+    ahead = after_s - moment.timestamp()
+    return datetime.fromtimestamp(after_s, UTC) if 0 < ahead <= MAX_AHEAD.total_seconds() else moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,12 +275,21 @@ class OCSPSigner:
     def _untrimmed_next_update(self, now: datetime) -> datetime:
         return _truncate(now, self.this_update_step) + self.validity - _SECOND
 
-    def batch(self, now: datetime | None = None, *, until: datetime | None = None) -> Batch:
+    def batch(
+        self,
+        now: datetime | None = None,
+        *,
+        until: datetime | None = None,
+        changed: bool = False,
+        replaced_s: int = 0,
+    ) -> Batch:
         """Encode what all responses signed at one instant (the clock's, if not given) share.
 
-        producedAt is truncated to the minute; nextUpdate is not later than the notAfter of the
-        certificate that signed (Mozilla root store policy §6), nor than `until`, when what is known of
-        the certificates ends. Raises ConfigError when either lies in the past.
+        thisUpdate is truncated to the signer's step, or where the status has changed that of `change_time`,
+        later than `replaced_s`. producedAt is truncated to the minute, but not before thisUpdate of a
+        change; nextUpdate is not later than the notAfter of the certificate that signed (Mozilla root store
+        policy §6), nor than `until`, when what is known of the certificates ends. Raises ConfigError when
+        either lies in the past.
         """
         now = self.clock.now() if now is None else now.astimezone(UTC)
         end = self.responder.not_valid_after_utc
@@ -284,6 +310,7 @@ class OCSPSigner:
             )
         else:
             responder_id = der.tlv(der.context(1, constructed=True), self._responder_parts.subject)
+        this_update = change_time(now, replaced_s) if changed else _truncate(now, self.this_update_step)
         certificates = b""
         if not self.direct:
             certificates = der.tlv(
@@ -296,9 +323,9 @@ class OCSPSigner:
             responder_id=responder_id,
             certid_prefixes=self._certid_prefixes,
             certificates=certificates,
-            produced_at=_truncate(now, _MINUTE),
-            this_update=_truncate(now, self.this_update_step),
-            next_update=min(self._untrimmed_next_update(now), end, until or end),
+            produced_at=max(_truncate(now, _MINUTE), this_update) if changed else _truncate(now, _MINUTE),
+            this_update=this_update,
+            next_update=max(min(this_update + self.validity - _SECOND, end, until or end), this_update),
         )
 
     def sign(
@@ -311,7 +338,10 @@ class OCSPSigner:
         certid_hash: str = "sha1",
     ) -> bytes:
         """Sign one response now and return its DER; see `Batch.sign` for the arguments and errors."""
-        return self.batch().sign(serial, status, reason, revoked_at, certid_hash)
+        batch = self.batch()
+        if status == CertStatus.REVOKED and revoked_at is not None and revoked_at > batch.this_update:
+            batch = self.batch(changed=True)
+        return batch.sign(serial, status, reason, revoked_at, certid_hash)
 
 
 def _signing(key: PrivateKey, key_name: str) -> tuple[Callable[[bytes], bytes], bytes]:

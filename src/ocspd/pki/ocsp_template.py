@@ -127,7 +127,8 @@ class Batch:
         """Sign one OCSPResponse and return its DER.
 
         `reason` and `revoked_at` count for revoked certificates only; reason 0 is left out (RFC 5280
-        §5.3.1), an unknown time is written as the epoch: the certificate was never to be trusted.
+        §5.3.1), an unknown time is written as the epoch: the certificate was never to be trusted. A time
+        after thisUpdate is written as thisUpdate: who reads it in a response must not think it is to come.
         Raises SerialError for a negative serial number and CodedError 8200 for a status or a reason
         that does not exist.
         """
@@ -187,7 +188,9 @@ class Batch:
         return SignedRows(answers, made, dropped)
 
     def _rest(self, status: int, reason: int, revoked_at: datetime | None) -> bytes:
-        """Encode what follows the serial number."""
+        """Encode what follows the serial number; a time of revocation is never after thisUpdate."""
+        if revoked_at is not None and revoked_at > self.this_update:
+            revoked_at = self.this_update
         return _status(status, reason, revoked_at) + self._times
 
     def _prefix(self, certid_hash: str, serial_size: int, rest_size: int) -> bytes:

@@ -358,16 +358,19 @@ class _Refresh:
     async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
         now = self.clock.now()
         plain = reduced(rows)
+        replaced: Sequence[int] = ()
         if self.staleness is not None:
             until = ends(rows)
             until_s = None if until is None else int(until.timestamp())
-            wanted = self._stale_rows(self.staleness)(number, plain, int(now.timestamp()), until_s)
+            stale_rows = self._stale_rows(self.staleness)
+            wanted = stale_rows(number, plain, int(now.timestamp()), until_s)
             self.report.fresh += len(rows) - len(wanted)
             rows, plain = [rows[at] for at in wanted], [plain[at] for at in wanted]
+            replaced = stale_rows.replaced(number, plain)
         if not rows:
             self._tell()
             return
-        signed = await signing.sign(Chunk(number, now, plain, ends(rows)))
+        signed = await signing.sign(Chunk(number, now, plain, ends(rows), replaced=replaced))
         if self.index is not None or self.table:
             await self._store(number, rows, signed)
         self._count(rows, signed)

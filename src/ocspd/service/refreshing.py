@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ocspd.service.presigning import Progress, SkippedRow
     from ocspd.service.publishing import PublishStats
     from ocspd.service.signing import Signing
+    from ocspd.service.staleness import StaleRows
 
 STATE_NAME = "signer.json"
 """The file beside the manifest that keeps the position in the change feed."""
@@ -338,9 +339,9 @@ class Refresher:
                 signing = await stack.enter_async_context(SigningPool(self._signers, processes=processes))
             for number, some in rows.items():
                 parts = [some[at : at + CHUNK_ROWS] for at in range(0, len(some), CHUNK_ROWS)]
-                for signed in await asyncio.gather(
-                    *(signing.sign(to_chunk(number, now, part)) for part in parts)
-                ):
+                known = await asyncio.to_thread(self._open_index)
+                chunks = [to_chunk(number, now, part, known) for part in parts]
+                for signed in await asyncio.gather(*(signing.sign(chunk) for chunk in chunks)):
                     due = self._signers[number].due_s(signed.this_update, signed.next_update)
                     for result in signed.answers:
                         if isinstance(result, str):
@@ -348,6 +349,15 @@ class Refresher:
                         else:
                             answers += [(der, due) for der in result]
         return answers
+
+    def _open_index(self) -> StaleRows | None:
+        """Map the index to see what changes replace; None when it cannot be read at the moment."""
+        try:
+            return Staleness.of(
+                self._generations.directory.path, self._generations.segments, self._signers, 0
+            ).open()
+        except IndexFileError:
+            return None  # `Generations` says so, and mends it
 
     @property
     def _state_path(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ocspd.model import StatusRow
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.pki.ocsp_template import Batch, Row
-    from ocspd.service.staleness import Staleness
+    from ocspd.service.staleness import Staleness, StaleRows
 
 _STATUS = itemgetter(1)
 
@@ -37,6 +37,11 @@ class Chunk:
     rows: list[Row]
     until: datetime | None = None
     """When the answers end at the latest."""
+    changed: bool = False
+    """Whether the rows are signed because they have changed (`pki.ocsp.change_time`)."""
+    replaced: Sequence[int] = ()
+    """For each row the thisUpdate (seconds since the epoch) of an answer it replaces that says something
+    else, 0 for none; empty where that is known of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +137,11 @@ class Signing(Protocol):
         ...
 
 
-def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow]) -> Chunk:
-    """Reduce rows of one issuer to what signing needs."""
-    return Chunk(signer, now, reduced(rows), ends(rows))
+def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow], known: StaleRows | None = None) -> Chunk:
+    """Reduce changed rows of one issuer to what signing needs; `known` is the index as it is."""
+    plain = reduced(rows)
+    replaced = known.replaced(signer, plain) if known is not None else ()
+    return Chunk(signer, now, plain, ends(rows), changed=True, replaced=replaced)
 
 
 def ends(rows: Iterable[StatusRow]) -> datetime | None:
@@ -155,6 +162,28 @@ def earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
+def _late(chunk: Chunk, first_s: float) -> bool:
+    """Whether a row of a pass was revoked after its thisUpdate, cut down as it is."""
+    return any(row[1] == CertStatus.REVOKED and (row[3] or 0) > first_s for row in chunk.rows)
+
+
+def _joined(count: int, parts: Sequence[tuple[Sequence[int], SignedChunk]]) -> SignedChunk:
+    """Put the parts of a chunk of `count` rows together, which begins and ends with the first to do so."""
+    answers: list[list[bytes] | str] = [[] for _ in range(count)]
+    for positions, part in parts:
+        for at, answer in zip(positions, part.answers, strict=True):
+            answers[at] = answer
+    done = [part for _, part in parts]
+    return SignedChunk(
+        answers=answers,
+        this_update=min(part.this_update for part in done),
+        next_update=min(part.next_update for part in done),
+        reasons_dropped=sum(part.reasons_dropped for part in done),
+        made=sum(part.made for part in done),
+        skipped=sum(part.skipped for part in done),
+    )
+
+
 class Bench:
     """Signers with the batch of the current minute of each, and the segment they write."""
 
@@ -171,19 +200,48 @@ class Bench:
         self._yielding = background
         self._sorting = sorting
         self._stale = None if sorting is None or sorting.staleness is None else sorting.staleness.open()
-        self._batches: dict[int, tuple[tuple[datetime, datetime | None], Batch]] = {}
+        self._batches: dict[tuple[int, bool], tuple[tuple[datetime, datetime | None, int | None], Batch]] = {}
         self._segments = segments
         self._writer: SegmentWriter | None = None
         self._written = 0
 
     def sign(self, chunk: Chunk) -> SignedChunk:
         """Sign a chunk; OCSPDError when no further one can be signed either."""
-        signer = self._signers[chunk.signer]
-        times = chunk.now.replace(second=0, microsecond=0), chunk.until
-        made_for, batch = self._batches.get(chunk.signer, (None, None))
+        rounded = self._batch(chunk)
+        first_s = rounded.this_update.timestamp()
+        now_s = int(chunk.now.timestamp())
+        parts: dict[int, list[int]] = {}
+        plain = not (chunk.changed or chunk.replaced or _late(chunk, first_s))
+        for at, row in enumerate(() if plain else chunk.rows):
+            replaced_s = chunk.replaced[at] if chunk.replaced else 0
+            late = row[1] == CertStatus.REVOKED and row[3] is not None and row[3] > first_s
+            if chunk.changed or replaced_s or late:
+                parts.setdefault(replaced_s if replaced_s >= now_s else 0, []).append(at)
+        if not parts:
+            return self._sign(chunk, rounded)
+        changed = {at for positions in parts.values() for at in positions}
+        rest = [at for at in range(len(chunk.rows)) if at not in changed]
+        signed = []
+        for replaced_s, positions in (*parts.items(), *(((None, rest),) if rest else ())):
+            part = replace(chunk, rows=[chunk.rows[at] for at in positions])
+            batch = rounded if replaced_s is None else self._batch(chunk, replaced_s)
+            signed.append((positions, self._sign(part, batch)))
+        return _joined(len(chunk.rows), signed)
+
+    def _batch(self, chunk: Chunk, replaced_s: int | None = None) -> Batch:
+        """Return the batch of the minute, or where `replaced_s` is given that of a change in this second."""
+        signer, changed = self._signers[chunk.signer], replaced_s is not None
+        times = chunk.now.replace(microsecond=0), chunk.until, replaced_s
+        if not changed:
+            times = chunk.now.replace(second=0, microsecond=0), chunk.until, None
+        made_for, batch = self._batches.get((chunk.signer, changed), (None, None))
         if batch is None or made_for != times:
-            batch = signer.batch(chunk.now, until=chunk.until)
-            self._batches[chunk.signer] = times, batch
+            batch = signer.batch(chunk.now, until=chunk.until, changed=changed, replaced_s=replaced_s or 0)
+            self._batches[chunk.signer, changed] = times, batch
+        return batch
+
+    def _sign(self, chunk: Chunk, batch: Batch) -> SignedChunk:
+        signer = self._signers[chunk.signer]
         keep = self._segments is None or self._segments.keep
         signed = batch.sign_rows(
             chunk.rows,
@@ -223,13 +281,15 @@ class Bench:
         if number is None:
             result.foreign.setdefault(aki, []).extend(row[0] for row in rows)
             return
+        replaced: Sequence[int] = ()
         if self._stale is not None:
             wanted = [rows[at] for at in self._stale(number, rows, int(now.timestamp()))]
             result.fresh += len(rows) - len(wanted)
             rows = wanted
+            replaced = self._stale.replaced(number, rows)
         if not rows:
             return
-        signed = self.sign(Chunk(number, now, rows))
+        signed = self.sign(Chunk(number, now, rows, replaced=replaced))
         result.signed += len(rows) - signed.skipped
         result.revoked += list(map(_STATUS, rows)).count(CertStatus.REVOKED)
         result.made += signed.made

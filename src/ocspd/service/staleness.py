@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index
-from ocspd._survey import stale
+from ocspd._survey import replaced, stale
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
@@ -74,6 +74,20 @@ class StaleRows:
             self._staleness.spread_s[number],
             until_s,
         )
+
+    def replaced(self, number: int, rows: Sequence[Row]) -> Sequence[int]:
+        """Return for each row the thisUpdate of the answer to replace where it says something else, or 0.
+
+        Nothing for all rows where there is none.
+        """
+        if not self._index.entries:
+            return ()
+        found = replaced(
+            self._index,
+            self._staleness.keys[number],
+            [(serial, *_told(status, reason, revoked_s)) for serial, status, reason, revoked_s in rows],
+        )
+        return found if any(found) else ()
 
 
 def _told(status: int, reason: int, revoked_s: float | None) -> tuple[int, int, bytes | None]:
