@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import TextIO
 
 FATAL = 60
@@ -31,6 +32,23 @@ class _Formatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+def capture_warnings() -> None:
+    """Send what Python and libraries warn of to DEBUG: it names source files and means nothing to users."""
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(  # noqa: PLR0913, PLR0917  (the signature is that of warnings.showwarning)
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del filename, lineno, file, line
+    logger.debug("%s: %s", category.__name__, message)
+
+
 def setup(level: int, stream: TextIO | None = None) -> None:
     """Send the package's log lines at CFSSL level `level` (0-5) and above to stream (stderr)."""
     logging.addLevelName(FATAL, "FATAL")
@@ -38,4 +56,5 @@ def setup(level: int, stream: TextIO | None = None) -> None:
     handler.setFormatter(_Formatter())
     logger.handlers[:] = [handler]
     logger.propagate = False
+    capture_warnings()
     logger.setLevel(_LEVELS[min(max(level, 0), 5)])

@@ -57,6 +57,7 @@ _VERSION_WORDS = {"-version", "--version"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (sys.argv without its first word) and return the exit code."""
     try:
+        logs.capture_warnings()
         code = _main(list(sys.argv[1:] if argv is None else argv))
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ocspd._der import parse_response
 from ocspd.errors import OCSPDError
+from ocspd.pki.cert_reader import check_issued_by, read_certificate
 from ocspd.pki.certid import HASHES, issuer_hashes
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def _verifier(responder: bytes, issuer: x509.Certificate) -> Verify:
     certificate = issuer
     if responder:
         try:
-            certificate = x509.load_der_x509_certificate(responder)
+            certificate = read_certificate(responder)
             if certificate != issuer:
-                certificate.verify_directly_issued_by(issuer)
+                check_issued_by(certificate, issuer)
                 usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
                 if ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
                     raise OCSPDError("its responder certificate lacks the key usage OCSP signing")

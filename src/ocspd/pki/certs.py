@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
-from cryptography.utils import CryptographyDeprecationWarning
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.model import CertificateRow
 from ocspd.pki import extensions, names, pem, sans
 from ocspd.pki import ocsp_der as der
+from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
 
 if TYPE_CHECKING:
@@ -52,17 +51,14 @@ def load_certificates(data: bytes) -> list[x509.Certificate]:
 
 def _parse(content: bytes) -> list[x509.Certificate]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # old roots with serial 0
-            return [x509.load_der_x509_certificate(content)]
-    except (ValueError, x509.InvalidVersion) as err:
+        return [read_certificate(content)]
+    except DERError as err:
         if _is_pkcs7(content):
             try:
                 return pkcs7.load_der_pkcs7_certificates(content)
             except (ValueError, UnsupportedAlgorithm):
                 pass
-        reason = " ".join(str(err).split())[:200]
-        raise CodedError(Code.CERT_PARSE_FAILED, f"Failed to parse certificate: {reason}") from err
+        raise CodedError(Code.CERT_PARSE_FAILED, f"Failed to parse certificate: {err}") from err
 
 
 def _is_pkcs7(content: bytes) -> bool:

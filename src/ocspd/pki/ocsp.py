@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -23,8 +22,10 @@ from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.pki import ocsp_der as der
+from ocspd.pki.cert_reader import check_issued_by, read_certificate
 from ocspd.pki.certid import HASHES, certid_prefix, check_hash_name, key_identifier, parts_of
-from ocspd.pki.ocsp_check import Named, check_responder, extension_of, iso
+from ocspd.pki.certs import load_certificate, ski_hex
+from ocspd.pki.ocsp_check import Named, check_responder, iso
 from ocspd.pki.ocsp_template import Batch
 
 try:
@@ -34,6 +35,8 @@ except ImportError:  # before cryptography 47
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from cryptography import x509
 
     from ocspd.clock import Clock
     from ocspd.pki.keys import PrivateKey
@@ -113,8 +116,8 @@ class SignerSpec:
     def open(self, now: datetime) -> OCSPSigner:
         """Make the signer again; warnings were given where the spec was made."""
         return OCSPSigner(
-            x509.load_der_x509_certificate(self.issuer),
-            x509.load_der_x509_certificate(self.responder),
+            read_certificate(self.issuer),
+            read_certificate(self.responder),
             cast("PrivateKey", serialization.load_pem_private_key(self.key, None)),
             clock=ManualClock(now),
             validity=self.validity,
@@ -180,8 +183,7 @@ class OCSPSigner:
     @property
     def aki(self) -> str:
         """What certdb's rows of this issuer carry: hex of its key identifier, "" when it has none."""
-        identifier = extension_of(self.issuer, x509.SubjectKeyIdentifier)
-        return "" if identifier is None else identifier.digest.hex()
+        return ski_hex(self.issuer)
 
     def due_s(self, this_update: datetime, next_update: datetime) -> int:
         """Return when an answer with these times is due to be replaced, in seconds since the epoch."""
@@ -255,7 +257,7 @@ class OCSPSigner:
         if parts_of(certificate).issuer != self._issuer_parts.subject:
             raise CodedError(Code.OCSP_ISSUER_MISMATCH, "Certificate not issued by this issuer")
         try:
-            certificate.verify_directly_issued_by(self.issuer)
+            check_issued_by(certificate, self.issuer)
         except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm) as err:
             raise CodedError(
                 Code.OCSP_INVALID_STATUS,
@@ -265,7 +267,7 @@ class OCSPSigner:
     def issued(self, certificate_pem: bytes) -> bool:
         """Tell whether this signer's issuer issued the certificate; False for bytes that are none."""
         try:
-            self.check_certificate(x509.load_pem_x509_certificate(certificate_pem))
+            self.check_certificate(load_certificate(certificate_pem))
         except (ValueError, CodedError):
             return False
         return True

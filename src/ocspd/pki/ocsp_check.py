@@ -12,6 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ocspd.errors import ConfigError
 from ocspd.pki import ocsp_der as der
+from ocspd.pki.cert_reader import check_issued_by
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,7 +66,7 @@ def _check_delegation(issuer: Named, responder: Named) -> None:
             "clients accept the CA itself or a responder certificate the CA issued directly"
         )
     try:
-        responder.certificate.verify_directly_issued_by(issuer.certificate)
+        check_issued_by(responder.certificate, issuer.certificate)
     except (InvalidSignature, ValueError, TypeError):
         raise ConfigError(
             f"{who}: its signature was not made by the key of {issuer.name}: use the CA certificate that "

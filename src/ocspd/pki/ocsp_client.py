@@ -16,6 +16,8 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ocspd.errors import OCSPDError
+from ocspd.pki.cert_reader import check_issued_by
+from ocspd.pki.certid import issuer_hashes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,7 +37,11 @@ class Verdict:
 def make_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
     """Return a DER request with a SHA-1 CertID and no nonce (RFC 9919 §3.1.1 allows no more)."""
     # The hash only names the issuer; every responder knows SHA-1.
-    builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, hashes.SHA1())  # noqa: S303
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+        *issuer_hashes(issuer, "sha1"),
+        certificate.serial_number,
+        hashes.SHA1(),  # noqa: S303
+    )
     return builder.build().public_bytes(serialization.Encoding.DER)
 
 
@@ -76,7 +82,7 @@ def _signer(answer: ocsp.OCSPResponse, issuer: x509.Certificate) -> x509.Certifi
     if responder == issuer:
         return issuer
     try:
-        responder.verify_directly_issued_by(issuer)
+        check_issued_by(responder, issuer)
         usages = responder.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound) as err:
         raise OCSPDError("the responder's certificate is not one that the issuer appointed") from err

@@ -1,7 +1,7 @@
 """DER encoding of the few types an OCSPResponse consists of (X.690; RFC 6960 §4.2.1).
 
-A writer only, and one small reader for certificates that `cryptography` has already accepted: names
-and keys must be hashed and compared as they stand in the certificate, never re-encoded.
+A writer, and a way to cut a certificate up: names and keys must be hashed and compared as they stand in
+it, never re-encoded. `der_reader` is what reads.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ocspd.errors import DERError
+from ocspd.pki.der_reader import each, span
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -77,39 +78,14 @@ def time_text(instant: datetime) -> bytes:
 
 
 def children(element: bytes) -> list[bytes]:
-    """Split a constructed element into its encoded children.
-
-    For input `cryptography` has parsed; DERError when lengths do not add up nevertheless.
-    """
-    _, position, end = _span(element, 0)
+    """Split a constructed element into its encoded children; DERError when lengths do not add up."""
+    _, position, end = span(element, 0, len(element))
     if end != len(element):
-        raise DERError("trailing bytes after a DER element")
-    found = []
-    while position < end:
-        _, _, following = _span(element, position)
-        if following > end:
-            raise DERError("a DER element is longer than its container")
-        found.append(element[position:following])
-        position = following
-    return found
+        raise DERError("bytes after a DER element")
+    return [child.raw for child in each(element[position:end])]
 
 
 def content(element: bytes) -> bytes:
     """Return the content octets of one encoded element."""
-    _, start, end = _span(element, 0)
+    _, start, end = span(element, 0, len(element))
     return element[start:end]
-
-
-def _span(data: bytes, position: int) -> tuple[int, int, int]:
-    """Return tag, start and end of the content of the element at position."""
-    if position + 2 > len(data):
-        raise DERError("truncated DER element")
-    tag, length = data[position], data[position + 1]
-    start = position + 2
-    if length & 0x80:
-        count = length & 0x7F
-        length = int.from_bytes(data[start : start + count], "big")
-        start += count
-    if start + length > len(data):
-        raise DERError("truncated DER element")
-    return tag, start, start + length

@@ -12,11 +12,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.pki import extensions, keys
 from ocspd.pki import ocsp_der as der
+from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
 from ocspd.pki.certs import subject_key_id
 from ocspd.pki.extensions import BasicConstraints, Extension
@@ -24,6 +23,8 @@ from ocspd.pki.sans import AlternativeNames
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from cryptography import x509
 
     from ocspd.pki.keys import PrivateKey
     from ocspd.pki.names import Name
@@ -66,7 +67,7 @@ class Template:
         except DERError as err:
             raise CodedError(Code.CERT_BAD_REQUEST, str(err)) from err
         signature = der.tlv(der.BIT_STRING, b"\0", keys.sign(key, body))
-        return x509.load_der_x509_certificate(der.sequence(body, keys.signature_algorithm(key), signature))
+        return read_certificate(der.sequence(body, keys.signature_algorithm(key), signature))
 
     def _body(self, subject: bytes, issuer_name: bytes, authority: bytes | None, algorithm: bytes) -> bytes:
         wanted = self._extensions(subject, authority)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from ocspd.errors import OCSPDError
+from ocspd.logs import capture_warnings
 from ocspd.service.priority import leave_cpu_to_others, weigh_session_least
 from ocspd.service.signing import Bench, Chunk, PackedChunk, SignedChunk, SignedPacked
 
@@ -246,6 +247,7 @@ def _work(parent: socket.socket, task: _Task) -> None:
     """Be a worker: answer chunks until the socket ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    capture_warnings()
     if task.background:
         leave_cpu_to_others()
     light = not task.background
