@@ -142,8 +142,6 @@ cdef int read_field(const uint8_t *line, const uint8_t *end, Request *out, int *
             if out.chunked or value != 7 or not same(p, "chunked", 7):
                 return -1
             out.chunked = True
-        elif same(line, "if-modified-since", 17):
-            note(out, C_HEADER)
     elif name == 19:
         if same(line, "if-unmodified-since", 19):
             note(out, C_HEADER)

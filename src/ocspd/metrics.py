@@ -41,7 +41,7 @@ SLOW_CAUSES = ("method", "target", "version", "header", "chunked", "expect", "fr
 """Why the native path left a request to aiohttp.
 
 `target`: absolute form or an escape it does not know; `header`: a field whose meaning it does not
-implement (such as If-Modified-Since); `framing`: ambiguous or broken framing; `size`: over a limit.
+implement (such as If-Match); `framing`: ambiguous or broken framing; `size`: over a limit.
 """
 
 HASHES = ("sha1", "sha256", "sha384", "sha512")

@@ -17,7 +17,7 @@ from tests.web.raw_http import get, post
 
 DER = authorities()[0].request(GOOD)
 GET = get("/" + base64.b64encode(DER).decode())
-ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")
+ODD = get("/" + base64.b64encode(DER).decode(), "If-Unmodified-Since: x")
 
 
 def resident() -> int:

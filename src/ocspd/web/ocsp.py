@@ -35,9 +35,11 @@ Rules:
     space means `+`, `-` means `+`, `_` means `/`; trailing `=` may be too few or too many. What is left is
     strict base64. Nothing left: the health answer.
  3. POST: any path below -path, any Content-Type or none, Content-Length or chunked.
- 4. Conditions count on GET and HEAD (RFC 9110 §13.1): If-None-Match with weak comparison, a list or `*`;
-    without it, If-Modified-Since not before thisUpdate. CFSSL answers 304 to POST as well; nobody can
-    depend on it, since a POST is not cached.
+ 4. If-None-Match counts on GET and HEAD (RFC 9110 §13.1.2): weak comparison, a list or `*`. CFSSL answers
+    304 to POST as well; nobody can depend on it, since a POST is not cached.
+ 5. If-Modified-Since never leads to 304: Last-Modified is thisUpdate in whole seconds, and a certificate may
+    be revoked within the second, or signed anew for the same period: a date cannot tell one answer from the
+    other. So it is no strong validator (RFC 9110 §8.8.2.2), and ignoring it is always right (§13.1.3).
 
 It must not read an index or a clock other than the one it is given; `worker.py` makes the server.
 """
@@ -49,7 +51,6 @@ import base64
 import binascii
 import logging
 import re
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -198,7 +199,7 @@ class OCSPServer(web.Server):
         if not der:
             return Answer(self, 200, "health")
         reply = self.responder.answer(der)
-        if reply.cacheable and is_current(request.headers, reply.etag, reply.this_update):
+        if reply.cacheable and is_current(request.headers, reply.etag):
             return Answer(self, 304, "not_modified", reply=reply)
         return Answer(self, reply.http_status, reply.outcome, reply.body, reply=reply)
 
@@ -349,16 +350,7 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return bytes((int(match[1], 16),))
 
 
-def is_current(headers: CIMultiDictProxy[str], etag: str, this_update: int) -> bool:
-    """Tell whether the copy a GET names is the answer with this entity tag (RFC 9110 §13.1.2-13.1.3)."""
-    tags = headers.getall("If-None-Match", [])
-    if tags:
-        text = ",".join(tags)
-        return text.strip() == "*" or etag in _ETAG.findall(text)
-    since = headers.get("If-Modified-Since")
-    if since is None:
-        return False
-    try:
-        return parsedate_to_datetime(since).timestamp() >= this_update
-    except (ValueError, OverflowError):
-        return False
+def is_current(headers: CIMultiDictProxy[str], etag: str) -> bool:
+    """Tell whether the copy a GET names is the answer with this entity tag (RFC 9110 §13.1.2)."""
+    text = ",".join(headers.getall("If-None-Match", []))
+    return text.strip() == "*" or etag in _ETAG.findall(text)
