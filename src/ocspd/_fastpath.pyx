@@ -6,7 +6,8 @@ Rules of this file
 2. A connection is in one of three states. FAST: requests are answered here. SLOW: one request,
    whose end is known, is with aiohttp; FAST again when it is answered. FOREIGN: the framing is in
    doubt, aiohttp has the connection and ends it with its answer (RFC 9112 §6.3): so no octets whose
-   meaning is in doubt are ever taken for a request, and no connection stays slow.
+   meaning is in doubt are ever taken for a request, and no connection stays slow. Where a last answer
+   leaves octets unread, the connection is LINGERING for a while before it is CLOSED.
 3. Everything kept for a client is bounded: one request's octets, plus what one read delivers.
 4. Responses go to the socket directly, all those to one read in one system call. What it does not take
    is the transport's, and while the transport has something to write, so is everything after it.
@@ -29,6 +30,7 @@ from ocspd._http cimport (
     read_head,
     skip_chunks,
 )
+from ocspd._index cimport Index
 from ocspd._responder cimport HEAD_ROOM, Responder, Verdict, strange_condition
 
 from ocspd import metrics
@@ -41,6 +43,10 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     SAMPLE = 16  # every 16th read is timed
     OUT_ROOM = 1 << 14  # octets of responses in one system call
+    KEPT_LIMIT = 1 << 22  # octets kept for a client; a transport that stops reading when told stays far below
+    LINGER_S = 5  # how long, and how many octets, a client may go on sending after a last answer
+    LINGER_OCTETS = 1 << 24
+    BLANK_ROOM = 2  # octets of empty lines that do not begin a request: some clients send CRLF after a body
 
 _POSITION = {name: position for position, name in enumerate(metrics.COUNTERS)}
 
@@ -57,6 +63,8 @@ cdef int N_TIMEOUT_WRITE = _POSITION["timeout_write"]
 cdef int N_BOUNDS = len(metrics.LATENCY_BOUNDS_NS)
 cdef int64_t[16] BOUNDS
 cdef int _number
+if N_BOUNDS > 16:
+    raise ImportError("metrics.LATENCY_BOUNDS_NS has no room in _fastpath")
 for _number in range(N_BOUNDS):
     BOUNDS[_number] = metrics.LATENCY_BOUNDS_NS[_number]
 if metrics.SLOW_CAUSES != ("method", "target", "version", "header", "chunked", "expect", "framing", "size"):
@@ -76,6 +84,7 @@ cdef enum State:
     SLOW = 1
     FOREIGN = 2
     CLOSED = 3
+    LINGERING = 4  # nothing more is answered; what the client still sends is dropped
 
 
 cdef class Connections:
@@ -104,6 +113,8 @@ cdef class Connections:
         self, Responder responder not None, *, slow_factory, header_timeout_s=10, idle_timeout_s=75,
         write_timeout_s=30, max_connections=50_000
     ):
+        if min(header_timeout_s, idle_timeout_s, write_timeout_s, max_connections) < 1:
+            raise ValueError("limits of connections are positive")
         self._responder = responder
         self._slow_factory = slow_factory
         self._open = set()
@@ -126,6 +137,8 @@ cdef class Connections:
     def tick(self, now_s):
         cdef OCSPConnection connection
         cdef int64_t waited
+        if self._responder is None:
+            raise TypeError("Connections is not initialised")
         self._responder.set_time(now_s)
         self._ticks += 1
         for connection in tuple(self._open):
@@ -134,7 +147,11 @@ cdef class Connections:
                 if waited > self._write_timeout:
                     self._responder._counters[N_TIMEOUT_WRITE] += 1
                     connection._abort()
-            elif connection._state == FAST and not connection._buffered:
+            elif connection._state == LINGERING:
+                if waited > LINGER_S:
+                    connection._state = CLOSED
+                    connection._transport.close()
+            elif connection._state == FAST and not connection._buffered and connection._blank <= BLANK_ROOM:
                 if waited > self._idle_timeout:
                     self._responder._counters[N_TIMEOUT_IDLE] += 1
                     connection._close()
@@ -173,6 +190,9 @@ cdef class OCSPConnection:
     cdef bint _replied  # aiohttp has answered it all the same
     cdef int64_t _since  # the tick at which what is waited for began
     cdef uint64_t _reads
+    cdef uint64_t _served  # requests answered here
+    cdef Py_ssize_t _blank  # octets of empty lines since the last request
+    cdef Py_ssize_t _linger_left
     cdef uint8_t *_buffer
     cdef Py_ssize_t _buffered
     cdef Py_ssize_t _room
@@ -191,7 +211,13 @@ cdef class OCSPConnection:
 
     # -- asyncio.Protocol ----------------------------------------------------------------------
 
+    cdef int _check(self) except -1:
+        if self._pool is None:
+            raise TypeError("use Connections.protocol")
+        return 0
+
     def connection_made(self, transport):
+        self._check()
         cdef uint64_t *counters = self._responder._counters
         self._transport = transport
         self._since = self._pool._ticks
@@ -204,12 +230,17 @@ cdef class OCSPConnection:
         self._pool._open.add(self)
 
     def connection_lost(self, exc):
+        self._check()
         if self in self._pool._open:
             self._pool._open.discard(self)
             self._responder._counters[N_CLOSED] += 1
         self._state = CLOSED
         self._socket = NO_SOCKET
-        self._drop_slow(exc)
+        if self._slow is not None:
+            self._slow_transport._connection = None
+            # aiohttp's task may not have begun yet, and fails when the connection is lost before it has
+            asyncio.get_running_loop().call_soon(self._slow.connection_lost, exc)
+            self._slow = self._slow_transport = None
 
     def eof_received(self):
         self._ended = True
@@ -217,14 +248,15 @@ cdef class OCSPConnection:
         return self._state == FOREIGN or (self._state == SLOW and not self._owed)
 
     def pause_writing(self):
+        self._check()
         self._paused = True
         self._since = self._pool._ticks
         if self._slow is not None:
             self._slow.pause_writing()
-        if self._state != CLOSED:
-            self._transport.pause_reading()
+        self._pause_reading()
 
     def resume_writing(self):
+        self._check()
         self._paused = False
         self._since = self._pool._ticks
         if self._slow is not None:
@@ -239,6 +271,8 @@ cdef class OCSPConnection:
         cdef Py_ssize_t used
         cdef timespec begin, end
         cdef bint timed = False
+        cdef uint64_t served = self._served
+        self._check()
         cdef uint64_t *counters = self._responder._counters
         counters[N_RECEIVED] += <uint64_t> size
         if self._state == FAST and self._buffered == 0 and not self._paused:
@@ -246,13 +280,19 @@ cdef class OCSPConnection:
             if self._reads % SAMPLE == 1:
                 timed = True
                 clock_gettime(CLOCK_MONOTONIC, &begin)
-            self._since = self._pool._ticks
             used = self._process(p, size)
-            if timed and used == size and self._state == FAST:
+            if timed and used == size and self._state == FAST and self._served != served:
                 clock_gettime(CLOCK_MONOTONIC, &end)
                 self._record((end.tv_sec - begin.tv_sec) * 1_000_000_000 + end.tv_nsec - begin.tv_nsec)
             if used < size:
+                if self._blank <= BLANK_ROOM:  # a request begins, and its time limit
+                    self._since = self._pool._ticks
                 self._keep(p + used, size - used)
+        elif self._state == LINGERING:
+            if size >= self._linger_left:
+                self._close()
+            else:
+                self._linger_left -= size
         elif self._state == FOREIGN:
             self._slow.data_received(data)
         elif self._state == SLOW and not self._buffered:
@@ -280,7 +320,10 @@ cdef class OCSPConnection:
         """Keep octets that cannot be used yet; the reader is stopped while there are many."""
         cdef Py_ssize_t room = self._room or 1024
         cdef uint8_t *grown
-        if self._state == CLOSED:
+        if self._state == CLOSED or self._state == LINGERING:
+            return 0
+        if self._buffered + size > KEPT_LIMIT:
+            self._abort()
             return 0
         while room < self._buffered + size:
             room *= 2
@@ -293,7 +336,7 @@ cdef class OCSPConnection:
         memcpy(self._buffer + self._buffered, p, <size_t> size)
         self._buffered += size
         if self._state == SLOW:
-            self._transport.pause_reading()
+            self._pause_reading()
         return 0
 
     cdef int _process_buffer(self) except -1:
@@ -309,8 +352,6 @@ cdef class OCSPConnection:
         self._room = 0
         try:
             used = self._process(taken, size)
-            if used:
-                self._since = self._pool._ticks
             if used < size:
                 self._keep(taken + used, size - used)
         finally:
@@ -324,9 +365,13 @@ cdef class OCSPConnection:
         cdef uint8_t *out = self._pool._out
         cdef Py_ssize_t used = 0, filled = 0
         cdef Py_ssize_t total
+        cdef Index index
         while used < size and self._state == FAST and not self._paused:
             if p[used] == c"\r" or p[used] == c"\n":  # empty lines before a request (RFC 9112 §2.2)
                 used += 1
+                self._blank += 1
+                if self._blank == BLANK_ROOM + 1:
+                    self._since = self._pool._ticks
                 continue
             if not read_head(p + used, size - used, &request):
                 break
@@ -340,7 +385,12 @@ cdef class OCSPConnection:
                         break
                 if self._pool._draining:
                     request.keep_alive = 0
+                # a verdict points into the index, and whatever writing runs could replace that
+                index = self._responder._index
                 if self._responder._settle(&request, p + used + request.head_size, &verdict):
+                    self._since = self._pool._ticks
+                    self._blank = 0
+                    self._served += 1
                     if <size_t> filled + HEAD_ROOM + verdict.body_size > OUT_ROOM:
                         self._send(out, filled)
                         filled = 0
@@ -362,6 +412,9 @@ cdef class OCSPConnection:
                 filled = 0
                 if self._state != FAST or self._paused:
                     break
+            if self._transport.is_closing():  # nobody is there any more
+                self._state = CLOSED
+                break
             used += self._hand_over(&request, p + used, size - used)
         self._send(out, filled)
         return used
@@ -374,6 +427,11 @@ cdef class OCSPConnection:
         if self._socket < NO_SOCKET:
             self._find_socket()
         if self._queued:
+            if self._transport.is_closing():  # lost in writing: its descriptor may be another's by now
+                if self._state != CLOSED:
+                    self._state = CLOSED
+                    self._since = self._pool._ticks
+                return 0
             self._queued = self._transport.get_write_buffer_size() > 0
         if self._socket >= 0 and not self._queued:
             sent = send(self._socket, data, <size_t> size, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -408,6 +466,26 @@ cdef class OCSPConnection:
         self._transport.close()
         return 0
 
+    cdef int _linger(self) except -1:
+        """End the connection after a last answer whose request is not all read.
+
+        Closing with octets unread resets the connection, and the answer is lost with it (RFC 9112 §9.6).
+        """
+        if self._ended or self._transport.is_closing() or not self._transport.can_write_eof():
+            return self._close()
+        self._state = LINGERING
+        self._since = self._pool._ticks
+        self._linger_left = LINGER_OCTETS
+        PyMem_Free(self._buffer)
+        self._buffer = NULL
+        self._buffered = 0
+        self._room = 0
+        try:
+            self._transport.write_eof()
+        except OSError:  # uvloop: the client has reset the connection, and that is about to be said
+            return self._close()
+        return self._resume_reading()
+
     cdef int _abort(self) except -1:
         """Close at once; what the client has not taken is lost."""
         self._state = CLOSED
@@ -415,9 +493,16 @@ cdef class OCSPConnection:
         self._transport.abort()
         return 0
 
+    cdef int _pause_reading(self) except -1:
+        if self._state != CLOSED and not self._transport.is_closing():  # uvloop raises on a lost transport
+            self._transport.pause_reading()
+        return 0
+
     cdef int _resume_reading(self) except -1:
         """Read on, unless there is something that has to happen before."""
-        if self._state != CLOSED and not self._paused and not (self._state == SLOW and self._buffered):
+        if self._state == CLOSED or self._paused or (self._state == SLOW and self._buffered):
+            return 0
+        if not self._transport.is_closing():
             self._transport.resume_reading()
         return 0
 
@@ -427,6 +512,7 @@ cdef class OCSPConnection:
         """Give aiohttp a request, or the connection when its framing is in doubt; the octets taken."""
         self._responder._counters[N_SLOW + <int> request.cause] += 1
         self._since = self._pool._ticks
+        self._blank = 0
         self._state = FOREIGN if request.ambiguous else SLOW
         self._slow_transport = SlowTransport.__new__(SlowTransport)
         self._slow_transport._connection = self
@@ -448,7 +534,7 @@ cdef class OCSPConnection:
         """Pass on the octets of aiohttp's request; those taken. What follows is the next request."""
         cdef Py_ssize_t taken = min(self._slow_left, size)
         cdef Py_ssize_t body
-        if not self._owed:
+        if not self._owed:  # the next request waits until this one is answered
             return 0
         self._slow_left -= taken
         if self._chunked and self._slow_left == 0:
@@ -481,8 +567,7 @@ cdef class OCSPConnection:
         if self._state != SLOW:
             return 0
         if not keep_alive or self._pool._draining:
-            self._close()
-            return 0
+            return self._linger() if self._owed else self._close()
         self._replied = True
         if self._owed:
             return 0  # answered before the request was whole: aiohttp reads the rest, or closes
@@ -491,7 +576,7 @@ cdef class OCSPConnection:
 
     def _take_back(self, object slow):
         """Be fast again (scheduled, so that aiohttp's task has come to rest)."""
-        if self._slow is not slow or self._state != SLOW:
+        if self._slow is not slow or self._state != SLOW or self._transport.is_closing():
             return
         self._drop_slow(None)
         self._state = FAST
@@ -519,15 +604,20 @@ cdef class SlowTransport:
             self._connection._answered(keep_alive)
 
     def write(self, data):
-        if self._connection is not None:
+        if self._connection is not None and self._connection._state != LINGERING:
             self._connection._write(bytes(data))
 
     def writelines(self, data):
         self.write(b"".join(data))
 
     def close(self):
-        if self._connection is not None:
-            self._connection._close()
+        cdef OCSPConnection connection = self._connection
+        if connection is None or connection._state == LINGERING or connection._state == CLOSED:
+            return
+        if connection._state == FOREIGN or connection._owed:
+            connection._linger()
+        else:
+            connection._close()
 
     def abort(self):
         if self._connection is not None:
@@ -545,8 +635,8 @@ cdef class SlowTransport:
         return False
 
     def pause_reading(self):
-        if self._connection is not None and self._connection._state != CLOSED:
-            self._connection._transport.pause_reading()
+        if self._connection is not None:
+            self._connection._pause_reading()
 
     def resume_reading(self):
         if self._connection is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
 
 from ocspd._fastpath import Connections
 from ocspd._responder import COUNTER_BLOCK_BYTES, COUNTERS, Responder
@@ -13,6 +16,8 @@ from tests.native.answers import NOW
 from tests.native.world import NOW_S, open_index
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from ocspd._index import Index
 
 
@@ -58,3 +63,16 @@ class Service:
         """Let seconds pass for the limits, but not for the answers."""
         for _ in range(times):
             self.connections.tick(NOW_S)
+
+
+@asynccontextmanager
+async def serving(factory: object, *, send_buffer: int = 0) -> AsyncIterator[int]:
+    """Serve a protocol on a port of its own; a small send buffer makes every client a slow reader."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server = await asyncio.get_running_loop().create_server(
+        cast("Callable[[], asyncio.Protocol]", factory), sock=listener
+    )
+    yield listener.getsockname()[1]
+    server.close()

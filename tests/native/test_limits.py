@@ -18,7 +18,7 @@ CA = authorities()[0]
 DER = CA.request(GOOD)
 GET = get("/" + base64.b64encode(DER).decode())
 POST = post(DER)
-ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")  # answered by aiohttp
+ODD = get("/" + base64.b64encode(DER).decode(), "If-Unmodified-Since: x")  # answered by aiohttp
 ANSWER = stored()[1].der
 
 
@@ -137,7 +137,7 @@ async def test_a_closing_connection_whose_client_does_not_read_is_dropped(last: 
     client = connect(service, takes=False)
     client.receive(GET * 3 + last)
     await settle(client)
-    assert client.is_closing()
+    assert client.says_no_more()
     assert not client.is_lost()
     service.tick(31)
     await settle(client)

@@ -6,13 +6,12 @@ import random
 import re
 import socket
 import ssl
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
-import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,43 +20,21 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.native.pair import Service
+from tests.native.pair import Service, serving
 from tests.native.strategies import clean_requests, places
 from tests.native.transports import cut
 from tests.native.world import GOOD, REVOKED, authorities, stored
 from tests.web.raw_http import get, post
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 DER = authorities()[0].request(GOOD)
 REVOKED_DER = authorities()[0].request(REVOKED)
 GET = get("/" + base64.b64encode(DER).decode())
-ODD = get("/" + base64.b64encode(DER).decode(), "If-Modified-Since: x")
+ODD = get("/" + base64.b64encode(DER).decode(), "If-Unmodified-Since: x")
 ANSWER = stored()[1].der
-
-
-@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
-def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        unexpected: list[dict[str, Any]] = []
-        runner.get_loop().set_exception_handler(lambda _, context: unexpected.append(context))
-        yield runner
-        assert unexpected == []
-
-
-@asynccontextmanager
-async def serving(factory: object, *, send_buffer: int = 0) -> AsyncIterator[int]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    if send_buffer:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    server = await asyncio.get_running_loop().create_server(
-        cast("Callable[[], asyncio.Protocol]", factory), sock=listener
-    )
-    yield listener.getsockname()[1]
-    server.close()
 
 
 async def talk(port: int, segments: list[bytes], expected: int) -> tuple[bytes, bool]:

@@ -25,6 +25,7 @@ class MemoryTransport(asyncio.Transport):
         self.reading = True
         self.closing = False
         self.lost = False
+        self.ended = False
         self.takes = takes
         self._high = high
         self._paused = False
@@ -32,6 +33,7 @@ class MemoryTransport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         assert not self.lost, "written to a dead transport"
+        assert not self.ended, "written after the end"
         self.pending += data
         if self.takes:
             self.take(len(self.pending))
@@ -52,6 +54,13 @@ class MemoryTransport(asyncio.Transport):
                 self.protocol.resume_writing()
         if self.closing and not self.pending:
             self._lose(None)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        assert not self.lost, "uvloop raises here"
+        self.ended = True
 
     def close(self) -> None:
         self.reading = False
@@ -79,6 +88,10 @@ class MemoryTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.closing
+
+    def says_no_more(self) -> bool:
+        """Tell whether the client sees the end of the server's stream, once it has read all."""
+        return self.closing or self.ended
 
     def is_lost(self) -> bool:
         return self.lost
@@ -129,10 +142,10 @@ async def converse(protocol: object, segments: Sequence[bytes], *, high: int = 6
         if not transport.reading:
             await settle(transport)
         transport.receive(segment)
-        if transport.closing:
+        if transport.says_no_more():
             break
     await settle(transport)
-    said, closed = bytes(transport.written), transport.closing
+    said, closed = bytes(transport.written), transport.says_no_more()
     transport.break_off()
     await settle(transport)
     return said, closed

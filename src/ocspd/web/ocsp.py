@@ -254,8 +254,9 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """Answer a request that is no HTTP (status 400), or a bug of ours (500); ends the connection."""
-        if isinstance(exc, ConnectionError):
-            answer = Answer(self._server, 400, "bad_http", _MALFORMED)  # nobody is there to read it
+        if isinstance(exc, ConnectionError) or self.transport is None or self.transport.is_closing():
+            # the client has gone, which aiohttp says in several ways: no error, and nobody to answer
+            answer = Answer(self._server, 400, None, _MALFORMED)
         elif status == 500:
             logger.error("a request could not be answered", exc_info=exc)
             answer = Answer(self._server, 500, "internal_error", _INTERNAL_ERROR)
@@ -266,13 +267,16 @@ class _Connection(web.RequestHandler):
 
 
 class Answer(web.Response):
-    """A response with exactly the fields of the module's table, counted when it is written."""
+    """A response with exactly the fields of the module's table, counted when it is written.
+
+    Without an outcome nobody will read it, and it is not counted.
+    """
 
     def __init__(  # noqa: PLR0913  (one row of the table)
         self,
         server: OCSPServer,
         status: int,
-        outcome: str,
+        outcome: str | None,
         body: bytes = b"",
         *,
         reply: Reply | None = None,
@@ -297,8 +301,8 @@ class Answer(web.Response):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Count the answer under its method and outcome, and begin to write it."""
-        if not self.prepared:
-            self._transport = request.transport
+        self._transport = request.transport
+        if not self.prepared and self.outcome is not None:
             method = request.method.lower()
             known = method if request.method.isupper() and method in METHODS[:-1] else "other"
             self._counter(f"requests_{known}_{self.outcome}")
