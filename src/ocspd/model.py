@@ -104,6 +104,11 @@ def parse_reason(text: str) -> int:
     )
 
 
+def reason_word(number: int) -> str:
+    """Write a reason as CFSSL names it; its number where it has no name."""
+    return next((word for word, reason in REASONS.items() if reason == number), str(number))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateRow:
     """One row of certdb's `certificates` table, in CFSSL's meaning.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,14 @@ def config_file(tmp_path: Path, db_config: DBConfig) -> Path:
     return path
 
 
-async def insert(certdb: CertDB, serial: int, aki: str = AKI) -> None:
-    expiry = datetime.now(UTC) + timedelta(days=1)
-    await certdb.insert_certificate(CertificateRow(serial=serial, aki=aki, pem="PEM", expiry=expiry))
+BEFORE = datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC)
+
+
+async def insert(certdb: CertDB, serial: int, aki: str = AKI, revoked: int | None = None) -> None:
+    row = CertificateRow(serial=serial, aki=aki, pem="PEM", expiry=datetime.now(UTC) + timedelta(days=1))
+    if revoked is not None:
+        row = replace(row, status=CertStatus.REVOKED, reason=revoked, revoked_at=BEFORE)
+    await certdb.insert_certificate(row)
 
 
 def error_of(stderr: str) -> tuple[int, str]:
@@ -88,16 +94,61 @@ async def test_a_certificate_is_revoked_whatever_the_spelling(
 @pytest.mark.parametrize(
     ("reason", "number"), [("", 0), ("0", 0), ("10", 10), ("keyCompromise", 1), ("SUPERSEDED", 4), ("6", 6)]
 )
-async def test_reasons_are_names_or_numbers_and_revoking_again_changes_them(
+async def test_reasons_are_names_or_numbers(
     config_file: Path, certdb: CertDB, reason: str, number: int
 ) -> None:
     await insert(certdb, 7)
-    await certdb.revoke_certificate(7, AKI, 9)
     result = ocspd("revoke", "-db-config", config_file, "-serial", "7", "-aki", AKI, "-reason", reason)
     assert (result.returncode, result.stderr) == (0, "")
     row = await certdb.get_certificate(7, AKI)
     assert row is not None
     assert row.reason == number
+
+
+@pytest.mark.parametrize(
+    ("first", "words", "outcome"),
+    [
+        (1, [], "already"),
+        (1, ["-reason", "superseded"], "already"),
+        (0, ["-reason", "keyCompromise"], "already"),
+        (1, ["-reason", "certificateHold"], "already"),
+        (6, ["-reason", "6"], "already"),
+        (6, ["-reason", "keyCompromise"], 1),
+        (6, [], 0),
+        (1, ["-reason", "superseded", "-force"], 4),
+        (6, ["-reason", "removeFromCRL"], "good"),
+        (1, ["-reason", "8"], "refused"),
+        (1, ["-reason", "8", "-force"], "refused"),
+        (None, ["-reason", "removefromcrl"], "refused"),
+    ],
+)
+async def test_the_first_revocation_stays_unless_it_is_a_hold(
+    config_file: Path, certdb: CertDB, first: int | None, words: list[str], outcome: int | str
+) -> None:
+    await insert(certdb, 7, revoked=first)
+    before = await certdb.get_certificate(7, AKI)
+    result = ocspd("revoke", "-db-config", config_file, "-serial", "7", "-aki", AKI, *words)
+    after = await certdb.get_certificate(7, AKI)
+    assert before is not None
+    assert after is not None
+    match outcome:
+        case "already":
+            assert (result.returncode, after) == (0, before)
+            assert "serial 7 was revoked already on 2024-02-03 04:05:06 UTC" in result.stderr
+            assert "-force" in result.stderr
+            assert len(result.stderr.splitlines()) == 1
+        case "refused":
+            assert (result.returncode, after) == (1, before)
+            assert error_of(result.stderr)[0] == 8200
+            assert "certificateHold" in result.stderr
+        case "good":
+            assert (result.returncode, result.stderr) == (0, "")
+            assert (after.status, after.reason, after.revoked_at) == (CertStatus.GOOD, 0, None)
+        case _:
+            assert (result.returncode, result.stderr) == (0, "")
+            assert (after.status, after.reason) == (CertStatus.REVOKED, outcome)
+            assert after.revoked_at is not None
+            assert after.revoked_at > BEFORE
 
 
 async def test_a_serial_of_two_issuers_needs_the_aki(config_file: Path, certdb: CertDB) -> None:

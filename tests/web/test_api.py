@@ -228,6 +228,9 @@ async def test_revoke_marks_the_row_and_a_miss_is_11200(material: Path, tmp_path
         (row,) = await db.find_certificates(serial)
         assert (row.status, row.reason) == (CertStatus.REVOKED, 4)
         assert row.revoked_at is not None
+        assert await result_of(url, "revoke", body | {"reason": "keyCompromise"}) == {}
+        assert await db.find_certificates(serial) == [row], "the first revocation stays"
+        assert (await error_of(url, "revoke", body | {"reason": "removeFromCRL"}))[1] == 8200
         miss = {"serial": str(serial + 1), "authority_key_id": row.aki, "reason": ""}
         assert (await error_of(url, "revoke", miss))[:2] == (400, 11200)
 

@@ -107,10 +107,20 @@ class CertDB(Protocol):
         """Return revoked, unexpired certificates; only those of the CA labels given, if any."""
         ...
 
-    async def revoke_certificate(self, serial: int, aki: str, reason: int) -> None:
+    async def revoke_certificate(
+        self, serial: int, aki: str, reason: int, *, keep_first: bool = False
+    ) -> bool:
         """Set status revoked, this reason, and revoked_at = now. CodedError 11200 when there is no such row.
 
-        A second time overwrites reason and time, as CFSSL does.
+        A second time overwrites reason and time, as CFSSL does, or with `keep_first` changes nothing unless
+        the certificate is on hold and the reason another one. Whether the row was changed.
+        """
+        ...
+
+    async def release_certificate(self, serial: int, aki: str) -> bool:
+        """Set status good where it is revoked with reason certificateHold; whether that was so.
+
+        CodedError 11200 when there is no such row.
         """
         ...
 

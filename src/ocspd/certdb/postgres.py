@@ -193,17 +193,30 @@ class PostgresCertDB:
             [label.encode() for label in labels],
         )
 
-    async def revoke_certificate(self, serial: int, aki: str, reason: int) -> None:
+    async def revoke_certificate(
+        self, serial: int, aki: str, reason: int, *, keep_first: bool = False
+    ) -> bool:
         """See CertDB."""
+        where = "(status IS DISTINCT FROM 'revoked' OR (reason = 6 AND $4 <> 6))" if keep_first else "TRUE"
+        set_ = "status = 'revoked', revoked_at = $3, reason = $4"
+        return await self._set_status(serial, aki, set_, where, self._clock.now(), reason)
+
+    async def release_certificate(self, serial: int, aki: str) -> bool:
+        """See CertDB."""
+        set_ = "status = 'good', revoked_at = timestamptz '0001-01-01 00:00:00+00', reason = 0"
+        return await self._set_status(serial, aki, set_, "status = 'revoked' AND reason = 6")
+
+    async def _set_status(self, serial: int, aki: str, set_: str, where: str, *values: object) -> bool:
+        """Change the status of a row where a condition holds; whether it did."""
         count = await self._change(
-            "UPDATE certificates SET status = 'revoked', revoked_at = $3, reason = $4 "
-            "WHERE serial_number = $1 AND authority_key_identifier = $2",
+            f"UPDATE certificates SET {set_} "  # noqa: S608  (constants)
+            f"WHERE serial_number = $1 AND authority_key_identifier = $2 AND {where}",
             *_key(serial, aki),
-            self._clock.now(),
-            reason,
+            *values,
         )
-        if count == 0:
+        if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
+        return count > 0
 
     async def insert_ocsp(self, row: OCSPRow) -> None:
         """See CertDB."""

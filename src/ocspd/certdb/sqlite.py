@@ -164,16 +164,43 @@ class SQLiteCertDB:
             where += f" AND ca_label IN ({','.join('?' * len(labels))})"
         return await self._certificates(where, self._now(), *(labels or ()))
 
-    async def revoke_certificate(self, serial: int, aki: str, reason: int) -> None:
+    async def revoke_certificate(
+        self, serial: int, aki: str, reason: int, *, keep_first: bool = False
+    ) -> bool:
         """See CertDB."""
+        # as CURRENT_TIMESTAMP, which CFSSL uses: whole seconds, no zone
+        now = f"{self._clock.now():%Y-%m-%d %H:%M:%S}"
+        set_ = "status = 'revoked', revoked_at = ?, reason = ?"
+        if not keep_first:
+            return await self._set_status(serial, aki, set_, (now, reason))
+        where = "(status IS NOT 'revoked' OR (reason = 6 AND 6 <> ?))"
+        return await self._set_status(serial, aki, set_, (now, reason), where, (reason,))
+
+    async def release_certificate(self, serial: int, aki: str) -> bool:
+        """See CertDB."""
+        set_ = "status = 'good', revoked_at = ?, reason = 0"
+        values = (rows.format_time(ZERO_TIME),)
+        return await self._set_status(serial, aki, set_, values, "status = 'revoked' AND reason = 6")
+
+    async def _set_status(
+        self,
+        serial: int,
+        aki: str,
+        set_: str,
+        values: tuple[str | int, ...],
+        where: str = "TRUE",
+        where_values: tuple[int, ...] = (),
+    ) -> bool:
+        """Change the status of a row where a condition holds; whether it did."""
+        key = (serial_to_text(serial), normalize_aki(aki))
         count = await self._change(
-            "UPDATE certificates SET status = 'revoked', revoked_at = ?, reason = ? "
-            "WHERE serial_number = ? AND authority_key_identifier = ?",
-            # as CURRENT_TIMESTAMP, which CFSSL uses: whole seconds, no zone
-            (f"{self._clock.now():%Y-%m-%d %H:%M:%S}", reason, serial_to_text(serial), normalize_aki(aki)),
+            f"UPDATE certificates SET {set_} "  # noqa: S608  (constants)
+            f"WHERE serial_number = ? AND authority_key_identifier = ? AND {where}",
+            (*values, *key, *where_values),
         )
-        if count == 0:
+        if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
+        return count > 0
 
     async def insert_ocsp(self, row: OCSPRow) -> None:
         """See CertDB."""

@@ -11,6 +11,7 @@ from ocspd.cli.issue_input import naming
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, OCSPDError, UsageError
+from ocspd.logs import logger
 from ocspd.model import serial_to_text
 from ocspd.pki.certs import aki_hex, load_certificate
 from ocspd.service.revoking import revoke
@@ -80,7 +81,15 @@ async def _revoke(flags: Flags, arguments: list[str]) -> None:
     if not serial:
         raise UsageError("need certificate serial number (provide with -serial, or give -cert)")
     async with await open_database(flags) as db:
-        await revoke(db, serial_text=serial, aki=aki or None, reason=flags.string("reason"))
+        told = await revoke(
+            db,
+            serial_text=serial,
+            aki=aki or None,
+            reason=flags.string("reason"),
+            force=flags.boolean("force"),
+        )
+        if told:
+            logger.warning("%s (-force replaces date and reason)", told)
 
 
 def _identity(pem: bytes) -> tuple[str, str]:
@@ -107,14 +116,17 @@ VERBS = (
         "Revoke a certificate:\n"
         "        ocspd revoke -db-config config_file -serial serial [-aki key_id] [-reason reason]\n"
         "        ocspd revoke -db-config config_file -cert certificate [-reason reason]\n\n"
-        "The serial may be decimal, 0x... or hex pairs with colons. Without -aki it must belong to one\n"
-        "certificate. Reasons can be an integer code or a string in ReasonFlags in RFC 5280.",
+        "What is revoked already keeps date and reason, but one on hold may be given another reason, or\n"
+        "be released with -reason removeFromCRL. The serial may be decimal, 0x... or hex pairs with\n"
+        "colons. Without -aki it must belong to one certificate. Reasons can be an integer code or a\n"
+        "string in ReasonFlags in RFC 5280.",
         (
             "serial",
             "aki",
             "cert",
             "db-config",
             string("reason", "Reason code for revocation; none means unspecified"),
+            boolean("force", "replace date and reason of a certificate that is revoked already"),
         ),
         _revoke,
     ),

@@ -1,29 +1,39 @@
-"""Revoke a certificate in the certdb. Answers follow through the change feed; nothing else is done here."""
+"""Revoke a certificate in the certdb. Answers follow through the change feed; nothing else is done here.
+
+A revocation is final (RFC 5280 §5.3.1): the first one's date and reason stay, as relying parties have acted
+on them. Only a certificate on hold may be revoked for another reason, or released with removeFromCRL.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError
-from ocspd.model import normalize_aki, parse_reason, parse_serial
+from ocspd.model import REASONS, CertStatus, normalize_aki, parse_reason, parse_serial, reason_word
 from ocspd.pki.certs import aki_hex, load_certificate
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
 
+_REMOVE_FROM_CRL = REASONS["removefromcrl"]
 
-async def revoke(db: CertDB, *, serial_text: str, aki: str | None, reason: str = "") -> None:
-    """Mark a certificate as revoked now; a second time overwrites reason and time, as CFSSL does.
+
+async def revoke(
+    db: CertDB, *, serial_text: str, aki: str | None, reason: str = "", force: bool = False
+) -> str:
+    """Mark a certificate as revoked now, or release it from hold; return what an operator should be told.
 
     `serial_text` may be decimal, 0x… or hex pairs with colons; `aki` hex in any case, with or without
     colons ("" is the certificate without a key identifier). Without an aki (None) the serial must belong
-    to one certificate. `reason` is a name or number of RFC 5280 §5.3.1, "" for unspecified.
+    to one certificate. `reason` is a name or number of RFC 5280 §5.3.1, "" for unspecified. What is
+    revoked already stays as it is, unless `force` is given, and that is what is returned: "" otherwise.
 
     A CFSSL built with Go 1.15 or later, Debian's for one, stores no key identifier, and then cannot
     revoke what it issued. Such a row is revoked here when its certificate has the identifier asked for.
 
-    Raises CodedError: 1300 (serial), 8200 (reason), 11200 (no such certificate), 1400 (several
-    certificates have this serial; the message lists their key identifiers), 11000 (database).
+    Raises CodedError: 1300 (serial), 8200 (reason, or removeFromCRL for what is not on hold), 11200 (no
+    such certificate), 1400 (several certificates have this serial; the message lists their key
+    identifiers), 11000 (database).
     """
     serial = parse_serial(serial_text)
     number = parse_reason(reason)
@@ -31,11 +41,29 @@ async def revoke(db: CertDB, *, serial_text: str, aki: str | None, reason: str =
         aki = await _only_issuer(db, serial)
     aki = normalize_aki(aki.strip())
     try:
-        await db.revoke_certificate(serial, aki, number)
+        return await _revoke(db, serial, aki, number, force=force)
     except CodedError as err:
         if err.code is not Code.STORE_NOT_FOUND or not aki or not await _is_stored_without(db, serial, aki):
             raise
-        await db.revoke_certificate(serial, "", number)
+        return await _revoke(db, serial, "", number, force=force)
+
+
+async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool) -> str:
+    if reason == _REMOVE_FROM_CRL:
+        if await db.release_certificate(serial, aki):
+            return ""
+        raise CodedError(
+            Code.OCSP_INVALID_STATUS,
+            f"serial {serial} is not on hold: removeFromCRL only releases a certificate that was revoked "
+            "with the reason certificateHold",
+        )
+    if await db.revoke_certificate(serial, aki, reason, keep_first=not force):
+        return ""
+    row = await db.get_certificate(serial, aki)
+    if row is None or row.status is not CertStatus.REVOKED:
+        return ""  # somebody has changed it since
+    when = "" if row.revoked_at is None else f" on {row.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"serial {serial} was revoked already{when}, reason {reason_word(row.reason)}: nothing is changed"
 
 
 async def _only_issuer(db: CertDB, serial: int) -> str:
