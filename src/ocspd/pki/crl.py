@@ -7,17 +7,19 @@ the signature is checked), not a multiple of its entries.
 from __future__ import annotations
 
 import binascii
-import warnings
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.oid import CRLEntryExtensionOID
 
-from ocspd.errors import ConfigError
+from ocspd.errors import ConfigError, DERError
+from ocspd.pki import der_reader as reader
+from ocspd.pki import extensions, names, signatures
+from ocspd.pki.certid import parts_of
+from ocspd.pki.der_reader import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,24 +27,29 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 
+    from ocspd.pki.extensions import Extension
+
 _BEGIN = (b"-----BEGIN X509 CRL-----", b"-----BEGIN CRL-----")
 _END = (b"-----END X509 CRL-----", b"-----END CRL-----")
-_REASONS = {
-    x509.ReasonFlags.unspecified: 0,
-    x509.ReasonFlags.key_compromise: 1,
-    x509.ReasonFlags.ca_compromise: 2,
-    x509.ReasonFlags.affiliation_changed: 3,
-    x509.ReasonFlags.superseded: 4,
-    x509.ReasonFlags.cessation_of_operation: 5,
-    x509.ReasonFlags.certificate_hold: 6,
-    x509.ReasonFlags.remove_from_crl: 8,
-    x509.ReasonFlags.privilege_withdrawn: 9,
-    x509.ReasonFlags.aa_compromise: 10,
+_REASONS = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
+_REMOVE_FROM_CRL = 8
+_ENUMERATED = 0x0A
+_CRL_EXTENSIONS = 0xA0
+_CRL_NUMBER = "2.5.29.20"
+_REASON_CODE = "2.5.29.21"
+_INVALIDITY_DATE = "2.5.29.24"
+_DELTA_INDICATOR = "2.5.29.27"
+_DISTRIBUTION_POINT = "2.5.29.28"
+_CERTIFICATE_ISSUER = "2.5.29.29"
+_KNOWN = {
+    _CRL_NUMBER,
+    _DELTA_INDICATOR,
+    _DISTRIBUTION_POINT,
+    "2.5.29.18",  # issuerAltName
+    "2.5.29.35",  # authorityKeyIdentifier
+    "2.5.29.46",  # freshestCRL
+    "1.3.6.1.5.5.7.1.1",  # authorityInfoAccess
 }
-_UNREADABLE = (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm)
-_REASON_OID = CRLEntryExtensionOID.CRL_REASON
-_INVALIDITY_OID = CRLEntryExtensionOID.INVALIDITY_DATE
-_ISSUER_OID = CRLEntryExtensionOID.CERTIFICATE_ISSUER
 
 
 class Listed(Enum):
@@ -109,17 +116,54 @@ class Heading:
 
 
 class RevocationList:
-    """One CRL; made by `load_crls`."""
+    """One CRL; made by `load_crls`. Read with the tolerance of `der_reader`, entry by entry."""
 
-    def __init__(self, crl: x509.CertificateRevocationList, where: str) -> None:
-        self._crl = crl
+    def __init__(self, data: bytes, where: str) -> None:
+        """Find the parts of a CRL; ConfigError naming it when it is none."""
+        self._data = data
         self.where = where
         """File, and which CRL of it when it has several, for messages."""
+        try:
+            self._find_parts()
+        except DERError as err:
+            raise ConfigError(f"{where}: not a CRL, or damaged: {err}") from err
 
-    @property
-    def signature(self) -> bytes:
+    def _find_parts(self) -> None:
+        data = self._data
+        tag, position, end = span(data, 0, len(data))
+        if tag != reader.SEQUENCE:
+            raise DERError("it is not a SEQUENCE")
+        if end != len(data):
+            raise DERError("bytes after it")
+        parts = _Parts(data, position, end)
+        self._signed, body, body_end = parts.take(reader.SEQUENCE, "its content")
+        _, start, stop = parts.take(reader.SEQUENCE, "its signature algorithm")
+        self._algorithm = data[start:stop]
+        _, start, stop = parts.take(reader.BIT_STRING, "its signature")
+        self.signature = reader.bits(data[start:stop])
         """The signature, by which a list is known again."""
-        return self._crl.signature
+        inner = _Parts(data, body, body_end)
+        inner.skip(reader.INTEGER)  # version
+        _, start, stop = inner.take(reader.SEQUENCE, "its signature algorithm")
+        if data[start:stop] != self._algorithm:
+            raise DERError("its two signature algorithms differ")
+        whole, _, _ = inner.take(reader.SEQUENCE, "its issuer")
+        self._issuer = data[whole[0] : whole[1]]
+        self._issuer_text = names.to_text(self._issuer)
+        self._comparable = names.comparable(self._issuer)
+        times = [inner.time()]
+        if inner.tag() in {reader.UTC_TIME, reader.GENERALIZED_TIME}:
+            times.append(inner.time())
+        self._this_update = times[0]
+        self._next_update = times[1] if len(times) > 1 else None
+        self._entries = (0, 0)
+        if inner.tag() == reader.SEQUENCE:
+            _, start, stop = inner.take(reader.SEQUENCE, "its entries")
+            self._entries = (start, stop)
+        self._extensions = b""
+        if inner.tag() == _CRL_EXTENSIONS:
+            _, start, stop = inner.take(_CRL_EXTENSIONS, "its extensions")
+            self._extensions = data[start:stop]
 
     def heading(self, issuers: Sequence[x509.Certificate]) -> Heading:
         """Check the list's signature and that all it says is understood; return what identifies it.
@@ -128,121 +172,252 @@ class RevocationList:
         CRL, covers some reasons or attribute certificates only, or has a critical extension that is
         not known (RFC 5280 §5.2: it must not be used then).
         """
-        number = self._issuer(issuers)
+        number = self._issuer_number(issuers)
         try:
-            extensions = self._crl.extensions
-        except _UNREADABLE as err:
-            raise ConfigError(f"{self.where}: cannot read the CRL's extensions: {_one_line(err)}") from err
-        crl_number = base = None
-        scope, partial = b"", False
-        for extension in extensions:
-            match extension.value:
-                case x509.CRLNumber() as value:
-                    crl_number = value.crl_number
-                case x509.DeltaCRLIndicator() as value:
-                    base = value.crl_number
-                case x509.IssuingDistributionPoint() as value:
-                    self._check_scope(value)
-                    scope, partial = value.public_bytes(), True
-                case x509.UnrecognizedExtension() if extension.critical:
-                    raise ConfigError(
-                        f"{self.where}: has the critical extension {extension.oid.dotted_string}, which is "
-                        "not known here, so it cannot be used (RFC 5280 §5.2)"
-                    )
-                case _:
-                    pass
+            found = _unique(self._extensions)
+            by_oid = {extension.oid: extension for extension in found}
+            crl_number, base = (_number(by_oid.get(oid)) for oid in (_CRL_NUMBER, _DELTA_INDICATOR))
+            point = by_oid.get(_DISTRIBUTION_POINT)
+            if point is not None:
+                self._check_scope(point.value)
+        except DERError as err:
+            raise ConfigError(f"{self.where}: cannot read the CRL's extensions: {err}") from err
+        for extension in found:
+            if extension.critical and extension.oid not in _KNOWN:
+                raise ConfigError(
+                    f"{self.where}: has the critical extension {extension.oid}, which is "
+                    "not known here, so it cannot be used (RFC 5280 §5.2)"
+                )
         return Heading(
             where=self.where,
             issuer=number,
-            scope=scope,
+            scope=b"" if point is None else point.value,
             number=crl_number,
             base=base,
-            this_update=self._crl.last_update_utc,
-            next_update=self._crl.next_update_utc,
-            signature=self._crl.signature,
-            entries=len(self._crl),
-            partial=partial,
+            this_update=self._this_update,
+            next_update=self._next_update,
+            signature=self.signature,
+            entries=self._count(),
+            partial=point is not None,
         )
 
-    def _check_scope(self, point: x509.IssuingDistributionPoint) -> None:
-        if point.indirect_crl:
+    def _count(self) -> int:
+        position, stop = self._entries
+        count = 0
+        while position < stop:
+            _, _, position = self._span(position, stop, "an entry")
+            count += 1
+        return count
+
+    def _span(self, position: int, stop: int, what: str) -> tuple[int, int, int]:
+        try:
+            return span(self._data, position, stop)
+        except DERError as err:
+            raise ConfigError(f"{self.where}: {what} cannot be read: {err}") from err
+
+    def _check_scope(self, point: bytes) -> None:
+        fields = {part.tag: part for part in reader.each(reader.single(point, reader.SEQUENCE, "the scope"))}
+
+        def says(tag: int) -> bool:
+            return tag in fields and reader.boolean(fields[tag].content, lenient=True)
+
+        if says(0x84):
             raise ConfigError(
                 f"{self.where}: is an indirect CRL (of several CAs' certificates), which cannot be used: "
                 "get the CRL that the CA itself signs"
             )
-        if point.only_some_reasons:
+        if 0x83 in fields:
             raise ConfigError(
                 f"{self.where}: covers some revocation reasons only, so no certificate can be called good "
                 "by it: get the CRL for all reasons"
             )
-        if point.only_contains_attribute_certs:
+        if says(0x85):
             raise ConfigError(f"{self.where}: covers attribute certificates only")
 
-    def _issuer(self, issuers: Sequence[x509.Certificate]) -> int:
-        named = [number for number, issuer in enumerate(issuers) if issuer.subject == self._crl.issuer]
+    def _issuer_number(self, issuers: Sequence[x509.Certificate]) -> int:
+        # RFC 5280 §7.1: case, spacing and the type of a string do not make another name
+        named = [
+            number
+            for number, issuer in enumerate(issuers)
+            if names.comparable(parts_of(issuer).subject) == self._comparable
+        ]
         if not named:
             raise ConfigError(
-                f"{self.where}: issued by {self._crl.issuer.rfc4514_string()!r}, which is none of the CA "
-                "certificates given"
+                f"{self.where}: issued by {self._issuer_text!r}, which is none of the CA certificates given"
             )
         for number in named:
             if self._signed_by(issuers[number]):
                 _check_usage(issuers[number], self.where)
                 return number
         raise ConfigError(
-            f"{self.where}: its signature is not that of {self._crl.issuer.rfc4514_string()!r} as given: "
+            f"{self.where}: its signature is not that of {self._issuer_text!r} as given: "
             "the list is damaged, forged, or signed with another key of this CA"
         )
 
     def _signed_by(self, issuer: x509.Certificate) -> bool:
         try:
             key: CertificateIssuerPublicKeyTypes = issuer.public_key()  # type: ignore[assignment]
-            return self._crl.is_signature_valid(key)
+            start, end = self._signed
+            signed = self._data[start:end]
+            try:
+                signatures.verify(key, self._algorithm, self.signature, signed, allow_sha1=True)
+            except signatures.UnsupportedSignatureError:
+                # what Go does not know and cryptography does, such as SHA-224
+                return x509.load_der_x509_crl(self._data).is_signature_valid(key)
         except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
             return False
+        return True
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry, in the list's order.
 
-        ConfigError for an entry of another issuer, or with a critical extension that is not known.
+        ConfigError for an entry of another issuer, with a critical extension that is not known, or
+        without a serial and a date. An extension that cannot be read hides no other.
         """
-        for entry in self._crl:
-            revoked_s = int(entry.revocation_date_utc.timestamp())
-            listed, reason, invalidity = Listed.REVOKED, 0, False
+        data = self._data
+        position, stop = self._entries
+        while position < stop:
+            tag, at, position = self._span(position, stop, "an entry")
             try:
-                extensions = entry.extensions
-            except _UNREADABLE:
-                yield Entry(entry.serial_number, listed, 0, revoked_s, invalidity=False, unreadable=True)
-                continue
-            for extension in extensions:
-                if extension.oid == _REASON_OID and isinstance(extension.value, x509.CRLReason):
-                    reason = _REASONS[extension.value.reason]
-                elif extension.oid == _INVALIDITY_OID:
-                    invalidity = True
-                elif extension.oid == _ISSUER_OID:
-                    raise ConfigError(
-                        f"{self.where}: entry {entry.serial_number} is of another issuer: "
-                        "indirect CRLs cannot be used"
-                    )
-                elif extension.critical:
-                    raise ConfigError(
-                        f"{self.where}: entry {entry.serial_number} has the critical extension "
-                        f"{extension.oid.dotted_string}, which is not known here, so the CRL cannot be used "
-                        "(RFC 5280 §5.3)"
-                    )
-            if reason == 8:
-                listed, reason = Listed.REMOVED, 0
-            yield Entry(entry.serial_number, listed, reason, revoked_s, invalidity, unreadable=False)
+                serial, revoked_s, end = _serial_and_date(data, tag, at, position)
+            except DERError as err:
+                raise ConfigError(f"{self.where}: an entry cannot be read: {err}") from err
+            if end == position:
+                yield Entry(serial, Listed.REVOKED, 0, revoked_s, invalidity=False, unreadable=False)
+            else:
+                yield self._with_extensions(serial, revoked_s, data[end:position])
+
+    def _with_extensions(self, serial: int, revoked_s: int, encoded: bytes) -> Entry:
+        found, unreadable = _readable(encoded)
+        reasons: set[int] = set()
+        for extension in found:
+            if extension.oid == _REASON_CODE:
+                try:
+                    reasons.add(_reason(extension.value))
+                except DERError:
+                    unreadable = True
+            elif extension.oid == _CERTIFICATE_ISSUER:
+                raise ConfigError(
+                    f"{self.where}: entry {serial} is of another issuer: indirect CRLs cannot be used"
+                )
+            elif extension.critical and extension.oid != _INVALIDITY_DATE:
+                raise ConfigError(
+                    f"{self.where}: entry {serial} has the critical extension {extension.oid}, which is "
+                    "not known here, so the CRL cannot be used (RFC 5280 §5.3)"
+                )
+        reason = reasons.pop() if len(reasons) == 1 else 0
+        removed = reason == _REMOVE_FROM_CRL
+        return Entry(
+            serial,
+            Listed.REMOVED if removed else Listed.REVOKED,
+            0 if removed else reason,
+            revoked_s,
+            invalidity=any(extension.oid == _INVALIDITY_DATE for extension in found),
+            unreadable=unreadable or bool(reasons),
+        )
+
+
+@lru_cache(maxsize=1024)
+def _readable(encoded: bytes) -> tuple[tuple[Extension, ...], bool]:
+    """Return those of an entry's extensions that can be read, and whether there are others.
+
+    Remembered, because the entries of a list have a few combinations of reasons only.
+    """
+    found, others = [], False
+    try:
+        for part in reader.each(reader.single(encoded, reader.SEQUENCE, "the entry's extensions")):
+            try:
+                found.append(extensions.parse_extension(part.content, lenient=True))
+            except DERError:
+                others = True
+    except DERError:
+        others = True
+    return tuple(found), others
+
+
+class _Parts:
+    """A walk through the elements of a SEQUENCE, by positions in the whole: nothing large is copied."""
+
+    def __init__(self, data: bytes, position: int, end: int) -> None:
+        self._data = data
+        self._position = position
+        self._end = end
+
+    def tag(self) -> int:
+        """Return the identifier octet of the next element, 0 at the end."""
+        return self._data[self._position] if self._position < self._end else 0
+
+    def take(self, tag: int, what: str) -> tuple[tuple[int, int], int, int]:
+        """Return where the next element lies, and start and end of its content."""
+        begin = self._position
+        if begin >= self._end:
+            raise DERError(f"{what} is missing")
+        found, start, end = span(self._data, begin, self._end)
+        if found != tag:
+            raise DERError(f"{what} is missing, or of another type")
+        self._position = end
+        return (begin, end), start, end
+
+    def skip(self, tag: int) -> None:
+        """Pass over the next element if it has this tag."""
+        if self.tag() == tag:
+            self.take(tag, "")
+
+    def time(self) -> datetime:
+        """Read the next element, a time."""
+        tag = self.tag()
+        _, start, end = self.take(tag, "its thisUpdate")
+        return reader.moment(tag, self._data[start:end])
+
+
+def _unique(encoded: bytes) -> tuple[Extension, ...]:
+    found = extensions.parse_extensions(encoded, lenient=True) if encoded else ()
+    if len({extension.oid for extension in found}) < len(found):
+        raise DERError("one of them is there twice")
+    return found
+
+
+def _serial_and_date(data: bytes, tag: int, at: int, end: int) -> tuple[int, int, int]:
+    """Return serial, revocationDate in seconds, and where the extensions of an entry begin."""
+    if tag != reader.SEQUENCE:
+        raise DERError("it is not a SEQUENCE")
+    tag, start, stop = span(data, at, end)
+    if tag != reader.INTEGER or start == stop:
+        raise DERError("it does not begin with a serial number")
+    serial = int.from_bytes(data[start:stop], "big", signed=True)
+    tag, start, stop = span(data, stop, end)
+    return serial, _seconds(tag, data[start:stop]), stop
+
+
+def _number(extension: Extension | None) -> int | None:
+    if extension is None:
+        return None
+    return reader.integer(reader.single(extension.value, reader.INTEGER, "a CRL number"), lenient=True)
+
+
+def _reason(value: bytes) -> int:
+    """Read a CRLReason; DERError for one that does not exist."""
+    content = reader.single(value, _ENUMERATED, "a reasonCode")
+    if len(content) != 1 or content[0] not in _REASONS:
+        raise DERError("a reasonCode that does not exist")
+    return content[0]
+
+
+@lru_cache(maxsize=4096)
+def _seconds(tag: int, content: bytes) -> int:
+    """Read a time as seconds since the epoch; many entries of a list share one."""
+    return int(reader.moment(tag, content).timestamp())
 
 
 def _check_usage(issuer: x509.Certificate, where: str) -> None:
     try:
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
-    except (x509.ExtensionNotFound, *_UNREADABLE):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, UnsupportedAlgorithm):
         return
     if not usage.crl_sign:
         raise ConfigError(
-            f"{where}: {issuer.subject.rfc4514_string()!r} may not sign CRLs: its keyUsage lacks cRLSign"
+            f"{where}: {names.to_text(parts_of(issuer).subject)!r} may not sign CRLs: its keyUsage lacks "
+            "cRLSign"
         )
 
 
@@ -252,7 +427,7 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
     ConfigError naming the file (and which CRL) when it has none or one cannot be read.
     """
     if data[:1] == b"\x30":
-        yield RevocationList(_parse(data, name), name)
+        yield RevocationList(data, name)
         return
     found = 0
     position = 0
@@ -264,7 +439,7 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
             content = binascii.a2b_base64(memoryview(data)[start:end])
         except binascii.Error as err:
             raise ConfigError(f"{where}: its base64 is broken: {err}") from err
-        yield RevocationList(_parse(content, where), where)
+        yield RevocationList(content, where)
     if not found:
         raise ConfigError(f"{name}: not a CRL: neither DER nor a PEM block 'X509 CRL'")
 
@@ -280,19 +455,6 @@ def _block(data: bytes, position: int, name: str) -> tuple[int, int, int] | None
     if end < 0:
         raise ConfigError(f"{name}: a PEM block does not end: the file is cut off")
     return start, end, end + 5
-
-
-def _parse(data: bytes, where: str) -> x509.CertificateRevocationList:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            return x509.load_der_x509_crl(data)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as err:
-        raise ConfigError(f"{where}: not a CRL, or damaged: {_one_line(err)}") from err
-
-
-def _one_line(err: Exception) -> str:
-    return " ".join(str(err).split())[:200]
 
 
 def in_force(headings: Sequence[Heading]) -> tuple[list[Heading], list[tuple[Heading, str]]]:

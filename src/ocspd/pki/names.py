@@ -11,6 +11,8 @@ Issuer matching and CertID hashes compare bytes, so this is encoded here and not
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass, field
 
 from ocspd.errors import DERError
@@ -140,6 +142,47 @@ def rdns(data: bytes, *, lenient: bool = False) -> list[list[tuple[str, str]]]:
                 texts.append((oid, text))
         found.append(texts)
     return found
+
+
+_SHORT = {
+    COMMON_NAME: "CN",
+    "2.5.4.6": "C",
+    "2.5.4.7": "L",
+    "2.5.4.8": "ST",
+    "2.5.4.9": "STREET",
+    "2.5.4.10": "O",
+    "2.5.4.11": "OU",
+    "0.9.2342.19200300.100.1.25": "DC",
+    "0.9.2342.19200300.100.1.1": "UID",
+}
+_ESCAPED = re.compile(r'[,+"\\<>;]|^[# ]| $')
+
+
+def to_text(data: bytes) -> str:
+    """Write an encoded Name for messages, in the form of RFC 4514; "" when it is none."""
+    try:
+        parts = rdns(data, lenient=True)
+    except DERError:
+        return ""
+    return ",".join(
+        "+".join(
+            f"{_SHORT.get(oid, oid)}={_ESCAPED.sub(lambda found: chr(92) + found[0], text)}"
+            for oid, text in rdn
+        )
+        for rdn in reversed(parts)
+    )
+
+
+def comparable(data: bytes) -> tuple[frozenset[tuple[str, str]], ...]:
+    """Return what two encoded Names have in common when they are one name by RFC 5280 §7.1.
+
+    Case, spacing, string types and the order within an RDN do not count. DERError when it is no name.
+    """
+    return tuple(frozenset((oid, _folded(text)) for oid, text in rdn) for rdn in rdns(data, lenient=True))
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def string(tag: int, content: bytes, *, lenient: bool = False) -> str | None:

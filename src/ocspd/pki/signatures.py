@@ -64,6 +64,10 @@ class SignatureError(DERError):
     """A signature that is not accepted; the message goes after the name of what is signed."""
 
 
+class UnsupportedSignatureError(SignatureError):
+    """A signature by an algorithm that is not on the list."""
+
+
 def verify(key: object, algorithm: bytes, signature: bytes, data: bytes, *, allow_sha1: bool) -> None:
     """Check a signature; `algorithm` is the content of its AlgorithmIdentifier.
 
@@ -102,7 +106,7 @@ def _verify(  # noqa: PLR0913  (what a signature consists of)
         case _ if oid in _RSA or oid in _ECDSA or oid in _SELF_HASHING or oid == _PSS:
             raise SignatureError("is signed with an algorithm for another kind of key than it has")
         case _:
-            raise SignatureError(f"is signed with the algorithm {oid}, which is not supported")
+            raise UnsupportedSignatureError(f"is signed with the algorithm {oid}, which is not supported")
 
 
 def _digest(name: str, *, allow_sha1: bool) -> hashes.HashAlgorithm:
@@ -113,7 +117,7 @@ def _digest(name: str, *, allow_sha1: bool) -> hashes.HashAlgorithm:
 
 def _pss_digest(parameters: Element | None) -> str:
     """Return the hash of RSASSA-PSS parameters: the same one in MGF1, and a salt of its size, as Go wants."""
-    odd = SignatureError("is signed with RSA-PSS and parameters that are not supported")
+    odd = UnsupportedSignatureError("is signed with RSA-PSS and parameters that are not supported")
     if parameters is None or parameters.tag != reader.SEQUENCE:
         raise odd
     fields = {part.tag: part.content for part in reader.elements(parameters.content)}
