@@ -66,6 +66,7 @@ class FileSigners:
             validity=issuer.validity,
             certid_hashes=issuer.certid_hashes,
             responder_id=issuer.responder_id,
+            embed_ca=issuer.embed_ca,
             this_update_step=self._step,
             refresh_after=issuer.refresh_after,
             issuer_name=issuer.ca,

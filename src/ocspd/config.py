@@ -17,7 +17,8 @@
     responder_key = "ocsp-key.pem"   # required
     validity = "96h"                 # nextUpdate - thisUpdate
     certid_hashes = ["sha1", "sha256"]
-    responder_id = "key"             # or "name"
+    responder_id = ""                # "key" or "name"; "": key, but name where the CA signs for itself
+    embed_ca = false                 # embed the CA certificate as well
     refresh_after = 0.5              # the share of its life after which an answer is renewed, 0.1 to 0.9
     index_txt = []                   # instead of a database: index.txt of openssl ca
     serials = []                     # beside crl: lists of issued serials, which may be called good
@@ -46,7 +47,8 @@ class IssuerConfig:
     responder_key: str
     validity: timedelta = timedelta(hours=96)
     certid_hashes: tuple[str, ...] = ("sha1", "sha256")
-    responder_id: str = "key"
+    responder_id: str = ""
+    embed_ca: bool = False
     refresh_after: float = 0.5
     index_txt: tuple[str, ...] = ()
     serials: tuple[str, ...] = ()

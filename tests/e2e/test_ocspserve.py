@@ -403,3 +403,26 @@ def test_a_signer_that_does_not_fit_is_one_line(database: Path) -> None:
     )
     assert "one.pem" in fails(*words, "-responder-key", database / "one-key.pem")
     assert "need responder key" in fails(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "most"), [((), 3600), (("-max-age", "90s"), 90), (("-max-age", "0s"), 30 * 86400)]
+)
+def test_caches_keep_a_response_no_longer_than_they_may(
+    dump: Path, words: tuple[str, ...], most: int
+) -> None:
+    write_dump(dump, [CA.answer(1, this_update=now(), next_update=now() + dt.timedelta(days=30))])
+    path = base64.b64encode(CA.request(1)).decode().replace("/", "%2F").replace("+", "%2B")
+    with responder(dump.parent / "log", "-responses", str(dump), *words) as running:
+        ages = []
+        for target, chunked in ((f"/{path}", False), ("/", True)):  # the fast path and the slow one
+            connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+            if chunked:
+                headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/ocsp-request"}
+                connection.request("POST", target, iter([CA.request(1)]), headers, encode_chunked=True)
+            else:
+                connection.request("GET", target)
+            field = connection.getresponse().headers["Cache-Control"]
+            ages.append(int(field.split("max-age=")[1].split(",")[0]))
+            connection.close()
+    assert all(most * 0.9 <= age <= most for age in ages), ages

@@ -15,6 +15,8 @@ from ocspd.clock import ManualClock
 from ocspd.errors import CodedError, ConfigError
 from ocspd.model import CertStatus
 from ocspd.pki import ocsp_der as der
+from ocspd.pki.answer_check import AnswerChecker
+from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
 from tests.tools import need
 
@@ -26,6 +28,7 @@ from .chain import (
     make_certificate,
     make_chain,
     make_key,
+    pem,
 )
 
 if TYPE_CHECKING:
@@ -313,6 +316,45 @@ def test_C13_openssl_finds_the_signer_by_key_and_by_name(tmp_path: Path, respond
             serial=chain.leaf.serial_number, certid_hash=certid_hash
         )
         assert "leaf.pem: good" in ask_openssl(tmp_path, answer, certid_hash)
+
+
+def ask_gnutls(folder: Path, answer: bytes, trust: str) -> str:
+    (folder / "answer.der").write_bytes(answer)
+    command = [need("ocsptool"), "--verify-response", "--load-response", "answer.der", "--load-trust", trust]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["delegated", "direct"])
+@pytest.mark.parametrize("embed_ca", [False, True])
+def test_C13_gnutls_and_openssl_find_the_signer_by_default(
+    tmp_path: Path, *, direct: bool, embed_ca: bool
+) -> None:
+    chain = make_chain()
+    chain.write(tmp_path)
+    signer = chain.signer(direct=direct, embed_ca=embed_ca)
+    assert signer.responder_id == ("name" if direct else "key")
+    data = signer.sign(serial=chain.leaf.serial_number)
+    assert "leaf.pem: good" in ask_openssl(tmp_path, data, "sha1")
+    assert "Success" in ask_gnutls(tmp_path, data, "ca.pem")
+    answer = ocsp.load_der_ocsp_response(data)
+    expected = [] if direct else [chain.responder]
+    assert answer.certificates == [*expected, *([chain.ca] if embed_ca else [])]
+    AnswerChecker([chain.ca], int(NOW.timestamp())).check(
+        data, ("sha1", *issuer_hashes(chain.ca, "sha1")), chain.leaf.serial_number
+    )
+    again = signer.spec().open(NOW)
+    assert (again.responder_id, again.embed_ca) == (signer.responder_id, embed_ca)
+
+
+def test_an_embedded_ca_certificate_is_all_a_client_without_it_needs(tmp_path: Path) -> None:
+    chain = make_chain()
+    data = chain.signer(direct=True, embed_ca=True).sign(serial=chain.leaf.serial_number)
+    (tmp_path / "answer.der").write_bytes(data)
+    (tmp_path / "ca.pem").write_bytes(pem(chain.ca))
+    command = [need("openssl"), "ocsp", "-respin", "answer.der", "-CAfile", "ca.pem", "-no_nonce"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Response verify OK" in result.stderr
 
 
 def cfssl_sign(folder: Path, *words: str) -> ocsp.OCSPResponse:

@@ -170,33 +170,22 @@ class SQLiteCertDB:
         """See CertDB."""
         # as CURRENT_TIMESTAMP, which CFSSL uses: whole seconds, no zone
         now = f"{self._clock.now():%Y-%m-%d %H:%M:%S}"
-        set_ = "status = 'revoked', revoked_at = ?, reason = ?"
-        if not keep_first:
-            return await self._set_status(serial, aki, set_, (now, reason))
-        where = "(status IS NOT 'revoked' OR (reason = 6 AND 6 <> ?))"
-        return await self._set_status(serial, aki, set_, (now, reason), where, (reason,))
+        set_ = "status = 'revoked', revoked_at = ?3, reason = ?4"
+        where = "(status IS NOT 'revoked' OR (reason = 6 AND ?4 <> 6))" if keep_first else "TRUE"
+        return await self._set_status(serial, aki, set_, where, now, reason)
 
     async def release_certificate(self, serial: int, aki: str) -> bool:
         """See CertDB."""
-        set_ = "status = 'good', revoked_at = ?, reason = 0"
-        values = (rows.format_time(ZERO_TIME),)
-        return await self._set_status(serial, aki, set_, values, "status = 'revoked' AND reason = 6")
+        set_ = "status = 'good', revoked_at = ?3, reason = 0"
+        where = "status = 'revoked' AND reason = 6"
+        return await self._set_status(serial, aki, set_, where, rows.format_time(ZERO_TIME))
 
-    async def _set_status(
-        self,
-        serial: int,
-        aki: str,
-        set_: str,
-        values: tuple[str | int, ...],
-        where: str = "TRUE",
-        where_values: tuple[int, ...] = (),
-    ) -> bool:
+    async def _set_status(self, serial: int, aki: str, set_: str, where: str, *values: str | int) -> bool:
         """Change the status of a row where a condition holds; whether it did."""
-        key = (serial_to_text(serial), normalize_aki(aki))
         count = await self._change(
             f"UPDATE certificates SET {set_} "  # noqa: S608  (constants)
-            f"WHERE serial_number = ? AND authority_key_identifier = ? AND {where}",
-            (*values, *key, *where_values),
+            f"WHERE serial_number = ?1 AND authority_key_identifier = ?2 AND {where}",
+            (serial_to_text(serial), normalize_aki(aki), *values),
         )
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ocspd.cli.flags import boolean, integer, string, strings
 from ocspd.cli.io import write_stdout
 from ocspd.cli.progress import ByteProgress, PassProgress
-from ocspd.cli.signer_flags import CERTID_HASH, RESPONDER_ID
+from ocspd.cli.signer_flags import CERTID_HASH, EMBED_CA, RESPONDER_ID
 from ocspd.errors import ConfigError
 from ocspd.logs import logger
 from ocspd.service.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
@@ -44,6 +44,7 @@ BUILD_FLAGS = (
     "interval",
     CERTID_HASH,
     RESPONDER_ID,
+    EMBED_CA,
     integer("processes", "signing processes (0: one for each CPU)"),
     boolean("list-skipped", "print every line and CRL entry left out, with its cause"),
     string("report", "file for a report in JSON"),

@@ -14,7 +14,7 @@ from ocspd.cli.flags import boolean, integer, string
 from ocspd.cli.io import print_json, read_file, read_input, write_stdout
 from ocspd.cli.issue_input import naming
 from ocspd.cli.progress import PassProgress
-from ocspd.cli.signer_flags import RESPONDER_ID, SIGNER_FLAGS
+from ocspd.cli.signer_flags import EMBED_CA, RESPONDER_ID, SIGNER_FLAGS
 from ocspd.cli.signers import certid_hashes, open_signer, open_signers
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
@@ -220,6 +220,7 @@ Usage of ocspsign:
             "interval",
             string("certid-hash", "hash of the CertID: sha1, sha256, sha384 or sha512", "sha1"),
             RESPONDER_ID,
+            EMBED_CA,
         ),
         _ocspsign,
     ),

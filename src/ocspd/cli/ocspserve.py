@@ -61,7 +61,11 @@ async def _main(flags: Flags) -> int:
         logger.info("Registering OCSP responder handler")
         pool = WorkerPool(
             command=(sys.executable, "-m", "ocspd.cli.worker"),
-            settings=WorkerSettings(path=flags.string("path"), loglevel=flags.integer("loglevel")),
+            settings=WorkerSettings(
+                path=flags.string("path"),
+                loglevel=flags.integer("loglevel"),
+                max_age_cap_s=_max_age_s(flags),
+            ),
             listeners=sockets,
             count=count,
         )
@@ -142,6 +146,13 @@ def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
     return IndexDirectory(Path(path))
 
 
+def _max_age_s(flags: Flags) -> int:
+    value = flags.duration("max-age")
+    if value and not timedelta(seconds=1) <= value <= timedelta(days=365):
+        raise ConfigError("-max-age: use 1s to 8760h, or 0s for no limit of its own")
+    return int(value.total_seconds())
+
+
 def _seconds(flags: Flags, name: str) -> float:
     value = flags.duration(name)
     if not timedelta() <= value <= timedelta(hours=1):
@@ -193,6 +204,12 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             duration("index-poll", "how often to look at the URL", timedelta(milliseconds=500)),
             "db-config",
             *SIGNER_FLAGS,
+            duration(
+                "max-age",
+                "how long caches may keep a response at most: they answer good for as long after a "
+                "revocation (0s: until it is due to be renewed)",
+                timedelta(hours=1),
+            ),
             integer("workers", "worker processes (0: one for each usable CPU)"),
             string("admin-address", "address of /metrics, /livez, /readyz and /healthz", "127.0.0.1"),
             port("admin-port", "port of the same (0: none)", 9402),

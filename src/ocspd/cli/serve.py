@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.flags import string
 from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import (
     naming,
@@ -27,6 +26,7 @@ from ocspd.cli.issue_input import (
     signing_config,
 )
 from ocspd.cli.loop import run_uvloop
+from ocspd.cli.signer_flags import EMBED_CA, RESPONDER_ID
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
@@ -188,6 +188,7 @@ class _Service:
             clock=self._clock,
             validity=flags.duration("interval"),
             responder_id=flags.string("responder-id"),
+            embed_ca=flags.boolean("embed-ca"),
             issuer_name=issuer,
             responder_name=responder,
             key_name=key,
@@ -233,7 +234,8 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             "responder",
             "responder-key",
             "interval",
-            string("responder-id", "how responses name their signer: key or name (as CFSSL)", "key"),
+            RESPONDER_ID,
+            EMBED_CA,
             "tls-key",
             "tls-cert",
             "mutual-tls-ca",

@@ -34,7 +34,7 @@ def certid_hashes(flags: Flags) -> tuple[str, ...]:
 def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key: str) -> OCSPSigner:
     """Make the signer of one issuer from the places its certificates and key are in.
 
-    Takes -interval, -certid-hash and -responder-id from the flags. Every failure names its file.
+    Takes -interval, -certid-hash, -responder-id and -embed-ca from the flags. Every failure names its file.
     """
     responder_data = read_file(responder)
     with naming(responder):
@@ -47,6 +47,7 @@ def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key:
         validity=flags.duration("interval"),
         certid_hashes=certid_hashes(flags),
         responder_id=flags.string("responder-id"),
+        embed_ca=flags.boolean("embed-ca"),
         issuer_name=issuer,
         responder_name=responder,
         key_name=key,
@@ -96,6 +97,7 @@ def issuer_configs(flags: Flags) -> tuple[IssuerConfig, ...]:
             validity=flags.duration("interval"),
             certid_hashes=certid_hashes(flags),
             responder_id=flags.string("responder-id"),
+            embed_ca=flags.boolean("embed-ca"),
         )
         for ca, responder, key in signer_files(flags)
     )

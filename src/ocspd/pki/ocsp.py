@@ -2,7 +2,8 @@
 
 `OCSPSigner` checks the responder certificate before it signs anything (RFC 6960 §4.2.2.2), decides
 the times of a response and hands the encoding to `ocsp_template.Batch`. What it signs has one
-SingleResponse, no extensions, and the responder certificate only when it is not the issuer's own.
+SingleResponse, no extensions, and the responder certificate only when it is not the issuer's own, which
+`embed_ca` adds.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ class SignerSpec:
     responder_id: str
     this_update_step: timedelta
     refresh_after: float
+    embed_ca: bool
 
     def __repr__(self) -> str:
         return f"SignerSpec(<{len(self.key)} bytes of private key>)"
@@ -125,6 +127,7 @@ class SignerSpec:
             responder_id=self.responder_id,
             this_update_step=self.this_update_step,
             refresh_after=self.refresh_after,
+            embed_ca=self.embed_ca,
             warn=False,
         )
 
@@ -141,9 +144,10 @@ class OCSPSigner:
         clock: Clock,
         validity: timedelta = DEFAULT_VALIDITY,
         certid_hashes: Sequence[str] = DEFAULT_HASHES,
-        responder_id: str = "key",
+        responder_id: str = "",
         this_update_step: timedelta = _HOUR,
         refresh_after: float = 0.5,
+        embed_ca: bool = False,
         issuer_name: str = "CA certificate",
         responder_name: str = "responder certificate",
         key_name: str = "responder key",
@@ -152,7 +156,9 @@ class OCSPSigner:
         """Check the three (see `check`) and log what clients may dislike, unless `warn` is off.
 
         `validity` is nextUpdate - thisUpdate with its last second counted; `certid_hashes` are those
-        presigned (`sign` knows them all); `responder_id` is "key" (RFC 9919 §3.2.2) or "name";
+        presigned (`sign` knows them all); `responder_id` is "key" or "name"; "" is key (RFC 9919 §3.2.2), but
+        name for a CA that signs for itself: GnuTLS and dirmngr find it by nothing else, as no certificate is
+        embedded. `embed_ca` embeds the CA certificate as well, for clients that have no other way to it;
         thisUpdate is truncated to `this_update_step`, CFSSL's hour; `refresh_after` is the share of
         its validity after which an answer is due to be replaced. The names stand for the three in
         messages: the paths they were read from.
@@ -163,14 +169,15 @@ class OCSPSigner:
         self.clock = clock
         self.validity = validity
         self.certid_hashes = tuple(dict.fromkeys(certid_hashes))
-        self.responder_id = responder_id
         self.this_update_step = this_update_step
         self.refresh_after = refresh_after
+        self.embed_ca = embed_ca
         self._names = (issuer_name, responder_name, key_name)
         self._issuer_parts = parts_of(issuer_cert)
         self._responder_parts = parts_of(responder_cert)
         self.direct = issuer_cert == responder_cert
-        """Whether the CA signs itself, so that no certificate is embedded."""
+        """Whether the CA signs itself, so that its certificate is only embedded where `embed_ca` says so."""
+        self.responder_id = responder_id or ("name" if self.direct else "key")
         self._check_settings()
         self._sign_bytes, self._signature_algorithm = _signing(key, key_name)
         self.warnings = self.check()
@@ -209,6 +216,7 @@ class OCSPSigner:
             responder_id=self.responder_id,
             this_update_step=self.this_update_step,
             refresh_after=self.refresh_after,
+            embed_ca=self.embed_ca,
         )
 
     # -- checks --------------------------------------------------------------------------------
@@ -313,11 +321,14 @@ class OCSPSigner:
         else:
             responder_id = der.tlv(der.context(1, constructed=True), self._responder_parts.subject)
         this_update = change_time(now, replaced_s) if changed else _truncate(now, self.this_update_step)
+        embedded = [] if self.direct else [self.responder]
+        if self.embed_ca:
+            embedded.append(self.issuer)
         certificates = b""
-        if not self.direct:
+        if embedded:
             certificates = der.tlv(
                 der.context(0, constructed=True),
-                der.sequence(self.responder.public_bytes(serialization.Encoding.DER)),
+                der.sequence(*(each.public_bytes(serialization.Encoding.DER) for each in embedded)),
             )
         return Batch(
             sign=self._sign_bytes,
