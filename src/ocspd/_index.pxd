@@ -107,10 +107,10 @@ cdef void assemble(const Found *found, uint8_t *out) noexcept nogil
 cdef class Segment:
     cdef SegmentView view
     cdef readonly str path
-    cdef object _map
-    cdef Py_buffer _buffer
-    cdef bint _acquired
+    cdef void *_base
+    cdef size_t _size
     cdef bint _opened
+    cdef int _acquire(self, int descriptor, size_t size) except -1
     cdef int _close_view(self) except -1
     cdef int _refuse(self, str why) except -1
     cdef int _check_header(self) except -1

@@ -27,17 +27,20 @@ covered by the manifest's SHA-256 and by the signatures in the answers themselve
 This file must not write, verify signatures or know of HTTP.
 """
 
-import mmap
 import os
 import sys
 import zlib
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.errno cimport errno
 from libc.string cimport memcmp, memcpy, memset
+
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 
 from ocspd._der cimport Span, hash_name, hash_number
 from ocspd._text cimport format_time
@@ -228,18 +231,18 @@ cdef bytes serial_octets(object serial):
     return serial.to_bytes((serial.bit_length() + 7) // 8 or 1, "big")
 
 
-# no_gc: nothing here can be part of a cycle, and a collector that clears the exporter of a Py_buffer goes wrong
-@cython.no_gc
+@cython.no_gc  # nothing here can be part of a cycle
 cdef class Segment:
     """See _index.pyi."""
 
     def __cinit__(self):
-        self._acquired = False
+        self._base = NULL
+        self._size = 0
         self._opened = False
         self._close_view()
 
     def __init__(self, str path not None):
-        if self._acquired:
+        if self._base != NULL:
             raise TypeError("a Segment is opened once")
         self.path = path
         if sys.byteorder != "little":
@@ -249,15 +252,14 @@ cdef class Segment:
         except OSError as err:
             raise IndexFileError(f"{path}: cannot open segment: {err.strerror}") from err
         try:
-            if os.fstat(descriptor).st_size < PAGE:
+            size = os.fstat(descriptor).st_size
+            if size < PAGE:
                 raise IndexFileError(f"{path}: not a segment: shorter than its header")
-            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as err:  # ValueError: it has shrunk meanwhile
-            raise IndexFileError(f"{path}: cannot map segment: {err}") from err
+            self._acquire(descriptor, size)
+        except OSError as err:
+            raise IndexFileError(f"{path}: cannot map segment: {err.strerror}") from err
         finally:
             os.close(descriptor)
-        PyObject_GetBuffer(self._map, &self._buffer, PyBUF_SIMPLE)
-        self._acquired = True
         try:
             self._check_header()
             self._check_tables()
@@ -270,8 +272,18 @@ cdef class Segment:
     def __dealloc__(self):
         if self._opened:
             PyMem_Free(self.view.issuer_table)
-        if self._acquired:
-            PyBuffer_Release(&self._buffer)
+        if self._base != NULL:
+            with nogil:  # giving back the pages of a large one takes milliseconds
+                munmap(self._base, self._size)
+
+    cdef int _acquire(self, int descriptor, size_t size) except -1:
+        """Map a file. Not by Python's mmap, which keeps a descriptor for as long as the mapping lives."""
+        cdef void *base = mmap(NULL, size, PROT_READ, MAP_SHARED, descriptor, 0)
+        if base == MAP_FAILED:
+            raise OSError(errno, os.strerror(errno))
+        self._base = base
+        self._size = size
+        return 0
 
     cdef int _close_view(self) except -1:
         """Make the segment an empty one: what is not opened, or was refused, has nothing to read."""
@@ -284,9 +296,9 @@ cdef class Segment:
         raise IndexFileError(f"{self.path}: {why}; restore it from its source or build it again")
 
     cdef int _check_header(self) except -1:
-        cdef const uint8_t *base = <const uint8_t *> self._buffer.buf
+        cdef const uint8_t *base = <const uint8_t *> self._base
         cdef const Header *header = <const Header *> base
-        cdef uint64_t size = <uint64_t> self._buffer.len
+        cdef uint64_t size = <uint64_t> self._size
         if header.magic[:8] != b"OCSPDSEG":
             self._refuse("not a segment: wrong magic")
         if header.version != VERSION:
@@ -321,18 +333,23 @@ cdef class Segment:
         return 0
 
     cdef int _check_tables(self) except -1:
+        # Without the GIL: the tables of a base may have hundreds of megabytes.
         cdef const Header *header = self.view.header
         cdef uint64_t number
         cdef bint good = True
-        tables = memoryview(self._map)[header.issuers_offset:header.blobs_offset + header.blobs_size]
+        cdef object octets = PyMemoryView_FromMemory(<char *> self._base, <Py_ssize_t> self._size, PyBUF_READ)
+        tables = octets[header.issuers_offset:header.blobs_offset + header.blobs_size]
         if zlib.crc32(tables) != header.tables_crc:
             self._refuse("segment tables are damaged: checksum mismatch")
-        for number in range(header.issuer_count):
-            good = good and self.view.issuers[number].name_size <= MAX_HASH
-            good = good and 4 <= self.view.issuers[number].key_size <= MAX_HASH
-            good = good and self.view.issuers[number].hash_id < 4
-        for number in range(header.template_count):
-            good = good and self._template_good(&self.view.templates[number])
+        with nogil:
+            for number in range(header.issuer_count):
+                good = good and self.view.issuers[number].name_size <= MAX_HASH
+                good = good and 4 <= self.view.issuers[number].key_size <= MAX_HASH
+                good = good and self.view.issuers[number].hash_id < 4
+            for number in range(header.template_count):
+                if not self._template_good(&self.view.templates[number]):
+                    good = False
+                    break
         if not good:
             self._refuse("segment tables are damaged: an entry points outside its range")
         return 0
