@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -35,6 +37,18 @@ def write_atomic(path: str | Path, data: bytes, mode: int = 0o644) -> None:
         if isinstance(err, OSError):
             raise OCSPDError(f"{path}: cannot write: {err.strerror}") from err
         raise
+
+
+def read_bounded(path: str | Path, limit: int) -> bytes:
+    """Return at most `limit` bytes of a regular file; OSError for anything else, such as a pipe.
+
+    Opening a pipe would wait for a writer, and a file may have any size.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(limit)
 
 
 def fsync_directory(path: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import hashlib
 import http.server
-import logging
 import os
 import random
 import shutil
@@ -12,6 +11,7 @@ import threading
 import time
 from collections import namedtuple
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -360,10 +360,9 @@ async def test_a_disk_that_fills_up_meanwhile_is_one_line(
     assert files(target) == set()
 
 
-async def test_a_generation_that_goes_back_counts_only_when_published_later(
-    place: Bucket | Folder, tmp_path: Path, target: IndexDirectory, caplog: pytest.LogCaptureFixture
+async def test_S7_a_generation_that_goes_back_counts_only_when_published_later(
+    place: Bucket | Folder, tmp_path: Path, target: IndexDirectory
 ) -> None:
-    logging.getLogger("ocspd").propagate = True
     publisher, puller = RemoteIndex(place.url, CLOCK), RemoteIndex(place.url, CLOCK)
     signer = IndexDirectory(tmp_path / "signer")
     old = add(signer, 1, now_s=1000)
@@ -371,16 +370,74 @@ async def test_a_generation_that_goes_back_counts_only_when_published_later(
     await publisher.publish(signer, new)
     await puller.pull(target)
     await publisher.publish(signer, old)
-    for _ in range(3):
-        assert await puller.pull(target) is None
-    assert target.manifest() == new
-    assert caplog.text.count("is older than generation 2, which is in use: ignored") == 1
+    for remote in (puller, puller, RemoteIndex(place.url, CLOCK)):
+        with pytest.raises(IndexFileError, match="generation 1 is older than generation 2, which is in use"):
+            await remote.pull(target)
+        assert target.manifest() == new
+    foreign = add(IndexDirectory(tmp_path / "foreign"), 4, now_s=2000)
+    await publisher.publish(IndexDirectory(tmp_path / "foreign"), replace(foreign, generation=99))
+    with pytest.raises(IndexFileError, match="generation 99 of another index is older than generation 2"):
+        await puller.pull(target)
     rebuilt = IndexDirectory(tmp_path / "rebuilt")
     restored = add(rebuilt, 3, now_s=3000)
     assert restored.generation == 1
     await publisher.publish(rebuilt, restored)
     assert await puller.pull(target) == restored
     assert holds(target, (3,))
+
+
+async def test_P1_what_somebody_removed_or_cut_in_the_cache_is_pulled_again(
+    place: Bucket | Folder, source: IndexDirectory, target: IndexDirectory
+) -> None:
+    manifest = source.manifest()
+    assert manifest is not None
+    await RemoteIndex(place.url, CLOCK).publish(source, manifest)
+    puller = RemoteIndex(place.url, CLOCK)
+    await puller.pull(target)
+    victim = target.segment_path(manifest.segments[0])
+    for damage in ("removed", "cut", "manifest", "directory"):
+        match damage:
+            case "removed":
+                victim.unlink()
+            case "cut":
+                os.truncate(victim, 100)
+            case "manifest":
+                target.manifest_path.write_text('{"version": 1, "version": 1}')
+            case _:
+                shutil.rmtree(target.path)
+        assert await puller.pull(target) == manifest
+        assert holds(target, (1, 2, 3, 4))
+        assert await puller.pull(target) is None
+
+
+async def test_a_cache_that_a_manifest_from_the_future_poisoned_is_pulled_again(
+    place: Bucket | Folder, source: IndexDirectory, target: IndexDirectory
+) -> None:
+    manifest = source.manifest()
+    assert manifest is not None
+    publisher, puller = RemoteIndex(place.url, CLOCK), RemoteIndex(place.url, CLOCK)
+    await publisher.publish(source, manifest)
+    await puller.pull(target)
+    far = replace(manifest, generation=1000, published_at=253_402_300_799)
+    await publisher.publish(source, far)
+    with pytest.raises(IndexFileError, match="hours in the future"):
+        await puller.pull(target)
+    assert target.manifest() == manifest
+    target.manifest_path.write_bytes(far.to_bytes())  # what an earlier version pulled
+    await publisher.publish(source, manifest)
+    assert await RemoteIndex(place.url, CLOCK).pull(target) == manifest
+
+
+async def test_P1_a_cache_that_cannot_be_written_or_listed_is_one_error_of_the_index(
+    place: Bucket | Folder, source: IndexDirectory, tmp_path: Path
+) -> None:
+    manifest = source.manifest()
+    assert manifest is not None
+    await RemoteIndex(place.url, CLOCK).publish(source, manifest)
+    (tmp_path / "file").touch()
+    target = IndexDirectory(tmp_path / "file")
+    with pytest.raises(IndexFileError, match="file"):
+        await RemoteIndex(place.url, CLOCK).pull(target)
 
 
 async def test_old_segments_go_after_a_grace_time_that_a_restart_does_not_forget(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -154,6 +155,41 @@ async def test_a_second_run_signs_nothing_that_is_fresh_and_misses_nothing(
         assert answer_in(path, ours, 50) is not None
         # the two changes, by the feed and at most once more by the pass that ran beside it
         assert refresher.stats.answers <= 8
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        '{"database": DB, "cursor": {"id": 1' + "0" * 400 + "}}",
+        '{"database": DB, "cursor": {"id": -1}}',
+        '{"database": DB, "cursor": {"id": true}}',
+        '{"database": DB, "cursor": {"id": NaN}}',
+        '{"database": DB, "cursor": {"id": "x"}}',
+        '{"database": DB, "cursor": {"seen": "x", "source": "y"}}',
+        '{"database": DB, "cursor": {"seen": [[]], "source": {}}}',
+        '{"database": DB, "cursor": []}',
+        '{"database": DB, "database": DB, "cursor": {}}',
+        '{"database": DB}',
+        "[" * 100_000,
+        "\x00",
+    ],
+    ids=lambda text: text[16:50],
+)
+async def test_S6_a_state_that_somebody_has_damaged_costs_a_pass_and_nothing_else(
+    certdb: CertDB, tmp_path: Path, damage: str
+) -> None:
+    ours = signer()
+    await certdb.insert_certificate(certificate(1, ours.aki))
+    async with refreshing(certdb, tmp_path / "index", ours):
+        pass
+    state = tmp_path / "index" / "signer.json"
+    state.write_text(damage.replace("DB", json.dumps(certdb.name)))
+    await certdb.revoke_certificate(1, ours.aki, 1)
+    async with refreshing(certdb, tmp_path / "index", ours) as (refresher, _):
+        found = answer_in(tmp_path / "index", ours, 1)
+        assert found is not None
+        assert found.status == 1
+        await until(lambda: refresher.stats.database_up, "the database is said to be up")
 
 
 async def test_many_small_changes_are_merged_and_none_is_lost(certdb: CertDB, tmp_path: Path) -> None:

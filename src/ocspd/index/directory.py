@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,16 @@ from typing import TYPE_CHECKING
 from ocspd._index import Index, Segment
 from ocspd._writer import SegmentWriter
 from ocspd.errors import IndexFileError, OCSPDError
-from ocspd.files import fsync_directory, write_atomic
-from ocspd.index.manifest import MANIFEST_NAME, MAX_CHANGES, Manifest, SegmentRef, parse_manifest
+from ocspd.files import fsync_directory, read_bounded, write_atomic
+from ocspd.index.manifest import (
+    MANIFEST_NAME,
+    MAX_BYTES,
+    MAX_CHANGES,
+    MAX_SEGMENTS,
+    Manifest,
+    SegmentRef,
+    parse_manifest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,17 +72,20 @@ class IndexDirectory:
     def manifest(self) -> Manifest | None:
         """Read the manifest; None when nothing has been published here yet."""
         try:
-            data = self.manifest_path.read_bytes()
+            data = read_bounded(self.manifest_path, MAX_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as err:
-            raise IndexFileError(f"{self.manifest_path}: cannot read manifest: {err.strerror}") from err
+            raise IndexFileError(
+                f"{self.manifest_path}: cannot read manifest: {err.strerror or err}"
+            ) from err
         return parse_manifest(data, str(self.manifest_path))
 
     def copy(self) -> Manifest | None:
         """Read the copy of the newest manifest a writer published here; None when there is no usable one."""
         try:
-            return parse_manifest((self.path / COPY_NAME).read_bytes(), str(self.path / COPY_NAME))
+            data = read_bounded(self.path / COPY_NAME, MAX_BYTES + 1)
+            return parse_manifest(data, str(self.path / COPY_NAME))
         except (OSError, IndexFileError):
             return None
 
@@ -252,7 +264,15 @@ class IndexDirectory:
         before: Manifest | None,
         above: int = 0,
     ) -> Manifest:
-        """Make the manifest for `replace`: its generation is after `before`, the copy's and `above`."""
+        """Make the manifest for `replace`: its generation is after `before`, the copy's and `above`.
+
+        IndexFileError for more segments than a reader takes.
+        """
+        if len(segments) > MAX_SEGMENTS:
+            raise IndexFileError(
+                f"{self.path}: {len(segments)} segments are more than a manifest may name ({MAX_SEGMENTS}): "
+                "merge them (`ocspd index merge`)"
+            )
         copy = self.copy()
         generation = max(before.generation if before else 0, copy.generation if copy else 0, above) + 1
         changes = [(generation, moment) for moment in changed_at] + list(before.changes if before else ())
@@ -261,6 +281,8 @@ class IndexDirectory:
             published_at=now_s,
             segments=tuple(segments),
             changes=tuple(changes[:MAX_CHANGES]),
+            index_id=next((one.index_id for one in (before, copy) if one and one.index_id), "")
+            or secrets.token_hex(16),
         )
 
     def replace(self, manifest: Manifest, before: Manifest | None) -> None:

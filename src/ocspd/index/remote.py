@@ -23,19 +23,31 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ocspd import strict_json
 from ocspd.errors import ConfigError, IndexFileError
 from ocspd.files import fsync_directory
-from ocspd.index.manifest import MANIFEST_NAME, MAX_BYTES, Manifest, SegmentRef, parse_manifest
+from ocspd.index.exhaustion import is_exhaustion
+from ocspd.index.manifest import (
+    MANIFEST_NAME,
+    MAX_BYTES,
+    History,
+    Manifest,
+    SegmentRef,
+    check_not_in_the_future,
+    parse_manifest,
+)
 from ocspd.index.store import CONCURRENCY, MissingObjectError, RemoteStore
 from ocspd.logs import logger
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from ocspd.clock import Clock
     from ocspd.index.directory import IndexDirectory
+
+    Check = Callable[[IndexDirectory, Manifest], Awaitable[object]]
 
 RETIRED_NAME = "retired.json"
 """The object that keeps since when segments in the store are named by no manifest."""
@@ -68,15 +80,26 @@ class RemoteIndex:
     """The index at one URL. One publisher, one task at a time; pullers need not know of each other."""
 
     def __init__(
-        self, url: str, clock: Clock, *, disk_usage: Callable[[Path], Space] = shutil.disk_usage
+        self,
+        url: str,
+        clock: Clock,
+        *,
+        disk_usage: Callable[[Path], Space] = shutil.disk_usage,
+        check: Check | None = None,
     ) -> None:
-        """Raise ConfigError when the URL or the store's settings cannot be used."""
+        """Raise ConfigError when the URL or the store's settings cannot be used.
+
+        `check` looks into the segments of a generation before it is used, elsewhere than in this process
+        where that is given.
+        """
         self._store = RemoteStore(url)
         self._store.check()
         self._clock = clock
         self._disk_usage = disk_usage
+        self.check = check or _check_here
+        """Looks into the segments of a generation; IndexFileError names one that cannot be used."""
         self._etag: str | None = None
-        self._refused: Manifest | None = None
+        self._history = History()
         self._present: set[str] = set()
         self._retired: dict[str, float] | None = None
         self.pulled_bytes = 0
@@ -99,21 +122,43 @@ class RemoteIndex:
         The caller holds the directory's lock. IndexFileError names what cannot be reached or used; the
         local generation is then as it was.
         """
-        local = directory.manifest()
-        read = await self._read_manifest(self._etag if local is not None else None)
+        local = self._local(directory)
+        whole = local is not None and all(_has(directory, ref) for ref in local.segments)
+        read = await self._read_manifest(self._etag if whole else None)
         if read is None:
             return None
         manifest, etag = read
+        self._history.check(manifest, f"{self.url}/{MANIFEST_NAME}", self._now_s())
         self.generation = manifest.generation
-        if local is not None and (manifest == local or not self._newer(manifest, local)):
+        if manifest == local and whole:
             self._etag = etag
             return None
-        await self._fetch_missing(directory, manifest)
-        await asyncio.to_thread(directory.open, manifest)
-        await asyncio.to_thread(directory.replace, manifest, local)
-        self._etag = etag
-        await asyncio.to_thread(directory.collect, self._now_s(), LOCAL_GRACE_S)
+        try:
+            await self._fetch_missing(directory, manifest)
+            await self.check(directory, manifest)
+            await asyncio.to_thread(directory.replace, manifest, local)
+            self._history.note(manifest)
+            self._etag = etag
+            await asyncio.to_thread(directory.collect, self._now_s(), LOCAL_GRACE_S)
+        except OSError as err:
+            raise IndexFileError(f"{directory.path}: {err.strerror or err}") from err
         return manifest
+
+    def _local(self, directory: IndexDirectory) -> Manifest | None:
+        """Return what was pulled before; None also for what can only be replaced."""
+        try:
+            local = directory.manifest()
+            if local is not None:
+                check_not_in_the_future(local, str(directory.manifest_path), self._now_s())
+                self._history.note(local)
+        except IndexFileError as err:
+            if is_exhaustion(err):
+                raise
+            logger.warning("%s; pulling it again", err)
+            with contextlib.suppress(OSError):
+                directory.manifest_path.unlink(missing_ok=True)
+            return None
+        return local
 
     async def _read_manifest(self, etag: str | None) -> tuple[Manifest, str | None] | None:
         try:
@@ -124,23 +169,6 @@ class RemoteIndex:
             return None
         data, etag = found
         return parse_manifest(data, f"{self.url}/{MANIFEST_NAME}"), etag
-
-    def _newer(self, remote: Manifest, local: Manifest) -> bool:
-        """Refuse the past: a generation that goes back counts only when it was published later."""
-        if remote.generation > local.generation or remote.published_at > local.published_at:
-            return True
-        if (remote.generation, remote.published_at) == (local.generation, local.published_at):
-            return True
-        if remote != self._refused:
-            self._refused = remote
-            logger.warning(
-                "%s: generation %d is older than generation %d, which is in use: ignored until something "
-                "newer is published",
-                self.url,
-                remote.generation,
-                local.generation,
-            )
-        return False
 
     async def _fetch_missing(self, directory: IndexDirectory, manifest: Manifest) -> None:
         missing = [ref for ref in dict.fromkeys(manifest.segments) if not _has(directory, ref)]
@@ -287,13 +315,17 @@ class RemoteIndex:
     async def _read_retired(self) -> dict[str, float]:
         try:
             found = await self._store.read(RETIRED_NAME, limit=MAX_BYTES)
-            value = json.loads(found[0]) if found else {}
-            return {str(name): float(moment) for name, moment in value.items()}
-        except (MissingObjectError, ValueError, AttributeError, TypeError, RecursionError):
+            value = strict_json.read(found[0], MAX_BYTES) if found else {}
+            return {name: strict_json.moment(value[name], name) for name in value if _SEGMENT.fullmatch(name)}
+        except (MissingObjectError, ValueError, TypeError):
             return {}  # the grace time begins again
 
     def _now_s(self) -> float:
         return self._clock.now().timestamp()
+
+
+async def _check_here(directory: IndexDirectory, manifest: Manifest) -> None:
+    await asyncio.to_thread(directory.open, manifest)
 
 
 def _has(directory: IndexDirectory, ref: SegmentRef) -> bool:

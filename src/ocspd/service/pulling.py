@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.index.manifest import check_not_in_the_future
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from ocspd.clock import Clock
     from ocspd.index.directory import IndexDirectory
+    from ocspd.index.manifest import Manifest
     from ocspd.index.remote import RemoteIndex
 
 _START_S = 10.0
@@ -65,20 +67,19 @@ class PulledIndex:
         OCSPDError when neither is there, or when another process uses the directory.
         """
         self._lock.enter_context(self.directory.lock())
-        cached = await asyncio.to_thread(self._check_cache)
+        cached = await self._check_cache()
         try:
             async with asyncio.timeout(_START_S if cached else None):
                 await self._look()
         except TimeoutError:
-            logger.warning(
-                "%s: not pulled within %.0f s; starting with the generation pulled before",
-                self.stats.url,
-                _START_S,
+            self._fail(
+                f"{self.stats.url}: not pulled within {_START_S:.0f} s",
+                "starting with the generation pulled before",
             )
         except OCSPDError as err:
             if not cached:
                 raise
-            self._fail(err, "starting with the generation pulled before")
+            self._fail(str(err), "starting with the generation pulled before")
 
     async def follow(self) -> None:
         """Pull every new generation, until cancelled; a failure is told once and tried again."""
@@ -87,7 +88,15 @@ class PulledIndex:
             try:
                 await self._look()
             except OCSPDError as err:
-                self._fail(err, "the generation pulled before serves on")
+                self._fail(str(err), "the generation pulled before serves on")
+            except Exception as err:  # noqa: BLE001  (a bug must neither end the pulling nor hide)
+                if self._fail(f"{self.stats.url}: a bug in ocspd, please report it", "pulling on"):
+                    logger.error("%s", self.stats.url, exc_info=err)
+
+    @property
+    def up(self) -> bool:
+        """Whether the last look at the store succeeded."""
+        return self.stats.up
 
     def reload(self) -> None:
         """Look at the store at once."""
@@ -110,14 +119,17 @@ class PulledIndex:
             self.stats.up = True
             logger.info("%s: pulling works again", self.stats.url)
 
-    def _fail(self, error: OCSPDError, consequence: str) -> None:
+    def _fail(self, error: str, consequence: str) -> bool:
+        """Count a failure, and log it unless it is the same as the last one; whether it was logged."""
         self.stats.up = False
         self.stats.failures += 1
         self._failed += 1
-        complaint = str(error).partition(" (")[0]  # details such as addresses and sizes vary
-        if complaint != self._complaint:
-            self._complaint = complaint
-            logger.error("%s; %s", error, consequence)
+        complaint = error.partition(" (")[0]  # details such as addresses and sizes vary
+        if complaint == self._complaint:
+            return False
+        self._complaint = complaint
+        logger.error("%s; %s", error, consequence)
+        return True
 
     async def _pause(self) -> None:
         seconds = self._poll_s
@@ -129,25 +141,36 @@ class PulledIndex:
                 await self._forced.wait()
         self._forced.clear()
 
-    def _check_cache(self) -> bool:
+    async def _check_cache(self) -> bool:
         """Tell whether an earlier run left a usable generation; what is damaged is removed."""
         try:
             manifest = self.directory.manifest()
             if manifest is None:
                 return False
-            for ref in manifest.segments:
-                path = self.directory.segment_path(ref)
-                try:
-                    self.directory.map([ref])
-                    if ref.size_bytes <= _VERIFIED_BYTES:
-                        self.directory.verify(ref)
-                except IndexFileError:
-                    with suppress(OSError):
-                        path.unlink(missing_ok=True)  # it is pulled again
-                    raise
+            check_not_in_the_future(
+                manifest, str(self.directory.manifest_path), self._clock.now().timestamp()
+            )
+            await asyncio.to_thread(self._remove_damaged, manifest, _VERIFIED_BYTES)
+            try:
+                await self._remote.check(self.directory, manifest)
+            except IndexFileError:
+                await asyncio.to_thread(self._remove_damaged, manifest, None)
+                raise
         except IndexFileError as err:
             logger.warning("%s; pulling it again", err)
             with suppress(OSError):
                 self.directory.manifest_path.unlink(missing_ok=True)
             return False
         return True
+
+    def _remove_damaged(self, manifest: Manifest, up_to_bytes: int | None) -> None:
+        """Compare segments with their SHA-256; IndexFileError names one that differs, which is removed."""
+        for ref in manifest.segments:
+            if up_to_bytes is not None and ref.size_bytes > up_to_bytes:
+                continue
+            try:
+                self.directory.verify(ref)
+            except IndexFileError:
+                with suppress(OSError):
+                    self.directory.segment_path(ref).unlink(missing_ok=True)  # it is pulled again
+                raise

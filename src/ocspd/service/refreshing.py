@@ -18,14 +18,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ocspd import strict_json
 from ocspd.certdb.feed import CursorLostError
 from ocspd.errors import IndexFileError, OCSPDError
-from ocspd.files import write_atomic
+from ocspd.files import read_bounded, write_atomic
 from ocspd.logs import logger
 from ocspd.model import normalize_aki
 from ocspd.service.presigning import (
@@ -64,6 +66,9 @@ _TRIM_EVERY_S = 600.0
 _TRIM_KEEP = timedelta(days=1)
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SKIPPED_KEPT = 1_000
+_MAX_STATE_BYTES = 16 << 20
+"""A snapshot names every transaction that was open: a few bytes for each."""
+_SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
 _MEANWHILE = {"signers_up": "the signers loaded before stay in use"}
 _AGAIN = {
     "database_up": "the source of certificates works again",
@@ -191,7 +196,9 @@ class Refresher:
     async def run(self) -> None:
         """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
         self._generations.load()
-        self._take(self._source.load() or ())
+        signers = self._source.load()
+        if signers is not None:  # None: the ones of an earlier run are still good
+            self._take(signers)
         async with Tasks() as tasks:
             tasks.create_task(self._forever("database_up", self._follow))
             tasks.create_task(self._forever("database_up", self._passes))
@@ -364,17 +371,19 @@ class Refresher:
         return self._generations.directory.path / STATE_NAME
 
     def _load_cursor(self) -> Cursor | None:
-        """Return the feed position of an earlier run on this database, if its index is still here."""
+        """Return the feed position of an earlier run on this database, if its index is still here.
+
+        A state that cannot be used is none: a full pass finds what changed meanwhile.
+        """
         if not self._generations.segments:
             return None
         try:
-            state = json.loads(self._state_path.read_bytes())
+            state = strict_json.read(read_bounded(self._state_path, _MAX_STATE_BYTES + 1), _MAX_STATE_BYTES)
+            cursor = strict_json.member(state, "cursor")
+            ours = strict_json.member(state, "database") == self._db.name
         except (OSError, ValueError):
             return None
-        if not isinstance(state, dict) or state.get("database") != self._db.name:
-            return None
-        cursor = state.get("cursor")
-        return cursor if isinstance(cursor, dict) else None
+        return cursor if ours and isinstance(cursor, dict) and all(map(_usable, cursor.items())) else None
 
     def _save_cursor(self, cursor: Cursor) -> None:
         state = {"database": self._db.name, "cursor": cursor}
@@ -449,6 +458,18 @@ class Refresher:
                 self._works("index_up")
             if self._generations.pass_wanted:
                 self._pass_wanted.set()
+
+
+def _usable(member: tuple[str, Any]) -> bool:
+    """Whether a member of a cursor is what a feed writes: a row number, a snapshot or a short text."""
+    name, value = member
+    if name == "id":
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    if name in {"seen", "upto"}:
+        return isinstance(value, str) and _SNAPSHOT.fullmatch(value) is not None
+    if name == "xid":
+        return isinstance(value, str | int) and str(value).isascii() and str(value).isdigit()
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:

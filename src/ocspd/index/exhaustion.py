@@ -1,0 +1,26 @@
+"""Telling what this machine lacks from what is wrong with an index."""
+
+from __future__ import annotations
+
+import errno
+
+_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_MAX_CAUSES = 8
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether an error came about for want of descriptors, memory, processes or threads.
+
+    Such a want passes, and other responders need not have it: whoever meets it tries again and tells the
+    load balancer meanwhile. A damaged index is the same for every responder, and the last good one serves on.
+    """
+    found: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if found is None:
+            return False
+        if isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno in _LACKS):
+            return True
+        if isinstance(found, RuntimeError) and "can't start new thread" in str(found):
+            return True
+        found = found.__cause__
+    return False
