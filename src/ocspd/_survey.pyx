@@ -185,7 +185,12 @@ def live_stats(Index index not None):
                 if counts[position][number] <= 0:
                     continue
                 row = stats.setdefault(
-                    keys[template.issuer_key], {"entries": 0, "good": 0, "revoked": 0, "unknown": 0}
+                    keys[template.issuer_key],
+                    {"entries": 0, "good": 0, "revoked": 0, "unknown": 0, "expiries": {}},
+                )
+                expiries = row["expiries"]
+                expiries[template.next_update] = (
+                    expiries.get(template.next_update, 0) + counts[position][number]
                 )
                 row["entries"] += counts[position][number]
                 row[("good", "revoked", "unknown")[template.status]] += counts[position][number]

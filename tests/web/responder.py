@@ -33,11 +33,12 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC).replace(microsecond=0)
 
 
-def answer(serial: int, *, revoked: bool = False) -> bytes:
+def answer(serial: int, *, revoked: bool = False, hash_name: str = "sha1") -> bytes:
     """Sign an answer that is valid now."""
     start = now() - dt.timedelta(minutes=1)
     return CA.answer(
         serial,
+        hash_name=hash_name,
         this_update=start,
         next_update=start + dt.timedelta(hours=96),
         revoked_at=start if revoked else None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     directory = tmp_path_factory.mktemp("admin")
-    publish(directory / "index", [answer(1), answer(2, revoked=True), CA.answer(3, hash_name="sha256")])
+    publish(directory / "index", [answer(1), answer(2, revoked=True), answer(3, hash_name="sha256")])
     with responder(directory / "log", "-index", str(directory / "index")) as running:
         yield running
 
@@ -49,7 +49,7 @@ def test_every_metric_has_the_prefix_and_no_label_from_a_client(running: Running
         for labels in samples:
             assert {key for key, _ in labels} <= {
                 *("method", "outcome", "hash", "cause", "phase", "worker", "issuer", "certid_hash"),
-                *("le", "version", "python"),
+                *("le", "version", "python", "duty"),
             }
 
 

@@ -76,6 +76,11 @@ def port(name: str, text: str, default: int) -> Flag:
     return Flag(name, Kind.INTEGER, default, text, (0, 65535))
 
 
+def percentage(name: str, text: str, default: int) -> Flag:
+    """Declare a flag that holds a whole number of hundredths."""
+    return Flag(name, Kind.INTEGER, default, text, (0, 100))
+
+
 def duration(name: str, text: str, default: timedelta = timedelta()) -> Flag:
     """Declare a flag that holds a Go duration such as 96h or 1m30s."""
     return Flag(name, Kind.DURATION, default, text)

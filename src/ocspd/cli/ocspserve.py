@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.cli.flags import duration, integer, port, string
+from ocspd.cli.flags import duration, integer, percentage, port, string
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.signer_flags import SIGNER_FLAGS
 from ocspd.cli.verb import Verb
@@ -19,9 +19,10 @@ from ocspd.errors import ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
 from ocspd.service.responses import PublishedIndex, ResponsesFile
-from ocspd.web import listeners
+from ocspd.web import descriptors, listeners
 from ocspd.web.admin import Admin
 from ocspd.web.control import WorkerSettings
+from ocspd.web.examining import Examining
 from ocspd.web.pool import WorkerPool
 from ocspd.web.served_index import ServedIndex
 from ocspd.web.server import HTTPServer
@@ -48,10 +49,14 @@ async def _main(flags: Flags) -> int:
     count = flags.integer("workers") or len(os.sched_getaffinity(0))
     if not 0 < count <= _MAX_WORKERS:
         raise ConfigError(f"-workers {count}: use 1 to {_MAX_WORKERS}, or 0 for one on each CPU")
+    max_expired = flags.integer("max-expired")
+    limit = descriptors.raise_limit()
     notifier = Notifier.from_environment()
     from_systemd = passed_sockets()
     async with AsyncExitStack() as stack:
-        source = await _source(flags, clock, stack)
+        examining = Examining((sys.executable, "-m", "ocspd.cli.examiner"))
+        stack.push_async_callback(examining.close)
+        source = await _source(flags, clock, examining, stack)
         sockets = (
             listeners.passed(from_systemd)
             if from_systemd
@@ -59,36 +64,43 @@ async def _main(flags: Flags) -> int:
         )
         stack.callback(sockets.close)
         logger.info("Registering OCSP responder handler")
+        index = ServedIndex(source.directory, examining, clock)
         pool = WorkerPool(
             command=(sys.executable, "-m", "ocspd.cli.worker"),
             settings=WorkerSettings(
                 path=flags.string("path"),
                 loglevel=flags.integer("loglevel"),
                 max_age_cap_s=_max_age_s(flags),
+                max_connections=descriptors.worker_connections(
+                    limit, len(sockets.sockets), WorkerSettings().max_connections
+                ),
             ),
             listeners=sockets,
             count=count,
+            diagnose=index.damage,
         )
         stack.callback(pool.close)
         supervisor = Supervisor(
             source=source,
-            index=ServedIndex(source.directory),
+            index=index,
             pool=pool,
             clock=clock,
+            max_expired=max_expired / 100,
             drain_delay_s=_seconds(flags, "drain-delay"),
             drain_timeout_s=_seconds(flags, "drain-timeout"),
             notifier=notifier,
         )
-        await _start_admin(flags, supervisor, stack)
+        admin_connections = descriptors.admin_connections(limit, count)
+        await _start_admin(flags, supervisor, admin_connections, stack)
         return await supervisor.run()
 
 
-async def _source(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
+async def _source(flags: Flags, clock: Clock, examining: Examining, stack: AsyncExitStack) -> Source:
     """Choose where answers come from: -responses before -index before -db-config, as CFSSL does."""
     if flags.string("responses"):
         return ResponsesFile(flags.string("responses"), _private_directory(stack), clock)
     if "://" in flags.string("index"):
-        return _pulled(flags, clock, stack)
+        return _pulled(flags, clock, examining, stack)
     if flags.string("index"):
         return PublishedIndex(IndexDirectory(flags.string("index")))
     if flags.string("db-config"):
@@ -99,7 +111,7 @@ async def _source(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     )
 
 
-def _pulled(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
+def _pulled(flags: Flags, clock: Clock, examining: Examining, stack: AsyncExitStack) -> Source:
     # The client of object stores is loaded only where there is one.
     from ocspd.index.remote import RemoteIndex  # noqa: PLC0415
     from ocspd.service.pulling import PulledIndex  # noqa: PLC0415
@@ -107,7 +119,7 @@ def _pulled(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     poll = flags.duration("index-poll")
     if not timedelta(milliseconds=50) <= poll <= timedelta(hours=1):
         raise ConfigError("-index-poll: use 50ms to 1h")
-    remote = RemoteIndex(flags.string("index"), clock)
+    remote = RemoteIndex(flags.string("index"), clock, check=examining.check)
     given = flags.string("index-cache")
     directory = IndexDirectory(given) if given else _private_directory(stack)
     source = PulledIndex(remote, directory, clock, poll_s=poll.total_seconds())
@@ -160,12 +172,16 @@ def _seconds(flags: Flags, name: str) -> float:
     return value.total_seconds()
 
 
-async def _start_admin(flags: Flags, supervisor: Supervisor, stack: AsyncExitStack) -> None:
+async def _start_admin(
+    flags: Flags, supervisor: Supervisor, max_connections: int, stack: AsyncExitStack
+) -> None:
     """Start the admin listener; a default port that is taken is no reason not to serve."""
     port = flags.integer("admin-port")
     if not port:
         return
-    server = HTTPServer(Admin(supervisor), drain_s=1, port_flag="-admin-port")
+    server = HTTPServer(
+        Admin(supervisor), drain_s=1, port_flag="-admin-port", max_connections=max_connections
+    )
     try:
         await server.start(flags.string("admin-address"), port)
     except OCSPDError as err:
@@ -211,6 +227,11 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
                 timedelta(hours=1),
             ),
             integer("workers", "worker processes (0: one for each usable CPU)"),
+            percentage(
+                "max-expired",
+                "/readyz fails when more than this percentage of an issuer's responses has expired",
+                50,
+            ),
             string("admin-address", "address of /metrics, /livez, /readyz and /healthz", "127.0.0.1"),
             port("admin-port", "port of the same (0: none)", 9402),
             duration(

@@ -11,7 +11,8 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.errors import OCSPDError
+from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.index.exhaustion import is_exhaustion
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class ResponsesFile:
         self._clock = clock
         self._published: Stamp | None = None
         self._complaint = ""
+        self._broken = ""
         self._forced = asyncio.Event()
+        self.up = True
+        """Whether the file as it is now is what is served."""
 
     async def prepare(self) -> None:
         """Read the file for the first time.
@@ -53,8 +57,12 @@ class ResponsesFile:
         while True:
             try:
                 await self._look()
+                if self._complaint:
+                    logger.info("%s: it can be used again", self._path)
                 self._complaint = ""
+                self.up = True
             except OCSPDError as err:
+                self.up = False
                 if str(err) != self._complaint:
                     self._complaint = str(err)
                     logger.error("%s; the answers read before are served on", err)
@@ -70,7 +78,9 @@ class ResponsesFile:
         forced = self._forced.is_set()
         self._forced.clear()
         stamp = self._stamp()
-        if stamp == self._published and not forced:
+        if stamp == self._published and not forced and await asyncio.to_thread(self._is_there):
+            if self._broken:
+                raise OCSPDError(self._broken)  # still the file that could not be used
             return
         while True:
             await asyncio.sleep(_SETTLE_S)
@@ -79,7 +89,25 @@ class ResponsesFile:
                 break
             stamp = later
         self._published = stamp  # also when it is of no use: looked at again when it changes
-        await asyncio.to_thread(self._build, first=False)
+        try:
+            await asyncio.to_thread(self._build, first=False)
+        except OCSPDError as err:
+            if isinstance(err, IndexFileError) or isinstance(err.__cause__, OSError):
+                self._published = None  # the file may be good: try again, changed or not
+            else:
+                self._broken = str(err)
+            raise
+        self._broken = ""
+
+    def _is_there(self) -> bool:
+        """Whether what was published is still whole; a cleaner of temporary files may have been here."""
+        try:
+            manifest = self.directory.manifest()
+            return manifest is not None and all(
+                self.directory.segment_path(ref).stat().st_size == ref.size_bytes for ref in manifest.segments
+            )
+        except (IndexFileError, OSError) as err:
+            return is_exhaustion(err)
 
     def _stamp(self) -> Stamp:
         try:
@@ -117,6 +145,9 @@ class ResponsesFile:
 
 class PublishedIndex:
     """An index directory that somebody else publishes to: nothing is to be done but look."""
+
+    up = True
+    """There is nothing of its own that could fail: the supervisor looks at the manifest."""
 
     def __init__(self, directory: IndexDirectory) -> None:
         self.directory = directory

@@ -60,6 +60,7 @@ class TableSource:
     _digest: Digest = (0, 0)
     _read_s: float = 0.0
     _forced: asyncio.Event = field(default_factory=asyncio.Event)
+    _table_up: bool = True
 
     def __post_init__(self) -> None:
         self._generations = Generations(self.directory, self.clock, grace_s=_GRACE_S)
@@ -104,6 +105,14 @@ class TableSource:
             if self._work is not None:
                 self._work.cancel()
 
+    @property
+    def up(self) -> bool:
+        """Whether the table could be read last time, and signers, database and index could be used."""
+        if self._refresher is None:
+            return self._table_up
+        stats = self._refresher.stats
+        return self._table_up and stats.database_up and stats.index_up and stats.signers_up
+
     def reload(self) -> None:
         """Read the table again at once."""
         self._forced.set()
@@ -121,6 +130,7 @@ class TableSource:
                 if await self._fingerprint() != self._digest:
                     await self._read_table()
             except OCSPDError as err:
+                self._table_up = False
                 if str(err) != complaint:
                     complaint = str(err)
                     logger.error("%s; serving on, trying again", err)
@@ -128,6 +138,7 @@ class TableSource:
                 continue
             if complaint:
                 logger.info("%s works again", self.db.name)
+            self._table_up = True
             delay, complaint = 0.0, ""
 
     async def _rows(self) -> AsyncIterator[list[OCSPRow]]:

@@ -55,6 +55,7 @@ class Admin:
         index = supervisor.index
         state = {
             "ready": not supervisor.why_not_ready(),
+            "source_up": supervisor.source_up,
             "why_not_ready": supervisor.why_not_ready(),
             "index": {
                 "directory": str(index.directory.path),
@@ -62,10 +63,16 @@ class Admin:
                 "entries": index.entries,
                 "segments": index.segments,
                 "refused": index.refused,
+                "complaint": index.complaint,
                 "published_at": None if index.manifest is None else index.manifest.published_at,
             },
             "workers": [
-                {"ready": slot.ready, "generation": slot.generation, "restarts": slot.restarts}
+                {
+                    "ready": slot.ready,
+                    "generation": slot.generation,
+                    "restarts": slot.restarts,
+                    "trouble": slot.trouble,
+                }
                 for slot in supervisor.pool.slots
             ],
         }

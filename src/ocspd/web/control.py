@@ -3,8 +3,13 @@
     supervisor to worker                              worker to supervisor
     configure  once, first                            ready       after the first index
     index      use this generation of a directory     index       this generation is in use
-    listen     accept on exactly these sockets        refused     this generation cannot be used, why
-    drain      finish within a time and exit          alive       once a second, with open connections
+    listen     accept on exactly these sockets        trouble     why one of these two was not done
+    drain      finish within a time and exit          alive       once a second, with its connections
+
+    supervisor to examiner (`web/examiner.py`)        examiner to supervisor
+    check      can this generation be used            checked     with its numbers of entries and segments
+    survey     describe the generation checked last   surveyed    the state of each issuer's responses
+                                                      refused     why not
 
 The socket's end means the other side is gone: the worker then drains and exits, so a supervisor that
 was killed leaves no orphans behind.

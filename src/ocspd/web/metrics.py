@@ -65,12 +65,29 @@ class ResponderCollector(Collector):
         restarts = CounterMetricFamily(
             "ocspd_worker_restarts", "Times the worker was started again after it died.", labels=["worker"]
         )
+        behind = GaugeMetricFamily(
+            "ocspd_worker_behind",
+            "Whether the worker could not yet do what it was told: use the newest index, accept connections.",
+            labels=["worker"],
+        )
         for slot in pool.slots:
             worker = [str(slot.number)]
+            behind.add_metric(worker, int(bool(slot.trouble) or pool.is_behind(slot)))
             up.add_metric(worker, int(slot.ready))
             generation.add_metric(worker, slot.generation)
             restarts.add_metric(worker, slot.restarts)
-        yield from (up, generation, restarts)
+        yield from (up, generation, behind, restarts)
+        yield GaugeMetricFamily(
+            "ocspd_worker_max_connections",
+            "Connections each worker may hold.",
+            value=pool.settings.max_connections,
+        )
+        yield _labelled(
+            "ocspd_duty_restarts",
+            "Times a duty of the supervisor ended with a bug and was begun again.",
+            "duty",
+            ((duty, self._supervisor.restarts[duty]) for duty in ("source", "index", "service")),
+        )
         yield GaugeMetricFamily(
             "ocspd_ready", "Whether /readyz says yes.", value=int(not self._supervisor.why_not_ready())
         )
@@ -102,6 +119,11 @@ class ResponderCollector(Collector):
 
     def _index(self) -> Iterator[Metric]:
         index = self._supervisor.index
+        yield GaugeMetricFamily(
+            "ocspd_source_up",
+            "Whether what the file, table, index directory or URL holds now could be read and is served.",
+            value=int(self._supervisor.source_up),
+        )
         yield GaugeMetricFamily("ocspd_index_entries", "Keys in the index.", value=index.entries)
         yield GaugeMetricFamily("ocspd_index_segments", "Segments in the index.", value=index.segments)
         yield GaugeMetricFamily("ocspd_index_generation", "Generation of the index.", value=index.generation)
@@ -128,13 +150,20 @@ class ResponderCollector(Collector):
             "thisUpdate of the oldest answer about the issuer, replaced ones that are still stored included.",
             labels=labels,
         )
+        expired = GaugeMetricFamily(
+            "ocspd_index_expired_ratio",
+            "Share of the responses about the issuer that has expired, 0 to 1.",
+            labels=labels,
+        )
+        now_s = self._supervisor.clock.now().timestamp()
         for issuer in index.issuers:
             values = [issuer.key_hash, issuer.hash_name]
+            expired.add_metric(values, issuer.expired(now_s))
             entries.add_metric(values, issuer.entries)
             oldest.add_metric(values, issuer.this_update_min)
             if issuer.next_update_min != _NO_NEXT_UPDATE:
                 expiry.add_metric(values, issuer.next_update_min)
-        yield from (entries, expiry, oldest)
+        yield from (entries, expiry, oldest, expired)
 
 
 def _from_counters(counts: dict[str, int]) -> Iterator[Metric]:

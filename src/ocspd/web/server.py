@@ -42,7 +42,10 @@ class HTTPServer:
         ssl_context: ssl.SSLContext | None = None,
         drain_s: float = DRAIN_S,
         port_flag: str = "-port",
+        max_connections: int | None = None,
     ) -> None:
+        """`max_connections` is how many are open at a time; more are closed at once. None: no limit."""
+        self._max_connections = max_connections
         self._port_flag = port_flag
         self._handler = handler
         self._ssl_context = ssl_context
@@ -53,6 +56,7 @@ class HTTPServer:
         """Listen; `address` "" means every interface. OCSPDError in one line when that fails."""
         server = _Server(
             self._handler,
+            max_connections=self._max_connections,
             logger=_quiet,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
@@ -88,14 +92,23 @@ class _Server(web.Server):
     """aiohttp's connection manager, with a time limit for the first request of a connection."""
 
     def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **kwargs: Any
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        max_connections: int | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(self._first_request, **kwargs)
         self._inner = handler
+        self._max_connections = max_connections
         self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        if self._max_connections is not None and len(self.connections) > self._max_connections:
+            # Not at once: aiohttp first begins to read from what it was just told of.
+            asyncio.get_running_loop().call_soon(transport.abort)
+            return
         self._waiting[handler] = asyncio.get_running_loop().call_later(HEAD_S, transport.abort)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:

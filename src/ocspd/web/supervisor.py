@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import signal
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _LOOK_S = 0.1
 """How often the manifest's inode is looked at: a tenth of the second within which a revocation is due."""
 _START_S = 60.0
+_START_LOOK_S = 0.01
 _AFTER_BUG_S = 5.0
 _SETTLE_S = 5.0
 
@@ -55,6 +57,11 @@ class Source(Protocol):
 
     def reload(self) -> None:
         """Look at everything again soon (SIGHUP)."""
+        ...
+
+    @property
+    def up(self) -> bool:
+        """Whether everything it reads could be used when it looked last."""
         ...
 
 
@@ -87,6 +94,10 @@ class Supervisor:
     drain_timeout_s: float = 10.0
     notifier: Notifier = field(default_factory=Notifier)
     visible: ChangeLatency = field(default_factory=ChangeLatency)
+    max_expired: float = 0.5
+    """Share of an issuer's responses that may have expired before clients are sent elsewhere."""
+    restarts: Counter[str] = field(default_factory=Counter)
+    """How often each duty of this process ended with a bug and was begun again."""
     ready: bool = False
     """Whether to send clients here: workers answer, answers are valid, nobody is draining."""
     _signals: int = 0
@@ -103,8 +114,12 @@ class Supervisor:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._start()
-            duties = (self.source.follow, self._watch_index, self._watch_service)
-            tasks = [asyncio.create_task(_never_ending(duty)) for duty in duties]
+            duties = {
+                "source": self.source.follow,
+                "index": self._watch_index,
+                "service": self._watch_service,
+            }
+            tasks = [asyncio.create_task(self._keep_doing(name, duty)) for name, duty in duties.items()]
             await self._stop.wait()
             return await self._drain()
         finally:
@@ -112,6 +127,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.pool.kill()
+            await self.index.close()
             self.pool.listeners.close()
 
     def stop(self) -> None:
@@ -135,10 +151,32 @@ class Supervisor:
         if self.index.manifest is None:
             return "no index yet"
         if not self.pool.ready:
-            return "no worker is running"
+            return self.pool.trouble or "no worker is running"
+        return self._why_behind() or self._why_expired()
+
+    @property
+    def source_up(self) -> bool:
+        """Whether what stands at the source now (file, table, index, URL) is what is served."""
+        return self.source.up and not self.index.complaint
+
+    def _why_behind(self) -> str:
+        """Say what keeps this responder, and not the others, from the newest index."""
+        if self.index.lack:
+            return f"there is a newer index that cannot be read: {self.index.lack}"
+        return self.pool.trouble
+
+    def _why_expired(self) -> str:
         now = self.clock.now().timestamp()
-        if self.index.issuers and all(issuer.next_update_max <= now for issuer in self.index.issuers):
+        issuers = self.index.issuers
+        if issuers and all(issuer.next_update_max <= now for issuer in issuers):
             return "every answer has expired"
+        for issuer in issuers:
+            share = issuer.expired(now)
+            if share > self.max_expired:
+                return (
+                    f"{share:.0%} of the responses of issuer {issuer.key_hash} ({issuer.hash_name}) have "
+                    f"expired, more than -max-expired allows"
+                )
         return ""
 
     async def _start(self) -> None:
@@ -159,12 +197,13 @@ class Supervisor:
         await self.index.refresh()
         assert self.index.manifest is not None
         self.pool.listeners.listen(self.pool.settings.backlog)
-        self.pool.start(str(self.index.directory.path), self._manifest_text())
-        deadline = asyncio.get_running_loop().time() + _START_S
-        while self.pool.ready < self.pool.count:
-            await asyncio.sleep(0.01)
-            if asyncio.get_running_loop().time() > deadline:
-                raise OCSPDError("the workers do not start: see the messages above")
+        self.pool.start(str(self.index.directory.path), self._manifest_text(), self.index.generation)
+        for _ in range(int(_START_S / _START_LOOK_S)):  # looks, not a clock: see WorkerPool._watch
+            if self.pool.ready >= self.pool.count:
+                break
+            await asyncio.sleep(_START_LOOK_S)
+        else:
+            raise OCSPDError("the workers do not start: see the messages above")
         self.ready = True
         logger.info("Now listening on %s", self.pool.listeners.name)
 
@@ -175,7 +214,7 @@ class Supervisor:
             self._changed.clear()
             before = self.index.generation
             if await self.index.refresh(force=forced):
-                self.pool.use(str(self.index.directory.path), self._manifest_text())
+                self.pool.use(str(self.index.directory.path), self._manifest_text(), self.index.generation)
                 logger.info(
                     "index generation %d: %d entries in %d segments",
                     self.index.generation,
@@ -234,6 +273,24 @@ class Supervisor:
         self.pool.listeners.close()
         return await self.pool.stop(self.drain_timeout_s)
 
+    async def _keep_doing(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+        """Do a duty for ever: a bug in it must not end the answering of requests, which needs none of them.
+
+        A duty that ends without being told to has a bug, too, also when it was cancelled by its own means.
+        """
+        while True:
+            try:
+                await duty()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                logger.error("a bug in ocspd, please report it: duty %s was cancelled; serving on", name)
+            except Exception:  # noqa: BLE001  (see above)
+                logger.exception("a bug in ocspd, please report it; serving on")
+            self.restarts[name] += 1
+            await asyncio.sleep(_AFTER_BUG_S)
+
     def _manifest_text(self) -> str:
         assert self.index.manifest is not None
         return self.index.manifest.to_bytes().decode()
@@ -243,13 +300,3 @@ class Supervisor:
         if reason:
             return f"not ready: {reason}"
         return f"serving generation {self.index.generation}, {self.index.entries} entries"
-
-
-async def _never_ending(duty: Callable[[], Awaitable[None]]) -> None:
-    """Do a duty for ever: a bug in it must not end the answering of requests, which needs none of them."""
-    while True:
-        try:
-            await duty()
-        except Exception:  # noqa: BLE001  (see above)
-            logger.exception("a bug in ocspd, please report it; serving on")
-        await asyncio.sleep(_AFTER_BUG_S)

@@ -7,8 +7,10 @@ an index. SIGTERM and SIGINT are left to the supervisor (Ctrl-C reaches the whol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
+import struct
 import time
 from mmap import mmap
 from typing import TYPE_CHECKING, cast
@@ -20,8 +22,11 @@ from ocspd._responder import Responder
 from ocspd.clock import SystemClock
 from ocspd.errors import IndexFileError
 from ocspd.index.directory import IndexDirectory
+from ocspd.index.exhaustion import is_exhaustion
+from ocspd.index.kept import KeptSegments
 from ocspd.index.manifest import parse_manifest
-from ocspd.metrics import COUNTER_BLOCK_BYTES
+from ocspd.logs import logger
+from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
 from ocspd.web.control import Channel, WorkerSettings
 from ocspd.web.ocsp import OCSPServer
 
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 
 _ORPHAN_DRAIN_S = 5.0  # what is left to clients when the supervisor has gone without a word
 _SWEEP_S = 0.05  # connections the kernel has already accepted are taken before the socket closes
+_RETRY_S = (0.05, 0.4)  # first and longest pause before what could not be done is tried again
+_BUG = "a bug in ocspd, please report it"
+_REFUSED = COUNTERS.index("connections_refused") * 8
 
 
 async def run_worker(control: socket.socket) -> None:
@@ -68,10 +76,15 @@ class Worker:
         self._settings = settings
         self._sockets = sockets
         self._listening: dict[int, asyncio.Server] = {}
+        self._counters = mmap(counters, COUNTER_BLOCK_BYTES)
+        self._segments = KeptSegments()
+        self._wanted_index = ("", "")
+        self._wanted_sockets: list[int] = []
+        self._index_asked, self._sockets_asked = asyncio.Event(), asyncio.Event()
         self._responder = Responder(
             Index([]),
             path=settings.path,
-            counters=mmap(counters, COUNTER_BLOCK_BYTES),
+            counters=self._counters,
             max_age_cap_s=settings.max_age_cap_s,
         )
         self._slow = OCSPServer(
@@ -93,52 +106,97 @@ class Worker:
     async def run(self) -> None:
         """Obey the supervisor until it ends this worker."""
         self._connections.tick(int(time.time()))
-        ticking = asyncio.create_task(self._tick())
+        duties = [
+            asyncio.create_task(self._tick()),
+            asyncio.create_task(self._persist("index", self._index_asked, self._use)),
+            asyncio.create_task(self._persist("listen", self._sockets_asked, self._listen)),
+        ]
         drain_s = _ORPHAN_DRAIN_S
         while (message := await self._channel.receive()) is not None:
             match message["what"]:
                 case "index":
-                    self._use(message["directory"], message["manifest"])
+                    self._wanted_index = message["directory"], message["manifest"]
+                    self._index_asked.set()
                 case "listen":
-                    await self._listen(message["sockets"])
+                    self._wanted_sockets = message["sockets"]
+                    self._sockets_asked.set()
                 case "drain":
                     drain_s = message["within_s"]
                     break
+        for duty in duties[1:]:
+            duty.cancel()
         await self._drain(drain_s)
-        ticking.cancel()
+        duties[0].cancel()
         self._channel.close()
 
-    def _use(self, directory: str, manifest_text: str) -> None:
-        """Switch to another generation between two requests, or say why not."""
-        try:
-            manifest = parse_manifest(manifest_text.encode(), directory)
-            index = IndexDirectory(directory).open(manifest)
-        except IndexFileError as err:
-            self._channel.send("refused", why=str(err))
-            return
+    async def _persist(self, part: str, asked: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what was asked last until it is done, however often it fails; tell each change of the reason.
+
+        Whatever fails once (descriptors, memory, a file that is not there yet) may work a moment later, and
+        a worker that gave up would answer from an old index for as long as it lives.
+        """
+        told = ""
+        while True:
+            await asked.wait()
+            delay = _RETRY_S[0]
+            while True:
+                asked.clear()
+                failure: Exception | None = None
+                try:
+                    await work()
+                    why, lacks = "", False
+                except Exception as err:  # noqa: BLE001  (see above)
+                    why, lacks = _why(err), is_exhaustion(err)
+                    failure = err
+                if why != told:
+                    told = why
+                    if why == _BUG:
+                        logger.error(_BUG, exc_info=failure)
+                    self._channel.send("trouble", part=part, why=why, lacks=lacks)
+                if not why:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await asked.wait()
+                delay = min(delay * 2, _RETRY_S[1])
+
+    async def _use(self) -> None:
+        """Open the generation wanted, beside the answering, and switch to it between two requests."""
+        path, text = self._wanted_index
+        manifest = parse_manifest(text.encode(), path)
+        index = await asyncio.to_thread(self._segments.open, IndexDirectory(path), manifest)
         self._responder.index = index
         self._channel.send("index", generation=index.generation)
         if not self._ready:
             self._ready = True
             self._channel.send("ready")
+        del index
+        await asyncio.to_thread(self._segments.settle, manifest)
 
-    async def _listen(self, numbers: list[int]) -> None:
-        """Accept on exactly these sockets; the others' queues are left to their owners."""
+    async def _listen(self) -> None:
+        """Accept on exactly the sockets wanted; the others' queues are left to their owners."""
+        numbers = self._wanted_sockets
         for number in set(self._listening) - set(numbers):
             self._listening.pop(number).close()
         for number in numbers:
             if number not in self._listening:
-                self._listening[number] = await asyncio.get_running_loop().create_server(
-                    cast("Callable[[], asyncio.Protocol]", self._connections.protocol),
-                    sock=self._sockets[number].dup(),  # closing the server leaves the socket to others
-                    backlog=self._settings.backlog,
-                )
+                own = self._sockets[number].dup()  # closing the server leaves the socket to others
+                try:
+                    self._listening[number] = await asyncio.get_running_loop().create_server(
+                        cast("Callable[[], asyncio.Protocol]", self._connections.protocol),
+                        sock=own,
+                        backlog=self._settings.backlog,
+                    )
+                except BaseException:
+                    own.close()
+                    raise
 
     async def _tick(self) -> None:
         """Move the clock at the beginning of each second, and tell that this process is alive."""
         async for now_s in seconds(time.time, asyncio.sleep):
             self._connections.tick(now_s)
-            self._channel.send("alive", connections=self._connections.current)
+            (refused,) = struct.unpack_from("=Q", self._counters, _REFUSED)
+            self._channel.send("alive", connections=self._connections.current, refused=refused)
 
     async def _drain(self, within_s: float) -> None:
         """End every connection after the answer it waits for, the last after `within_s` seconds."""
@@ -154,6 +212,20 @@ class Worker:
             await asyncio.sleep(0.02)
         self._connections.abort()
         await asyncio.sleep(0)
+
+
+def _why(error: Exception) -> str:
+    """Return what an operator can do something about."""
+    match error:
+        case IndexFileError():
+            return str(error)
+        case OSError():
+            return error.strerror or str(error)
+        case MemoryError():
+            return "not enough memory"
+        case _ if is_exhaustion(error):
+            return "no thread can be started (see the limits of processes and memory)"
+    return _BUG
 
 
 async def seconds(now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> AsyncIterator[int]:
