@@ -67,6 +67,19 @@ def test_R8_a_worker_without_descriptors_catches_up_when_they_return_and_readine
         assert running.metric('ocspd_worker_behind{worker="1"}') == 0
 
 
+def test_R8_a_worker_that_closes_connections_for_want_of_descriptors_says_so_once(index: Path) -> None:
+    with started(index, "-workers", "1") as running:
+        (pid,) = running.workers()
+        limit_descriptors(pid, 3)
+        until(lambda: running.admin("/readyz")[0] == 503)
+        time.sleep(2.5)  # two more looks
+        limit_descriptors(pid, None)
+        until(lambda: running.admin("/readyz") == (200, "ok\n"))
+        assert running.log.count("Too many open files; it closes new connections") == 1
+        assert running.log.count("it accepts connections again") == 1
+        assert running.status(1) == "good"
+
+
 def test_R8_a_supervisor_without_descriptors_says_so_and_catches_up(index: Path) -> None:
     with started(index) as running, socket.create_connection(("127.0.0.1", running.admin_port)) as admin:
         admin.settimeout(20)

@@ -3,12 +3,12 @@
     supervisor to worker                              worker to supervisor
     configure  once, first                            ready       after the first index
     index      use this generation of a directory     index       this generation is in use
-    listen     accept on exactly these sockets        trouble     why one of these two was not done
+    listen     accept on exactly these sockets        trouble     why not, or that descriptors are used up
     drain      finish within a time and exit          alive       once a second, with its connections
 
     supervisor to examiner (`web/examiner.py`)        examiner to supervisor
     check      can this generation be used            checked     with its numbers of entries and segments
-    survey     describe the generation checked last   surveyed    the state of each issuer's responses
+    survey     describe a generation, once checked   surveyed    the state of each issuer's responses
                                                       refused     why not
 
 The socket's end means the other side is gone: the worker then drains and exits, so a supervisor that
@@ -78,6 +78,11 @@ class Channel:
             return None
         message: dict[str, Any] = json.loads(line)
         return message
+
+    def fileno(self) -> int:
+        """Return the descriptor of this end."""
+        number: int = self._writer.get_extra_info("socket").fileno()
+        return number
 
     def close(self) -> None:
         """Close this end."""

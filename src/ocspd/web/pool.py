@@ -37,8 +37,16 @@ _FIRST_DELAY_S = 0.1
 _LAST_DELAY_S = 30.0
 _STEADY_S = 30.0  # one that lived for so long begins at the first delay again
 SIGBUS_MEANS = "a file of the index was truncated while it was mapped, or its disk failed"
-_TROUBLE = {"index": "it keeps the index it has", "listen": "it does not accept on every socket"}
-_SOLVED = {"index": "the index is in use", "listen": "it accepts on every socket again"}
+_TROUBLE = {
+    "index": "it keeps the index it has",
+    "listen": "it does not accept on every socket",
+    "descriptors": "it closes new connections",
+}
+_SOLVED = {
+    "index": "the index is in use",
+    "listen": "it accepts on every socket again",
+    "descriptors": "it accepts connections again",
+}
 _OPENED = COUNTERS.index("connections_opened") * 8
 _CLOSED = COUNTERS.index("connections_closed") * 8
 
@@ -59,7 +67,7 @@ class Slot:
     silent_s: float = 0.0
     """For how long nothing was heard while the supervisor was there to hear it."""
     trouble: dict[str, str] = field(default_factory=dict)
-    """What it could not do yet, and why: `index`, `listen`."""
+    """What it could not do yet, and why: `index`, `listen`, `descriptors`."""
     refused: int = 0
     """Connections over the limit, as it said last."""
     at_limit_s: float = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import struct
@@ -193,10 +194,22 @@ class Worker:
 
     async def _tick(self) -> None:
         """Move the clock at the beginning of each second, and tell that this process is alive."""
+        told = ""
         async for now_s in seconds(time.time, asyncio.sleep):
             self._connections.tick(now_s)
+            if (why := self._lack()) != told:
+                told = why
+                self._channel.send("trouble", part="descriptors", why=why, lacks=True)
             (refused,) = struct.unpack_from("=Q", self._counters, _REFUSED)
             self._channel.send("alive", connections=self._connections.current, refused=refused)
+
+    def _lack(self) -> str:
+        """Say why there is no descriptor; "" when there is. The loop closes new connections then."""
+        try:
+            os.close(os.dup(self._channel.fileno()))
+        except OSError as err:
+            return err.strerror or str(err)
+        return ""
 
     async def _drain(self, within_s: float) -> None:
         """End every connection after the answer it waits for, the last after `within_s` seconds."""
