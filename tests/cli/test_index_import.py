@@ -308,7 +308,7 @@ def test_the_first_twenty_skipped_lines_are_named_and_all_on_request(
             ["-index-txt", "ca.pem"],
             "ca.pem: line 1: 1 fields instead of 6; no line can be used: is this an index.txt",
         ),
-        (["-index-txt", "empty"], "no usable answer"),
+        (["-index-txt", "empty"], "empty: is older than the index.txt used before"),
         (["-serials", "serials"], "nothing says which certificates of"),
         (["-crl", "empty.crl", "-serials", "index.txt"], "index.txt: line 1: not a serial"),
         (["-crl", "/dev/zero"], "/dev/zero: not a regular file"),

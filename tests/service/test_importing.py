@@ -456,7 +456,7 @@ async def test_what_a_crl_says_counts_until_its_next_update(files: Files) -> Non
     delta = der(crl([revoked(2)], number=2, base=1, end=soon))
     rows = await files.read_crls(complete, delta, serials="1\n2\n3")
     assert {row.until for row in rows.values()} == {soon}
-    rows = await files.read_crls(complete, serials="1\n2", allow_expired=True)
+    rows = await files.read_crls(complete, delta, serials="1\n2", allow_expired=True)
     assert {row.until for row in rows.values()} == {None}
     rows = await files.read_index(line())
     assert rows[1].until is None
@@ -523,7 +523,7 @@ async def test_any_number_of_serials_needs_little_memory(
         rows += len(chunk)
     assert rows == count
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000  # KiB; the rows are 80 MB
-    assert sorted(path.name for path in files.folder.iterdir()) == ["index.txt", "serials"]
+    assert sorted(path.name for path in files.folder.iterdir()) == ["index.txt", "serials", "sources.json"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -575,3 +575,77 @@ async def test_a_change_of_any_file_makes_the_cursor_of_the_feed_lost(files: Fil
         await feed.read(cursor, 10)
     assert await feed.trim(cursor, timedelta()) == 0
     await feed.close()
+
+
+# -- older editions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "age", "base"),
+    [
+        (4, timedelta(hours=3), None),
+        (4, timedelta(), None),
+        (5, timedelta(hours=3), None),
+        (None, timedelta(hours=3), None),
+    ],
+)
+async def test_S14_an_older_crl_put_in_place_is_refused_by_name(
+    files: Files, number: int | None, age: timedelta, base: int | None
+) -> None:
+    start = NOW - timedelta(hours=2)
+    newest = None if number is None else 5
+    assert told(await files.read_crls(der(crl([revoked(7)], number=newest, start=start)), serials="7\n")) == {
+        7: 0
+    }
+    older = der(crl([], number=number, base=base, start=start - age))
+    for _ in range(2):
+        with pytest.raises(
+            ConfigError, match=r"0\.crl: is older than the CRL used before .*remove .*sources\.json"
+        ):
+            await files.read_crls(older, serials="7\n")
+    newer = der(crl([], number=newest and 6, start=start + timedelta(hours=1)))
+    assert told(await files.read_crls(newer, serials="7\n")) == {7: "good"}
+    with pytest.raises(ConfigError, match="older"):
+        await files.read_crls(older, serials="7\n")
+    (files.folder / "sources.json").unlink()
+    assert told(await files.read_crls(older, serials="7\n")) == {7: "good"}
+
+
+async def test_S14_a_delta_crl_left_out_again_is_noticed(files: Files) -> None:
+    base = der(crl([], number=5))
+    delta = der(crl([revoked(7)], number=6, base=5, start=NOW - timedelta(hours=1)))
+    assert told(await files.read_crls(base, delta, serials="7\n")) == {7: 0}
+    with pytest.raises(ConfigError, match="number 6"):
+        await files.read_crls(base, serials="7\n")
+
+
+async def test_S14_the_scopes_and_issuers_of_crls_are_remembered_apart(files: Files) -> None:
+    one, two = ((part(f"http://ca.example/{number}.crl"),) for number in (1, 2))
+    start = NOW - timedelta(hours=1)
+    newer = der(crl([revoked(7)], number=9, start=start, extensions=one))
+    other = der(crl([revoked(8)], number=2, extensions=two))
+    foreign = der(crl([], number=1, chain=OTHER))
+    sources = Sources(crls=files.crls(newer, other, foreign), issuers=(IssuerFiles(), IssuerFiles()))
+    for _ in range(2):
+        assert set(await files.read(sources, (CHAIN.ca, OTHER.ca))) == {7, 8}
+
+
+async def test_S14_an_older_index_txt_put_in_place_is_refused_by_name(files: Files) -> None:
+    older = line(serial="07") + line("R", revocation="260101000000Z", serial="08")
+    newer = line("R", revocation="260201000000Z", serial="07") + line(
+        "R", revocation="260101000000Z", serial="08"
+    )
+    await files.read_index(older)
+    assert told(await files.read_index(newer)) == {7: 0, 8: 0}
+    assert told(await files.read_index(newer + line(serial="09"))) == {7: 0, 8: 0, 9: "good"}
+    with pytest.raises(
+        ConfigError, match=r"index\.txt: is older than the index\.txt used before.*2026-02-01"
+    ):
+        await files.read_index(older)
+    assert told(await files.read_index(newer)) == {7: 0, 8: 0}
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"x": [1]}', b"\xff", b"[" * 100_000])
+async def test_S14_a_spoilt_memory_of_what_was_read_stops_nothing(files: Files, content: bytes) -> None:
+    files.write("sources.json", content)
+    assert told(await files.read_crls(der(crl([revoked(7)])), serials="7\n")) == {7: 0}

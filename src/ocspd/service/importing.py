@@ -10,7 +10,8 @@ database otherwise. The rules:
  3. What index.txt calls expired is not answered, as with a database.
  4. What a CRL says counts until its nextUpdate, and answers end then at the latest, unless expired CRLs are
     allowed.
- 5. A CRL that cannot be used ends the import: without it a revoked certificate would be called good. A line
+ 5. An older edition of a CRL or index.txt than was used before is refused (`seen_sources`).
+ 6. A CRL that cannot be used ends the import: without it a revoked certificate would be called good. A line
     that cannot be used is left out, and its serial is not called good.
 """
 
@@ -31,6 +32,7 @@ from ocspd.pki.certs import ski_hex
 from ocspd.pki.crl import Listed, in_force, load_crls
 from ocspd.service.file_feed import FileFeed
 from ocspd.service.index_txt import LineError, check_size, lines, parse_row, parse_serial_line
+from ocspd.service.seen_sources import SeenSources
 from ocspd.service.serial_buckets import BUCKETS, Says, SerialBuckets, moment_of, split_key
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ class FileStatus:
         on_bytes: Callable[[int], None] | None = None,
         on_skip: Callable[[str, str], None] | None = None,
     ) -> None:
-        """`folder` takes a temporary file when there are many serials.
+        """`folder`, the index directory, takes a temporary file when there are many serials.
 
         `on_bytes` hears of octets read, of `Sources.total_bytes` in all; `on_skip` of every line or entry
         left out: where it is and the cause. Both are called in a thread.
@@ -169,6 +171,7 @@ class FileStatus:
             self._sources,
             issuers,
             now=self._clock.now(),
+            seen=SeenSources(self._folder),
             on_bytes=self._on_bytes,
             on_skip=self._on_skip,
         )
@@ -209,15 +212,17 @@ def _key(number: int, issuer: Certificate) -> str:
 class _Reading:
     """One reading of all files; runs in a thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one collaborator each)
         self,
         sources: Sources,
         issuers: Sequence[Certificate],
         *,
         now: datetime,
+        seen: SeenSources,
         on_bytes: Callable[[int], None] | None,
         on_skip: Callable[[str, str], None] | None,
     ) -> None:
+        self._seen = seen
         self.report = ImportReport()
         self.stopped = threading.Event()
         self._sources = sources
@@ -249,8 +254,9 @@ class _Reading:
         with_crl = self._read_crls(buckets)
         for number, (issuer, files) in enumerate(zip(self._issuers, self._sources.issuers, strict=True)):
             subject = issuer.subject.rfc4514_string()
-            for path in files.index_txt:
-                self._read_index(buckets, number, Path(path))
+            newest = [self._read_index(buckets, number, Path(path)) for path in files.index_txt]
+            if newest:
+                self._seen.index_txt(issuer, ", ".join(files.index_txt), max(newest))
             if files.serials and number not in with_crl and not files.index_txt:
                 raise ConfigError(
                     f"{files.serials[0]}: nothing says which certificates of {subject!r} are revoked: give "
@@ -263,6 +269,7 @@ class _Reading:
                     f"{subject}: no list of issued serials (-serials), so only revoked certificates are "
                     "answered; for all others the answer is unauthorized"
                 )
+        self._seen.save()
 
     # -- CRLs ------------------------------------------------------------------------------------
 
@@ -275,10 +282,14 @@ class _Reading:
             if self._on_skip is not None:
                 self._on_skip(heading.where, cause)
         complete: dict[str, list[Heading]] = {}
+        together: dict[tuple[int, bytes], list[Heading]] = {}
         for heading in chosen:
+            together.setdefault((heading.issuer, heading.scope), []).append(heading)
             self._check(heading)
             if not heading.is_delta:
                 complete.setdefault(files[heading.signature][0], []).append(heading)
+        for (number, scope), headings in together.items():
+            self._seen.crls(self._issuers[number], scope, headings)
         for path, headings in complete.items():
             self._read_from(buckets, path, headings)
         for heading in chosen:
@@ -357,7 +368,9 @@ class _Reading:
 
     # -- text files ------------------------------------------------------------------------------
 
-    def _read_index(self, buckets: SerialBuckets, number: int, path: Path) -> None:
+    def _read_index(self, buckets: SerialBuckets, number: int, path: Path) -> int:
+        """Read an index.txt; return its latest date of revocation, 0 without any."""
+        newest_s = 0
         file = self._file(str(path), "index.txt")
         put = buckets.put
         for at, line in lines(path, self._on_bytes):
@@ -368,6 +381,7 @@ class _Reading:
                 if err.serial is not None:
                     put(number, err.serial, Says.UNUSABLE)
                 continue
+            newest_s = max(newest_s, row.revoked_s or 0)
             if row.expiry_s is not None and row.expiry_s <= self._now_s:
                 put(number, row.serial, Says.EXPIRED)
                 self._skip(file, f"line {at}", EXPIRED)
@@ -379,6 +393,7 @@ class _Reading:
                 put(number, row.serial, Says.VALID)
             file.taken += 1
         _refuse_garbage(file, "an index.txt of openssl ca")
+        return newest_s
 
     def _read_serials(self, buckets: SerialBuckets, number: int, path: Path) -> None:
         file = self._file(str(path), "serials")
