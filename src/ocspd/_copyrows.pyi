@@ -18,7 +18,8 @@ def unpack(
 ) -> tuple[dict[bytes, list[tuple[int, int, int, float | None]]], list[tuple[bytes | None, ...]]]:
     """Read whole rows: by key identifier, (serial, status, reason, revocation time in seconds since 1970).
 
-    The revocation time is that of revoked certificates; expiry is not read. Rows that are unusual in any
-    way, one without a key identifier included, come back as their columns; None is NULL.
+    Reason and revocation time are those of revoked certificates; expiry is not read, but has to be there.
+    Rows that are unusual in any way, one without a key identifier included, come back as their columns;
+    None is NULL.
     ValueError for what is no such row.
     """

@@ -19,6 +19,7 @@ cdef enum:
     STATUS = 2
     REASON = 3
     REVOKED_AT = 4
+    EXPIRY = 5
     MAX_DIGITS = 60
     MAX_COLUMN = 1 << 30
 
@@ -101,9 +102,11 @@ cdef object row_of(const Column *columns):
     cdef int64_t us
     cdef int32_t reason = 0
     cdef object revoked = None
-    if status < 0 or columns[AKI].n < 1:
+    if status < 0 or columns[AKI].n < 1 or columns[EXPIRY].n != 8:
         return None
-    if columns[REASON].n == 4:
+    if status != 1:
+        pass  # nobody asks for the reason
+    elif columns[REASON].n == 4:
         reason = <int32_t> number32(columns[REASON].p)
     elif columns[REASON].n >= 0:
         return None

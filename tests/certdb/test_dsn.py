@@ -54,6 +54,7 @@ def test_urls_and_pairs_mean_the_same(text: str) -> None:
         "database": "certs",
         "timeout": 7.0,
         "server_settings": {"search_path": "pki", "application_name": "ocspd"},
+        "target_session_attrs": "primary",
     }
 
 
@@ -152,3 +153,50 @@ def test_a_configuration_is_read_as_go_reads_it() -> None:
     config = parse_db_config(b'{"Driver":"postgres","DATA_SOURCE":"password=secret","more":1}')
     assert config == DBConfig("postgres", "password=secret")
     assert "secret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("line", "password"),
+    [
+        ("db.example:5433:certs:ca:plain", "plain"),
+        ("*:*:*:*:for all", "for all"),
+        (r"db.example:5433:certs:ca:a\:b\\c", r"a:b\c"),
+        (r"db.example:5433:certs:ca:ends\\", "ends\\"),
+        ("db.example:5433:certs:ca:with:colons", "with:colons"),
+        ("db.example:5433:certs:ca: spaces ", " spaces "),
+        ("db.example:5433:certs:ca:", ""),
+        (r"db.example:5433:certs:\c\a:escaped", "escaped"),
+        (r"db.example:5433:\*:ca:literal star", None),
+        ("db.example:5432:certs:ca:port", None),
+        ("#db.example:5433:certs:ca:comment", None),
+        ("db.example:5433:certs:ca", None),
+    ],
+)
+def test_a_password_file_is_read_as_libpq_reads_it(tmp_path: Path, line: str, password: str | None) -> None:
+    path = tmp_path / "pass word"
+    path.write_text(f"# passwords\n\nother:*:*:*:no\n{line}\n*:*:*:other:no\n")
+    path.chmod(0o600)
+    source = f"host=db.example port=5433 dbname=certs user=ca passfile='{path}'"
+    assert parse_data_source(source).connect_arguments()["password"] == (password or "")
+    path.chmod(0o640)
+    assert parse_data_source(source).connect_arguments()["password"] == ""  # others can read it
+
+
+def test_a_password_file_says_localhost_for_a_socket_and_has_the_name_with_a_colon(tmp_path: Path) -> None:
+    path = tmp_path / ".pgpass"  # the default, in $HOME
+    path.write_text("localhost:5432:a\\:b:c\\\\d:secret\n")
+    path.chmod(0o600)
+    source = r"host=/run/postgresql dbname=a:b user=c\\d"
+    assert parse_data_source(source).connect_arguments()["password"] == "secret"
+
+
+def test_the_primary_is_meant_unless_the_data_source_says_otherwise() -> None:
+    def target(text: str) -> object:
+        return parse_data_source(f"host=a,b port=5432,5433 user=ca {text}").connect_arguments()[
+            "target_session_attrs"
+        ]
+
+    assert target("") == "primary"
+    assert target("target_session_attrs=any") == "any"
+    with pytest.raises(CodedError, match="unsupported target_session_attrs"):
+        parse_data_source("host=a user=ca target_session_attrs=newest")

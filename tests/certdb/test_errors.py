@@ -5,12 +5,13 @@ import os
 import sqlite3
 import stat
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
-from ocspd.certdb.rows import RowError, format_time, parse_time, read_serial
+from ocspd.certdb.rows import RowError, format_time, parse_time, read_expiry, read_revoked_at, read_serial
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError
 from tests.certdb.samples import NOW, certificate
@@ -164,11 +165,59 @@ def test_times_in_sqlite_are_read_in_every_form_and_written_in_gos(text: str, ex
 
 
 @pytest.mark.parametrize(
-    "text", ["", "now", "2026-13-01 00:00:00", "2026-03-04", "0001-01-01 00:00:00+01:00", "12"]
+    "text",
+    [
+        "",
+        "now",
+        "2026-13-01 00:00:00",
+        "2026-03-04",
+        "12",
+        "2026-03-04 05:06:07\0",
+        "2026-03-04" + " " * 10**6,
+    ],
 )
 def test_what_is_no_time_names_the_column(text: str) -> None:
     with pytest.raises(RowError, match="expiry"):
         parse_time("expiry", text)
+
+
+def test_times_far_away_in_sqlite_are_read_as_before_or_after_all_others() -> None:
+    for text in ("0001-01-01 00:00:00+01:00", "0000-01-01 00:00:00+00:00", -(10**30), float("-inf")):
+        moment = parse_time("revoked_at", text)
+        assert moment is not None
+        assert read_revoked_at(moment) is None
+        assert read_expiry(moment).year == 1
+    for text in ("9999-12-31 23:59:59-01:00", "20000-01-01 00:00:00+00:00", 10**30, 1e300, float("inf")):
+        moment = parse_time("expiry", text)
+        assert moment is not None
+        assert read_revoked_at(moment) is None
+        assert read_expiry(moment).year == 9999
+
+
+def test_a_number_in_sqlite_is_a_unix_time_in_milliseconds_from_a_million_millions_on() -> None:
+    expected = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    for value in (1_700_000_000, 1_700_000_000.0, 1_700_000_000_000):
+        assert parse_time("expiry", value) == expected
+    with pytest.raises(RowError):
+        parse_time("expiry", float("nan"))
+
+
+def test_a_revocation_after_the_last_time_there_is_has_no_time() -> None:
+    assert read_revoked_at(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)) is not None
+    assert read_revoked_at(datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)) is None
+
+
+@pytest.mark.parametrize("value", [-1, 2**511, 7.0, "7", str(2**511).encode(), b"1" * 10**7, None, b"7\0"])
+def test_what_is_no_serial_in_sqlite_is_refused_and_shown_short(value: object) -> None:
+    with pytest.raises(RowError) as caught:
+        read_serial(value)
+    assert len(caught.value.message) < 200
+    assert caught.value.message.isprintable()
+
+
+def test_a_serial_of_64_bytes_is_read() -> None:
+    assert read_serial(str(2**511 - 1).encode()) == 2**511 - 1
+    assert read_serial(0) == 0
 
 
 @pytest.mark.parametrize("value", [b"", b" 1", b"-1", b"0x1", b"1_0", b"1.5", "²".encode(), b"9" * 5000])

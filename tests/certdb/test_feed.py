@@ -121,7 +121,7 @@ async def test_many_changes_come_in_pages_without_gaps(certdb: CertDB, feed: Cha
     assert sizes[:2] == [4, 4]
     assert set(seen) == set(range(10))
     assert seen.count(0) == 2
-    assert seen[-1] == 0
+    assert seen.index(0, 4) < 8  # and comes before what was waiting
 
 
 async def test_trimming_keeps_what_no_cursor_has_read_and_what_is_young(
@@ -149,7 +149,15 @@ async def test_a_cursor_older_than_what_was_trimmed_is_lost(certdb: CertDB, feed
 
 @pytest.mark.parametrize(
     "change",
-    [{"source": "another"}, {"id": 10**9, "seen": "1000000000:1000000000:"}, {"id": -1, "seen": "nonsense"}],
+    [
+        {"source": "another"},
+        {"rest": [10**9]},
+        {"urgent": [0, [10**9]]},
+        {"rest": {"seen": "1000000000:1000000000:", "later": []}},
+        {"rest": {"seen": "1:1:"}},
+        {"urgent": "nonsense", "seen": "nonsense"},
+        {"urgent": None},
+    ],
 )
 async def test_a_cursor_of_another_database_is_lost(feed: ChangeFeed, change: Cursor) -> None:
     cursor = await feed.current_cursor() | change
@@ -191,8 +199,10 @@ async def test_sqlite_is_looked_at_in_the_interval_given_and_no_longer_than_aske
         now += seconds
 
     location = Location(tmp_path_config.data_source)
-    reader, watcher = Worker(location), Worker(location)
-    feed = SQLiteFeed(reader, watcher, poll_s=0.4, sleep=sleep, monotonic=lambda: now)
+    reader = Worker(location)
+    feed = SQLiteFeed(
+        reader, Worker(location), Worker(location), poll_s=0.4, sleep=sleep, monotonic=lambda: now
+    )
     await feed.wait(1)  # the first call returns at once
     assert naps == []
     await feed.wait(1)
@@ -277,7 +287,7 @@ async def test_overlapping_transactions_are_not_missed_between_pages_either(
         if not found:
             break
         rest += found
-    assert (list(first), rest) == ([2, 3], [4, 1])
+    assert (list(first), sorted(rest)) == ([2, 3], [1, 4])
     await feed.close()
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import ssl
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from ocspd.errors import Code, CodedError
+from ocspd.logs import logger
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _ENVIRONMENT = {
@@ -45,7 +48,11 @@ _NOT_SETTINGS = {
     "client_encoding",
     "target_session_attrs",
 }
-CONNECT_TIMEOUT_S = 10.0
+_PASSWORD_LINE = re.compile(r"((?:[^\\:]|\\.)*):" * 4 + "(.*)")
+_ESCAPED = re.compile(r"\\(.)")
+CONNECT_TIMEOUT_S = 8.0
+"""For all hosts of a data source together, where it does not say how long each may take."""
+_TARGETS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,21 @@ class DataSource:
         )
         return f"PostgreSQL database {self.database!r} at {places} (user {self.user})"
 
+    @property
+    def target(self) -> str:
+        """Which of several servers is meant.
+
+        The primary unless the data source says otherwise (lib/pq takes any): a standby lags, and would
+        take back what was read from its primary.
+        """
+        return self.options.get("target_session_attrs") or "primary"
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """How long making a connection takes at most, all hosts tried."""
+        given = _number("connect_timeout", self.options.get("connect_timeout", "0"))
+        return given * len(self.hosts) if given else CONNECT_TIMEOUT_S
+
     def connect_arguments(self) -> dict[str, Any]:
         """Return keyword arguments of asyncpg.connect and create_pool.
 
@@ -78,22 +100,37 @@ class DataSource:
         settings["application_name"] = (
             options.get("application_name") or options.get("fallback_application_name") or "ocspd"
         )
-        timeout = _number("connect_timeout", options.get("connect_timeout", "0"))
         arguments: dict[str, Any] = {
             "host": self.hosts,
             "port": self.ports,
             "user": self.user,
-            "password": self.password,
+            # asyncpg would look into a password file of its own accord, and read it in its own way
+            "password": self._password() or "",
             "database": self.database,
             "ssl": self._ssl(),
-            "timeout": float(timeout) or CONNECT_TIMEOUT_S,
+            "timeout": self.connect_timeout_s / len(self.hosts),
             "server_settings": settings,
+            "target_session_attrs": self.target,
         }
-        if "passfile" in options:
-            arguments["passfile"] = options["passfile"]
-        if "target_session_attrs" in options:
-            arguments["target_session_attrs"] = options["target_session_attrs"]
         return arguments
+
+    def _password(self) -> str | None:
+        """Return the password given, or the first that the password file has for one of the hosts."""
+        if self.password is not None:
+            return self.password
+        path = (
+            Path(self.options["passfile"]) if "passfile" in self.options else Path("~/.pgpass").expanduser()
+        )
+        entries = _password_entries(path)
+        for host, port in zip(self.hosts, self.ports, strict=True):
+            wanted = ("localhost" if host.startswith("/") else host, str(port), self.database, self.user)
+            for fields in entries:
+                if all(
+                    field == "*" or _unescaped(field) == value
+                    for field, value in zip(fields[:4], wanted, strict=True)
+                ):
+                    return _unescaped(fields[-1])
+        return None
 
     def _ssl(self) -> ssl.SSLContext | str | bool:
         mode = self.options.get("sslmode") or "require"
@@ -133,6 +170,9 @@ def parse_data_source(text: str) -> DataSource:
     options.update(given)
     if options.get("sslmode") and options["sslmode"] not in _SSL_MODES:
         raise _bad(f"unsupported sslmode {options['sslmode']!r}; use one of {', '.join(_SSL_MODES)}")
+    target = options.get("target_session_attrs")
+    if target and target not in _TARGETS:
+        raise _bad(f"unsupported target_session_attrs {target!r}; use one of {', '.join(_TARGETS)}")
     hosts = options.get("host", "localhost").split(",")
     ports = [_number("port", port or "5432") for port in options.get("port", "5432").split(",")]
     if len(ports) == 1:
@@ -170,6 +210,31 @@ def _system_user() -> str:
 def _home_file(name: str) -> str | None:
     path = Path("~/.postgresql").expanduser() / name
     return str(path) if path.is_file() else None
+
+
+def _password_entries(path: Path) -> list[tuple[str, ...]]:
+    """Return the lines of a password file, each as host, port, database, user and password.
+
+    As libpq reads them: a backslash keeps the colon or backslash behind it, and a file that others can
+    read is not used (PostgreSQL manual, 34.16). A field that is only an unescaped `*` matches everything.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return []
+        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            logger.warning("%s is not used: others can read it (chmod 0600 %s)", path, path)
+            return []
+        lines = path.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return []
+    # the password is the rest of the line, colons included
+    found = [_PASSWORD_LINE.fullmatch(line) for line in lines if not line.startswith("#")]
+    return [match.groups() for match in found if match is not None]
+
+
+def _unescaped(field: str) -> str:
+    return _ESCAPED.sub(r"\1", field)
 
 
 def _parse_url(text: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The change feed: which certificates were inserted, changed or deleted since a cursor, by any writer.
 
-Migration 003 lets triggers note each change in the table `ocspd_changes`, so an old CFSSL writing to
-the same database is noticed as well. The rules every implementation keeps:
+Migrations 003 and 004 let triggers note each change in the table `ocspd_changes`, so an old CFSSL writing
+to the same database is noticed as well. The rules every implementation keeps:
 
  1. A change committed after a cursor was made is reported to that cursor at least once, in whatever
     order transactions commit.
@@ -9,6 +9,12 @@ the same database is noticed as well. The rules every implementation keeps:
     reported as one.
  3. A cursor that cannot keep rule 1 (the database was replaced, or its changes were trimmed away)
     raises CursorLostError instead of skipping anything.
+ 4. What is urgent comes first: changes by which "good" may no longer be true (revocations, deletions,
+    statuses that are neither), then certificates that are new or good again; in each of these what
+    happened since the last read before what was waiting then. So no backlog delays a revocation by more
+    than one page.
+ 5. No row stops the feed. A row whose status cannot be read comes as unknown (`rows.status_row`); a
+    row nobody can make out is told to `on_unreadable` and passed over.
 
 So a consumer takes `current_cursor()`, makes one full pass with `CertDB.stream_status()`, and then
 reads from that cursor for ever; on CursorLostError it begins anew.
@@ -17,7 +23,7 @@ reads from that cursor for ever; on CursorLostError it begins anew.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd.errors import OCSPDError
 
@@ -27,8 +33,11 @@ if TYPE_CHECKING:
 
     from ocspd.model import StatusRow
 
-Cursor = dict[str, str | int]
+Cursor = dict[str, Any]
 """A position in the feed: a small JSON object. Keep it, hand it back; its keys are the driver's affair."""
+
+MAX_WINDOWS = 16
+"""How many ranges of waiting changes a cursor keeps apart in each of its two lanes (rule 4)."""
 
 
 class CursorLostError(OCSPDError):
@@ -37,7 +46,12 @@ class CursorLostError(OCSPDError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRowChange:
-    """A certificate that changed: `row` is its present status, None when it was deleted.
+    """A certificate that changed: `row` is its present status, None when there is no such row any more.
+
+    There is none after a deletion and, under the old name, after an update of serial number or key
+    identifier. Other rows may still speak about the certificate in another spelling
+    (`CertDB.find_statuses`); `expiry` is when the one that is gone would have expired, None where that is
+    not known. `aki` is spelt as it is stored.
 
     `changed_at` is the database's clock in the trigger of the newest change reported here, aware UTC
     (microseconds on PostgreSQL, milliseconds on SQLite): subtract it from the time an answer is
@@ -48,6 +62,7 @@ class StatusRowChange:
     aki: str
     row: StatusRow | None
     changed_at: datetime
+    expiry: datetime | None = None
 
 
 class ChangeFeed(Protocol):
@@ -57,12 +72,13 @@ class ChangeFeed(Protocol):
         """Return the cursor of this moment: everything committed before is behind it."""
         ...
 
-    async def read(self, cursor: Mapping[str, str | int], limit: int) -> tuple[list[StatusRowChange], Cursor]:
+    async def read(self, cursor: Mapping[str, Any], limit: int) -> tuple[list[StatusRowChange], Cursor]:
         """Return changes after the cursor, of at most `limit` feed entries, and the cursor after them.
 
-        A certificate appears once a call. An empty list means there is nothing more at present; the
-        returned cursor may still differ and is the one to keep. Rows that have expired are reported
-        like others. Raises CursorLostError (rule 3) and CodedError 11000.
+        A row appears once a call. An empty list means there is nothing more at present; the returned
+        cursor may still differ and is the one to keep. Rows that have expired are reported like others.
+        Raises CursorLostError (rule 3) and CodedError 11000, the latter also when the database gives no
+        answer for some seconds: what it holds is unknown then.
         """
         ...
 
@@ -74,10 +90,11 @@ class ChangeFeed(Protocol):
         """
         ...
 
-    async def trim(self, cursor: Mapping[str, str | int], keep: timedelta) -> int:
+    async def trim(self, cursor: Mapping[str, Any], keep: timedelta) -> int:
         """Delete feed entries behind the cursor that are older than `keep`; return how many.
 
-        `keep` is for other consumers: a cursor that has not moved for longer is lost.
+        `keep` is for other consumers: a cursor that has not moved for longer is lost. Works in batches on
+        a connection of its own, with pauses, so that no writer waits: run it beside `read`, in a task.
         """
         ...
 

@@ -1,13 +1,14 @@
 """The change feed on PostgreSQL: the outbox is read by snapshot, and NOTIFY tells when to look.
 
 Transactions do not commit in the order of any number handed out while they run, so "everything after
-number N" loses changes. A cursor is therefore the snapshot of the last read: `seen`, as
-pg_current_snapshot() writes it. New is what is visible now and was not visible in `seen`. That is
-exact whatever order transactions commit in, and waits for none of them.
+number N" loses changes. A cursor is therefore a whole snapshot, as pg_current_snapshot() writes it: new is
+what is visible now and was not visible then. That is exact whatever order transactions commit in, and
+waits for none of them.
 
-A page that hits its limit adds `upto` (the snapshot whose entries are being paged through) and
-`xid`, `id` (the last entry handed out). `source` is the server's identity and timeline: numbers of
-transactions mean nothing on another one.
+A cursor is {"source", "urgent", "rest"}. `source` is the server's identity and timeline: numbers of
+transactions mean nothing on another one. The two lanes (rule 4 of `feed`) are {"seen": the snapshot up to
+which everything was read or put off, "later": the windows that were put off, newest last}; a window is
+{"seen", "upto", "xid", "id"}: what is visible in `upto` and was not in `seen`, behind entry (xid, id).
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
-
 from ocspd.certdb import rows
-from ocspd.certdb.feed import Cursor, CursorLostError, StatusRowChange
-from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S
-from ocspd.errors import CodedError
+from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange
+from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY
+from ocspd.certdb.postgres_snapshot import Snapshot
+from ocspd.errors import Code, CodedError
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
@@ -31,39 +31,64 @@ if TYPE_CHECKING:
     from ocspd.certdb.postgres_connection import Database
 
 CHANNEL = "ocspd_changes"
-RETRY_S = 1.0
+RETRY_S = 0.5
 """Pause after a failed attempt to connect again."""
+READ_TIMEOUT_S = 8.0
+"""How long a page may take: with the 5 s a consumer waits between two it is 13 s until a silent server is
+noticed. A page that took longer is asked for again in smaller pieces."""
+_LEAST_LIMIT = 50
+_TRIM_ROWS = 5_000
+_TRIM_PAUSE_S = 0.05
 
-_POSITION = """
-SELECT pg_current_snapshot()::text,
-       (SELECT system_identifier FROM pg_control_system()) || '/' ||
-       (SELECT timeline_id FROM pg_control_checkpoint()) || '/' ||
-       (SELECT oid FROM pg_database WHERE datname = current_database()),
-       trimmed::text::numeric
+_LANES = (("urgent", True), ("rest", False))
+_POSITION = f"""
+SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, trimmed::text, truncated::text, pg_is_in_recovery()
 FROM ocspd_feed
-"""
+"""  # noqa: S608  (a constant)
+# What was not visible in a snapshot is what ran then ($2, few: each looked up by itself) and what began
+# later. Bounded above as well, so that a page costs what is in it.
 _READ = """
 WITH page AS (
-    SELECT xid, id, serial_number, authority_key_identifier, changed_at FROM ocspd_changes
-    WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
-      AND (xid, id) > ($3::text::xid8, $4::bigint)
-      AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
-      AND pg_visible_in_snapshot(xid, $2::text::pg_snapshot)
-    ORDER BY xid, id LIMIT $5
+    (
+        SELECT c.* FROM unnest($2::text[]::xid8[]) AS running (xid), LATERAL (
+            SELECT xid, id, serial_number, authority_key_identifier, changed_at, expiry FROM ocspd_changes
+            WHERE urgent = $1 AND xid = running.xid AND (xid, id) > ($4::text::xid8, $5::bigint)
+              AND pg_visible_in_snapshot(xid, $6::text::pg_snapshot)
+            ORDER BY id LIMIT $7
+        ) AS c
+    ) UNION ALL (
+        SELECT xid, id, serial_number, authority_key_identifier, changed_at, expiry FROM ocspd_changes
+        WHERE urgent = $1 AND xid >= $3::text::xid8 AND xid < pg_snapshot_xmax($6::text::pg_snapshot)
+          AND (xid, id) > ($4::text::xid8, $5::bigint)
+          AND pg_visible_in_snapshot(xid, $6::text::pg_snapshot)
+        ORDER BY xid, id LIMIT $7
+    )
+    ORDER BY xid, id LIMIT $7
 )
 SELECT p.xid::text, p.id, p.serial_number, p.authority_key_identifier, p.changed_at,
-       c.serial_number IS NOT NULL, c.status, c.reason, c.revoked_at, c.expiry
+       timestamptz_send(p.expiry), c.serial_number IS NOT NULL,
+       substr(c.status, 1, 64), c.reason, timestamptz_send(c.revoked_at), timestamptz_send(c.expiry)
 FROM page p
 LEFT JOIN certificates c USING (serial_number, authority_key_identifier)
 ORDER BY p.xid, p.id
 """
+# Entries and marks with numbers that no transaction has had yet came from another server with a dump.
 _TRIM = """
-WITH gone AS (
-    DELETE FROM ocspd_changes
-    WHERE xid < pg_snapshot_xmin($1::text::pg_snapshot) AND changed_at <= clock_timestamp() - $2::interval
-    RETURNING xid
-), newest AS (SELECT count(*) AS count, (SELECT xid FROM gone ORDER BY xid DESC LIMIT 1) AS xid FROM gone),
-mark AS (UPDATE ocspd_feed SET trimmed = newest.xid FROM newest WHERE newest.xid > trimmed)
+WITH now AS (SELECT pg_snapshot_xmax(pg_current_snapshot()) AS xmax),
+old AS (
+    SELECT ctid FROM ocspd_changes
+    WHERE urgent = $1 AND changed_at <= clock_timestamp() - $3::interval
+      AND (xid < $2::text::xid8 OR xid >= (SELECT xmax FROM now))
+    LIMIT $4
+), gone AS (
+    DELETE FROM ocspd_changes WHERE ctid = ANY(ARRAY(SELECT ctid FROM old)) RETURNING xid
+), newest AS (
+    SELECT count(*) AS count,
+           (SELECT xid FROM gone WHERE xid < $2::text::xid8 ORDER BY xid DESC LIMIT 1) AS xid FROM gone
+), mark AS (
+    UPDATE ocspd_feed SET trimmed = newest.xid FROM newest
+    WHERE newest.xid > trimmed OR trimmed >= (SELECT xmax FROM now) AND newest.xid IS NOT NULL
+)
 SELECT count FROM newest
 """
 
@@ -72,53 +97,73 @@ class PostgresFeed:
     """See `ocspd.certdb.feed.ChangeFeed`."""
 
     def __init__(self, database: Database) -> None:
+        """Take a database of its own: a pass that has every connection must not hold up the feed."""
         self._database = database
         self._listener: Any = None
         self._noticed = asyncio.Event()
         self._away = False
         self._connecting: asyncio.Task[bool] | None = None
+        self._most = 1 << 30  # entries a page may have, fewer after one that took too long
 
     async def current_cursor(self) -> Cursor:
         """See ChangeFeed."""
-        async with self._database.connection() as connection:
-            snapshot, source, _ = await connection.fetchrow(_POSITION)
-        return {"source": source, "seen": snapshot}
+        async with self._database.connection(READ_TIMEOUT_S) as connection:
+            snapshot, source, _, _ = await self._position(connection)
+        self._database.newest.see(source, snapshot)
+        return {"source": source, **{name: {"seen": snapshot, "later": []} for name, _ in _LANES}}
 
-    async def read(self, cursor: Mapping[str, str | int], limit: int) -> tuple[list[StatusRowChange], Cursor]:
+    async def read(self, cursor: Mapping[str, Any], limit: int) -> tuple[list[StatusRowChange], Cursor]:
         """See ChangeFeed."""
-        seen = str(cursor.get("seen", ""))
+        kept = dict(cursor)
+        while True:
+            try:
+                records, kept = await self._page(kept, min(limit, self._most))
+            except CodedError:
+                self._most = max(min(limit, self._most) // 2, _LEAST_LIMIT)
+                raise
+            self._most = min(self._most * 2, 1 << 30)
+            changes = self._changes(records)
+            if changes or not records:
+                return changes, kept
+
+    async def _page(self, cursor: Cursor, limit: int) -> tuple[list[Any], Cursor]:
+        records: list[Any] = []
+        lanes = _lanes(cursor)
         async with (
-            self._database.connection() as connection,
+            self._database.connection(READ_TIMEOUT_S) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            snapshot, source, trimmed = await connection.fetchrow(_POSITION)
-            if cursor.get("source") != source or _xmax(seen) > _xmax(snapshot):
-                raise CursorLostError(f"{self._database.name} is not the one this cursor was made in")
-            if trimmed >= _xmin(seen):
-                raise CursorLostError(f"{self._database.name} no longer has the changes since this cursor")
-            upto = str(cursor.get("upto", snapshot))
-            records = await connection.fetch(
-                _READ, seen, upto, str(cursor.get("xid", "0")), int(cursor.get("id", 0)), limit
+            snapshot, source, trimmed, truncated = await self._position(connection)
+            self._check(cursor, lanes, source, Snapshot(snapshot), (int(trimmed), int(truncated)))
+            for name, urgent in _LANES:
+                room = limit - len(records)
+                if room > 0:
+                    records += await _read_lane(connection, lanes[name], urgent, snapshot, room)
+        self._database.newest.see(source, snapshot)
+        return records, {"source": source, **lanes}
+
+    async def _position(self, connection: Any) -> tuple[str, str, str, str]:
+        snapshot, source, trimmed, truncated, recovering = await connection.fetchrow(_POSITION)
+        if recovering:
+            # its snapshots do not say which transactions are still running
+            raise CodedError(
+                Code.STORE_FAILED,
+                f"{self._database.name} is a standby, which cannot be followed: name the primary in "
+                "data_source, or every host without target_session_attrs",
             )
-        changes: dict[tuple[bytes, bytes], StatusRowChange] = {}
-        for record in records:
-            change = _change(record)
-            if change is None:
-                continue
-            key = (record[2], record[3])
-            before = changes.get(key)
-            if before is None or change.changed_at > before.changed_at:
-                changes[key] = change
-        if len(records) < limit:
-            return list(changes.values()), {"source": source, "seen": upto}
-        last = records[-1]
-        return list(changes.values()), {
-            "source": source,
-            "seen": seen,
-            "upto": upto,
-            "xid": last[0],
-            "id": last[1],
-        }
+        return snapshot, source, trimmed, truncated
+
+    def _check(
+        self, cursor: Cursor, lanes: dict[str, Any], source: str, now: Snapshot, marks: tuple[int, int]
+    ) -> None:
+        """Raise CursorLostError when changes since the cursor may be missing."""
+        name = self._database.name
+        seen = [Snapshot(window["seen"]) for lane in lanes.values() for window in (lane, *lane["later"])]
+        if cursor.get("source") != source or any(lane.xmax > now.xmax for lane in seen):
+            raise CursorLostError(f"{name} is not the one this cursor was made in")
+        trimmed, truncated = (0 if mark >= now.xmax else mark for mark in marks)  # see _TRIM
+        if any(trimmed >= lane.xmin or not lane.sees(truncated) for lane in seen):
+            raise CursorLostError(f"{name} no longer has the changes since this cursor")
 
     async def wait(self, timeout_s: float) -> None:
         """See ChangeFeed."""
@@ -135,14 +180,22 @@ class PostgresFeed:
             await asyncio.wait_for(self._noticed.wait(), timeout_s)
         self._noticed.clear()
 
-    async def trim(self, cursor: Mapping[str, str | int], keep: timedelta) -> int:
+    async def trim(self, cursor: Mapping[str, Any], keep: timedelta) -> int:
         """See ChangeFeed."""
-        async with self._database.connection() as connection:
-            return int(
-                await connection.fetchval(
-                    _TRIM, str(cursor.get("seen", "0:0:")), keep, timeout=MAINTENANCE_TIMEOUT_S
-                )
-            )
+        lanes = _lanes(cursor)
+        oldest = min(
+            Snapshot(window["seen"]).xmin for lane in lanes.values() for window in (lane, *lane["later"])
+        )
+        total = 0
+        for _, urgent in _LANES:
+            while True:
+                async with self._database.connection(MAINTENANCE_TIMEOUT_S) as connection:
+                    count = int(await connection.fetchval(_TRIM, urgent, str(oldest), keep, _TRIM_ROWS))
+                total += count
+                if count < _TRIM_ROWS:
+                    break
+                await asyncio.sleep(_TRIM_PAUSE_S)
+        return total
 
     async def close(self) -> None:
         """See ChangeFeed."""
@@ -153,8 +206,8 @@ class PostgresFeed:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.remove_termination_listener(self._on_lost)
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                await listener.close(timeout=2)
+            listener.terminate()
+        await self._database.close()
 
     async def _listen(self) -> bool:
         connection = None
@@ -186,31 +239,95 @@ class PostgresFeed:
             self._listener = None
         self._noticed.set()
 
+    def _changes(self, records: list[Any]) -> list[StatusRowChange]:
+        changes: dict[tuple[bytes, bytes], StatusRowChange] = {}
+        unreadable: list[str] = []
+        for record in records:
+            try:
+                change = _change(record)
+            except rows.RowError as err:
+                unreadable.append(err.message)
+                continue
+            key = (record[2], record[3])
+            before = changes.get(key)
+            if before is None or change.changed_at > before.changed_at:
+                changes[key] = change
+        rows.warn_of_unreadable(unreadable)
+        return list(changes.values())
 
-def _xmin(snapshot: str) -> int:
-    return _snapshot_part(snapshot, 0)
 
-
-def _xmax(snapshot: str) -> int:
-    return _snapshot_part(snapshot, 1)
-
-
-def _snapshot_part(snapshot: str, index: int) -> int:
+def _lanes(cursor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lanes of a cursor, copied and checked; one from before migration 004 serves for both."""
+    lanes: dict[str, Any]
+    if "seen" in cursor:
+        seen = str(cursor["seen"])
+        upto = cursor.get("upto")
+        windows = [{key: cursor.get(key) for key in ("seen", "upto", "xid", "id")}] if upto else []
+        lanes = {name: {"seen": str(upto or seen), "later": windows} for name, _ in _LANES}
+    else:
+        lanes = {name: cursor.get(name, {}) for name, _ in _LANES}
     try:
-        return int(snapshot.split(":")[index])
-    except (ValueError, IndexError):
+        return {
+            name: {
+                "seen": Snapshot(lane["seen"]).text,
+                "later": [
+                    {
+                        "seen": Snapshot(window["seen"]).text,
+                        "upto": Snapshot(window["upto"]).text,
+                        "xid": str(int(window["xid"])),
+                        "id": int(window["id"]),
+                    }
+                    for window in lane["later"]
+                ],
+            }
+            for name, lane in lanes.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise CursorLostError("this is not a cursor of a PostgreSQL change feed") from None
 
 
-def _change(record: Any) -> StatusRowChange | None:
-    _, _, serial, aki, changed_at, exists, *status = record
-    try:
-        return StatusRowChange(
-            serial=rows.read_serial(serial),
-            aki=rows.read_text(aki),
-            row=rows.status_row(serial, aki, *status) if exists else None,
-            changed_at=changed_at,
+async def _read_lane(
+    connection: Any,
+    lane: dict[str, Any],
+    urgent: bool,  # noqa: FBT001  (a column)
+    snapshot: str,
+    limit: int,
+) -> list[Any]:
+    """Read at most `limit` entries, first what is new since the last read, and move the lane behind them."""
+    found: list[Any] = []
+    later = lane["later"]
+    if len(later) < MAX_WINDOWS and lane["seen"] != snapshot:
+        later.append({"seen": lane["seen"], "upto": snapshot, "xid": "0", "id": 0})
+        lane["seen"] = snapshot
+    while later and len(found) < limit:
+        window = later[-1]
+        seen = Snapshot(window["seen"])
+        running = [str(xid) for xid in seen.running if xid >= int(window["xid"])]
+        some = await connection.fetch(
+            _READ,
+            urgent,
+            running,
+            str(seen.xmax),
+            window["xid"],
+            window["id"],
+            window["upto"],
+            limit - len(found),
         )
-    except rows.RowError as err:
-        logger.warning("change left out: %s", err.message)
-        return None
+        found += some
+        if len(found) < limit:
+            later.pop()
+        else:
+            window["xid"], window["id"] = some[-1][0], some[-1][1]
+    return found
+
+
+def _change(record: Any) -> StatusRowChange:
+    _, _, serial, aki, changed_at, expiry, exists, *status = record
+    gone = None if exists else rows.parse_binary_time("expiry", expiry)
+    return StatusRowChange(
+        serial=rows.read_serial(serial),
+        aki=rows.read_text(aki),
+        row=rows.status_row_from_times(serial, aki, *status) if exists else None,
+        changed_at=changed_at,
+        expiry=None if gone is None else rows.read_expiry(gone),
+    )

@@ -1,17 +1,22 @@
 """The change feed on SQLite: the outbox is read by id, and `PRAGMA data_version` tells when to look.
 
-A cursor is {"source": which database, "id": the last entry read}.
+A cursor is {"source", "file", "last", "urgent", "rest"}. The two lanes (rule 4 of `feed`) are lists:
+first the id up to which everything was read or put off, then the ranges [after, up to] that were put
+off, newest last. The rest tells whether this is still the database the cursor was made in:
+
+    source  a random mark made by migration 003, which a copy of the file has, too
+    file    device and inode: another file in its place is a restored one, whatever its mark
+    last    id and time of the newest entry then: one that differs now was written to a restored file
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ocspd.certdb import rows
-from ocspd.certdb.feed import Cursor, CursorLostError, StatusRowChange
-from ocspd.logs import logger
+from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,27 +28,36 @@ if TYPE_CHECKING:
 POLL_S = 0.1
 """Seconds between looks; half of it is the mean delay it adds to a change."""
 
+_TRIM_ROWS = 2_000
+"""Entries deleted in one transaction, some 5 ms in which others wait for the lock, and the pause after it."""
+_TRIM_PAUSE_S = 0.02
+
+_LANES = (("urgent", 1), ("rest", 0))
 _READ = """
-SELECT f.id, f.serial_number, f.authority_key_identifier, f.changed_at, c.serial_number IS NOT NULL,
-       c.status, c.reason, c.revoked_at, c.expiry
-FROM ocspd_changes f
-LEFT JOIN certificates c ON c.serial_number = f.serial_number
+SELECT f.id, f.serial_number, f.authority_key_identifier, f.changed_at, f.expiry, c.serial_number IS NOT NULL,
+       substr(CAST(c.status AS BLOB), 1, 64), c.reason, c.revoked_at, c.expiry
+FROM main.ocspd_changes f
+LEFT JOIN main.certificates c ON c.serial_number = f.serial_number
     AND c.authority_key_identifier = f.authority_key_identifier
-WHERE f.id > ? ORDER BY f.id LIMIT ?
+WHERE f.urgent = ? AND f.id > ? AND f.id <= ? ORDER BY f.id LIMIT ?
 """
+
+Lane = list[Any]
+T = TypeVar("T")
 
 
 class SQLiteFeed:
     """See `ocspd.certdb.feed.ChangeFeed`.
 
-    `reader` is the certdb's worker, `watcher` one of its own: data_version only tells of changes made
-    by other connections.
+    `reader` is the certdb's worker, `watcher` one of its own, because data_version only tells of changes
+    made by other connections; so is `trimmer`, which must not hold up readers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (three connections, and what tests replace)
         self,
         reader: Worker,
         watcher: Worker,
+        trimmer: Worker,
         *,
         poll_s: float = POLL_S,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -52,6 +66,7 @@ class SQLiteFeed:
         self._reader = reader
         self._in_memory = watcher.location.file is None
         self._watcher = reader if self._in_memory else watcher
+        self._trimmer = reader if self._in_memory else trimmer
         self._poll_s = poll_s
         self._sleep = sleep
         self._monotonic = monotonic
@@ -59,31 +74,57 @@ class SQLiteFeed:
 
     async def current_cursor(self) -> Cursor:
         """See ChangeFeed."""
-        source, _, newest = await self._reader.run(_position)
-        return {"source": source, "id": newest}
 
-    async def read(self, cursor: Mapping[str, str | int], limit: int) -> tuple[list[StatusRowChange], Cursor]:
+        def work(connection: sqlite3.Connection) -> Cursor:
+            source, _, newest = _position(connection)
+            last = [newest, _time_of(connection, newest)]
+            return {"source": source, "last": last, "urgent": [newest], "rest": [newest]}
+
+        return await self._reader.run(_at_once(work)) | {"file": self._reader.file_identity}
+
+    async def read(self, cursor: Mapping[str, Any], limit: int) -> tuple[list[StatusRowChange], Cursor]:
         """See ChangeFeed."""
-        after = int(cursor.get("id", 0))
+        records: list[Any] = []
+        changes: dict[tuple[Any, Any], StatusRowChange] = {}
+        kept = dict(cursor)
+        while not changes:
+            records, kept = await self._page(kept, limit)
+            unreadable: list[str] = []
+            for record in records:
+                try:
+                    changes[record[1], record[2]] = _change(record)
+                except rows.RowError as err:
+                    unreadable.append(err.message)
+            rows.warn_of_unreadable(unreadable)
+            if not records:
+                break
+        return list(changes.values()), kept
 
-        def work(connection: sqlite3.Connection) -> tuple[tuple[str, int, int], list[Any]]:
-            connection.execute("BEGIN")  # position and page of the same moment
-            try:
-                return _position(connection), connection.execute(_READ, (after, limit)).fetchall()
-            finally:
-                connection.execute("COMMIT")
+    async def _page(self, cursor: Cursor, limit: int) -> tuple[list[Any], Cursor]:
+        name = self._reader.location.name
+        lanes = _lanes(cursor)
 
-        (source, trimmed, newest), records = await self._reader.run(work)
-        if cursor.get("source") != source or after > newest:
-            raise CursorLostError(f"{self._reader.location.name} is not the one this cursor was made in")
-        if after < trimmed:
-            raise CursorLostError(f"{self._reader.location.name} no longer has the changes since this cursor")
-        changes: dict[tuple[int, str], StatusRowChange] = {}
-        for record in records:
-            change = _change(record)
-            if change is not None:
-                changes[change.serial, change.aki] = change
-        return list(changes.values()), {"source": source, "id": records[-1][0] if records else after}
+        def work(connection: sqlite3.Connection) -> tuple[list[Any], Cursor]:
+            source, trimmed, newest = _position(connection)
+            after, moment = cursor.get("last") or (0, None)
+            if cursor.get("source") != source or max(lane[0] for lane in lanes.values()) > newest:
+                raise CursorLostError(f"{name} is not the one this cursor was made in")
+            if moment is not None and after > trimmed and _time_of(connection, after) != moment:
+                raise CursorLostError(f"{name} has been restored since this cursor was made")
+            if min(map(_oldest, lanes.values())) < trimmed:
+                raise CursorLostError(f"{name} no longer has the changes since this cursor")
+            records: list[Any] = []
+            for lane, urgent in _LANES:
+                records += _read_lane(connection, lanes[lane], urgent, newest, limit - len(records))
+            last = [newest, _time_of(connection, newest)]
+            return records, {"source": source, "last": last, **lanes}
+
+        records, after = await self._reader.run(_at_once(work))
+        # only now is it known which file the connection has
+        identity = self._reader.file_identity
+        if cursor.get("file", identity) != identity:
+            raise CursorLostError(f"{name} has been replaced since this cursor was made")
+        return records, after | {"file": identity}
 
     async def wait(self, timeout_s: float) -> None:
         """See ChangeFeed."""
@@ -98,61 +139,131 @@ class SQLiteFeed:
                 return
             await self._sleep(min(self._poll_s, left))
 
-    async def trim(self, cursor: Mapping[str, str | int], keep: timedelta) -> int:
+    async def trim(self, cursor: Mapping[str, Any], keep: timedelta) -> int:
         """See ChangeFeed."""
-        after = int(cursor.get("id", 0))
+        limit = min(map(_oldest, _lanes(cursor).values()))
         age = f"-{keep.total_seconds():.3f} seconds"
-
-        def work(connection: sqlite3.Connection) -> int:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                (last,) = connection.execute(
-                    "SELECT max(id) FROM ocspd_changes WHERE id <= ? "
-                    "AND changed_at <= strftime('%Y-%m-%d %H:%M:%f', 'now', ?)",
-                    (after, age),
-                ).fetchone()
-                count = 0
-                if last is not None:
-                    count = connection.execute("DELETE FROM ocspd_changes WHERE id <= ?", (last,)).rowcount
-                    connection.execute("UPDATE ocspd_feed SET trimmed = max(trimmed, ?)", (last,))
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-            return count
-
-        return await self._reader.run(work)
+        total = 0
+        while True:
+            count = await self._trimmer.run(lambda connection: _trim(connection, limit, age))
+            total += count
+            if count < _TRIM_ROWS:
+                return total
+            await self._sleep(_TRIM_PAUSE_S)
 
     async def close(self) -> None:
         """See ChangeFeed."""
         if not self._in_memory:
             await self._watcher.close()
+            await self._trimmer.close()
 
     def _version(self, connection: sqlite3.Connection) -> tuple[int, ...]:
         if self._in_memory:
             return (connection.total_changes,)
         (version,) = connection.execute("PRAGMA data_version").fetchone()
-        return (version,)
+        # a connection that was made again counts from the beginning
+        return (version, self._watcher.location.openings)
+
+
+def _change(record: tuple[Any, ...]) -> StatusRowChange:
+    _, serial, aki, changed_at, expiry, exists, *status = record
+    moment = rows.parse_time("changed_at", changed_at)
+    return StatusRowChange(
+        serial=rows.read_serial(serial),
+        aki=rows.read_text(aki),
+        row=rows.status_row_from_text(serial, aki, *status) if exists else None,
+        changed_at=rows.read_expiry(moment),
+        expiry=None if exists else _expiry_of(expiry),
+    )
+
+
+def _at_once(work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+    """Do all of work at one moment of the database."""
+
+    def transaction(connection: sqlite3.Connection) -> T:
+        connection.execute("BEGIN")
+        try:
+            return work(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    return transaction
+
+
+def _lanes(cursor: Mapping[str, Any]) -> dict[str, Lane]:
+    """Return the lanes of a cursor, copied; one from before migration 004 has the same id for both."""
+    lanes = {lane: cursor.get(lane, [cursor.get("id", 0)]) for lane, _ in _LANES}
+    try:
+        return {
+            name: [int(lane[0]), *([int(a), int(b)] for a, b in lane[1:])] for name, lane in lanes.items()
+        }
+    except (TypeError, ValueError, LookupError):
+        raise CursorLostError("this is not a cursor of an SQLite change feed") from None
+
+
+def _oldest(lane: Lane) -> int:
+    """Return the id behind which everything of the lane was read."""
+    return min(int(after) for after in (lane[0], *(window[0] for window in lane[1:])))
+
+
+def _read_lane(connection: sqlite3.Connection, lane: Lane, urgent: int, newest: int, limit: int) -> list[Any]:
+    """Read at most `limit` entries, first what is new since the last read, and move the lane behind them."""
+    found: list[Any] = []
+    if len(lane) <= MAX_WINDOWS:
+        if lane[0] < newest:
+            lane.append([lane[0], newest])
+        lane[0] = newest
+    while len(lane) > 1 and len(found) < limit:
+        after, upto = lane[-1]
+        some = connection.execute(_READ, (urgent, after, upto, limit - len(found))).fetchall()
+        found += some
+        if len(found) < limit:
+            lane.pop()
+        else:
+            lane[-1][0] = some[-1][0]
+    return found
+
+
+def _trim(connection: sqlite3.Connection, upto: int, age: str) -> int:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        ids = [
+            id_
+            for (id_,) in connection.execute(
+                "SELECT id FROM main.ocspd_changes WHERE id <= ? "
+                "AND changed_at <= strftime('%Y-%m-%d %H:%M:%f', 'now', ?) ORDER BY id LIMIT ?",
+                (upto, age, _TRIM_ROWS),
+            )
+        ]
+        if ids:
+            connection.execute("DELETE FROM main.ocspd_changes WHERE id BETWEEN ? AND ?", (ids[0], ids[-1]))
+            connection.execute("UPDATE main.ocspd_feed SET trimmed = max(trimmed, ?)", (ids[-1],))
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return len(ids)
 
 
 def _position(connection: sqlite3.Connection) -> tuple[str, int, int]:
     """Return the database's mark, the trimmed id and the newest id ever given."""
-    source, trimmed = connection.execute("SELECT source, trimmed FROM ocspd_feed").fetchone()
-    newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'ocspd_changes'").fetchone()
-    return source.decode(), trimmed, newest[0] if newest else 0
+    source, trimmed = connection.execute("SELECT source, trimmed FROM main.ocspd_feed").fetchone()
+    newest = connection.execute(
+        "SELECT seq FROM main.sqlite_sequence WHERE name = 'ocspd_changes'"
+    ).fetchone()
+    return rows.read_text(source), trimmed, newest[0] if newest else 0
 
 
-def _change(record: tuple[Any, ...]) -> StatusRowChange | None:
-    _, serial, aki, changed_at, exists, *status = record
+def _time_of(connection: sqlite3.Connection, id_: int) -> str | None:
+    """Return when an entry was made, as it is stored; None when it is not there."""
+    found = connection.execute("SELECT changed_at FROM main.ocspd_changes WHERE id = ?", (id_,)).fetchone()
+    return rows.read_text(found[0]) if found else None
+
+
+def _expiry_of(value: object) -> Any:
+    """Return when a certificate that is gone would have expired, None where nothing says so."""
     try:
-        moment = rows.parse_time("changed_at", changed_at)
-        assert moment is not None
-        return StatusRowChange(
-            serial=rows.read_serial(serial),
-            aki=rows.read_text(aki),
-            row=rows.status_row_from_text(serial, aki, *status) if exists else None,
-            changed_at=moment,
-        )
-    except rows.RowError as err:
-        logger.warning("change left out: %s", err.message)
+        moment = rows.parse_time("expiry", value)
+    except rows.RowError:
         return None
+    return None if moment is None else rows.read_expiry(moment)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-LATEST = 3
+LATEST = 4
 """The version this program needs for everything; CFSSL's own operations need 2."""
 
 _FILE = re.compile(r"(\d+)_(\w+)\.sql", re.ASCII)

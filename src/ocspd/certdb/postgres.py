@@ -11,8 +11,8 @@ from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
 from ocspd.certdb.packed import PACKED_BYTES, PackedRows
-from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, Database
-from ocspd.certdb.spelling import POSTGRES_ODD, stripped
+from ocspd.certdb.postgres_connection import COMMAND_TIMEOUT_S, MAINTENANCE_TIMEOUT_S, Database
+from ocspd.certdb.spelling import POSTGRES_ODD, POSTGRES_ZEROS, stripped
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
@@ -32,17 +32,26 @@ _PACKED_COLUMNS = (  # casts: what binary COPY sends must have the types `_copyr
     "serial_number, authority_key_identifier, status, reason::int4, revoked_at::timestamptz, "
     "expiry::timestamptz"
 )
-_STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revoked_at, expiry"
-_OCSP_COLUMNS = "serial_number, authority_key_identifier, body, expiry"
+_STATUS_COLUMNS = (  # times as they are: the driver has no room for all that PostgreSQL can hold
+    "serial_number, authority_key_identifier, substr(status, 1, 64), reason, timestamptz_send(revoked_at), "
+    "timestamptz_send(expiry)"
+)
+_CERTIFICATE_COLUMNS = (
+    "serial_number, authority_key_identifier, ca_label, status, reason, timestamptz_send(expiry), "
+    "timestamptz_send(revoked_at), pem, timestamptz_send(issued_at), timestamptz_send(not_before), metadata, "
+    "sans, common_name"
+)
+_KEY = "serial_number, authority_key_identifier"
+_OCSP_COLUMNS = "serial_number, authority_key_identifier, body, timestamptz_send(expiry)"
 # Go's zero time as text: asyncpg would write datetime.min as -infinity, which CFSSL cannot read.
 _UNEXPIRED = "FROM certificates WHERE expiry > $1"
 _MAYBE_UNEXPIRED = "(expiry > $1 OR expiry IS NULL)"
-_FIND = f"""
-SELECT {_STATUS_COLUMNS} FROM certificates WHERE serial_number = ANY($1::bytea[])
+_BY_SERIALS = f"""
+SELECT {{columns}} FROM {{table}} WHERE serial_number = ANY($1::bytea[])
 UNION ALL
-SELECT {_STATUS_COLUMNS} FROM certificates
-WHERE serial_number >= '00' AND serial_number < '1'
-  AND ltrim(encode(serial_number, 'escape'), '0') = ANY($2::text[])
+SELECT {{columns}} FROM {{table}}
+WHERE {POSTGRES_ZEROS} AND serial_number <> '0'
+  AND ltrim(encode(substr(serial_number, 1, 201), 'escape'), '0') = ANY($2::text[])
 """  # noqa: S608  (constants)
 _ANALYZED = "SELECT reltuples > 0 FROM pg_class WHERE oid = 'certificates'::regclass"
 _INSERT = f"""
@@ -50,6 +59,9 @@ INSERT INTO certificates ({_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6,
         COALESCE($7, timestamptz '0001-01-01 00:00:00+00'), $8, $9, $10, $11, $12, $13)
 """  # noqa: S608  (constants)
+_INSERT_OCSP = """
+INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) VALUES ($1, $2, $3, $4)
+"""
 _UPSERT = """
 INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry)
 SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::timestamptz[])
@@ -63,7 +75,7 @@ class PostgresCertDB:
     """A certdb in PostgreSQL 13 or later; see `ocspd.certdb.base.CertDB`."""
 
     def __init__(self, data_source: str, clock: Clock) -> None:
-        self._database = Database(data_source)
+        self._database = Database.of(data_source)
         self._clock = clock
 
     @property
@@ -93,22 +105,20 @@ class PostgresCertDB:
 
     async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
         """See CertDB."""
-        found = await self._certificates(
-            "WHERE serial_number = $1 AND authority_key_identifier = $2", *_key(serial, aki)
-        )
-        return found[0] if found else None
+        found = rows.same_key(await self._by_serials(_CERTIFICATE_COLUMNS, [serial]), serial, aki)
+        return rows.preferred(rows.readable_certificates(found, parse=rows.parse_binary_time))
 
     async def find_certificates(self, serial: int) -> list[CertificateRow]:
         """See CertDB."""
-        return await self._certificates(
-            "WHERE serial_number = $1 ORDER BY authority_key_identifier", serial_to_text(serial).encode()
-        )
+        found = await self._by_serials(_CERTIFICATE_COLUMNS, [serial])
+        read = rows.readable_certificates(found, parse=rows.parse_binary_time)
+        return sorted(read, key=lambda row: row.aki)
 
     async def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
         """See CertDB."""
-        async for chunk in self._pages("certificates", _COLUMNS, 500):
-            for record in chunk:
-                yield _certificate(record)
+        async for chunk in self._pages("certificates", _CERTIFICATE_COLUMNS, 500):
+            for row in rows.readable_certificates(chunk, parse=rows.parse_binary_time):
+                yield row
 
     async def estimate_unexpired(self) -> int:
         """See CertDB."""
@@ -126,7 +136,7 @@ class PostgresCertDB:
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """See CertDB."""
         async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
-            if read := rows.readable_rows(chunk, rows.status_row):
+            if read := rows.readable_rows(chunk, rows.status_row_from_times):
                 yield read
 
     async def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
@@ -134,15 +144,12 @@ class PostgresCertDB:
         async for chunk in self._pages(
             "certificates", _STATUS_COLUMNS, chunk_rows, POSTGRES_ODD, unexpired=_MAYBE_UNEXPIRED
         ):
-            yield rows.odd_rows(chunk, rows.status_row)
+            yield rows.odd_rows(chunk, rows.status_row_from_times)
 
     async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
         """See CertDB."""
-        async with self._database.connection() as connection:
-            records = await connection.fetch(
-                _FIND, [serial_to_text(serial).encode() for serial in serials], stripped(serials)
-            )
-        return rows.odd_rows(records, rows.status_row).rows
+        records = await self._by_serials(_STATUS_COLUMNS, serials)
+        return rows.odd_rows(records, rows.status_row_from_times).rows
 
     async def get_pem(self, row: StatusRow) -> bytes:
         """See CertDB."""
@@ -207,12 +214,13 @@ class PostgresCertDB:
         return await self._set_status(serial, aki, set_, "status = 'revoked' AND reason = 6")
 
     async def _set_status(self, serial: int, aki: str, set_: str, where: str, *values: object) -> bool:
-        """Change the status of a row where a condition holds; whether it did."""
-        count = await self._change(
-            f"UPDATE certificates SET {set_} "  # noqa: S608  (constants)
-            f"WHERE serial_number = $1 AND authority_key_identifier = $2 AND {where}",
-            *_key(serial, aki),
+        """Change the status of the rows of a certificate where a condition holds; whether one was."""
+        count = await self._change_key(
+            "certificates",
+            f"UPDATE certificates SET {set_}",  # noqa: S608  (constants)
+            (serial, aki),
             *values,
+            where=where,
         )
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
@@ -220,34 +228,28 @@ class PostgresCertDB:
 
     async def insert_ocsp(self, row: OCSPRow) -> None:
         """See CertDB."""
-        await self._change(
-            f"INSERT INTO ocsp_responses ({_OCSP_COLUMNS}) VALUES ($1, $2, $3, $4)",  # noqa: S608  (constants)
-            *_key(row.serial, row.aki),
-            row.body,
-            row.expiry,
-        )
+        stored = rows.same_key(await self._by_serials(_KEY, [row.serial]), row.serial, row.aki)
+        key = row.key or (stored[0] if stored else _key(row.serial, row.aki))
+        await self._change(_INSERT_OCSP, *key, row.body, row.expiry)
 
     async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
         """See CertDB."""
-        sql = (
-            f"SELECT {_OCSP_COLUMNS} FROM ocsp_responses "  # noqa: S608  (constants)
-            "WHERE serial_number = $1 AND authority_key_identifier = $2"
-        )
-        async with self._database.connection() as connection:
-            record = await connection.fetchrow(sql, *_key(serial, aki))
-        return _ocsp_row(record) if record else None
+        found = await self._by_serials(_OCSP_COLUMNS, [serial], table="ocsp_responses")
+        same = rows.same_key(found, serial, aki)
+        return _ocsp_row(*same[0]) if same else None
 
     async def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
         """See CertDB."""
         async for chunk in self._pages("ocsp_responses", _OCSP_COLUMNS, chunk_rows):
-            yield [_ocsp_row(record) for record in chunk]
+            if read := rows.readable_rows(chunk, _ocsp_row):
+                yield read
 
     async def update_ocsp(self, row: OCSPRow) -> None:
         """See CertDB."""
-        count = await self._change(
-            "UPDATE ocsp_responses SET body = $3, expiry = $4 "
-            "WHERE serial_number = $1 AND authority_key_identifier = $2",
-            *_key(row.serial, row.aki),
+        count = await self._change_key(
+            "ocsp_responses",
+            "UPDATE ocsp_responses SET body = $3, expiry = $4",
+            (row.serial, row.aki),
             row.body,
             row.expiry,
         )
@@ -270,7 +272,7 @@ class PostgresCertDB:
 
     def change_feed(self) -> PostgresFeed:
         """See CertDB."""
-        return PostgresFeed(self._database)
+        return PostgresFeed(self._database.sibling())
 
     async def check(self) -> None:
         """See CertDB."""
@@ -305,16 +307,45 @@ class PostgresCertDB:
             tag: str = await connection.execute(sql, *values)
         return int(tag.rsplit(" ", 1)[-1])
 
-    async def _certificates(self, where: str, *values: Any) -> list[CertificateRow]:
+    async def _change_key(
+        self, table: str, sql: str, key: tuple[int, str], *values: Any, where: str = "TRUE"
+    ) -> int:
+        """Change the rows with this serial number and key identifier, in whatever spelling."""
+        found = rows.same_key(await self._by_serials(_KEY, [key[0]], table=table), *key)
+        keys = "(SELECT * FROM unnest($1::bytea[], $2::bytea[]))"
+        return await self._change(
+            f"{sql} WHERE (serial_number, authority_key_identifier) IN {keys} AND {where}",
+            [record[0] for record in found],
+            [record[1] for record in found],
+            *values,
+        )
+
+    async def _by_serials(
+        self, columns: str, serials: Sequence[int], *, table: str = "certificates"
+    ) -> list[Any]:
+        """Return the rows with one of these serial numbers, in any spelling."""
+        texts = [serial_to_text(serial).encode() for serial in serials]
         async with self._database.connection() as connection:
-            records = await connection.fetch(f"SELECT {_COLUMNS} FROM certificates {where}", *values)  # noqa: S608  (constants)
-        return [_certificate(record) for record in records]
+            return list(
+                await connection.fetch(
+                    _BY_SERIALS.format(columns=columns, table=table), texts, stripped(serials)
+                )
+            )
+
+    async def _certificates(self, where: str, *values: Any) -> list[CertificateRow]:
+        async with self._database.connection(COMMAND_TIMEOUT_S) as connection:
+            records = await connection.fetch(
+                f"SELECT {_CERTIFICATE_COLUMNS} FROM certificates {where}",  # noqa: S608  (constants)
+                *values,
+            )
+        return rows.readable_certificates(records, parse=rows.parse_binary_time)
 
     async def _pages(
         self, table: str, columns: str, size: int, where: str = "true", *, unexpired: str = "expiry > $1"
     ) -> AsyncIterator[list[Any]]:
         sql = f"SELECT {columns} FROM {table} WHERE {unexpired} AND {where}"  # noqa: S608  (constants)
-        async with self._database.connection() as connection, connection.transaction(readonly=True):
+        async with self._database.connection(None) as connection, connection.transaction(readonly=True):
+            await self._database.not_behind(connection)
             cursor = await connection.cursor(sql, self._clock.now())
             while records := await cursor.fetch(size):
                 yield records
@@ -345,27 +376,10 @@ def _key(serial: int, aki: str) -> tuple[bytes, bytes]:
     return serial_to_text(serial).encode(), normalize_aki(aki).encode()
 
 
-def _certificate(record: Any) -> CertificateRow:
-    serial, aki, label, status, reason, expiry, revoked, pem, issued, before, metadata, sans, name = record
-    return CertificateRow(
+def _ocsp_row(serial: object, aki: object, body: bytes, expiry: bytes | None) -> OCSPRow:
+    return OCSPRow(
         serial=rows.read_serial(serial),
         aki=rows.read_text(aki),
-        ca_label=rows.read_text(label),
-        status=rows.read_status(status),
-        reason=reason or 0,
-        expiry=rows.read_expiry(expiry),
-        revoked_at=rows.read_revoked_at(revoked),
-        pem=rows.read_text(pem),
-        issued_at=issued,
-        not_before=before,
-        metadata=rows.read_json("metadata", metadata),
-        sans=rows.read_json("sans", sans),
-        common_name=rows.read_text(name),
-    )
-
-
-def _ocsp_row(record: Any) -> OCSPRow:
-    serial, aki, body, expiry = record
-    return OCSPRow(
-        serial=rows.read_serial(serial), aki=rows.read_text(aki), body=body, expiry=rows.read_expiry(expiry)
+        body=body,
+        expiry=rows.read_expiry(rows.parse_binary_time("expiry", expiry)),
     )

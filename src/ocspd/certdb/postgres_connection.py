@@ -1,4 +1,11 @@
-"""A lazily opened pool of PostgreSQL connections; the driver's errors in certdb's terms."""
+"""A lazily opened pool of PostgreSQL connections; the driver's errors in certdb's terms.
+
+A server that is stopped, unreachable or locked says nothing, and asyncpg would wait for it even to take a
+request back. So what has a deadline is cut off at it, connection and all.
+
+In every session the search path is the schema of `certificates` and, named last, the temporary schema:
+nothing in it and in no other schema can take the place of our tables.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +17,32 @@ import asyncpg
 
 from ocspd.certdb import migrate
 from ocspd.certdb.dsn import DataSource, parse_data_source
-from ocspd.errors import Code, CodedError
+from ocspd.certdb.postgres_snapshot import Newest
+from ocspd.errors import Code, CodedError, OCSPDError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+STATEMENT_TIMEOUT_S = 15.0
+"""Longest use of a connection for one operation, unless it is a stream or maintenance."""
+
 COMMAND_TIMEOUT_S = 60.0
-"""Longest wait for one statement or one chunk of a stream: a server that vanished is noticed."""
+"""Longest wait for one chunk of a stream: a server that vanished is noticed."""
 
 MAINTENANCE_TIMEOUT_S = 86400.0
 """The same for migrations and trimming, which may build an index over every certificate."""
+
+SERVER_IDENTITY = """(SELECT system_identifier FROM pg_control_system()) || '/' ||
+       (SELECT timeline_id FROM pg_control_checkpoint()) || '/' ||
+       (SELECT oid FROM pg_database WHERE datname = current_database())"""
+"""An SQL expression for server, timeline and database: numbers of transactions mean something in one only."""
+
+_SEARCH_PATH = """
+SELECT set_config('search_path', quote_ident(coalesce(
+    (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.oid = to_regclass('certificates') AND n.oid IS DISTINCT FROM pg_my_temp_schema()),
+    current_schema())) || ', pg_temp', false)
+"""
 
 _COPY_AHEAD = 2  # pieces of at most some hundred kilobytes
 
@@ -27,14 +50,29 @@ POOL_SIZE = 4
 """Connections at most. One signer streams, upserts and reads the feed; an authority inserts."""
 
 
+async def _prepare(connection: Any) -> None:
+    """Bring a session to its initial state; see the module's docstring for the search path."""
+    await connection.execute(f"{connection.get_reset_query()}\n{_SEARCH_PATH}")
+
+
 class Database:
     """Connections to one database."""
 
-    def __init__(self, data_source: str) -> None:
-        self.source: DataSource = parse_data_source(data_source)
+    def __init__(self, source: DataSource, newest: Newest | None = None) -> None:
+        self.source = source
+        self.newest = newest or Newest()
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
         self._closed = False
+
+    @classmethod
+    def of(cls, data_source: str) -> Database:
+        """Return the database of a data source; CodedError 11000 when it cannot be read."""
+        return cls(parse_data_source(data_source))
+
+    def sibling(self) -> Database:
+        """Return the same database with connections of its own."""
+        return Database(self.source, self.newest)
 
     @property
     def name(self) -> str:
@@ -42,8 +80,12 @@ class Database:
         return self.source.name
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        """Lend a connection of the pool; errors inside the block become CodedError 11000."""
+    async def connection(self, limit_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncIterator[Any]:
+        """Lend a connection of the pool; errors inside the block become CodedError 11000.
+
+        The block has limit_s seconds, None for a stream whose every chunk has COMMAND_TIMEOUT_S. Waiting
+        for a free connection counts, making one does not: that has the connect_timeout of the data source.
+        """
         with self.errors():
             async with self._opening:
                 if self._closed:
@@ -54,9 +96,29 @@ class Database:
                         min_size=0,
                         max_size=POOL_SIZE,
                         command_timeout=COMMAND_TIMEOUT_S,
+                        init=_prepare,
+                        reset=_prepare,
                     )
-            async with self._pool.acquire() as connection:
-                yield connection
+            wait_s = None if limit_s is None else limit_s + self.source.connect_timeout_s
+            async with self._pool.acquire(timeout=wait_s) as connection:
+                if limit_s is None:
+                    yield connection
+                    return
+                late = asyncio.Event()
+
+                def cut() -> None:
+                    late.set()
+                    connection.terminate()
+
+                timer = asyncio.get_running_loop().call_later(limit_s, cut)
+                try:
+                    yield connection
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    if late.is_set():
+                        raise TimeoutError from None
+                    raise
+                finally:
+                    timer.cancel()
 
     async def copy_out(self, sql: str, *values: Any) -> AsyncIterator[bytes]:
         """Stream a query's rows in binary COPY format, in pieces as the server sends them.
@@ -78,7 +140,8 @@ class Database:
             finally:
                 pieces.put_nowait(None)
 
-        async with self.connection() as connection:
+        async with self.connection(None) as connection:
+            await self.not_behind(connection)
             copying = asyncio.create_task(copy(connection))
             try:
                 while (piece := await asyncio.wait_for(pieces.get(), COMMAND_TIMEOUT_S)) is not None:
@@ -92,14 +155,35 @@ class Database:
     async def connect(self) -> Any:
         """Open a connection outside the pool; the caller closes it."""
         with self.errors():
-            return await asyncpg.connect(**self.source.connect_arguments())
+            connection = await asyncpg.connect(**self.source.connect_arguments())
+            try:
+                await _prepare(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+    async def not_behind(self, connection: Any) -> None:
+        """Raise CodedError 11000 on a standby that has not yet got what was read from its primary.
+
+        Its revocations of the last seconds would be taken back.
+        """
+        if not await connection.fetchval("SELECT pg_is_in_recovery()"):
+            return
+        snapshot, source = await connection.fetchrow(f"SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}")
+        if self.newest.is_newer_than(source, snapshot):
+            raise CodedError(
+                Code.STORE_FAILED, f"{self.name} is a standby that lags behind what was read before"
+            )
 
     @contextlib.contextmanager
     def errors(self) -> Any:
         """Turn the driver's errors into CodedError 11000 naming the database and the remedy."""
         try:
             yield
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, OverflowError) as err:
+        except OCSPDError:
+            raise
+        except Exception as err:  # whatever a driver or a server in trouble raises must not end a daemon
             raise self._translate(err) from err
 
     async def close(self) -> None:
@@ -124,12 +208,15 @@ class Database:
                 text = f"{name} refuses the login: {text}"
             case asyncpg.UniqueViolationError():
                 text = f"{name}: there is such a row already ({text})"
+            case asyncpg.TargetServerAttributeNotMatched():
+                wanted = self.source.target
+                text = f"{name}: no server there is {'a ' if wanted == 'primary' else ''}{wanted}"
             case asyncpg.PostgresError():
                 text = f"{name}: {text}"
             case ConnectionError() if "SSL" in text:
                 text = f"{name} does not offer TLS: add sslmode=disable to data_source if that is acceptable"
             case TimeoutError():
-                text = f"{name} cannot be reached: no answer in time"
+                text = f"{name} gives no answer"
             case OSError():
                 text = f"{name} cannot be reached: {err.strerror or text}"
             case _:

@@ -31,9 +31,18 @@ SQLITE_ODD = (
     " OR serial_number = '' OR serial_number GLOB '*[^0-9]*' OR serial_number GLOB '0?*'"
     " OR length(serial_number) > 155"
     " OR authority_key_identifier = '' OR authority_key_identifier GLOB '*[^0-9a-f]*'"
-    " OR expiry IS NULL OR typeof(expiry) <> 'text')"
+    " OR expiry IS NULL OR typeof(expiry) <> 'text' OR expiry NOT GLOB '[0-9][0-9][0-9][0-9]-*')"
 )
-"""The same for SQLite, where any column may hold any type."""
+"""The same for SQLite, where any column may hold any type, and a year of five digits sorts before now."""
+
+SQLITE_MAYBE_UNEXPIRED = (
+    "(expiry > ? OR expiry IS NULL OR typeof(expiry) <> 'text' OR expiry NOT GLOB '[0-9][0-9][0-9][0-9]-*')"
+)
+"""True for all rows that have not expired, and for some whose expiry does not compare as text."""
+
+POSTGRES_ZEROS = "substr(serial_number, 1, 1) = '\\x30'::bytea"
+SQLITE_ZEROS = "CAST(substr(serial_number, 1, 1) AS TEXT) = '0'"
+"""True for serial numbers with a leading zero; the predicate of the index that finds them by their number."""
 
 _SERIAL = re.compile(rb"0|[1-9][0-9]{0,154}")
 _AKI = re.compile(rb"[0-9a-f]+")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_sqlite import SQLiteFeed
-from ocspd.certdb.spelling import SQLITE_ODD, stripped
+from ocspd.certdb.spelling import SQLITE_MAYBE_UNEXPIRED, SQLITE_ODD, SQLITE_ZEROS, stripped
 from ocspd.certdb.sqlite_connection import Location, Worker
 from ocspd.errors import Code, CodedError
 from ocspd.model import (
@@ -39,7 +39,19 @@ _COLUMNS = (
     "serial_number, authority_key_identifier, ca_label, status, reason, expiry, revoked_at, pem, "
     "issued_at, not_before, metadata, sans, common_name"
 )
-_STATUS_COLUMNS = "serial_number, authority_key_identifier, status, reason, revoked_at, expiry"
+# No more of a value than anybody can use. Blobs, because SQLite's functions end text at a NUL.
+_STATUS_COLUMNS = ", ".join(
+    [
+        f"CASE WHEN length({column}) > 4096 THEN substr(CAST({column} AS BLOB), 1, 4096) ELSE {column} END"
+        for column in ("serial_number", "authority_key_identifier")
+    ]
+    + [
+        f"CASE WHEN typeof({column}) IN ('text', 'blob') THEN substr(CAST({column} AS BLOB), 1, {size}) "
+        f"ELSE {column} END"
+        for column, size in (("status", 64), ("reason", 64), ("revoked_at", 65), ("expiry", 65))
+    ]
+)
+_KEY = "serial_number, authority_key_identifier"
 _OCSP_COLUMNS = "serial_number, authority_key_identifier, CAST(body AS BLOB), expiry"
 
 
@@ -82,24 +94,19 @@ class SQLiteCertDB:
 
     async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
         """See CertDB."""
-        found = await self._certificates(
-            "WHERE serial_number = ? AND authority_key_identifier = ?",
-            serial_to_text(serial),
-            normalize_aki(aki),
-        )
-        return found[0] if found else None
+        found = rows.same_key(await self._by_serials(_COLUMNS, [serial]), serial, aki)
+        return rows.preferred(rows.readable_certificates(found, parse=rows.parse_time))
 
     async def find_certificates(self, serial: int) -> list[CertificateRow]:
         """See CertDB."""
-        return await self._certificates(
-            "WHERE serial_number = ? ORDER BY authority_key_identifier", serial_to_text(serial)
-        )
+        found = await self._by_serials(_COLUMNS, [serial])
+        return sorted(rows.readable_certificates(found, parse=rows.parse_time), key=lambda row: row.aki)
 
     async def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
         """See CertDB."""
         async for chunk in self._pages("certificates", _COLUMNS, 500):
-            for record in chunk:
-                yield _certificate(record)
+            for row in rows.readable_certificates(chunk, parse=rows.parse_time):
+                yield row
 
     async def estimate_unexpired(self) -> int:
         """See CertDB."""
@@ -117,7 +124,7 @@ class SQLiteCertDB:
         # all their places first: in the order of places SQLite would read the whole table instead of an index
         places = await self._fetch(
             f"SELECT rowid FROM certificates WHERE {SQLITE_ODD} "  # noqa: S608  (constants)
-            "AND (expiry > ? OR expiry IS NULL OR typeof(expiry) <> 'text')",
+            f"AND {SQLITE_MAYBE_UNEXPIRED}",
             (self._now(),),
         )
         for start in range(0, len(places), min(chunk_rows, _VALUES)):
@@ -130,23 +137,8 @@ class SQLiteCertDB:
 
     async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
         """See CertDB."""
-        found: list[StatusRow] = []
-        for start in range(0, len(serials), _VALUES):
-            some = serials[start : start + _VALUES]
-            texts = [serial_to_text(serial) for serial in some]
-            # SQLite never holds TEXT equal to BLOB or INTEGER
-            exact = [*texts, *map(str.encode, texts), *(serial for serial in some if serial < 2**63)]
-            rest = stripped(some)
-            records = await self._fetch(
-                f"SELECT {_STATUS_COLUMNS} FROM certificates WHERE serial_number IN ({_marks(exact)}) "  # noqa: S608
-                f"UNION ALL SELECT {_STATUS_COLUMNS} FROM certificates WHERE "
-                "((serial_number >= '00' AND serial_number < '1') OR "
-                "(serial_number >= x'3030' AND serial_number < x'31')) "
-                f"AND ltrim(CAST(serial_number AS TEXT), '0') IN ({_marks(rest)})",
-                (*exact, *rest),
-            )
-            found += rows.odd_rows(records, rows.status_row_from_text).rows
-        return found
+        records = await self._by_serials(_STATUS_COLUMNS, serials)
+        return rows.odd_rows(records, rows.status_row_from_text).rows
 
     async def get_pem(self, row: StatusRow) -> bytes:
         """See CertDB."""
@@ -170,57 +162,56 @@ class SQLiteCertDB:
         """See CertDB."""
         # as CURRENT_TIMESTAMP, which CFSSL uses: whole seconds, no zone
         now = f"{self._clock.now():%Y-%m-%d %H:%M:%S}"
-        set_ = "status = 'revoked', revoked_at = ?3, reason = ?4"
-        where = "(status IS NOT 'revoked' OR (reason = 6 AND ?4 <> 6))" if keep_first else "TRUE"
+        set_ = "status = 'revoked', revoked_at = ?2, reason = ?3"
+        where = "(status IS NOT 'revoked' OR (reason = 6 AND ?3 <> 6))" if keep_first else "TRUE"
         return await self._set_status(serial, aki, set_, where, now, reason)
 
     async def release_certificate(self, serial: int, aki: str) -> bool:
         """See CertDB."""
-        set_ = "status = 'good', revoked_at = ?3, reason = 0"
+        set_ = "status = 'good', revoked_at = ?2, reason = 0"
         where = "status = 'revoked' AND reason = 6"
         return await self._set_status(serial, aki, set_, where, rows.format_time(ZERO_TIME))
 
     async def _set_status(self, serial: int, aki: str, set_: str, where: str, *values: str | int) -> bool:
-        """Change the status of a row where a condition holds; whether it did."""
-        count = await self._change(
-            f"UPDATE certificates SET {set_} "  # noqa: S608  (constants)
-            f"WHERE serial_number = ?1 AND authority_key_identifier = ?2 AND {where}",
-            (serial_to_text(serial), normalize_aki(aki), *values),
-        )
+        """Change the status of the rows of a certificate where a condition holds; whether one was."""
+        found = rows.same_key(await self._by_serials(f"{_KEY}, rowid", [serial]), serial, aki)
+        sql = f"UPDATE certificates SET {set_} WHERE rowid = ?1 AND {where}"  # noqa: S608  (constants)
+        count = sum([await self._change(sql, (place, *values)) for _, _, place in found])
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
         return count > 0
 
     async def insert_ocsp(self, row: OCSPRow) -> None:
         """See CertDB."""
+        serial, aki, body, expiry = _ocsp_values(row)
+        stored = rows.same_key(await self._by_serials(_KEY, [row.serial]), row.serial, row.aki)
+        if stored and row.key is None:
+            serial, aki = stored[0]
         await self._change(
             "INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) "
-            "VALUES (?, ?, CAST(? AS TEXT), ?)",
-            _ocsp_values(row),
+            "VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
+            (serial, aki, body, expiry),
         )
 
     async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
         """See CertDB."""
-        values = (serial_to_text(serial), normalize_aki(aki))
-        sql = (
-            f"SELECT {_OCSP_COLUMNS} FROM ocsp_responses "  # noqa: S608  (constants)
-            "WHERE serial_number = ? AND authority_key_identifier = ?"
-        )
-        record = await self._worker.run(lambda connection: connection.execute(sql, values).fetchone())
-        return _ocsp_row(record) if record else None
+        found = await self._by_serials(_OCSP_COLUMNS, [serial], table="ocsp_responses")
+        same = rows.same_key(found, serial, aki)
+        return _ocsp_row(*same[0]) if same else None
 
     async def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
         """See CertDB."""
         async for chunk in self._pages("ocsp_responses", _OCSP_COLUMNS, chunk_rows):
-            yield [_ocsp_row(record) for record in chunk]
+            if read := rows.readable_rows(chunk, _ocsp_row):
+                yield read
 
     async def update_ocsp(self, row: OCSPRow) -> None:
         """See CertDB."""
-        serial, aki, body, expiry = _ocsp_values(row)
+        found = await self._by_serials(f"{_KEY}, rowid", [row.serial], table="ocsp_responses")
+        places = [record[2] for record in rows.same_key(found, row.serial, row.aki)]
         count = await self._change(
-            "UPDATE ocsp_responses SET body = CAST(? AS TEXT), expiry = ? "
-            "WHERE serial_number = ? AND authority_key_identifier = ?",
-            (body, expiry, serial, aki),
+            f"UPDATE ocsp_responses SET body = CAST(? AS TEXT), expiry = ? WHERE rowid IN ({_marks(places)})",  # noqa: S608  (marks)
+            (row.body, rows.format_time(row.expiry), *places),
         )
         if count == 0:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to update the OCSP record: no such record")
@@ -244,7 +235,7 @@ class SQLiteCertDB:
 
     def change_feed(self) -> SQLiteFeed:
         """See CertDB."""
-        return SQLiteFeed(self._worker, Worker(self._location))
+        return SQLiteFeed(self._worker, Worker(self._location), Worker(self._location))
 
     async def check(self) -> None:
         """See CertDB."""
@@ -283,7 +274,27 @@ class SQLiteCertDB:
 
     async def _certificates(self, where: str, *values: str) -> list[CertificateRow]:
         sql = f"SELECT {_COLUMNS} FROM certificates {where}"  # noqa: S608  (constants)
-        return [_certificate(record) for record in await self._fetch(sql, values)]
+        return rows.readable_certificates(await self._fetch(sql, values), parse=rows.parse_time)
+
+    async def _by_serials(
+        self, columns: str, serials: Sequence[int], *, table: str = "certificates"
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows with one of these serial numbers, in any spelling and of any type."""
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(serials), _VALUES):
+            some = serials[start : start + _VALUES]
+            texts = [serial_to_text(serial) for serial in some]
+            # SQLite never holds TEXT equal to BLOB or INTEGER
+            exact = [*texts, *map(str.encode, texts), *(serial for serial in some if serial < 2**63)]
+            rest = stripped(some)
+            found += await self._fetch(
+                f"SELECT {columns} FROM {table} WHERE serial_number IN ({_marks(exact)}) "  # noqa: S608  (constants)
+                f"UNION ALL SELECT {columns} FROM {table} WHERE {SQLITE_ZEROS} "
+                f"AND ltrim(CAST(substr(serial_number, 1, 201) AS TEXT), '0') IN ({_marks(rest)}) "
+                "AND serial_number NOT IN ('0', x'30')",
+                (*exact, *rest),
+            )
+        return found
 
     async def _fetch(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return await self._worker.run(lambda connection: connection.execute(sql, values).fetchall())
@@ -350,32 +361,12 @@ def _create_private(location: Location) -> bool:
     return True
 
 
-def _certificate(record: Sequence[Any]) -> CertificateRow:
-    serial, aki, label, status, reason, expiry, revoked, pem, issued, before, metadata, sans, name = record
-    return CertificateRow(
-        serial=rows.read_serial(serial),
-        aki=rows.read_text(aki),
-        ca_label=rows.read_text(label),
-        status=rows.read_status(status),
-        reason=reason or 0,
-        expiry=rows.read_expiry(rows.parse_time("expiry", expiry)),
-        revoked_at=rows.read_revoked_at(rows.parse_time("revoked_at", revoked)),
-        pem=rows.read_text(pem),
-        issued_at=rows.parse_time("issued_at", issued),
-        not_before=rows.parse_time("not_before", before),
-        metadata=rows.read_json("metadata", metadata),
-        sans=rows.read_json("sans", sans),
-        common_name=rows.read_text(name),
-    )
-
-
 def _ocsp_values(row: OCSPRow) -> tuple[Any, Any, bytes, str]:
     serial, aki = row.key or (serial_to_text(row.serial), normalize_aki(row.aki))
     return serial, aki, row.body, rows.format_time(row.expiry)
 
 
-def _ocsp_row(record: Sequence[Any]) -> OCSPRow:
-    serial, aki, body, expiry = record
+def _ocsp_row(serial: object, aki: object, body: bytes, expiry: object) -> OCSPRow:
     return OCSPRow(
         serial=rows.read_serial(serial),
         aki=rows.read_text(aki),

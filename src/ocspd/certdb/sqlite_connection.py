@@ -1,9 +1,19 @@
-"""SQLite connections: CFSSL's data sources, one worker thread per connection, errors in certdb's terms."""
+"""SQLite connections: CFSSL's data sources, one worker thread per connection, errors in certdb's terms.
+
+A connection goes on reading a file that was replaced or removed, and never hears of the one in its
+place. So before each piece of work the file's identity is compared with the one opened, and that of its
+write-ahead log; where they differ all connections of this process are closed and made again.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import sqlite3
+import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,11 +21,15 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ocspd.certdb import migrate
 from ocspd.errors import Code, CodedError
+from ocspd.logs import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
+
+# the bytes every reader of an SQLite file locks (os.h of SQLite: SHARED_FIRST, SHARED_SIZE)
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510
 
 BUSY_TIMEOUT_S = 10.0
 """How long a statement waits for another process's lock; CFSSL's driver waits 5 s."""
@@ -36,6 +50,13 @@ class Location:
         else:
             self._path = unquote(address.removeprefix("file:"))
         self.file = None if ":memory:" in address or ("mode", "memory") in self._options else Path(self._path)
+        self.identity: str | None = None
+        """Device and inode of the file that is open, None when none is."""
+        self.openings = 0
+        """How often the file was opened anew."""
+        self._wal: str | None = None
+        self._workers: list[Worker] = []
+        self._reopening = threading.Lock()
         if not self._path:
             raise CodedError(Code.POLICY_INVALID, "Invalid database configuration: data_source names no file")
 
@@ -51,12 +72,83 @@ class Location:
             options.setdefault("mode", "rwc" if create else "rw")
         return f"file:{quote(self._path)}" + (f"?{urlencode(options)}" if options else "")
 
+    def join(self, worker: Worker) -> None:
+        """Count a worker among those that have this file open."""
+        self._workers.append(worker)
+
+    def leave(self, worker: Worker) -> None:
+        """Forget a worker that is closed."""
+        with contextlib.suppress(ValueError):
+            self._workers.remove(worker)
+
+    def opened(self) -> None:
+        """Remember which file was opened."""
+        if self.file is not None and self.identity is None:
+            self.identity = _identity(self.file)
+            self._wal = None
+            self.openings += 1
+
+    def look(self) -> None:
+        """Close all connections when another file than the one opened lies at the path, or none.
+
+        The same when its write-ahead log is another one: what is written to that is not seen here. All at
+        once, because connections of one process share what SQLite knows of a file.
+        """
+        with self._reopening:
+            if self.file is None or self.identity is None:
+                return
+            wal = _identity(Path(f"{self.file}-wal"))
+            if _identity(self.file) == self.identity and (self._wal is None or wal == self._wal):
+                self._wal = wal
+                return
+            logger.warning(
+                "%s was replaced or removed, or its write-ahead log was: opening it again", self.name
+            )
+            with _unchecked(self.file), contextlib.ExitStack() as stack:
+                for worker in list(self._workers):
+                    stack.enter_context(worker.lock)
+                for worker in list(self._workers):
+                    worker.disconnect()
+                self.identity = None
+
+
+def _identity(path: Path) -> str | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return f"{status.st_dev}-{status.st_ino}"
+
+
+@contextlib.contextmanager
+def _unchecked(path: Path) -> Iterator[None]:
+    """Keep the last connection that closes from writing back and deleting a log that is not its own.
+
+    SQLite does so with an exclusive lock only, which another open file description's lock prevents, even
+    one of this process. It has no switch for it that Python 3.11 could reach.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            lock = struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+        yield
+    finally:
+        os.close(descriptor)
+
 
 class Worker:
     """One connection and the one thread it lives in."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
+        self.lock = threading.Lock()
+        """Held while the connection is used."""
+        location.join(self)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="certdb")
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -67,25 +159,39 @@ class Worker:
             raise CodedError(Code.STORE_FAILED, f"{self.location.name} is closed")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work, create)
 
+    @property
+    def file_identity(self) -> str:
+        """Which file is open, "" for a database in memory."""
+        return self.location.identity or ""
+
     async def close(self) -> None:
         """Close the connection and end the thread."""
         self._closed = True
+        self.location.leave(self)
         if self._connection is not None:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
         self._executor.shutdown(wait=False)
 
     def _close(self) -> None:
+        with self.lock:
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connection; the next piece of work makes a new one. The caller holds the lock."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _run(self, work: Callable[[sqlite3.Connection], T], create: bool) -> T:  # noqa: FBT001  (run_in_executor passes positionally)
-        try:
-            if self._connection is None:
-                self._connection = _connect(self.location, create=create)
-            return work(self._connection)
-        except sqlite3.Error as err:
-            raise _translate(err, self.location) from err
+        self.location.look()
+        with self.lock:
+            try:
+                if self._connection is None:
+                    self._connection = _connect(self.location, create=create)
+                    self.location.opened()
+                return work(self._connection)
+            except (sqlite3.Error, sqlite3.Warning, OverflowError, MemoryError) as err:
+                raise _translate(err, self.location) from err
 
 
 def _connect(location: Location, *, create: bool) -> sqlite3.Connection:
@@ -122,7 +228,7 @@ def _check_affinity(connection: sqlite3.Connection, location: Location) -> None:
             )
 
 
-def _translate(err: sqlite3.Error, location: Location) -> CodedError:
+def _translate(err: Exception, location: Location) -> CodedError:
     text = str(err)
     if "no such table" in text or "no such column" in text or "has no column" in text:
         return migrate.unmigrated(location.name, text)
