@@ -138,7 +138,8 @@ async def test_D8_every_right_in_the_schema_is_the_owners(db: CertDB, postgres_u
     granted = await raw.fetch(
         DBConfig("postgres", postgres_url),
         "SELECT relname::text FROM pg_class, aclexplode(relacl) a "
-        "WHERE relnamespace = 'public'::regnamespace AND a.grantee = 0 UNION ALL SELECT proname::text FROM pg_proc, "
+        "WHERE relnamespace = 'public'::regnamespace AND a.grantee = 0 "
+        "UNION ALL SELECT proname::text FROM pg_proc, "
         "aclexplode(coalesce(proacl, acldefault('f', proowner))) a "
         "WHERE pronamespace = 'public'::regnamespace AND a.grantee = 0",
     )
