@@ -51,6 +51,25 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
         return file.read(limit)
 
 
+def check_output(path: str | Path) -> None:
+    """Refuse to write where a name that a user gave leads elsewhere. Raises OCSPDError naming the path.
+
+    Through a symbolic link a private key would go where whoever made the link wants it, and replacing the
+    link surprises whoever relies on it. Replacing a device or a pipe breaks what uses it (/dev/stdout).
+    """
+    path = Path(path)
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return  # nothing is there, or writing will say what is wrong
+    if stat.S_ISLNK(kind):
+        raise OCSPDError(
+            f"{path}: is a symbolic link to {path.readlink()}: remove it, or name the file it leads to"
+        )
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise OCSPDError(f"{path}: is not a regular file: name another")
+
+
 def fsync_directory(path: Path) -> None:
     """Make renames and new names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ def test_a_dump_becomes_an_index_and_its_bad_line_is_named(
     assert stats["statuses"] == {"good": 19, "revoked": 1, "unknown": 0}
     assert stats["issuers"][0]["hash"] == "sha1"
     assert stats["next_update"]["newest"] > stats["this_update"]["newest"]
+    times = [stats["published_at"], stats["segments"][0]["created_at"]]
+    times += [stats[name][which] for name in ("this_update", "next_update") for which in ("oldest", "newest")]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", instant) for instant in times)
 
 
 @pytest.mark.parametrize("serial", ["20", "0x14", "00:14"])
@@ -59,7 +63,63 @@ def test_an_answer_is_found_by_its_serial_in_every_notation(
     path = build(files)
     capsys.readouterr()
     assert main(["index", "lookup", str(path), serial, "-ca", str(files / "ca.pem")]) == 0
+    found = json.loads(capsys.readouterr().out)["sha1"]
+    assert found["status"] == "revoked"
+    assert "response" not in found
+
+
+def test_the_response_itself_is_printed_or_written_only_when_asked_for(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = build(files)
+    capsys.readouterr()
+    words = ["index", "lookup", str(path), "20", "-ca", str(files / "ca.pem"), "-der", str(files / "der")]
+    assert main([*words, "-base64"]) == 0
+    found = json.loads(capsys.readouterr().out)["sha1"]
+    assert base64.b64decode(found["response"]) == (files / "der").read_bytes()
+    assert found["bytes"] == len((files / "der").read_bytes())
+
+
+@pytest.mark.parametrize("flag", ["-der", "-report"])
+def test_neither_output_goes_through_a_symbolic_link(
+    files: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "link").symlink_to("/dev/null")
+    words = ["build", "-o", str(files / "index"), "-responses", str(files / "dump")]
+    if flag == "-der":
+        words = ["lookup", str(build(files)), "20", "-ca", str(files / "ca.pem")]
+    assert main(["index", *words, flag, str(files / "link")]) == 1
+    assert "link: is a symbolic link to /dev/null" in capsys.readouterr().err
+    assert (files / "link").is_symlink()
+
+
+@pytest.mark.parametrize("action", ["build", "stats", "verify", "lookup", "merge"])
+def test_every_action_has_a_help_of_its_own_with_the_flags_that_apply(
+    action: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    applying = {
+        "build": {"o", "responses", "db-config", "ca", "crl", "responder"},
+        "verify": {"ca"},
+        "lookup": {"ca", "der", "base64"},
+    }.get(action, set())
+    for words in (["index", action, "-h"], ["help", "index", action]):
+        assert main(words) == 0
+        text = capsys.readouterr().err
+        assert text.startswith(f"\tocspd index {action} -- ")
+        shown = {line.partition("=")[0].strip(" -") for line in text.splitlines() if line.startswith("  -")}
+        assert applying | {"loglevel"} <= shown
+        assert not (shown & {"o", "der", "crl", "ca"}) - applying
+    assert main(["index", action, "-profile", "x"]) == 2
+    assert capsys.readouterr().err.startswith("flag provided but not defined: -profile\n")
+
+
+def test_flags_may_come_before_the_action(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = build(files)
+    capsys.readouterr()
+    assert main(["index", "-ca", str(files / "ca.pem"), "lookup", str(path), "20"]) == 0
     assert json.loads(capsys.readouterr().out)["sha1"]["status"] == "revoked"
+    assert main(["index", "-h"]) == 0
+    assert "ocspd index build -h" in capsys.readouterr().err
 
 
 def test_a_serial_that_is_not_there_is_said_so_with_exit_code_1(
@@ -133,6 +193,8 @@ def test_nothing_usable_leaves_the_index_as_it_was(files: Path, capsys: pytest.C
     ("arguments", "code", "words"),
     [
         (["index"], 2, "needs one of"),
+        (["index", "look"], 2, 'index has no "look": use one of build, stats'),
+        (["db", "sideways"], 2, 'db has no "sideways": use one of up, down, status'),
         (["index", "stats"], 2, "takes an index directory"),
         (["index", "stats", "/nonexistent"], 1, "nothing has been published here"),
         (["index", "merge", "/nonexistent"], 1, "nothing has been published here"),

@@ -11,7 +11,7 @@ from cryptography import x509
 from ocspd.certdb import DBConfig, open_certdb
 from ocspd.clock import SystemClock
 from ocspd.pki.certs import aki_hex
-from tests.binary import ocspd
+from tests.binary import OCSPD, ocspd
 from tests.pki.der import extension_list, shape
 from tests.tools import need
 from tests.web.cfssl import AUTH_KEY, cfssl_serve
@@ -216,13 +216,54 @@ def test_info_ends_without_a_newline(material_of_ours: Path) -> None:
     assert run.stdout.endswith('"}')
 
 
-@pytest.mark.parametrize("kind", ["config", "csr", "list", "something"])
+def test_print_defaults_config_is_cfssls_with_profiles_for_an_intermediate_and_for_ocsp() -> None:
+    theirs = subprocess.run([need("cfssl"), "print-defaults", "config"], capture_output=True, check=True)
+    mine = json.loads(ocspd("print-defaults", "config").stdout)
+    for name in ("intermediate", "ocsp"):
+        del mine["signing"]["profiles"][name]
+    assert mine == json.loads(theirs.stdout)
+
+
+@pytest.mark.parametrize("program", ["ocspd", "cfssl"])
+def test_the_default_profiles_make_a_chain_that_signs_ocsp_without_a_warning(
+    tmp_path: Path, program: str
+) -> None:
+    (tmp_path / "config.json").write_text(ocspd("print-defaults", "config").stdout)
+
+    def issue(name: str, *words: str) -> None:
+        command = (need("cfssl"),) if program == "cfssl" else OCSPD
+        made = subprocess.run(
+            [*command, "gencert", *words, "-"],
+            cwd=tmp_path,
+            input=json.dumps({"CN": name, "key": {"algo": "ecdsa", "size": 256}}).encode(),
+            capture_output=True,
+            check=True,
+        ).stdout
+        assert ocspd("json", "-bare", name, cwd=tmp_path, stdin=made).returncode == 0
+
+    issue("root", "-initca")
+    for name, signer in (("intermediate", "root"), ("ocsp", "intermediate"), ("client", "intermediate")):
+        files = ("-ca", f"{signer}.pem", "-ca-key", f"{signer}-key.pem", "-config", "config.json")
+        issue(name, *files, "-profile", name)
+    responder = ("-responder", "ocsp.pem", "-responder-key", "ocsp-key.pem")
+    result = ocspd("ocspsign", "-ca", "intermediate.pem", *responder, "-cert", "client.pem", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    own = ("-responder", "root.pem", "-responder-key", "root-key.pem")
+    result = ocspd("ocspsign", "-ca", "root.pem", *own, "-cert", "intermediate.pem", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    own = ("-responder", "intermediate.pem", "-responder-key", "intermediate-key.pem")
+    result = ocspd("ocspsign", "-ca", "intermediate.pem", *own, "-cert", "client.pem", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "sign with a responder certificate instead" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["csr", "list", "something"])
 def test_print_defaults_prints_what_cfssl_prints(kind: str) -> None:
     theirs = subprocess.run(
         [need("cfssl"), "print-defaults", kind], capture_output=True, check=True, timeout=30
     )
     mine = ocspd("print-defaults", kind).stdout
-    if kind in {"config", "csr"}:
+    if kind == "csr":
         assert mine == theirs.stdout.decode()
     else:  # cfssl's list is in random order
         assert sorted(mine.splitlines()) == sorted(theirs.stdout.decode().splitlines())

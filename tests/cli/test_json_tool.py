@@ -198,12 +198,26 @@ def test_a_file_that_cannot_be_replaced_is_named_and_nothing_temporary_stays(tmp
     assert os.listdir(tmp_path) == ["cert.pem"]  # noqa: PTH208  (names only)
 
 
-def test_a_symbolic_link_is_written_through(tmp_path: Path) -> None:
-    (tmp_path / "real.pem").write_text("before")
-    (tmp_path / "cert.pem").symlink_to("real.pem")
-    assert ocspd("json", "-bare", cwd=tmp_path, stdin=json.dumps({"cert": CERT})).returncode == 0
-    assert (tmp_path / "cert.pem").is_symlink()
-    assert (tmp_path / "real.pem").read_text() == CERT
+@pytest.mark.parametrize("target", ["real.pem", "missing.pem"])
+@pytest.mark.parametrize("link", ["cert.pem", "cert-key.pem", "cert.csr"])
+def test_nothing_is_written_when_one_of_the_files_is_a_symbolic_link(
+    tmp_path: Path, link: str, target: str
+) -> None:
+    (tmp_path / "real.pem").write_text("kept")
+    (tmp_path / link).symlink_to(target)
+    result = ocspd("json", "-bare", cwd=tmp_path, stdin=json.dumps({"cert": "C", "key": "K", "csr": "R"}))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"{link}: is a symbolic link to {target}: remove it, or name the file it leads to\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([link, "real.pem"])
+    assert (tmp_path / "real.pem").read_text() == "kept"
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cert.pem")
+    result = ocspd("json", "-bare", cwd=tmp_path, stdin=json.dumps({"cert": "C"}))
+    assert (result.returncode, result.stderr) == (1, "cert.pem: is not a regular file: name another\n")
 
 
 @pytest.mark.parametrize(

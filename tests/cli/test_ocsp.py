@@ -208,7 +208,8 @@ def test_refresh_then_dump_gives_what_openssl_verifies(folder: Path) -> None:
     )
     result = ocspd("ocsprefresh", "-db-config", "db.json", *SIGNING, cwd=folder)
     assert (result.returncode, result.stdout) == (0, "")
-    assert "signed 6 OCSP responses for 3 certificates (2 revoked)" in result.stderr
+    # The table keeps one response for a certificate, so no other is signed.
+    assert "signed 3 OCSP responses for 3 certificates (2 revoked)" in result.stderr
     assert (
         f"skipped 1 certificates of other issuers, by key identifier ({OTHER.signer().aki}: 1)"
         in result.stderr
@@ -346,6 +347,18 @@ def test_a_responder_certificate_without_nocheck_is_warned_of(folder: Path) -> N
     result = ocspd("ocspsign", *SIGNING, "-cert", "leaf.pem", cwd=folder)
     assert result.returncode == 0
     assert "[WARNING] responder.pem (CN=bare): lacks id-pkix-ocsp-nocheck" in result.stderr
+
+
+def test_an_index_beside_the_table_has_a_response_for_each_hash(folder: Path) -> None:
+    fill(folder, row(CHAIN, 5))
+    result = ocspd("ocsprefresh", "-db-config", "db.json", *SIGNING, "-index", "index", cwd=folder)
+    assert "signed 2 OCSP responses for 1 certificates (0 revoked)" in result.stderr
+
+
+def test_the_help_of_ocspsign_describes_what_it_prints(folder: Path) -> None:
+    printed = ocspd("ocspsign", *SIGNING, "-cert", "leaf.pem", cwd=folder).stdout
+    (member,) = json.loads(printed)
+    assert f'JSON with the response in base64, {{"{member}":"..."}}' in ocspd("ocspsign", "-h").stderr
 
 
 @pytest.mark.parametrize("verb", ["ocspsign", "ocsprefresh", "ocspdump"])

@@ -176,3 +176,33 @@ def test_a_configuration_has_one_source_of_status(folder: Path, top: str, messag
     path.write_text(f'index = "index"\n{top}{ISSUER}')
     with pytest.raises(ConfigError, match=message):
         load_signer_config(path)
+
+
+@pytest.mark.parametrize("words", [("ocspd.toml",), ("-config", "ocspd.toml")])
+def test_the_configuration_file_is_an_argument_or_a_flag(
+    folder: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    lines = 'index = "index"\nadmin_port = 0\ncrl = ["ca.crl"]\n\n' + ISSUER + 'serials = ["serials"]\n'
+    (folder / "ocspd.toml").write_text(lines)
+    assert main(["refresh", "-once", *words]) == 0
+    assert status(folder, 1) is CertStatus.REVOKED
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-config", "signing.json"], "signing.json"),
+        (["-config", "a.toml", "b.toml"], "refresh takes one configuration file, but also got 'a.toml'"),
+        (["-config", "a.toml", "-index", "x"], "-index: a.toml says this"),
+        (["-profile", "x"], "flag provided but not defined: -profile"),
+        (["-ca-key", "x"], "flag provided but not defined: -ca-key"),
+    ],
+)
+def test_a_flag_that_refresh_would_ignore_is_refused(
+    folder: Path, words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "signing.json").write_text('{"signing": {"default": {"expiry": "1h"}}}')
+    words = [str(folder / word) if word == "signing.json" else word for word in words]
+    assert main(["refresh", *words]) != 0
+    assert text in capsys.readouterr().err

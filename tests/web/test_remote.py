@@ -143,17 +143,38 @@ async def test_an_authenticator_makes_it_authsign_with_an_hmac_over_the_sent_byt
     assert isinstance(outer["timestamp"], int)
 
 
+def envelope(message: str, code: int = 5300) -> str:
+    errors = [{"code": code, "message": message}]
+    return json.dumps({"success": False, "result": None, "errors": errors, "messages": []})
+
+
 @pytest.mark.parametrize(
     ("status", "body", "code", "text"),
     [
         (500, "oops\n", Code.CLIENT_HTTP, "oops\n"),
         (302, "", Code.CLIENT_HTTP, "HTTP status 302"),
+        (400, envelope("no such profile"), Code.CLIENT_HTTP, r"^no such profile \(the server's code 5300\)$"),
+        (
+            400,
+            envelope('{"code":9002,"message":"bad \\"CSR\\""}'),
+            Code.CLIENT_HTTP,
+            r'^bad "CSR" \(the server\'s code 9002\)$',
+        ),
+        (400, envelope(""), Code.CLIENT_HTTP, "HTTP status 400"),
+        (400, "[" * 100_000, Code.CLIENT_HTTP, r"^\[\["),
+        (400, '{"errors":[7],"message":7}', Code.CLIENT_HTTP, "errors"),
+        (
+            200,
+            envelope('{"code":5,"message":"in"}'),
+            Code.CLIENT_SERVER_FAILED,
+            r"^in \(the server's code 5\)$",
+        ),
         (200, "junk", Code.CLIENT_JSON, "invalid character"),
         (200, "[]", Code.CLIENT_JSON, "cannot unmarshal array"),
         (200, '{"success":true,"result":{}}', Code.CLIENT_JSON, "no certificate"),
         (200, '{"success":true,"result":5}', Code.CLIENT_JSON, "not an object"),
         (200, '{"success":true,"result":null}', Code.CLIENT_SERVER_FAILED, "Server request failed"),
-        (200, '{"success":false,"errors":[{"code":1,"message":"no"}]}', Code.CLIENT_SERVER_FAILED, "^no$"),
+        (200, '{"success":false,"errors":[{"code":1,"message":"no"}]}', Code.CLIENT_SERVER_FAILED, "^no "),
         (200, '{"success":false}', Code.CLIENT_SERVER_FAILED, "Server request failed"),
     ],
 )

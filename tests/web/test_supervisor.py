@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from ocspd.web.listeners import in_use
 from tests.web.cfssl import free_port
 from tests.web.raw_http import get, post
 from tests.web.responder import CA, OCSPD, UNAUTHORIZED, Running, all_gone, answer, publish, responder, until
@@ -305,6 +306,13 @@ def test_a_taken_port_is_one_line_and_exit_code_1(index: Path) -> None:
         f"cannot listen on 127.0.0.1:{port}: address already in use (choose another -port, or stop what "
         "listens there)"
     )
+
+
+@pytest.mark.parametrize(("port", "both"), [(8888, True), (8889, False)])
+def test_the_port_that_serve_and_ocspserve_share_is_told_when_it_is_taken(port: int, both: bool) -> None:  # noqa: FBT001
+    text = in_use("-port", port)
+    assert ("serve and ocspserve both take 8888" in text) == both
+    assert "choose another -port" in text
 
 
 def test_a_second_responder_on_the_same_port_is_refused_too(index: Path) -> None:

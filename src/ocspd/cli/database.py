@@ -8,7 +8,7 @@ from ocspd.certdb import migrate, open_certdb, parse_db_config
 from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import read_file, write_stdout
 from ocspd.cli.issue_input import naming
-from ocspd.cli.verb import Verb
+from ocspd.cli.verb import Verb, no_action
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, OCSPDError, UsageError
 from ocspd.logs import logger
@@ -17,8 +17,11 @@ from ocspd.pki.certs import aki_hex, load_certificate
 from ocspd.service.revoking import revoke
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
+    from ocspd.cli.verb import Run
 
 _CFSSL_VERSION = 2
 
@@ -37,12 +40,14 @@ async def open_database(flags: Flags) -> CertDB:
     return await open_certdb(config, SystemClock())
 
 
-async def _db(flags: Flags, arguments: list[str]) -> None:
-    actions = {"up": _up, "down": _down, "status": _status}
-    if len(arguments) != 1 or arguments[0] not in actions:
-        raise UsageError("db needs one of up, down, status")
-    async with await open_database(flags) as db:
-        await actions[arguments[0]](db, flags)
+def _with_database(work: Callable[[CertDB, Flags], Awaitable[None]]) -> Run:
+    async def run(flags: Flags, arguments: list[str]) -> None:
+        if arguments:
+            raise UsageError(f"unexpected argument {arguments[0][:100]!r}")
+        async with await open_database(flags) as db:
+            await work(db, flags)
+
+    return run
 
 
 async def _up(db: CertDB, _flags: Flags) -> None:
@@ -97,17 +102,47 @@ def _identity(pem: bytes) -> tuple[str, str]:
     return serial_to_text(certificate.serial_number), aki_hex(certificate)
 
 
+_DB_ACTIONS = (
+    Verb(
+        "db up",
+        "ocspd db up -- create the tables, or apply the migrations that are missing\n\n"
+        "Usage of db up:\n        ocspd db up -db-config config\n\n"
+        "A database made by CFSSL's goose is taken over where it stands; CFSSL goes on working on it.",
+        ("db-config",),
+        _with_database(_up),
+        cfssl=False,
+    ),
+    Verb(
+        "db down",
+        "ocspd db down -- undo the newest migration\n\n"
+        "Usage of db down:\n        ocspd db down -db-config config [-force]",
+        ("db-config", boolean("force", "undo CFSSL's own migrations too, which deletes data")),
+        _with_database(_down),
+        cfssl=False,
+    ),
+    Verb(
+        "db status",
+        "ocspd db status -- list the migrations and when they were applied\n\n"
+        "Usage of db status:\n        ocspd db status -db-config config",
+        ("db-config",),
+        _with_database(_status),
+        cfssl=False,
+    ),
+)
+
 VERBS = (
     Verb(
         "db",
         "ocspd db -- create, migrate and inspect the certificate database\n\n"
         "Usage of db:\n"
-        "        ocspd db up -db-config config      apply the migrations that are missing\n"
-        "        ocspd db down -db-config config    undo the newest one\n"
-        "        ocspd db status -db-config config  list them\n\n"
-        "A database made by CFSSL's goose is taken over where it stands; CFSSL goes on working on it.",
-        ("db-config", boolean("force", "down: undo CFSSL's own migrations too, which deletes data")),
-        _db,
+        "        ocspd db up -db-config config      create the tables, or apply what is missing\n"
+        "        ocspd db down -db-config config    undo the newest migration\n"
+        "        ocspd db status -db-config config  list the migrations\n\n"
+        "ocspd db up -h lists the flags of up, and so on.",
+        (),
+        no_action,
+        cfssl=False,
+        actions=_DB_ACTIONS,
     ),
     Verb(
         "revoke",

@@ -41,7 +41,7 @@ def _own_directory(path: Path) -> Iterator[Path]:
         marker = path / _MARKER
         if not marker.exists() and any(path.iterdir()):
             raise OCSPDError(f"{path}: has files that are not a demo's; name another with -directory")
-        descriptor = os.open(marker, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as err:
         raise OCSPDError(f"{path}: cannot be used for the demo: {err.strerror}; see -directory") from err
     with contextlib.closing(os.fdopen(descriptor, "w")):
@@ -121,5 +121,6 @@ VERBS = (
             string("directory", "where everything is written; an earlier demo there is removed", "demo"),
         ),
         _demo,
+        cfssl=False,
     ),
 )

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import base64
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.flags import string, strings
+from ocspd.cli.flags import boolean, string, strings
 from ocspd.cli.index_import import BUILD_FLAGS, Imported, as_json, import_files, sources_of
 from ocspd.cli.io import read_file, read_key_material, write_stdout
 from ocspd.cli.progress import ByteProgress
 from ocspd.cli.signers import open_signers
-from ocspd.cli.verb import Verb
+from ocspd.cli.verb import Verb, no_action
 from ocspd.clock import SystemClock
 from ocspd.errors import CodedError, ConfigError, DERError, UsageError
-from ocspd.files import write_atomic
+from ocspd.files import check_output, write_atomic
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_serial
@@ -33,13 +32,6 @@ if TYPE_CHECKING:
     from ocspd.pki.certs import Certificate
 
 _BAD_SHOWN = 20
-
-
-async def _index(flags: Flags, arguments: list[str]) -> int:
-    actions = {"build": _build, "stats": _stats, "verify": _verify, "lookup": _lookup, "merge": _merge}
-    if not arguments or arguments[0] not in actions:
-        raise UsageError("index needs one of build, stats, verify, lookup, merge")
-    return await actions[arguments[0]](flags, arguments[1:])
 
 
 def _directory(action: str, arguments: list[str], extra: int = 0) -> IndexDirectory:
@@ -73,6 +65,8 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         raise UsageError(f"index build takes no arguments, but got {arguments[0][:100]!r}")
     if not flags.string("o"):
         raise ConfigError("need index directory (provide with -o)")
+    if flags.string("report"):
+        check_output(flags.string("report"))
     sources = sources_of(flags, len(flags.strings("ca")))
     if not sources and not any(flags.strings("responses")) and not flags.string("db-config"):
         raise ConfigError(
@@ -98,7 +92,7 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         manifest = directory.publish([ref], _now_s())
         directory.collect(_now_s())
     logger.info(
-        "%s: generation %d with %d answers in %d octets (%.1f each), %d skipped",
+        "%s: generation %d with %d responses in %d bytes (%.1f each), %d skipped",
         directory.path,
         manifest.generation,
         ref.entries,
@@ -196,26 +190,26 @@ async def _lookup(flags: Flags, arguments: list[str]) -> int:
         write_stdout(f"serial {serial} is not in the index: it would be answered unauthorized\n")
         return 1
     if flags.string("der"):
+        check_output(flags.string("der"))
         write_atomic(flags.string("der"), next(iter(found.values())).der)
     result = {"serial": str(serial), "serial_hex": f"{serial:#x}"}
-    write_stdout(dumps_indented(result | {name: _show(answer) for name, answer in found.items()}) + "\n")
+    whole = flags.boolean("base64")
+    shown = {name: _show(answer, whole=whole) for name, answer in found.items()}
+    write_stdout(dumps_indented(result | shown) + "\n")
     return 0
 
 
-def _show(answer: Answer) -> dict[str, Any]:
-    return {
+def _show(answer: Answer, *, whole: bool) -> dict[str, Any]:
+    shown = {
         "status": CertStatus(answer.status).word,
-        "produced_at": _iso(answer.produced_at),
-        "this_update": _iso(answer.this_update),
-        "next_update": _iso(answer.next_update),
-        "refresh_at": _iso(answer.refresh_at),
+        "produced_at": indexing.iso(answer.produced_at),
+        "this_update": indexing.iso(answer.this_update),
+        "next_update": indexing.iso(answer.next_update),
+        "refresh_at": indexing.iso(answer.refresh_at),
         "etag": answer.etag,
-        "response": base64.b64encode(answer.der).decode(),
+        "bytes": len(answer.der),
     }
-
-
-def _iso(seconds: int) -> str | None:
-    return None if seconds >= 1 << 60 else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return shown | {"response": base64.b64encode(answer.der).decode()} if whole else shown
 
 
 async def _merge(_flags: Flags, arguments: list[str]) -> int:
@@ -226,10 +220,88 @@ async def _merge(_flags: Flags, arguments: list[str]) -> int:
         directory.collect(_now_s())
     ref = manifest.segments[0]
     logger.info(
-        "%s: generation %d, one segment of %d answers", directory.path, manifest.generation, ref.entries
+        "%s: generation %d, one segment of %d responses", directory.path, manifest.generation, ref.entries
     )
     return 0
 
+
+_CA = strings("ca", "CA certificate of the responses; may be given several times")
+
+_ACTIONS = (
+    Verb(
+        "index build",
+        """ocspd index build -- make an index of signed responses, or sign what files say
+
+Usage of index build:
+        ocspd index build -o directory [-responses file]... [-db-config db-config]
+        ocspd index build -o directory -ca cert -responder cert -responder-key key
+                          [-crl file]... [-index-txt file] [-serials file]
+
+Reads responses in base64 (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses. Also signs
+what CRLs, an index.txt of openssl ca, and lists of issued serials say; good is only said of serials that
+-index-txt or -serials names.""",
+        (
+            string("o", "index directory to build"),
+            strings("responses", "file of OCSP responses in base64; may be given several times"),
+            "db-config",
+            _CA,
+            *BUILD_FLAGS,
+        ),
+        _build,
+        cfssl=False,
+    ),
+    Verb(
+        "index stats",
+        """ocspd index stats -- print what an index holds: statuses, issuers, times and segments
+
+Usage of index stats:
+        ocspd index stats directory
+
+Prints JSON; times are UTC.""",
+        (),
+        _stats,
+        cfssl=False,
+    ),
+    Verb(
+        "index verify",
+        """ocspd index verify -- check every response of an index: its form, its times and its signature
+
+Usage of index verify:
+        ocspd index verify directory -ca cert [-ca cert]...
+
+Ends with 1 when a response is not as it should be.""",
+        (_CA,),
+        _verify,
+        cfssl=False,
+    ),
+    Verb(
+        "index lookup",
+        """ocspd index lookup -- print what an index says of one certificate
+
+Usage of index lookup:
+        ocspd index lookup directory serial -ca cert [-der file]
+
+The serial may be decimal, 0x... or hex pairs with colons. Prints JSON, one object for each CertID hash;
+ends with 1 when there is no response.""",
+        (
+            _CA,
+            string("der", "file for the response itself, in DER"),
+            boolean("base64", "print the response itself too, in base64"),
+        ),
+        _lookup,
+        cfssl=False,
+    ),
+    Verb(
+        "index merge",
+        """ocspd index merge -- merge the segments of an index into one, without replaced responses
+
+Usage of index merge:
+        ocspd index merge directory""",
+        (),
+        _merge,
+        cfssl=False,
+    ),
+)
 
 VERBS = (
     Verb(
@@ -237,26 +309,16 @@ VERBS = (
         """ocspd index -- build, inspect and verify index directories
 
 Usage of index:
-        ocspd index build -o directory [-responses file]... [-db-config db-config]
-        ocspd index build -o directory -ca cert -responder cert -responder-key key
-                          [-crl file]... [-index-txt file] [-serials file]
-        ocspd index stats directory
-        ocspd index verify directory -ca cert [-ca cert]...
-        ocspd index lookup directory -ca cert serial
-        ocspd index merge directory
+        ocspd index build     make one from signed responses, or sign what files say
+        ocspd index stats     print what one holds
+        ocspd index verify    check every response
+        ocspd index lookup    print what one says of a certificate
+        ocspd index merge     merge its segments into one
 
-build reads base64 answers (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses. It
-also signs what CRLs, an index.txt of openssl ca, and lists of issued serials say; good is only said of
-serials that -index-txt or -serials names. lookup takes
-a serial in decimal, as 0x… or as hex pairs with colons; -der writes the answer to a file.""",
-        (
-            string("o", "index directory to build"),
-            strings("responses", "file of base64 OCSP responses; may be given several times"),
-            "db-config",
-            strings("ca", "CA certificate of the answers; may be given several times"),
-            *BUILD_FLAGS,
-            string("der", "file for the DER of the answer found"),
-        ),
-        _index,
+ocspd index build -h lists the flags of build, and so on.""",
+        (),
+        no_action,
+        cfssl=False,
+        actions=_ACTIONS,
     ),
 )

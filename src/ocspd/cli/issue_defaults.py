@@ -32,6 +32,26 @@ _CONFIG = """\
                     "key encipherment",
                     "client auth"
                 ]
+            },
+            "intermediate": {
+                "expiry": "43800h",
+                "usages": [
+                    "cert sign",
+                    "crl sign"
+                ],
+                "ca_constraint": {
+                    "is_ca": true,
+                    "max_path_len": 0,
+                    "max_path_len_zero": true
+                }
+            },
+            "ocsp": {
+                "expiry": "2160h",
+                "usages": [
+                    "digital signature",
+                    "ocsp signing"
+                ],
+                "ocsp_no_check": true
             }
         }
     }

@@ -9,8 +9,9 @@
     ocspResponse (base64)                BASE-response.der    0644 less umask, decoded
 
 Differences from cfssljson, on purpose: a key file that existed with a laxer mode ends as 0600; files
-are replaced in one step; a member that is no string is an error and not a panic; everything is decoded
-before the first file is written; output that leads to no file says so on stderr.
+are replaced in one step; nothing is written through a symbolic link; a member that is no string is an
+error and not a panic; everything is decoded before the first file is written; output that leads to no
+file says so on stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import read_input, write_stdout
 from ocspd.cli.verb import Verb
 from ocspd.errors import OCSPDError
-from ocspd.files import write_atomic
+from ocspd.files import check_output, write_atomic
 
 if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
@@ -132,8 +133,7 @@ def members_of(data: bytes, *, bare: bool) -> dict[str, Any]:
     raise OCSPDError("\n\t".join(["Request failed:", *reasons]))
 
 
-def _write(base: str, output: Output) -> None:
-    path = Path(os.path.realpath(base + output.suffix))
+def _write(path: Path, output: Output) -> None:
     mode = output.mode
     if mode != _KEY_MODE:
         try:
@@ -165,11 +165,15 @@ def _json(flags: Flags, arguments: list[str]) -> int:
     if not found:
         hint = "leave -bare out for an API answer" if "success" in members else "no member is known"
         sys.stderr.write(f"nothing to write: {hint}\n")
-    for output in found:
-        if flags.boolean("stdout"):
+    if flags.boolean("stdout"):
+        for output in found:
             write_stdout(output.printed() + b"\n")
-        else:
-            _write(base, output)
+        return 0
+    paths = [Path(base + output.suffix) for output in found]
+    for path in paths:
+        check_output(path)  # all of them before the first is written
+    for path, output in zip(paths, found, strict=True):
+        _write(path, output)
     return 0
 
 
@@ -186,5 +190,6 @@ VERBS = (
             boolean("version", "print version and exit"),
         ),
         _json,
+        cfssl=False,
     ),
 )

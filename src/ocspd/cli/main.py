@@ -82,7 +82,7 @@ def _main(argv: list[str]) -> int:
         _complain(_overview())
         return 0
     if name in _HELP_WORDS:
-        name, words = words[0], ["-h"]
+        name, words = words[0], [*words[1:], "-h"]
     if name in _VERSION_WORDS:
         name = "version"
     if name.startswith("-"):
@@ -97,7 +97,12 @@ def _main(argv: list[str]) -> int:
     if verb is None:
         _complain(f"Command {name[:200]} is not defined.\n{_overview()}")
         return 1
+    return _parse_and_run(verb, words)
+
+
+def _parse_and_run(verb: Verb, words: list[str]) -> int:
     try:
+        whole, verb = verb, verb.action(words)
         flags, arguments = parse(words, verb.declared())
     except HelpRequested:
         _complain(verb.help())
@@ -105,6 +110,8 @@ def _main(argv: list[str]) -> int:
     except UsageError as err:
         _complain(f"{err}\n{verb.help()}")
         return err.exit_code
+    if verb is not whole:
+        del arguments[0]  # the name of the action
     return _run(verb, flags, arguments)
 
 
@@ -122,7 +129,7 @@ def _run(verb: Verb, flags: Flags, arguments: list[str]) -> int:
     level = flags.integer("loglevel")
     logs.setup(level)
     try:
-        if flags.string("config"):
+        if verb.cfssl and flags.string("config"):
             from ocspd.cli.io import load_config  # noqa: PLC0415  (most command lines need no file)
 
             load_config(flags)

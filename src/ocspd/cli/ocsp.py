@@ -108,7 +108,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
     if not flags.string("db-config"):
         raise ConfigError("need DB config file (provide with -db-config)")
     clock = SystemClock()
-    signers = open_signers(flags, clock)
+    signers = open_signers(flags, clock, _hashes_kept(flags))
     processes = flags.integer("processes")
     if not 0 <= processes <= 1024:
         raise ConfigError(f"-processes {processes}: use 1 to 1024, or 0 for one on each CPU")
@@ -134,6 +134,14 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
         )
     _tell(report, signers, db.name)
     return 0
+
+
+def _hashes_kept(flags: Flags) -> tuple[str, ...]:
+    """Return the CertID hashes to sign: the table has one response for a certificate, an index all."""
+    hashes = certid_hashes(flags)
+    if flags.string("index"):
+        return hashes
+    return ("sha1",) if "sha1" in hashes else hashes[:1]
 
 
 def _print_skipped(row: SkippedRow) -> None:
@@ -203,8 +211,9 @@ def _no_arguments(verb: str, arguments: list[str]) -> None:
 VERBS = (
     Verb(
         "ocspsign",
-        """ocspd ocspsign -- signs an OCSP response for a given CA, cert, and status.
-Returns a base64-encoded OCSP response.
+        """ocspd ocspsign -- signs an OCSP response for a given CA, cert, and status
+Prints JSON with the response in base64, {"ocspResponse":"..."}; ocspd json -bare NAME makes
+NAME-response.der of it.
 
 Usage of ocspsign:
         ocspd ocspsign -ca cert -responder cert -responder-key key -cert cert [-status status] \\
@@ -235,7 +244,8 @@ Usage of ocsprefresh:
 
 Several issuers share a database: repeat -ca, -responder and -responder-key, in the same order.
 A CA that signs for itself is its own -responder. Certificates of other issuers are skipped.
-The table gets the responses with SHA-1 CertIDs.""",
+The table has one response for a certificate, with a SHA-1 CertID unless -certid-hash leaves that out;
+an index has one for each hash.""",
         (
             "db-config",
             *SIGNER_FLAGS,
@@ -248,8 +258,8 @@ The table gets the responses with SHA-1 CertIDs.""",
     ),
     Verb(
         "ocspdump",
-        """ocspd ocspdump -- generates a series of concatenated OCSP responses
-for use with ocspserve from all OCSP responses in the cert db
+        """ocspd ocspdump -- prints all OCSP responses in the cert db that have not expired,
+in base64, one a line, for use with ocspserve -responses
 
 Usage of ocspdump:
         ocspd ocspdump -db-config db-config""",

@@ -212,7 +212,7 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             "responses",
             string(
                 "index",
-                "index directory to answer from, or URL to pull it from: s3://, gs://, az://, https://",
+                "index directory to answer from, or URL to pull it from: s3://, gs://, az://, https:// or file://",
             ),
             string(
                 "index-cache", "directory to pull into, kept for the next start (default: a temporary one)"

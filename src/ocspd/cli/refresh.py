@@ -43,12 +43,13 @@ if TYPE_CHECKING:
 
 
 def _refresh(flags: Flags, arguments: list[str]) -> int:
-    if len(arguments) > 1:
-        raise OCSPDError(f"refresh takes one configuration file, but also got {arguments[1][:100]!r}")
-    for name in _CONFIGURED if arguments else ():
+    files = [*arguments, *filter(None, (flags.string("config"),))]
+    if len(files) > 1:
+        raise OCSPDError(f"refresh takes one configuration file, but also got {files[1][:100]!r}")
+    for name in _CONFIGURED if files else ():
         if flags.was_set(name):
-            raise ConfigError(f"-{name}: {arguments[0]} says this; set it there, or give flags only")
-    config = load_signer_config(arguments[0]) if arguments else _from_flags(flags)
+            raise ConfigError(f"-{name}: {files[0]} says this; set it there, or give flags only")
+    config = load_signer_config(files[0]) if files else _from_flags(flags)
     return run_uvloop(_main(config, flags))
 
 
@@ -278,8 +279,13 @@ Instead of a database it follows CRLs, an index.txt of openssl ca, and lists of 
 said of serials that -index-txt or -serials names.
 
 Runs until SIGTERM. Certificates and keys replaced on disk are taken over (SIGHUP: at once); -once ends after
-one pass. A configuration file takes the place of every flag but -once.""",
-        (*_FLAGS, boolean("once", "end when every certificate has a fresh answer")),
+one pass. A configuration file takes the place of every flag but -once and -loglevel.""",
+        (
+            string("config", "configuration file (TOML), the same as giving it as the argument"),
+            *_FLAGS,
+            boolean("once", "end when every certificate has a fresh response"),
+        ),
         _refresh,
+        cfssl=False,
     ),
 )

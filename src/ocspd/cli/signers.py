@@ -31,10 +31,13 @@ def certid_hashes(flags: Flags) -> tuple[str, ...]:
     return names
 
 
-def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key: str) -> OCSPSigner:
+def open_signer(  # noqa: PLR0913  (three places, and what the flags do not say)
+    flags: Flags, clock: Clock, hashes: Sequence[str] = (), *, issuer: str, responder: str, key: str
+) -> OCSPSigner:
     """Make the signer of one issuer from the places its certificates and key are in.
 
-    Takes -interval, -certid-hash, -responder-id and -embed-ca from the flags. Every failure names its file.
+    Takes -interval, -responder-id, -embed-ca and, without `hashes`, -certid-hash from the flags. Every
+    failure names its file.
     """
     responder_data = read_file(responder)
     with naming(responder):
@@ -45,7 +48,7 @@ def open_signer(flags: Flags, clock: Clock, *, issuer: str, responder: str, key:
         parse_key(key, read_file(key)),
         clock=clock,
         validity=flags.duration("interval"),
-        certid_hashes=certid_hashes(flags),
+        certid_hashes=tuple(hashes) or certid_hashes(flags),
         responder_id=flags.string("responder-id"),
         embed_ca=flags.boolean("embed-ca"),
         issuer_name=issuer,
@@ -76,13 +79,13 @@ def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
     return list(zip(issuers, responders, keys, strict=True))
 
 
-def open_signers(flags: Flags, clock: Clock) -> list[OCSPSigner]:
+def open_signers(flags: Flags, clock: Clock, hashes: Sequence[str] = ()) -> list[OCSPSigner]:
     """Make one signer for each -ca, with the -responder and -responder-key at the same place in line.
 
     Raises as `signer_files` and `open_signer` do.
     """
     return [
-        open_signer(flags, clock, issuer=issuer, responder=responder, key=key)
+        open_signer(flags, clock, hashes, issuer=issuer, responder=responder, key=key)
         for issuer, responder, key in signer_files(flags)
     ]
 

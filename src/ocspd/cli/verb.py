@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ocspd.cli.flags import Flag, Flags
+from ocspd.cli.flags import Flag, Flags, parse, quote
 from ocspd.cli.global_flags import GLOBAL_FLAGS
+from ocspd.errors import UsageError
 
 Run = Callable[[Flags, list[str]], Awaitable[int | None] | int | None]
 """Takes the flags and the positional arguments; the exit code is what it returns, None meaning 0."""
@@ -18,23 +19,53 @@ class Verb:
 
     `usage` is the text above the list of flags. `flags` is what that list shows, in this order: a string
     names a flag of the global table; a Flag is this verb's own, and replaces a global one of its name
-    (another default, repeatable). Every global flag is accepted whether listed or not.
+    (another default, repeatable). A verb of CFSSL accepts every global flag whether listed or not.
     """
 
     name: str
     usage: str
     flags: tuple[str | Flag, ...]
     run: Run
+    cfssl: bool = True
+    """Whether CFSSL has this verb: if not, no script relies on flags that would have no effect."""
+    actions: tuple[Verb, ...] = ()
+    """What the first argument chooses between, each with flags and a help of its own."""
 
     def declared(self) -> tuple[Flag, ...]:
         """Return every flag the verb accepts."""
-        own = {flag.name: flag for flag in self.flags if isinstance(flag, Flag)}
-        return tuple((GLOBAL_FLAGS | own).values())
+        own = {flag.name: flag for flag in self._shown()}
+        return tuple((GLOBAL_FLAGS | own if self.cfssl else own).values())
 
     def help(self) -> str:
         """Return the usage text with the list of flags; it ends in a newline."""
+        lines = "\n".join(flag.help_line() for flag in self._shown())
+        return f"\t{self.usage.strip()}\n\nFlags:\n{lines}\n"
+
+    def action(self, words: list[str]) -> Verb:
+        """Return the action that a command line chooses, with or without flags before it.
+
+        This verb itself when it has none, or help is asked for first. UsageError when none is chosen.
+        """
+        if not self.actions:
+            return self
+        known = {each.name.removeprefix(f"{self.name} "): each for each in self.actions}
+        if words and words[0] in known:
+            return known[words[0]]
+        every = [flag for each in (self, *self.actions) for flag in each.declared()]
+        _, arguments = parse(words, every)
+        if not arguments:
+            raise UsageError(f"{self.name} needs one of {', '.join(known)}")
+        if arguments[0] not in known:
+            raise UsageError(f"{self.name} has no {quote(arguments[0][:100])}: use one of {', '.join(known)}")
+        return known[arguments[0]]
+
+    def _shown(self) -> list[Flag]:
         shown = [flag if isinstance(flag, Flag) else GLOBAL_FLAGS[flag] for flag in self.flags]
         if all(flag.name != "loglevel" for flag in shown):
             shown.append(GLOBAL_FLAGS["loglevel"])
-        lines = "\n".join(flag.help_line() for flag in shown)
-        return f"\t{self.usage.strip()}\n\nFlags:\n{lines}\n"
+        return shown
+
+
+def no_action(_flags: Flags, _arguments: list[str]) -> None:
+    """Be the `run` of a verb that only has actions."""
+    raise AssertionError("an action is chosen before anything runs")

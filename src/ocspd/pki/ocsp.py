@@ -9,6 +9,7 @@ SingleResponse, no extensions, and the responder certificate only when it is not
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
@@ -26,7 +27,7 @@ from ocspd.pki import ocsp_der as der
 from ocspd.pki.cert_reader import check_issued_by, read_certificate
 from ocspd.pki.certid import HASHES, certid_prefix, check_hash_name, key_identifier, parts_of
 from ocspd.pki.certs import load_certificate, ski_hex
-from ocspd.pki.ocsp_check import Named, check_responder, iso
+from ocspd.pki.ocsp_check import Named, Remark, check_responder, iso
 from ocspd.pki.ocsp_template import Batch
 
 try:
@@ -184,7 +185,7 @@ class OCSPSigner:
         """What was found that is no error but some client or root programme objects to."""
         if warn:
             for warning in self.warnings:
-                logger.warning("%s", warning)
+                logger.log(logging.DEBUG if isinstance(warning, Remark) else logging.WARNING, "%s", warning)
         self._certid_prefixes = {name: certid_prefix(issuer_cert, name) for name in HASHES}
 
     @property

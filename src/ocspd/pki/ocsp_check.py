@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
+class Remark(str):
+    """A warning that is no reason to worry: logged for those who ask for details."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """A certificate, its encoded parts, and what messages call it: its file and subject."""
@@ -94,7 +100,8 @@ def _delegated_warnings(responder: Named) -> list[str]:
     usage = extension_of(responder.certificate, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         warnings.append(
-            f"{responder.name}: its key usage lacks digitalSignature, so clients may refuse responses"
+            f"{responder.name}: its key usage lacks digitalSignature, so clients may refuse responses: add "
+            '"digital signature" to the usages of the profile that issues it'
         )
     return warnings
 
@@ -102,9 +109,14 @@ def _delegated_warnings(responder: Named) -> list[str]:
 def _direct_warnings(responder: Named) -> list[str]:
     usage = extension_of(responder.certificate, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
-        return [
-            f"{responder.name}: signs responses, but its key usage lacks digitalSignature (BR 7.1.2.10.7)"
-        ]
+        text = (
+            f"{responder.name}: signs responses, but its key usage lacks digitalSignature, which BR "
+            "7.1.2.10.7 asks for: sign with a responder certificate instead (gencert -profile ocsp, with the "
+            'profile of print-defaults config), or issue the CA with the usage "digital signature"'
+        )
+        # What gencert -initca makes, as CFSSL does: clients accept it, and the rule is for public CAs.
+        own = responder.parts.issuer == responder.parts.subject
+        return [Remark(text) if own else text]
     return []
 
 

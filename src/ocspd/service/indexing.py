@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ocspd._index import NO_NEXT_UPDATE, Index
@@ -49,7 +50,7 @@ def add_dump(writer: SegmentWriter, path: Path, report: BuildReport, on_bytes: C
                 cut = max(data.rfind(blank) for blank in (b"\n", b" ", b"\t", b"\r")) + 1
                 if cut == 0 and len(data) > 2 * CHUNK_BYTES:
                     raise OCSPDError(
-                        f"{path}: not a list of base64 answers: no line break in {len(data)} octets"
+                        f"{path}: not a list of base64 answers: no line break in {len(data)} bytes"
                     )
                 rest = data[cut:]
                 _add(writer, data[:cut], report)
@@ -82,7 +83,7 @@ def describe(directory: IndexDirectory) -> dict[str, Any]:
     size = sum(segment.size_bytes for segment in index.segments)
     result: dict[str, Any] = {
         "generation": manifest.generation,
-        "published_at": manifest.published_at,
+        "published_at": iso(manifest.published_at),
         "entries": index.entries,
         "bytes": size,
         "bytes_per_entry": round(size / index.entries, 2) if index.entries else None,
@@ -108,7 +109,7 @@ def describe(directory: IndexDirectory) -> dict[str, Any]:
             "file": ref.file_name,
             "bytes": ref.size_bytes,
             "entries": ref.entries,
-            "created_at": ref.created_at,
+            "created_at": iso(ref.created_at),
             "templates": segment.templates,
         }
         for ref, segment in zip(manifest.segments, index.segments, strict=True)
@@ -126,12 +127,22 @@ def _sum(total: dict[str, int], stats: dict[str, int]) -> None:
             total[name] = total.get(name, 0) + value
 
 
-def _range(stats: Iterable[dict[str, int]], name: str) -> dict[str, int | None]:
+def iso(seconds: int) -> str | None:
+    """Write seconds since the epoch as people read them: RFC 3339, UTC; None for no time."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, ValueError, OSError):  # NO_NEXT_UPDATE, or a year that has no date
+        return None
+
+
+def _range(stats: Iterable[dict[str, int]], name: str) -> dict[str, str | None]:
     rows = list(stats)
     oldest = [row[f"{name}_min"] for row in rows if f"{name}_min" in row]
     newest = [row[f"{name}_max"] for row in rows if row.get(f"{name}_max", NO_NEXT_UPDATE) != NO_NEXT_UPDATE]
-    low = min(oldest, default=None)
-    return {"oldest": None if low == NO_NEXT_UPDATE else low, "newest": max(newest, default=None)}
+    return {
+        "oldest": iso(min(oldest, default=NO_NEXT_UPDATE)),
+        "newest": iso(max(newest, default=NO_NEXT_UPDATE)),
+    }
 
 
 @dataclass(slots=True)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+DEFAULT_PORT = 8888
+"""What CFSSL's serve and ocspserve both listen on unless told otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listeners:
     """Bound sockets. `shared`: every worker accepts on all of them; otherwise each has its own."""
@@ -67,7 +71,7 @@ def bind(address: str, port: int, workers: int) -> Listeners:
     except (OSError, OverflowError) as err:
         for opened in sockets:
             opened.close()
-        raise OCSPDError(f"cannot listen on {address}:{port}: {_why(err)}") from err
+        raise OCSPDError(f"cannot listen on {address}:{port}: {_why(err, port)}") from err
     return Listeners(tuple(sockets), shared=False)
 
 
@@ -97,9 +101,15 @@ def _socket(family: int, *, shared: bool) -> socket.socket:
     return made
 
 
-def _why(error: OSError | OverflowError) -> str:
+def in_use(port_flag: str, port: int) -> str:
+    """Explain a port that is taken, also to whoever has started both servers with CFSSL's default."""
+    both = "; serve and ocspserve both take 8888 unless told otherwise" if port == DEFAULT_PORT else ""
+    return f"address already in use (choose another {port_flag}, or stop what listens there{both})"
+
+
+def _why(error: OSError | OverflowError, port: int) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return "address already in use (choose another -port, or stop what listens there)"
+        return in_use("-port", port)
     if isinstance(error, OSError) and error.errno == errno.EACCES:
         return "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE or systemd's socket)"
     return getattr(error, "strerror", None) or str(error)

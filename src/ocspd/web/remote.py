@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import json
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ API_PREFIX = "/api/v1/cfssl/"
 
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _MAX_MESSAGE_CHARS = 4096
+_MAX_NESTED = 4
 _CONNECT_S = 30.0
 _TOTAL_S = 120.0
 _SERVER_FAILED = "API client error: Server request failed"
@@ -231,8 +233,9 @@ class RemoteSigner:
                 async with post as response:
                     answer = await _read_limited(response)
                     if response.status != 200:
-                        text = answer.decode("utf-8", "replace")[:_MAX_MESSAGE_CHARS]
-                        raise CodedError(Code.CLIENT_HTTP, text or f"HTTP status {response.status}")
+                        raise CodedError(
+                            Code.CLIENT_HTTP, _refusal(answer) or f"HTTP status {response.status}"
+                        )
                     return answer
         except TimeoutError:
             raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: no answer in time") from None
@@ -264,13 +267,34 @@ async def _read_limited(response: aiohttp.ClientResponse) -> bytes:
     return bytes(chunks)
 
 
+def _refusal(answer: bytes) -> str:
+    """Return what a server says in an answer with an error status: its message, not the JSON around it.
+
+    CFSSL puts errors of its own, which are JSON again, into the message.
+    """
+    text, found = answer.decode("utf-8", "replace"), 0
+    for _ in range(_MAX_NESTED):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            break
+        if isinstance(value, dict) and isinstance(value.get("errors"), list) and value["errors"]:
+            value = value["errors"][0]
+        if not isinstance(value, dict) or not isinstance(value.get("message"), str):
+            break
+        code, text = value.get("code"), value["message"]
+        found = code if isinstance(code, int) and code else found
+    shown = text[:_MAX_MESSAGE_CHARS]
+    return f"{shown} (the server's code {found})" if found and shown else shown
+
+
 def _result(answer: bytes) -> dict[str, Any]:
     """Take the result out of an envelope; 7500 when the server said no."""
     try:
         envelope = wire.Fields(wire.loads(answer), "api.Response")
         success = envelope.boolean("success")
         errors = envelope.items("errors", "api.ResponseMessage")
-        message = errors[0].string("message") if errors else ""
+        message = _refusal(answer) if errors and errors[0].string("message") else ""
     except wire.JSONError as err:
         raise CodedError(Code.CLIENT_JSON, str(err)) from err
     result = envelope.get("result")

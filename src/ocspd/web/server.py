@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ocspd.errors import OCSPDError
+from ocspd.web.listeners import in_use
 
 if TYPE_CHECKING:
     import ssl
@@ -70,7 +71,9 @@ class HTTPServer:
             await site.start()
         except (OSError, OverflowError) as err:
             await runner.cleanup()
-            raise OCSPDError(f"cannot listen on {address}:{port}: {_why(err, self._port_flag)}") from err
+            raise OCSPDError(
+                f"cannot listen on {address}:{port}: {_why(err, self._port_flag, port)}"
+            ) from err
         self._runner = runner
 
     @property
@@ -125,7 +128,7 @@ class _Server(web.Server):
             timer.cancel()
 
 
-def _why(error: OSError | OverflowError, port_flag: str) -> str:
+def _why(error: OSError | OverflowError, port_flag: str, port: int) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"address already in use (choose another {port_flag}, or stop what listens there)"
+        return in_use(port_flag, port)
     return getattr(error, "strerror", None) or str(error)
