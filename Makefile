@@ -2,7 +2,7 @@
 # Nothing is installed outside of .venv, as root neither.
 #   make demo          the whole story on one machine, checked with openssl; leaves the servers running
 #   make test          all tests
-#   make check         format, lint, types, stubs against the native modules, Cython warnings, layers
+#   make check         format, lint, types, stubs against the native modules, Cython warnings, layers, compared differences
 #   make check-native  the native modules under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make coverage-native   which lines of the native modules the tests reach
 #   make bench         figures against nginx and cfssl on this machine (under ten minutes)
@@ -108,7 +108,7 @@ check: setup check-cython
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --concise --allowlist tests/stubtest_allowlist.txt $(STUBS:%=ocspd.%)
-	$(BIN)/python -m pytest --quiet tests/test_layering.py
+	$(BIN)/python -m pytest --quiet tests/test_layering.py tests/native/test_source.py
 
 # -Werror turns Cython's warnings into failures, but not its "performance hint" lines: those mean Python
 # operations or exception checks where none should be.

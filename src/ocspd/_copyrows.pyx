@@ -138,9 +138,9 @@ def header_size(bytes data not None):
     if size < 19 or memcmp(p, SIGNATURE, 11) != 0 or number32(p + 11) & 0xFFFF0000:
         raise ValueError("no header of PostgreSQL's binary COPY")
     extension = number32(p + 15)
-    if size - 19 < extension:
+    if 19 + <Py_ssize_t> extension > size:
         raise ValueError("the header of PostgreSQL's binary COPY is cut off")
-    return 19 + extension
+    return 19 + <Py_ssize_t> extension
 
 
 def whole_rows(bytes data not None):

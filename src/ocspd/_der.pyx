@@ -61,6 +61,10 @@ cdef const uint8_t *OID_BASIC = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01"
 cdef const uint8_t *OID_NONCE = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
 
 
+if sizeof(Py_ssize_t) < 8:  # a DER length of four octets, and every sum of two lengths, fits
+    raise ImportError("ocspd needs a 64-bit system")
+
+
 cdef str reason_text(int code):
     return _REASONS[code]
 

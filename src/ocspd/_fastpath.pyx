@@ -381,7 +381,7 @@ cdef class OCSPConnection:
                 total = request.head_size
                 if request.method == POST:
                     total += request.content_length
-                    if total > size - used:
+                    if used + total > size:
                         break
                 if self._pool._draining:
                     request.keep_alive = 0

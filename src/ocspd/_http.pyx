@@ -368,7 +368,7 @@ cdef Py_ssize_t skip_chunks(Chunks *chunks, const uint8_t *data, Py_ssize_t size
     while i < size and chunks.state != DONE:
         c = data[i]
         if chunks.state == DATA:
-            part = min(chunks.left, size - i)
+            part = chunks.left if i + chunks.left <= size else size - i
             chunks.left -= part
             i += part
             if chunks.left == 0:

@@ -104,7 +104,7 @@ cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out
     cdef const Template *template
     cdef uint32_t number
     cdef uint64_t size
-    if offset >= header.records_size or header.records_size - offset < RECORD_HEAD:
+    if offset + RECORD_HEAD > header.records_size:  # an offset has 40 bits
         return -1
     record = view.records + offset
     number = record[1] | (<uint32_t> record[2] << 8) | (<uint32_t> record[3] << 16)
@@ -112,7 +112,7 @@ cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out
         return -1
     template = &view.templates[number]
     size = RECORD_HEAD + <uint64_t> template.serial_size + template.data_size
-    if header.records_size - offset < size or (record[0] & ~RECORD_DEAD) != template.serial_size:
+    if offset + size > header.records_size or (record[0] & ~RECORD_DEAD) != template.serial_size:
         return -1
     out.segment = view
     out.template = template
@@ -368,12 +368,12 @@ cdef class Segment:
         if not (
             template.blob_offset <= header.blobs_size
             and template.der_size <= MAX_DER
-            and template.der_size <= header.blobs_size - template.blob_offset
+            and template.blob_offset + template.der_size <= header.blobs_size
+            and template.count <= header.records_size
             and template.issuer_key < header.issuer_count
             and template.hole_count <= MAX_HOLES
             and 0 < template.serial_size <= MAX_SERIAL
-            and template.etag_offset <= template.der_size
-            and template.der_size - template.etag_offset >= ETAG_OCTETS
+            and <uint64_t> template.etag_offset + ETAG_OCTETS <= template.der_size
             and template.status <= 2
             and FIRST_TIME <= template.refresh_at <= template.next_update
         ):
@@ -382,7 +382,7 @@ cdef class Segment:
             hole = &template.holes[i]
             if not (
                 at <= hole.target <= template.der_size
-                and hole.size <= template.der_size - hole.target
+                and <uint64_t> hole.target + hole.size <= template.der_size
                 and <uint32_t> hole.source + hole.size <= <uint32_t> template.serial_size + template.data_size
             ):
                 return False
@@ -504,7 +504,7 @@ cdef class Segment:
         cdef Py_ssize_t size
         cdef Found found
         while offset < end:
-            if PAGE - offset % PAGE < RECORD_HEAD or self.view.records[offset] == 0:
+            if offset % PAGE + RECORD_HEAD > PAGE or self.view.records[offset] == 0:
                 offset += PAGE - offset % PAGE
                 continue
             size = read_record(&self.view, offset, &found)
@@ -518,7 +518,7 @@ cdef class Segment:
 
 cdef bint _inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size) noexcept nogil:
     """Whether count units from offset lie behind the header and inside size octets."""
-    return PAGE <= offset <= size and count <= (size - offset) // unit
+    return PAGE <= offset <= size and count <= size // unit and offset + count * unit <= size
 
 
 @cython.no_gc  # _views point into segments
@@ -530,20 +530,21 @@ cdef class Index:
 
     def __init__(self, segments not None, *, generation=0):
         cdef Segment segment
-        cdef int i
+        cdef int i, count
         if self._views != NULL:
             raise TypeError("an Index is initialised once")
         self.segments = tuple(segments)
         self.generation = generation
-        self._count = len(self.segments)
-        self._views = <const SegmentView **> PyMem_Malloc((self._count + 1) * sizeof(SegmentView *))
+        count = len(self.segments)
+        self._views = <const SegmentView **> PyMem_Malloc((<size_t> count + 1) * sizeof(SegmentView *))
         if self._views == NULL:
             raise MemoryError
-        for i in range(self._count):
+        for i in range(count):
             segment = self.segments[i]
             if not segment._opened:
                 raise TypeError("a Segment of the index was not opened")
             self._views[i] = &segment.view
+            self._count = i + 1  # never more than there is, whatever is made of an index that was refused
 
     def __dealloc__(self):
         PyMem_Free(self._views)

@@ -12,6 +12,7 @@ cdef struct Pair:
 cdef class Keys:
     cdef uint64_t count
     cdef bint spilled
+    cdef bint torn
     cdef int _file
     cdef const bint *_gentle
     cdef const bint *_stopped

@@ -36,7 +36,8 @@ cdef class Keys:
     """See _keys.pyi; every operation that returns int returns a negative code for a failure.
 
     `watch` says which flags its writes obey (`_output`), `add` takes offsets in ascending order, `open`
-    begins to read a part and `next` returns its keys in the order they were added, then NULL; `release`
+    begins to read a part and `next` returns its keys in the order they were added, then NULL, with `torn`
+    when what came back from the disk is no key; `release`
     gives the disk space of a part back: it can be read no more. `spilled` is whether there is any.
     """
 
@@ -87,7 +88,7 @@ cdef class Keys:
             size += 1
         octets[size] = <uint8_t> distance
         size += 1
-        done = min(size, <uint32_t> BLOCK - self._buffered[part])
+        done = size if self._buffered[part] + size <= BLOCK else BLOCK - self._buffered[part]
         memcpy(self._buffers + part * BLOCK + self._buffered[part], octets, done)
         self._buffered[part] += done
         if self._buffered[part] == BLOCK:
@@ -105,11 +106,11 @@ cdef class Keys:
         cdef void *grown
         cdef int code
         if self._blocks == self._room:
-            self._room += 1 << 12
-            grown = realloc(self._owners, self._room)
+            grown = realloc(self._owners, self._room + (1 << 12))
             if grown == NULL:
                 return E_MEMORY
             self._owners = <uint8_t *> grown
+            self._room += 1 << 12
         code = write_until(
             self._file, self._buffers + part * BLOCK, BLOCK, -1, self._gentle, self._stopped
         )
@@ -151,12 +152,19 @@ cdef class Keys:
         cdef int shift = 0
         if self._next == self._end:
             return NULL
+        # what comes back from the disk may be damaged: every octet is compared with the end
+        if self._next + HASH_OCTETS >= self._end:
+            self.torn = True
+            return NULL
         memcpy(&self._pair.key_hash, self._next, HASH_OCTETS)
         self._next += HASH_OCTETS
         while self._next[0] & 0x80:
             distance |= <uint64_t> (self._next[0] & 0x7F) << shift
             shift += 7
             self._next += 1
+            if self._next == self._end or shift > 56:
+                self.torn = True
+                return NULL
         distance |= <uint64_t> self._next[0] << shift
         self._next += 1
         self._pair.offset += distance

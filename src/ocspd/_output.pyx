@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Octets to files, without the interpreter. Nothing here is called from Python."""
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint8_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport pwrite, write
@@ -9,6 +9,13 @@ from posix.unistd cimport pwrite, write
 cdef enum:
     PIECE = 1 << 14
     PIECE_PAUSE_NS = 1_000_000  # docs/decisions/0007
+
+
+cdef int damaged() noexcept nogil:
+    """The code for octets that did not come back from a file as they were written."""
+    global errno
+    errno = EIO
+    return E_IO
 
 
 cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil:

@@ -147,6 +147,8 @@ cdef class Responder:
         self._prefix = path.strip("/").encode()
         self._prefix_text = self._prefix
         self._prefix_size = len(self._prefix)
+        if max_age_cap_s < 0:
+            raise ValueError(f"max_age_cap_s {max_age_cap_s} is negative")
         self._cap = max_age_cap_s
         self.set_time(0)
 
@@ -169,7 +171,9 @@ cdef class Responder:
                 raise ValueError(f"{now_s} has no HTTP date")
             self._now = now_s
 
-    def count(self, str counter not None, int amount=1):
+    def count(self, str counter not None, int64_t amount=1):
+        if amount < 0:
+            raise ValueError(f"{counter}: counters never go down")
         self._counters[<int> _POSITION[counter]] += <uint64_t> amount
 
     cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil:

@@ -82,7 +82,7 @@ def stale(Index index not None, list keys not None, list rows not None, int64_t 
                 template = found.template
                 if (
                     template.status != status
-                    or (template.refresh_at - early <= now_s and template.next_update < end)
+                    or (template.refresh_at <= now_s + early and template.next_update < end)
                     or template.this_update > now_s
                     or (status == 1 and not same_revocation(&found, revoked_at, reason))
                 ):
@@ -129,7 +129,7 @@ cdef void replace_older(const SegmentView **views, int64_t **counts, int own, in
     cdef bint known = False
     cdef int other
     while offset < view.header.records_size:
-        if PAGE - offset % PAGE < RECORD_HEAD or view.records[offset] == 0:
+        if offset % PAGE + RECORD_HEAD > PAGE or view.records[offset] == 0:
             offset += PAGE - offset % PAGE
             continue
         size = read_record(view, offset, &found)

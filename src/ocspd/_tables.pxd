@@ -10,6 +10,9 @@ cdef enum:
     E_TEMPLATES = -4
     E_ISSUERS = -5
 
+cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil
+
+
 cdef class Tables:
     cdef IssuerKey *issuers
     cdef uint32_t issuer_count

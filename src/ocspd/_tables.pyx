@@ -10,7 +10,17 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from libc.string cimport memcmp, memcpy, memset
 
 from ocspd._der cimport CertID, ResponseView, SingleView, Span, read_tlv
-from ocspd._index cimport ETAG_OCTETS, MAX_ISSUERS, MAX_TEMPLATES, Hole, IssuerKey, Template
+from ocspd._index cimport (
+    ETAG_OCTETS,
+    MAX_DER,
+    MAX_HASH,
+    MAX_ISSUERS,
+    MAX_SERIAL,
+    MAX_TEMPLATES,
+    Hole,
+    IssuerKey,
+    Template,
+)
 from ocspd._text cimport format_time
 
 cdef int64_t FIRST_TIME = -62167219200  # year 0, where HTTP dates begin
@@ -51,6 +61,18 @@ cdef bint ecdsa_parts(Span signature, Span *r, Span *s) noexcept nogil:
         else:
             s[0] = number
     return body.n == 0
+
+
+cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil:
+    """Why an answer cannot stand in a segment (SegmentWriter has the words), or 0."""
+    cdef const CertID *cert_id = &single.cert_id
+    if cert_id.serial.n > MAX_SERIAL or cert_id.serial.p[0] & 0x80:
+        return 101
+    if cert_id.key_hash.n > MAX_HASH or cert_id.name_hash.n > MAX_HASH or cert_id.key_hash.n < 4:
+        return 102
+    if view.signature.n < ETAG_OCTETS or size > MAX_DER:
+        return 103
+    return 0
 
 
 cdef class Tables:
@@ -221,7 +243,7 @@ cdef class Tables:
         """Number of an answer's template, and in parts (MAX_HOLES) what its record holds behind the serial."""
         cdef Template form
         cdef Span r, s
-        cdef uint16_t source
+        cdef const uint8_t *tag = view.signature.p + (view.signature.n - ETAG_OCTETS)  # `unusable` has looked
         cdef int64_t number
         cdef int i
         cdef const CertID *cert_id = &single.cert_id
@@ -238,7 +260,7 @@ cdef class Tables:
         form.refresh_at = max(FIRST_TIME, min(refresh_at, form.next_update)) if refresh_known else form.next_update
         form.status = <uint8_t> single.status
         form.serial_size = <uint8_t> cert_id.serial.n
-        form.etag_offset = <uint32_t> (view.signature.p + view.signature.n - ETAG_OCTETS - der)
+        form.etag_offset = <uint32_t> (tag - der)
         format_time(form.this_update, form.last_modified)
         if single.has_next_update:
             format_time(form.next_update, form.expires)
@@ -261,11 +283,9 @@ cdef class Tables:
             form.holes[0].target = <uint32_t> (cert_id.serial.p - der)
             form.holes[0].source = 0
             form.holes[0].size = <uint16_t> cert_id.serial.n
-            source = <uint16_t> cert_id.serial.n
             for i in range(count[0]):
                 form.holes[i + 1].target = <uint32_t> (parts[i].p - der)
-                form.holes[i + 1].source = source
+                form.holes[i + 1].source = <uint16_t> (cert_id.serial.n + form.data_size)
                 form.holes[i + 1].size = <uint16_t> parts[i].n
-                source = <uint16_t> (source + parts[i].n)
-            form.data_size = <uint16_t> (source - cert_id.serial.n)
+                form.data_size = <uint16_t> (form.data_size + parts[i].n)
         return self.intern(&form, der)

@@ -39,7 +39,7 @@ cdef Py_ssize_t decode_base64(const uint8_t *text, Py_ssize_t size, uint8_t *out
         out[written + 2] = <uint8_t> (c << 6 | d)
         written += 3
         i += 4
-    if size - i >= 2:
+    if i + 2 <= size:
         a = SEXTET[text[i]]
         b = SEXTET[text[i + 1]]
         c = SEXTET[text[i + 2]] if size - i == 3 else 0
@@ -158,6 +158,6 @@ cdef int format_time(int64_t seconds, char *out) noexcept nogil:
 def http_date(seconds not None):
     """Write an HTTP date (RFC 9110 §5.6.7) for seconds since the epoch; ValueError outside years 0-9999."""
     cdef char text[29]
-    if format_time(seconds, text):
+    if not -(1 << 62) < seconds < 1 << 62 or format_time(seconds, text):
         raise ValueError(f"{seconds} has no HTTP date")
     return text[:29].decode("ascii")

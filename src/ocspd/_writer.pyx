@@ -25,7 +25,6 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport pread, pwrite
 
 from ocspd._der cimport (
-    CertID,
     ResponseView,
     SingleView,
     Span,
@@ -36,9 +35,6 @@ from ocspd._der cimport (
 )
 from ocspd._text cimport decode_base64, format_time
 from ocspd._index cimport (
-    ETAG_OCTETS,
-    MAX_DER,
-    MAX_HASH,
     MAX_HOLES,
     MAX_ISSUERS,
     MAX_SERIAL,
@@ -64,8 +60,8 @@ from ocspd._index cimport (
     slot_page,
 )
 from ocspd._keys cimport KEY_PARTS, Keys, Pair
-from ocspd._output cimport E_IO, E_STOPPED, write_until
-from ocspd._tables cimport E_ISSUERS, E_TEMPLATES, Tables
+from ocspd._output cimport E_IO, E_STOPPED, damaged, write_until
+from ocspd._tables cimport E_ISSUERS, E_TEMPLATES, Tables, unusable
 
 from ocspd.errors import DERError, IndexFileError
 from ocspd.files import fsync_directory
@@ -77,18 +73,6 @@ cdef enum:
     E_SIZE = -6
 
 cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
-
-
-cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil:
-    """Why an answer cannot stand in a segment (`_words` has the words), or 0."""
-    cdef const CertID *cert_id = &single.cert_id
-    if cert_id.serial.n > MAX_SERIAL or cert_id.serial.p[0] & 0x80:
-        return 101
-    if cert_id.key_hash.n > MAX_HASH or cert_id.name_hash.n > MAX_HASH or cert_id.key_hash.n < 4:
-        return 102
-    if view.signature.n < ETAG_OCTETS or size > MAX_DER:
-        return 103
-    return 0
 
 
 cdef class SegmentWriter:
@@ -209,7 +193,7 @@ cdef class SegmentWriter:
                 code = self._flush()
                 if code:
                     return code
-            part = min(size, BUFFER - self._buffered)
+            part = size if self._buffered + size <= BUFFER else BUFFER - self._buffered
             if data != NULL:
                 memcpy(self._buffer + self._buffered, data, part)
                 data += part
@@ -370,7 +354,7 @@ cdef class SegmentWriter:
             raise MemoryError
         with nogil:
             while offset < end:
-                if PAGE - offset % PAGE < RECORD_HEAD or view.records[offset] == 0:
+                if offset % PAGE + RECORD_HEAD > PAGE or view.records[offset] == 0:
                     offset += PAGE - offset % PAGE
                     continue
                 size = read_record(view, offset, &found)
@@ -453,10 +437,17 @@ cdef class SegmentWriter:
         cdef Span left, right
         cdef Py_ssize_t got_a = pread(self._file, a, sizeof(a), <Py_ssize_t> (PAGE + old))
         cdef Py_ssize_t got_b = pread(self._file, b, sizeof(b), <Py_ssize_t> (PAGE + new))
+        cdef uint32_t form_a, form_b
         if got_a < RECORD_HEAD or got_b < RECORD_HEAD:
-            return E_IO
-        one = &self._tables.templates[a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)]
-        two = &self._tables.templates[b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)]
+            return damaged()
+        form_a = a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)
+        form_b = b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)
+        if form_a >= self._tables.template_count or form_b >= self._tables.template_count:
+            return damaged()
+        one = &self._tables.templates[form_a]
+        two = &self._tables.templates[form_b]
+        if got_a < RECORD_HEAD + one.serial_size or got_b < RECORD_HEAD + two.serial_size:
+            return damaged()
         left.p = a + RECORD_HEAD
         left.n = one.serial_size
         right.p = b + RECORD_HEAD
@@ -489,6 +480,8 @@ cdef class SegmentWriter:
                     counts[page] += 1
                     code = counts[page] > SLOTS_PER_PAGE
                     pair = self._keys.next()
+                if self._keys.torn and code == 0:
+                    code = damaged()
                 part += 1
         free(counts)
         return code
@@ -513,6 +506,8 @@ cdef class SegmentWriter:
                 if code:
                     return code
                 pair = self._keys.next()
+            if self._keys.torn:
+                return damaged()
             if releasing:
                 self._keys.release(part)
             if last > first:

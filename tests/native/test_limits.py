@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ocspd._index import Index, Segment
+from ocspd._responder import Responder
 from tests.native.pair import Service
 from tests.native.transports import MemoryTransport, settle
-from tests.native.world import GOOD, NOW_S, REVOKED, authorities, stored
+from tests.native.world import ABSENT, GOOD, NOW_S, REVOKED, authorities, open_index, segment_path, stored
 from tests.web.raw_http import get, post
 
 if TYPE_CHECKING:
@@ -339,18 +341,68 @@ async def test_time_outs_do_not_need_the_wall_clock_and_move_the_date() -> None:
 
 
 def misuse() -> list[Callable[[], object]]:
-    from ocspd import _fastpath, _index, _responder, _writer
+    from ocspd import _fastpath, _index, _presign, _responder, _text, _writer
 
+    bare = _fastpath.OCSPConnection.__new__(_fastpath.OCSPConnection)
+    pool = _fastpath.Connections.__new__(_fastpath.Connections)
+    presigner = _presign.Presigner(lambda data: data, prefix=None, frame=None, tail=b"")  # type: ignore[arg-type]
+    responder = Service().responder
     return [
         _fastpath.OCSPConnection,
-        lambda: _fastpath.Connections.__new__(_fastpath.Connections).protocol(),
+        pool.protocol,
+        lambda: pool.tick(0),
+        lambda: bare.connection_made(None),  # type: ignore[arg-type]
+        lambda: bare.connection_lost(None),
+        lambda: bare.data_received(b"x"),
+        bare.pause_writing,
+        bare.resume_writing,
         lambda: _responder.Responder(None),  # type: ignore[arg-type]
+        lambda: _responder.Responder(_index.Index([]), max_age_cap_s=-1),
+        lambda: responder.count("slow_method", -1),
         lambda: _index.Index([_index.Segment.__new__(_index.Segment)]),
+        lambda: _index.Index([None]),  # type: ignore[list-item]
         lambda: _writer.SegmentWriter.__new__(_writer.SegmentWriter).add(b""),
+        lambda: presigner.sign(1 << (8 << 20), b"", ["sha1"]),
+        lambda: presigner.sign(1, bytes(1 << 20), ["sha1"]),
+        lambda: _text.http_date(1 << 70),
+        lambda: _text.http_date(-1 << 63),
+        *(
+            lambda name=name, value=value: _fastpath.Connections(  # type: ignore[misc]
+                responder, slow_factory=None, **{name: value}
+            )
+            for name in ("header_timeout_s", "idle_timeout_s", "write_timeout_s", "max_connections")
+            for value in (0, -1)
+        ),
     ]
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_objects_that_were_not_made_properly_refuse_to_work(number: int) -> None:
+@pytest.mark.parametrize("number", range(26))
+async def test_objects_that_were_not_made_properly_refuse_to_work(number: int) -> None:
+    assert len(misuse()) == 26
     with pytest.raises((TypeError, ValueError)):
         misuse()[number]()
+
+
+async def test_an_index_that_was_refused_has_nothing_to_read() -> None:
+    refused = Index.__new__(Index)
+    with pytest.raises(TypeError):
+        refused.__init__([Segment(segment_path()), None])  # type: ignore[misc, list-item]
+    responder = Responder(refused)
+    responder.set_time(NOW_S)
+    assert responder.answer(DER).outcome == "good"
+    assert responder.answer(CA.request(ABSENT)).outcome == "unknown_serial"
+
+
+async def test_a_generation_may_be_replaced_while_its_answers_are_written() -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(GET)
+    write = client.write
+
+    def replace_and_write(data: bytes) -> None:
+        service.responder.index = open_index()  # nothing else holds the old one, which is unmapped
+        write(data)
+
+    client.write = replace_and_write  # type: ignore[method-assign]
+    client.receive(GET * 200)
+    assert client.written.count(ANSWER) == 201
