@@ -367,8 +367,8 @@ def misuse() -> list[Callable[[], object]]:
         lambda: _text.http_date(1 << 70),
         lambda: _text.http_date(-1 << 63),
         *(
-            lambda name=name, value=value: _fastpath.Connections(  # type: ignore[misc]
-                responder, slow_factory=None, **{name: value}
+            lambda name=name, value=value: _fastpath.Connections(
+                responder, slow_factory=asyncio.Protocol, **{name: value}
             )
             for name in ("header_timeout_s", "idle_timeout_s", "write_timeout_s", "max_connections")
             for value in (0, -1)
@@ -386,7 +386,7 @@ async def test_objects_that_were_not_made_properly_refuse_to_work(number: int) -
 async def test_an_index_that_was_refused_has_nothing_to_read() -> None:
     refused = Index.__new__(Index)
     with pytest.raises(TypeError):
-        refused.__init__([Segment(segment_path()), None])  # type: ignore[misc, list-item]
+        refused.__init__([Segment(segment_path()), None])  # type: ignore[list-item]
     responder = Responder(refused)
     responder.set_time(NOW_S)
     assert responder.answer(DER).outcome == "good"
