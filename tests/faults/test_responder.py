@@ -248,6 +248,28 @@ def has_failed(running: Running, times: int) -> bool:
     return running.metric("ocspd_index_load_failures_total") == times
 
 
+def examiner(running: Running) -> int | None:
+    for task in Path(f"/proc/{running.process.pid}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            if b"ocspd.cli.examiner" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    return None
+
+
+def test_S9_an_examiner_that_is_killed_is_replaced_and_the_next_generation_served(index: Path) -> None:
+    with started(index) as running:
+        first = examiner(running)
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        until(lambda: "the process that checks the index was killed by signal 9" in running.log)
+        generation = publish(index, [answer(1, revoked=True)], keep=True)
+        until(lambda: generations(running) == [generation] * 2)
+        assert examiner(running) not in {None, first}
+        assert running.admin("/readyz") == (200, "ok\n")
+        assert running.status(1) == "revoked"
+        assert "Traceback" not in running.log
+
+
 def put(path: Path, data: bytes) -> None:
     path.with_suffix(".new").write_bytes(data)
     path.with_suffix(".new").replace(path)

@@ -59,7 +59,7 @@ def publish(path: Path, answers: Iterable[bytes], *, keep: bool = False) -> int:
         return directory.publish(refs, seconds).generation
 
 
-def until(condition: Callable[[], Any], within_s: float = 10) -> float:
+def until(condition: Callable[[], Any], within_s: float = 30) -> float:
     """Wait for a condition; the seconds it took. Fails after within_s."""
     start = time.monotonic()
     while not condition():
@@ -149,7 +149,7 @@ def responder(
         running = Running(process, port, admin_port, log)
         try:
             if wait:
-                until(lambda: _ready(running), 20)
+                until(lambda: _ready(running), 60)
             yield running
         finally:
             process.kill()

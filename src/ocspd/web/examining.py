@@ -25,6 +25,10 @@ _ANSWER_S = 120
 """How long an answer may take, in seconds in which this process ran: a base has large tables."""
 
 
+_RESTART_S = (0.1, 5.0)
+"""Pauses before an examiner that died is started again: the first, and the longest after deaths in a row."""
+
+
 class ExaminerLackError(IndexFileError):
     """The index could not be looked at for want of something on this machine."""
 
@@ -48,6 +52,9 @@ class Examining:
     _hearing: asyncio.Task[None] | None = None
     _asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _ids: itertools.count[int] = field(default_factory=itertools.count)
+    _deaths: int = 0
+    _why: str = ""
+    _not_before: float = 0.0
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check(self, directory: IndexDirectory, manifest: Manifest) -> Examined:
@@ -77,6 +84,8 @@ class Examining:
         name = str(directory.path)
         async with self._starting:
             if self._channel is None:
+                if asyncio.get_running_loop().time() < self._not_before:
+                    raise ExaminerLackError(self._why)
                 await self._start(name)
         number = next(self._ids)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -125,6 +134,7 @@ class Examining:
         """Hand every answer to who waits for it; at the process's end say why it ended."""
         try:
             while (message := await channel.receive()) is not None:
+                self._deaths = 0
                 answer = self._asked.get(message["id"])
                 if answer is not None and not answer.done():
                     answer.set_result(message)
@@ -137,6 +147,10 @@ class Examining:
         if not lacks:
             ending += " (SIGBUS): a file of the index was truncated while it was mapped, or its disk failed"
         why = f"{name}: the process that checks the index was {ending}"
+        self._why = why
+        pause = min(_RESTART_S[0] * 2 ** min(self._deaths, 10), _RESTART_S[1])
+        self._not_before = asyncio.get_running_loop().time() + pause
+        self._deaths += 1
         logger.error("%s", why)
         for answer in self._asked.values():
             if not answer.done():
