@@ -85,6 +85,9 @@ class OCSPResponse:
     @property
     def certificates(self) -> list[bytes]:
         """DER of each embedded certificate."""
+    @property
+    def singles(self) -> list[tuple[str, bytes, bytes, int, int, int, int | None, int | None]]:
+        """Each SingleResponse: hash name, issuer name and key hash, serial, status and times, as above."""
 
 def parse_response(der: bytes) -> OCSPResponse:
     """Read a successful OCSPResponse with a basic response.

@@ -526,6 +526,7 @@ cdef class OCSPResponse:
     cdef readonly bytes signature_algorithm
     cdef readonly bytes responder_id
     cdef readonly list certificates
+    cdef readonly list singles
 
     def __init__(self):
         raise TypeError("use parse_response")
@@ -535,6 +536,7 @@ def parse_response(bytes der not None):
     """Read a successful OCSPResponse with a basic response; DERError otherwise."""
     cdef ResponseView view
     cdef Span certificates, content, start
+    cdef SingleView single
     cdef int tag
     cdef int code = read_response(<const uint8_t *> <const char *> der, len(der), &view)
     if code:
@@ -555,6 +557,19 @@ def parse_response(bytes der not None):
     response.signature = span_bytes(view.signature)
     response.signature_algorithm = span_bytes(view.signature_algorithm)
     response.responder_id = span_bytes(view.responder_id)
+    response.singles = []
+    start = view.singles
+    while start.n and read_single(&start, &single) == 0:  # `read_response` has read them once
+        response.singles.append((
+            hash_name(single.cert_id.hash_id),
+            span_bytes(single.cert_id.name_hash),
+            span_bytes(single.cert_id.key_hash),
+            int.from_bytes(span_bytes(single.cert_id.serial), "big", signed=True),
+            single.status,
+            single.this_update,
+            single.next_update if single.has_next_update else None,
+            single.revoked_at if single.status == 1 else None,
+        ))
     response.certificates = []
     certificates = view.certificates
     while certificates.n:

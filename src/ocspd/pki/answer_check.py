@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ocspd._der import parse_response
+from ocspd._index import NO_NEXT_UPDATE
 from ocspd.errors import OCSPDError
 from ocspd.pki.cert_reader import check_issued_by, read_certificate
-from ocspd.pki.certid import HASHES, issuer_hashes
+from ocspd.pki.certid import HASHES, issuer_hashes, key_identifier, parts_of
+from ocspd.pki.ocsp_der import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,44 +46,85 @@ class AnswerChecker:
         self._issuers = {
             (name, *issuer_hashes(issuer, name)): issuer for issuer in issuers for name in HASHES
         }
-        self._verifiers: dict[tuple[bytes, bytes], Verify] = {}
+        self._verifiers: dict[tuple[bytes, bytes, bytes], Verify] = {}
 
-    def check(self, der: bytes, prefix: tuple[str, bytes, bytes], serial: int) -> None:
+    def check(
+        self,
+        der: bytes,
+        prefix: tuple[str, bytes, bytes],
+        serial: int,
+        *,
+        stored: tuple[int, int, int] | None = None,
+    ) -> None:
         """Check an answer that an index gives for a CertID prefix and serial.
 
-        OCSPDError saying what is wrong: another CertID, outside its window, a signature that is neither
-        the issuer's nor that of a responder it appointed, or an issuer that was not given.
+        `stored` are status, thisUpdate and nextUpdate as the index has them, by which it is given out.
+        OCSPDError saying what is wrong: another CertID, outside its window, a status that cannot be, a
+        signature that is neither the issuer's nor that of a responder it appointed, or an issuer that was
+        not given.
         """
         issuer = self._issuers.get(prefix)
         if issuer is None:
             raise OCSPDError("its issuer is not among the CA certificates given")
         answer = parse_response(der)
-        if answer.count == 1 and (
-            answer.serial != serial
-            or (answer.hash_name, answer.issuer_name_hash, answer.issuer_key_hash) != prefix
-        ):
+        single = next((each for each in answer.singles if each[:4] == (*prefix, serial)), None)
+        if single is None:
             raise OCSPDError("it is about another certificate than the index says")
-        if answer.this_update > self._now_s:
+        status, this_update, next_update, revoked_at = single[4:]
+        if this_update > self._now_s:
             raise OCSPDError("its thisUpdate is in the future")
-        if answer.next_update is not None and answer.next_update <= self._now_s:
+        if next_update is not None and next_update <= self._now_s:
             raise OCSPDError("it has expired")
-        responder = answer.certificates[0] if answer.certificates else b""
-        verify = self._verifiers.get((prefix[2], responder))
+        if revoked_at is not None and revoked_at > self._now_s:
+            raise OCSPDError("its time of revocation is in the future")
+        if stored is not None and stored != (
+            status,
+            this_update,
+            NO_NEXT_UPDATE if next_update is None else next_update,
+        ):
+            raise OCSPDError("the index has another status or other times than the answer")
+        known = (prefix[2], answer.responder_id, b"".join(answer.certificates))
+        verify = self._verifiers.get(known)
         if verify is None:
-            verify = self._verifiers[prefix[2], responder] = _verifier(responder, issuer)
+            responder = _responder(answer.responder_id, answer.certificates, issuer)
+            verify = self._verifiers[known] = _verifier(responder, issuer, self._now_s)
         try:
             verify(answer.signature, answer.tbs, answer.signature_algorithm)
         except InvalidSignature:
             raise OCSPDError("its signature is not the responder's") from None
 
 
-def _verifier(responder: bytes, issuer: x509.Certificate) -> Verify:
+def _responder(responder_id: bytes, embedded: Sequence[bytes], issuer: x509.Certificate) -> bytes:
+    """Return the embedded certificate ResponderID names, b"" for the issuer itself; OCSPDError for none."""
+    for der in embedded:
+        try:
+            certificate = read_certificate(der)
+        except (UnsupportedAlgorithm, ValueError, TypeError):
+            continue
+        if _names(responder_id, certificate):
+            return der
+    if not _names(responder_id, issuer):
+        raise OCSPDError("its ResponderID names neither the issuer nor a certificate in it")
+    return b""
+
+
+def _names(responder_id: bytes, certificate: x509.Certificate) -> bool:
+    """Whether a ResponderID (RFC 6960 §4.2.1) is that of a certificate, byte by byte."""
+    if responder_id[:1] == b"\xa1":
+        return content(responder_id) == parts_of(certificate).subject
+    return content(content(responder_id)) == key_identifier(certificate)
+
+
+def _verifier(responder: bytes, issuer: x509.Certificate, now_s: int) -> Verify:
     """Return what checks signatures of the embedded responder, of the issuer where there is none."""
     certificate = issuer
     if responder:
         try:
             certificate = read_certificate(responder)
             if certificate != issuer:
+                begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+                if not begin.timestamp() <= now_s <= end.timestamp():
+                    raise OCSPDError("its responder certificate is not valid now")
                 check_issued_by(certificate, issuer)
                 usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
                 if ExtendedKeyUsageOID.OCSP_SIGNING not in usages:

@@ -192,7 +192,8 @@ def verify(
                 continue
             report.checked += 1
             try:
-                checker.check(answer.der, keys[number], serial)
+                times = answer.this_update, answer.next_update
+                checker.check(answer.der, keys[number], serial, stored=(answer.status, *times))
             except OCSPDError as err:
                 report.failures[str(err)] += 1
                 if len(report.examples) < _SHOWN:
