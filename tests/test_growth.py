@@ -162,6 +162,7 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "model.parse_serial": (repeated("9"), repeated("a:"), repeated("a", before="0x"), repeated(" ")),
     "model.parse_status": (repeated("a"),),
     "pki.auth.parse_auth_key": (repeated("aa"), repeated("a "), repeated("env:")),
+    "pki.cert_reader.read_certificate": (element(0x30, EXTENSION), nested(0x30)),
     "pki.certs.load_certificate": SOME_PEM,
     "pki.certs.load_certificates": SOME_PEM,
     "pki.config_json.read_config": (
@@ -237,6 +238,7 @@ ELSEWHERE = {
     "service.index_txt.parse_serial_line": "lines are bounded, see check_size",
     "certdb.rows.read_text": "a column as it is",
     "pki.public_keys.read_public_key": "a few elements of a request that is read already",
+    "strict_json.read": "JSON of our own, of at most 1 MiB",
     "service.offload.read_input": "applies another reader",
     "service.serial_buckets.split_key": "fixed size",
     "web.ocsp.decode_path": "bounded by the head of 8 KB",

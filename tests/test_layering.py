@@ -48,6 +48,7 @@ LAYERS = {
     "logs": 0,
     "metrics": 0,
     "model": 0,
+    "shown": 0,
     "strict_json": 0,
     "tasks": 0,
     "wire": 0,

@@ -11,6 +11,8 @@ import sys
 import warnings
 from typing import TextIO
 
+from ocspd.shown import masked
+
 FATAL = 60
 
 _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL, FATAL)
@@ -19,15 +21,18 @@ logger = logging.getLogger("ocspd")
 
 
 class _Formatter(logging.Formatter):
-    """One line a record: control characters are escaped, so input cannot forge lines."""
+    """One line a record: control characters are escaped, so input cannot forge lines, and no secret shows."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] %(message)s", "%Y/%m/%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (name of the base class)
         """Format one record, with line breaks and control characters escaped."""
-        record.message = "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode() for char in record.message
+        record.message = masked(
+            "".join(
+                char if char.isprintable() else char.encode("unicode_escape").decode()
+                for char in record.message
+            )
         )
         return super().formatMessage(record)
 

@@ -220,7 +220,8 @@ def test_copy_extensions_takes_the_others_with_their_criticality() -> None:
             {"Id": [1, 3, 6, 1, 5, 5, 7, 1, 24], "Value": base64.b64encode(b"0\x03\x02\x01\x05").decode()},
         ],
     }
-    made = sign({**LOCAL, "copy_extensions": True, "ocsp_no_check": True}, fields)
+    allowed = {"copy_extensions": True, "allowed_extensions": ["1.2.3.4"]}
+    made = sign({**LOCAL, **allowed, "ocsp_no_check": True}, fields)
     assert oids(made)[-4:] == [
         "1.3.6.1.4.1.44363.44",
         "1.2.3.4",
@@ -230,6 +231,66 @@ def test_copy_extensions_takes_the_others_with_their_criticality() -> None:
     copied = made.extensions.get_extension_for_oid(x509.ObjectIdentifier("1.2.3.4"))
     assert copied.critical
     assert oids(sign(LOCAL, fields))[-1] == "1.3.6.1.4.1.44363.44"
+
+
+HARMFUL = {
+    "policyMappings": "2.5.29.33",
+    "policyConstraints": "2.5.29.36",
+    "inhibitAnyPolicy": "2.5.29.54",
+    "freshestCRL": "2.5.29.46",
+    "subjectInfoAccess": "1.3.6.1.5.5.7.1.11",
+    "CT poison": "1.3.6.1.4.1.11129.2.4.3",
+    "CT list": "1.3.6.1.4.1.11129.2.4.2",
+    "Microsoft SID": "1.3.6.1.4.1.311.25.2",
+    "Microsoft application policies": "1.3.6.1.4.1.311.21.10",
+    "Microsoft template": "1.3.6.1.4.1.311.21.7",
+    "Netscape certificate type": "2.16.840.1.113730.1.1",
+    "qcStatements": "1.3.6.1.5.5.7.1.3",
+    "OCSP no check": "1.3.6.1.5.5.7.48.1.5",
+    "subjectDirectoryAttributes": "2.5.29.9",
+    "privateKeyUsagePeriod": "2.5.29.16",
+    "private": "1.2.3.4",
+}
+
+
+@pytest.mark.parametrize("critical", [True, False])
+@pytest.mark.parametrize("name", HARMFUL)
+def test_A7_copy_extensions_takes_nothing_that_was_not_listed(name: str, *, critical: bool) -> None:
+    oid = HARMFUL[name]
+    arcs = [int(arc) for arc in oid.split(".")]
+    fields = {"extensions": [{"Id": arcs, "Critical": critical, "Value": NULL}]}
+    values = (profile_values(oid, listed, fields) for listed in ([], [oid]))
+    assert list(values) == [[], [] if oid in issuer.NEVER_COPIED else [b"\x05\x00"]]
+
+
+def profile_values(oid: str, listed: list[str], fields: dict[str, Any]) -> list[bytes]:
+    profile = {**LOCAL, "copy_extensions": True, "allowed_extensions": listed}
+    return _values(sign(profile, fields), oid)
+
+
+@pytest.mark.parametrize("copying", [{}, {"copy_extensions": True, "allowed_extensions": ["1.2.3.4"]}])
+def test_A7_a_whitelist_lets_no_extension_of_a_request_through(copying: dict[str, Any]) -> None:
+    whitelist = {"Subject": True, "PublicKey": True, "PublicKeyAlgorithm": True, "DNSNames": True}
+    fields = {
+        "CN": "a",
+        "hosts": ["a.example"],
+        "delegation_enabled": True,
+        "extensions": [
+            {"Id": [int(arc) for arc in oid.split(".")], "Critical": True, "Value": NULL}
+            for oid in (*HARMFUL.values(), "1.3.6.1.5.5.7.1.24")
+        ],
+    }
+    bare = {"CN": "a", "hosts": ["a.example"]}
+    assert oids(sign({**LOCAL, **copying, "CSRWhitelist": whitelist}, fields)) == oids(sign(LOCAL, bare))
+
+
+def test_what_nobody_could_read_is_not_signed(caplog: pytest.LogCaptureFixture) -> None:
+    long_oid = "1.2." + ".".join(["123456789"] * 17)  # 69 bytes
+    extension = Extension(long_oid, critical=False, value=b"\x05\x00")
+    caplog.set_level(logging.INFO)
+    refused(1300, {**LOCAL, "allowed_extensions": [long_oid]}, extensions=(extension,))
+    refused(1300, LOCAL, label="a\0b")
+    assert caplog.text.count("signed certificate") == 2  # the two CAs that were asked
 
 
 def test_request_extensions_must_be_allowed_and_may_replace_a_standard_one() -> None:
@@ -258,9 +319,11 @@ def test_the_issuer_name_is_copied_octet_by_octet() -> None:
     made.verify_directly_issued_by(certificate)
 
 
-def test_a_certificate_named_like_its_issuer_has_no_authority_key_identifier() -> None:
-    assert "2.5.29.35" not in oids(sign(LOCAL, {"CN": "root"}))
-    assert "2.5.29.35" in oids(sign(LOCAL, {"CN": "Root"}))
+@pytest.mark.parametrize("name", ["root", "Root"])
+def test_a_certificate_names_its_issuers_key_also_when_it_has_the_issuers_name(name: str) -> None:
+    made = sign(LOCAL, {"CN": name})
+    assert certs.aki_hex(made) == certs.ski_hex(make_ca()[0]) != ""
+    assert certs.to_row(made, label="", issued_at=NOW).aki == certs.aki_hex(made)
 
 
 def test_a_key_of_another_certificate_is_2300() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import shutil
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -262,14 +263,37 @@ async def test_revocation_requests_are_checked_in_cfssls_order(
         assert await error_of(url, "revoke", body) == (400, 400, text)
 
 
-async def test_an_unmigrated_database_is_11000_after_signing(material: Path, tmp_path: Path) -> None:
+async def test_an_unmigrated_database_is_11000_and_nothing_is_signed(
+    material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     async with (
         await open_certdb(DBConfig("sqlite3", str(tmp_path / "empty.db")), SystemClock()) as db,
         serving(make_backend(material, db)) as url,
     ):
         body = {"certificate_request": (material / "leaf.csr").read_text()}
-        status, code, _ = await error_of(url, "sign", body)
+        status, code, text = await error_of(url, "sign", body)
     assert (status, code) == (400, 11000)
+    assert str(tmp_path) not in text
+    assert str(tmp_path) in caplog.text
+    assert "signed certificate" not in caplog.text
+
+
+async def test_a_chosen_serial_that_is_taken_is_refused_before_signing(
+    material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = json.loads((material / "config.json").read_text())
+    config["signing"]["profiles"]["client"]["ClientProvidesSerialNumbers"] = True
+    directory = tmp_path / "own"
+    shutil.copytree(material, directory)
+    (directory / "config.json").write_text(json.dumps(config))
+    async with with_database(directory, tmp_path) as (url, _):
+        csr = (material / "leaf.csr").read_text()
+        body = {"certificate_request": csr, "profile": "client", "serial": 4711}
+        assert (await post(url, "sign", body))[0] == 200
+        assert await error_of(url, "sign", body) == (400, 1300, "serial 4711 is taken by another certificate")
+    assert caplog.text.count("signed certificate") == 1
 
 
 @pytest.mark.parametrize("name", ["SHA1", "SHA256", "SHA384", "SHA512"])

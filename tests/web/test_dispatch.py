@@ -289,6 +289,36 @@ async def test_mutual_tls_cn_is_searched_in_the_common_name(
     assert (body == "Invalid CN\n") == (status == 403)
 
 
+@pytest.mark.parametrize(
+    ("expression", "name", "admitted"),
+    [
+        ("^admin$", "admin", True),
+        ("^admin$", "admin\n", False),
+        ("^admin$", "admin\r\n", False),
+        ("^admin$", "x\nadmin", False),
+        ("^admin$", "\u0430dmin", False),
+        ("^admin$", "admin\0", False),
+        ("(?i)^admin$", "\uff21dmin", False),
+        (r"\Aadmin\z", "admin", True),
+        (r"\Aadmin\z", "admin\n", False),
+        (r"^node-\d+$", "node-17", True),
+        (r"^node-\d+$", "node-\u0661\u0667", False),
+        (r"^\w+$", "\u0430", False),
+        (r"^a\sb$", "a\u00a0b", False),
+        (r"^a.b$", "a\nb", False),
+        (r"^\pL+$", "\u0430", True),
+        ("^(a+)+$", "a" * 5000 + "b", False),
+        ("^x$", "\udc80", False),
+    ],
+)
+def test_A6_the_expression_of_mutual_tls_cn_is_read_as_in_cfssl(
+    expression: str, name: str, *, admitted: bool
+) -> None:
+    pattern = ServerTLS(client_cn=expression).pattern()
+    assert pattern is not None
+    assert pattern.is_in(name) == admitted
+
+
 def test_the_last_common_name_counts_and_none_is_no_certificate() -> None:
     subject = ((("commonName", "a"),), (("organizationName", "o"),), (("commonName", "b"),))
     assert common_name({"subject": subject}) == "b"

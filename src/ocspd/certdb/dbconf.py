@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ocspd import wire
 from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.shown import shown
 
 DRIVERS = ("postgres", "sqlite3")
 
@@ -41,5 +42,5 @@ def parse_db_config(data: bytes) -> DBConfig:
             Code.POLICY_INVALID, 'Invalid database configuration: "driver" and "data_source" must both be set'
         )
     if driver not in DRIVERS:
-        raise ConfigError(f"sql: unknown driver {driver!r}: use one of {', '.join(DRIVERS)}")
+        raise ConfigError(f"sql: unknown driver {shown(driver)!r}: use one of {', '.join(DRIVERS)}")
     return DBConfig(driver, source)

@@ -169,10 +169,10 @@ def parse_data_source(text: str) -> DataSource:
     options = {key: os.environ[name] for key, name in _ENVIRONMENT.items() if os.environ.get(name)}
     options.update(given)
     if options.get("sslmode") and options["sslmode"] not in _SSL_MODES:
-        raise _bad(f"unsupported sslmode {options['sslmode']!r}; use one of {', '.join(_SSL_MODES)}")
+        raise _bad(f"unsupported sslmode; use one of {', '.join(_SSL_MODES)}")
     target = options.get("target_session_attrs")
     if target and target not in _TARGETS:
-        raise _bad(f"unsupported target_session_attrs {target!r}; use one of {', '.join(_TARGETS)}")
+        raise _bad(f"unsupported target_session_attrs; use one of {', '.join(_TARGETS)}")
     hosts = options.get("host", "localhost").split(",")
     ports = [_number("port", port or "5432") for port in options.get("port", "5432").split(",")]
     if len(ports) == 1:
@@ -196,7 +196,9 @@ def _bad(message: str) -> CodedError:
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise _bad(f"{name} {text[:20]!r} is not a number")
+        raise _bad(  # what stands there may be the end of a password
+            f"{name} is not a number; in a URL, write / ? # @ and : of a password as %2F %3F %23 %40 and %3A"
+        )
     return int(text)
 
 
@@ -240,6 +242,8 @@ def _unescaped(field: str) -> str:
 def _parse_url(text: str) -> dict[str, str]:
     rest, _, query = text.split("://", 1)[1].partition("?")
     authority, _, database = rest.partition("/")
+    if "@" not in authority and "@" in f"{database}{query}":
+        raise _bad("the password has a / or ?: write %2F or %3F in a URL")
     login, _, places = authority.rpartition("@")
     options: dict[str, str] = {}
     user, colon, password = login.partition(":")

@@ -15,6 +15,7 @@ from ocspd.logs import logger
 from ocspd.model import serial_to_text
 from ocspd.pki.certs import aki_hex, load_certificate
 from ocspd.service.revoking import revoke
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,7 +78,7 @@ async def _status(db: CertDB, _flags: Flags) -> None:
 
 async def _revoke(flags: Flags, arguments: list[str]) -> None:
     if arguments:
-        raise UsageError(f"revoke takes no arguments, only flags; what is {arguments[0]!r}?")
+        raise UsageError(f"revoke takes no arguments, only flags; what is {shown(arguments[0])!r}?")
     serial, aki = flags.string("serial"), flags.string("aki")
     if flags.string("cert"):
         if serial or aki:

@@ -23,6 +23,7 @@ from ocspd.cli.demo_story import Story, say
 from ocspd.cli.flags import boolean, string
 from ocspd.cli.verb import Verb
 from ocspd.errors import OCSPDError, UsageError
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def _own_directory(path: Path) -> Iterator[Path]:
 
 def _demo(flags: Flags, arguments: list[str]) -> int:
     if arguments:
-        raise UsageError(f"demo takes no argument, but was given {arguments[0]!r}")
+        raise UsageError(f"demo takes no argument, but was given {shown(arguments[0])!r}")
     directory = Path(flags.string("directory")).absolute()
     started = time.monotonic()
     with _terminating(), _own_directory(directory), Processes(directory) as processes:

@@ -22,6 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ocspd.errors import UsageError
+from ocspd.shown import HIDDEN, is_secret, masked, shown
 from ocspd.wire import DurationError, format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -166,13 +167,13 @@ def parse(words: Sequence[str], declared: Iterable[Flag]) -> tuple[Flags, list[s
             continue
         body = word[2:] if word.startswith("--") else word[1:]
         if body[0] in "-=":
-            raise UsageError(f"bad flag syntax: {word}")
+            raise UsageError(f"bad flag syntax: {shown(word)}")
         name, equals, text = body.partition("=")
         flag = flags.get(name)
         if flag is None:
             if name in {"h", "help"}:
                 raise HelpRequested
-            raise UsageError(f"flag provided but not defined: -{name}")
+            raise UsageError(f"flag provided but not defined: -{shown(name)}")
         if flag.kind is Kind.BOOLEAN:
             given[name] = _boolean(name, text) if equals else True
             continue
@@ -209,7 +210,7 @@ def _boolean(name: str, text: str) -> bool:
     try:
         return _BOOLEANS[text]
     except KeyError:
-        raise UsageError(f"invalid boolean value {quote(text)} for -{name}: parse error") from None
+        raise UsageError(f"invalid boolean value {quote(shown(text))} for -{name}: parse error") from None
 
 
 # Go's integer literals: an underscore only between digits or after the prefix; a leading 0 is octal.
@@ -243,7 +244,8 @@ def _integer(flag: Flag, text: str) -> int:
 
 
 def _invalid(name: str, text: str, reason: str) -> UsageError:
-    return UsageError(f"invalid value {quote(text)} for flag -{name}: {reason}")
+    value = HIDDEN if is_secret(text) else quote(masked(text))
+    return UsageError(f"invalid value {value} for flag -{name}: {reason}")
 
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r"} | {

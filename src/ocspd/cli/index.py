@@ -23,6 +23,7 @@ from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_serial
 from ocspd.pki.certs import load_certificates
 from ocspd.service import indexing
+from ocspd.shown import shown
 from ocspd.wire import dumps_indented
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _certificates(flags: Flags) -> list[Certificate]:
 
 async def _build(flags: Flags, arguments: list[str]) -> int:
     if arguments:
-        raise UsageError(f"index build takes no arguments, but got {arguments[0][:100]!r}")
+        raise UsageError(f"index build takes no arguments, but got {shown(arguments[0])!r}")
     if not flags.string("o"):
         raise ConfigError("need index directory (provide with -o)")
     if flags.string("report"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from ocspd import wire
 from ocspd.errors import ConfigError, OCSPDError
+from ocspd.shown import HIDDEN, is_secret, shown
 
 if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
@@ -43,21 +44,21 @@ def _read(file: BinaryIO, name: str) -> bytes:
 
 
 def _explain(path: str, err: OSError | ValueError) -> str:
-    shown = path if path.isprintable() else repr(path)
+    name = shown(path, 4096)
     match err:
         case FileNotFoundError():
             where = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
-            return f"open {shown}: no such file or directory{where}"
+            return f"open {name}: no such file or directory{where}"
         case IsADirectoryError():
-            return f"read {shown}: is a directory; name a file in it"
+            return f"read {name}: is a directory; name a file in it"
         case PermissionError():
-            return f"open {shown}: permission denied for user id {os.geteuid()}; check owner and mode"
+            return f"open {name}: permission denied for user id {os.geteuid()}; check owner and mode"
         case OSError(errno=errno.EISDIR | errno.ENOTDIR | errno.ENAMETOOLONG | errno.ELOOP):
-            return f"open {shown}: {(err.strerror or '').lower()}"
+            return f"open {name}: {(err.strerror or '').lower()}"
         case OSError():
-            return f"read {shown}: {err.strerror or err}"
+            return f"read {name}: {err.strerror or err}"
         case _:
-            return f"open {shown}: not a file name: {err}"
+            return f"open {name}: not a file name: {err}"
 
 
 def read_input(name: str) -> bytes:
@@ -88,9 +89,12 @@ def read_key_material(spec: str) -> bytes:
     if prefix == "env":
         value = os.environb.get(os.fsencode(rest))
         if value is None:
-            raise ConfigError(f"{spec}: environment variable {rest} is not set")
+            raise ConfigError(f"env:{shown(rest)}: environment variable {shown(rest)} is not set")
         return value
-    raise ConfigError(f"{spec}: unknown prefix {prefix!r}; write file:{spec} if this is a path")
+    if is_secret(spec):
+        raise ConfigError(f"{HIDDEN}: give the name of a file, file:PATH or env:VARIABLE, not the key itself")
+    name = shown(spec)
+    raise ConfigError(f"{name}: unknown prefix {shown(prefix)!r}; write file:{name} if this is a path")
 
 
 def key_password() -> bytes | None:

@@ -18,6 +18,7 @@ from ocspd.logs import logger
 from ocspd.pki.certs import load_certificate
 from ocspd.pki.csr import CertificateRequest, parse_request
 from ocspd.pki.keys import load_private_key
+from ocspd.shown import shown
 from ocspd.wire import JSONError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def only_argument(arguments: list[str]) -> str:
 def no_more_arguments(arguments: list[str]) -> None:
     """Refuse positional arguments nobody would read."""
     if arguments:
-        raise OCSPDError(f"unexpected argument {arguments[0][:100]!r}: did a flag lose its dash?")
+        raise OCSPDError(f"unexpected argument {shown(arguments[0])!r}: did a flag lose its dash?")
 
 
 @contextmanager

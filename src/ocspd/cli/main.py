@@ -20,6 +20,7 @@ from ocspd import logs
 from ocspd.cli.flags import HelpRequested, parse
 from ocspd.cli.io import discard
 from ocspd.errors import OCSPDError, UsageError
+from ocspd.shown import masked, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -86,8 +87,8 @@ def _main(argv: list[str]) -> int:
     if name in _VERSION_WORDS:
         name = "version"
     if name.startswith("-"):
-        _complain(f"flag provided but not defined: -{name.lstrip('-').partition('=')[0]}")
-        _complain(f"flags follow the command: ocspd COMMAND {name[:200]} ...\n{_overview()}")
+        _complain(f"flag provided but not defined: -{shown(name.lstrip('-').partition('=')[0])}")
+        _complain(f"flags follow the command: ocspd COMMAND {shown(name)} ...\n{_overview()}")
         return 2
     try:
         verb = find_verb(name)
@@ -95,7 +96,7 @@ def _main(argv: list[str]) -> int:
         _complain(f"{name}: cannot be loaded: {err} (is ocspd built and installed? `make setup` does both)")
         return 1
     if verb is None:
-        _complain(f"Command {name[:200]} is not defined.\n{_overview()}")
+        _complain(f"Command {shown(name)} is not defined.\n{_overview()}")
         return 1
     return _parse_and_run(verb, words)
 
@@ -183,6 +184,7 @@ def _complain(text: str) -> None:
     if sys.stderr is None:
         return
     try:
+        text = masked(text)
         sys.stderr.write(text if text.endswith("\n") else text + "\n")
         sys.stderr.flush()
     except OSError:  # there is nobody left to tell; the exit code stays what it is

@@ -24,6 +24,7 @@ from ocspd.model import CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 from ocspd.service.index_pass import index_pass
 from ocspd.service.presigning import SkippedRow, dump_table, refresh_table
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
@@ -96,7 +97,7 @@ def _revoked_at(text: str, clock: Clock) -> datetime:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise ConfigError(
-            f"Malformed revocation time: {text[:64]!r}: use now or a date as YYYY-MM-DD"
+            f"Malformed revocation time: {shown(text)!r}: use now or a date as YYYY-MM-DD"
         ) from None
 
 
@@ -204,7 +205,7 @@ async def _ocspdump(flags: Flags, arguments: list[str]) -> int:
 def _no_arguments(verb: str, arguments: list[str]) -> None:
     if arguments:
         raise OCSPDError(
-            f"{verb} takes no arguments, but got {arguments[0][:100]!r}: did a flag lose its dash?"
+            f"{verb} takes no arguments, but got {shown(arguments[0])!r}: did a flag lose its dash?"
         )
 
 

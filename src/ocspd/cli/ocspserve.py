@@ -19,6 +19,7 @@ from ocspd.errors import ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
 from ocspd.service.responses import PublishedIndex, ResponsesFile
+from ocspd.shown import shown
 from ocspd.web import descriptors, listeners
 from ocspd.web.admin import Admin
 from ocspd.web.control import WorkerSettings
@@ -39,7 +40,7 @@ _MAX_WORKERS = 1024
 def _ocspserve(flags: Flags, arguments: list[str]) -> int:
     if arguments:
         raise OCSPDError(
-            f"ocspserve takes no arguments, but got {arguments[0][:100]!r}: did a flag lose its dash?"
+            f"ocspserve takes no arguments, but got {shown(arguments[0])!r}: did a flag lose its dash?"
         )
     return run_uvloop(_main(flags))
 

@@ -31,6 +31,7 @@ from ocspd.service.generations import Generations
 from ocspd.service.importing import EXPIRED, FileStatus, IssuerFiles, Sources
 from ocspd.service.priority import weigh_session_least
 from ocspd.service.refreshing import Refresher, RefreshSettings, RefreshSource
+from ocspd.shown import shown
 from ocspd.web.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 def _refresh(flags: Flags, arguments: list[str]) -> int:
     files = [*arguments, *filter(None, (flags.string("config"),))]
     if len(files) > 1:
-        raise OCSPDError(f"refresh takes one configuration file, but also got {files[1][:100]!r}")
+        raise OCSPDError(f"refresh takes one configuration file, but also got {shown(files[1])!r}")
     for name in _CONFIGURED if files else ():
         if flags.was_set(name):
-            raise ConfigError(f"-{name}: {files[0]} says this; set it there, or give flags only")
+            raise ConfigError(f"-{name}: {shown(files[0])} says this; set it there, or give flags only")
     config = load_signer_config(files[0]) if files else _from_flags(flags)
     return run_uvloop(_main(config, flags))
 

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ocspd.errors import Code, CodedError
+from ocspd.shown import shown
+
+MIN_BYTES = 8
+"""CFSSL takes any key; one shorter than this can be tried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +36,31 @@ class AuthKey:
 def parse_auth_key(spec: str) -> AuthKey:
     """Read a key; CodedError 5200 that never shows the key itself.
 
-    An empty key, which CFSSL takes (an unset variable gives one), is refused: anybody could use it.
+    An empty or short key, which CFSSL takes (an unset variable gives one), is refused: anybody could use it.
     """
     prefix, colon, rest = spec.partition(":")
     if not colon:
         text, where = spec, "the key"
     elif prefix == "env":
         if rest not in os.environ:
-            raise _invalid(f"environment variable {rest} is not set")
-        text, where = os.environ[rest], f"environment variable {rest}"
+            raise _invalid(f"environment variable {shown(rest)} is not set")
+        text, where = os.environ[rest], f"environment variable {shown(rest)}"
     elif prefix == "file":
         try:
-            text, where = Path(rest).read_text("ascii"), rest
+            text, where = Path(rest).read_text("ascii"), shown(rest)
         except (OSError, ValueError) as err:
             reason = err.strerror if isinstance(err, OSError) else "not a text file"
-            raise _invalid(f"{rest}: cannot be read: {reason}") from err
+            raise _invalid(f"{shown(rest)}: cannot be read: {reason}") from err
     else:
-        raise _invalid(f"unknown key prefix {prefix[:20]!r}: write hexadecimal, env:VARIABLE or file:PATH")
+        # what stands before the colon may be the key itself, so it is not shown
+        raise _invalid("unknown prefix before a colon: write hexadecimal, env:VARIABLE or file:PATH")
     try:
         key = bytes.fromhex(text.strip())
     except ValueError:
         raise _invalid(f"{where} is not hexadecimal") from None
-    if not key:
-        raise _invalid(f"{where} is empty")
+    if len(key) < MIN_BYTES:
+        short = f"has {len(key)} bytes" if key else "is empty"
+        raise _invalid(f"{where} {short}: use at least {MIN_BYTES}, 16 or more are better")
     return AuthKey(key)
 
 

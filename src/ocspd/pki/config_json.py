@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-import re2  # type: ignore[import-untyped]  # google-re2 has no type information
+from typing import TYPE_CHECKING
 
 from ocspd import wire
 from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.pki import names
 from ocspd.pki.auth import AuthKey, parse_auth_key
+from ocspd.pki.go_regexp import Pattern
 from ocspd.pki.profiles import AuthRemote, CAConstraint, CSRWhitelist, Profile, SigningConfig, default_profile
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +88,8 @@ def read_config(data: bytes) -> SigningConfig:
 def _auth_key(name: str, fields: wire.Fields) -> AuthKey:
     kind = fields.string("type")
     if kind != "standard":
-        raise invalid(f"auth key {name}: type {kind[:40]!r} is not known: use standard")
+        # not shown: type and key may have been mixed up
+        raise invalid(f"auth key {name}: its type is not known: use standard")
     try:
         return parse_auth_key(fields.string("key"))
     except CodedError as err:
@@ -145,7 +146,7 @@ class _ProfileReader:
         if not name:
             return None
         if name not in self._keys:
-            raise _wrong(f"{what} {name!r} is not in the auth_keys section")
+            raise _wrong(f"{what} {shown(name)!r} is not in the auth_keys section")
         return self._keys[name]
 
     def _remote(self, fields: wire.Fields) -> Profile:
@@ -163,7 +164,7 @@ class _ProfileReader:
         if name or auth_name:
             server = self._remotes.get(name or auth_name, "")
             if not server:
-                raise _wrong(f"remote {name or auth_name!r} is not in the remotes section")
+                raise _wrong(f"remote {shown(name or auth_name)!r} is not in the remotes section")
         key = self._key(auth_key, "auth_remote's auth_key")
         auth_remote = None if key is None else AuthRemote(remote=auth_name, key=key)
         return Profile(remote=name, remote_server=server, auth_remote=auth_remote)
@@ -305,11 +306,8 @@ def _check_oid(where: str, oid: str) -> None:
 
 def _name_whitelist(pattern: str) -> str:
     if pattern:
-        options: Any = re2.Options()
-        options.log_errors = False
         try:
-            re2.compile(pattern, options)
-        except re2.error as err:
-            reason = err.args[0].decode("utf-8", "replace") if err.args else ""
-            raise _wrong(f"name_whitelist: not an RE2 expression: {reason}") from None
+            Pattern(pattern)
+        except ConfigError as err:
+            raise _wrong(f"name_whitelist: {err}") from None
     return pattern

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 _MINUTE = timedelta(minutes=1)
 
+_TLS_FEATURE = "1.3.6.1.5.5.7.1.24"  # RFC 7633: binds only the subject itself
+_ALWAYS_COPIED = frozenset({extensions.DELEGATION_USAGE})
+_COPIED = frozenset({_TLS_FEATURE})
+"""What copy_extensions takes from a request; a profile's allowed_extensions add to it."""
+
 NEVER_COPIED = frozenset(
     {
         extensions.KEY_USAGE,
@@ -44,9 +49,16 @@ NEVER_COPIED = frozenset(
         extensions.CRL_DISTRIBUTION_POINTS,
         extensions.AUTHORITY_INFO_ACCESS,
         extensions.CERTIFICATE_POLICIES,
+        "2.5.29.33",  # policyMappings
+        "2.5.29.36",  # policyConstraints
+        "2.5.29.54",  # inhibitAnyPolicy
+        "2.5.29.46",  # freshestCRL
+        "1.3.6.1.5.5.7.1.11",  # subjectInfoAccess
+        "1.3.6.1.4.1.11129.2.4.3",  # the poison of a precertificate (RFC 6962 §3.1)
     }
 )
-"""What copy_extensions leaves out: a request does not choose its own usages, names or policies."""
+"""What copy_extensions leaves out even when allowed_extensions has it, which is about requests of trusted
+clients: a CSR does not choose its own usages, names or policies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +113,8 @@ class Issuer:
         alternative = csr.alternative_names if request.hosts is None else sans.classify(request.hosts)
         subject = csr.subject if request.subject is None else request.subject.over(csr.subject)
         _check_names(profile, subject, alternative)
+        if "\0" in request.label:
+            raise CodedError(Code.CERT_BAD_REQUEST, "the label has a NUL, which databases do not store")
         serial = _serial(profile, request)
         usages = profile.parsed_usages()
         if not usages:
@@ -194,6 +208,7 @@ def _whitelisted(csr: ReceivedCSR, allowed: CSRWhitelist | None) -> ReceivedCSR:
     return replace(
         csr,
         subject=csr.subject if allowed.subject else Name(),
+        extensions=(),  # CFSSL begins with an empty template here, to which it copies the parts below
         alternative_names=sans.AlternativeNames(
             dns=names.dns if allowed.dns_names else (),
             emails=names.emails if allowed.email_addresses else (),
@@ -225,12 +240,14 @@ def _serial(profile: Profile, request: SignRequest) -> int:
 
 def _extra_extensions(csr: ReceivedCSR, profile: Profile, request: SignRequest) -> tuple[Extension, ...]:
     extra = []
+    copied = _ALWAYS_COPIED
+    if profile.copy_extensions:
+        copied |= (_COPIED | profile.allowed_extensions) - NEVER_COPIED
     for extension in csr.extensions:
-        copied = profile.copy_extensions and extension.oid not in NEVER_COPIED
-        if copied or extension.oid == extensions.DELEGATION_USAGE:
+        if extension.oid in copied:
             extra.append(extension)
-        elif profile.copy_extensions and extension.oid != extensions.SUBJECT_ALT_NAME:
-            logger.debug("extension %s of the CSR is not copied: policy decides it", extension.oid)
+        elif profile.copy_extensions and extension.oid not in NEVER_COPIED:
+            logger.info("extension %s of the CSR is not copied: allowed_extensions lacks it", extension.oid)
     for extension in request.extensions:
         if extension.oid not in profile.allowed_extensions:
             raise CodedError(

@@ -155,7 +155,7 @@ _SHORT = {
     "0.9.2342.19200300.100.1.25": "DC",
     "0.9.2342.19200300.100.1.1": "UID",
 }
-_ESCAPED = re.compile(r'[,+"\\<>;]|^[# ]| $')
+_ESCAPED = re.compile(r'[,+"\\<>;]|^[# ]| \Z')
 
 
 def to_text(data: bytes) -> str:

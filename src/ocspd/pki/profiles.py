@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-import re2  # type: ignore[import-untyped]  # google-re2 has no type information
-
 from ocspd import wire
 from ocspd.errors import Code, CodedError
+from ocspd.pki.go_regexp import compiled
 from ocspd.pki.usages import Usages, parse_usages
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Profile:
 
     def allows_name(self, text: str) -> bool:
         """Whether name_whitelist is absent or found anywhere in the text."""
-        return not self.name_whitelist or re2.search(self.name_whitelist, text) is not None
+        return not self.name_whitelist or compiled(self.name_whitelist).is_in(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

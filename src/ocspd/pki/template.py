@@ -17,7 +17,7 @@ from ocspd.pki import extensions, keys
 from ocspd.pki import ocsp_der as der
 from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
-from ocspd.pki.certs import subject_key_id
+from ocspd.pki.certs import subject_key_id, to_row
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.sans import AlternativeNames
 
@@ -55,17 +55,20 @@ class Template:
         """Sign with the issuer's key; without an issuer the certificate is its own.
 
         The issuer's name is copied octet by octet. There is an authority key identifier when the issuer
-        has a subject key identifier and another name. CodedError 1300 for what cannot be encoded.
+        has a subject key identifier, also when it has the subject's name: without one the database could
+        not tell whose certificate it is. CodedError 1300 for what cannot be encoded or read again; then
+        nothing was signed.
         """
         try:
             subject = self.subject.encode()
             issuer_name, authority = subject, None
             if issuer is not None:
                 issuer_name = parts_of(issuer).subject
-                authority = subject_key_id(issuer) if issuer_name != subject else None
+                authority = subject_key_id(issuer)
             body = self._body(subject, issuer_name, authority, keys.signature_algorithm(key))
         except DERError as err:
             raise CodedError(Code.CERT_BAD_REQUEST, str(err)) from err
+        _rehearse(body, keys.signature_algorithm(key))
         signature = der.tlv(der.BIT_STRING, b"\0", keys.sign(key, body))
         return read_certificate(der.sequence(body, keys.signature_algorithm(key), signature))
 
@@ -104,6 +107,22 @@ class Template:
             wanted.append(extensions.crl_distribution_points(self.crl_urls))
         replaced = {extension.oid for extension in self.extra}
         return [extension for extension in wanted if extension.oid not in replaced] + list(self.extra)
+
+
+def _rehearse(body: bytes, algorithm: bytes) -> None:
+    """Read a certificate as it will be answered and stored, with an empty signature.
+
+    A certificate that is signed and cannot be read would exist without anybody knowing it: it could not
+    be revoked. CodedError 1300 for one.
+    """
+    try:
+        draft = read_certificate(der.sequence(body, algorithm, der.tlv(der.BIT_STRING, b"\0\0")))
+        to_row(draft, label="", issued_at=draft.not_valid_before_utc)
+    except (ValueError, CodedError) as err:
+        reason = err.message if isinstance(err, CodedError) else " ".join(str(err).split())[:200]
+        raise CodedError(
+            Code.CERT_BAD_REQUEST, f"the certificate would not be readable, so it is not signed: {reason}"
+        ) from err
 
 
 def key_id(key_info: bytes) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ocspd.pki.certs import certificate_to_pem, to_row
+from ocspd.errors import Code, CodedError
+from ocspd.pki.certs import certificate_to_pem, ski_hex, to_row
 from ocspd.service.offload import offload
 
 if TYPE_CHECKING:
@@ -35,10 +36,23 @@ class Authority:
         """Sign and store a certificate.
 
         CodedError as of `Issuer.sign`; 11000 when it cannot be stored, and then the certificate is not
-        given out: a certificate the database does not know could never be revoked.
+        given out: a certificate the database does not know could never be revoked. So the database is
+        asked before anything is signed.
         """
+        if self._db is not None:
+            await self._check_storage(self._db, request)
         certificate = await offload(lambda: self.issuer.sign(request))
         row = to_row(certificate, label=request.label, issued_at=self._clock.now())
         if self._db is not None:
             await self._db.insert_certificate(row)
         return SignedCertificate(cert_pem=certificate_to_pem(certificate), serial=row.serial, aki=row.aki)
+
+    async def _check_storage(self, db: CertDB, request: SignRequest) -> None:
+        """Refuse what could not be stored: no such table, no connection, a chosen serial that is taken."""
+        profile = self.issuer.config.profile(request.profile)
+        chosen = request.serial if profile.client_provides_serial else None
+        certificate = self.issuer.certificate
+        aki = "" if certificate is None else ski_hex(certificate)
+        serial = chosen if chosen is not None and 0 < chosen < 1 << 159 else 0
+        if await db.get_certificate(serial, aki) is not None:
+            raise CodedError(Code.CERT_BAD_REQUEST, f"serial {serial} is taken by another certificate")

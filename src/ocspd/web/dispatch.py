@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 from aiohttp import web
 
 from ocspd.web.envelope import (
+    DATABASE_FAILED,
     HTTPStatusError,
     Success,
     access_line,
@@ -33,8 +34,9 @@ from ocspd.web.envelope import (
 )
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Awaitable, Callable, Mapping
+
+    from ocspd.pki.go_regexp import Pattern
 
 logger = logging.getLogger("ocspd.web")
 
@@ -62,7 +64,7 @@ class Dispatcher:
         self,
         endpoints: Mapping[str, Endpoint],
         *,
-        client_cn: re.Pattern[str] | None = None,
+        client_cn: Pattern | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_requests: int = MAX_REQUESTS,
     ) -> None:
@@ -110,7 +112,7 @@ class Dispatcher:
     @staticmethod
     def _refuse(error: Exception) -> tuple[web.StreamResponse, int]:
         failure = failure_of(error)
-        if failure.status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        if failure.status is HTTPStatus.INTERNAL_SERVER_ERROR or failure.text == DATABASE_FAILED:
             logger.error("request failed: %s: %s", type(error).__name__, error)
         response = failure_response(error)
         if failure.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
@@ -142,9 +144,9 @@ class Dispatcher:
             return True
         peer = request.transport.get_extra_info("peercert") if request.transport else None
         name = common_name(peer)
-        if name is not None and self.client_cn.search(name):
+        if name is not None and self.client_cn.is_in(name):
             return True
-        logger.warning("rejected client certificate: CN %r does not match %s", name, self.client_cn.pattern)
+        logger.warning("rejected client certificate: CN %r does not match %s", name, self.client_cn.text)
         return False
 
 

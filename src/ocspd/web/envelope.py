@@ -10,7 +10,8 @@ clients see exactly that. Every body ends in a newline. Errors map in `failure_o
     CodedError                               400             code = CFSSL's number
     anything else                            500             code 0
 
-An error raised on purpose tells its text; an unexpected one tells nothing of the inside.
+An error raised on purpose tells its text; an unexpected one tells nothing of the inside, and neither does
+one about the server's own files and database, whose names are none of a client's business.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ocspd import wire
-from ocspd.errors import CodedError, OCSPDError
+from ocspd.errors import Code, CodedError, ConfigError, IndexFileError, OCSPDError
+from ocspd.shown import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 JSON = {"Content-Type": "application/json"}
+DATABASE_FAILED = "the certificate database cannot be used now: the server's log says why"
+INTERNAL = "internal error, see the server's log"
 
 
 class HTTPStatusError(OCSPDError):
@@ -90,12 +94,16 @@ def failure_of(error: BaseException) -> Failure:
     match error:
         case HTTPStatusError():
             return Failure(error.status, error.status.value, error.message, error.status.value)
+        case CodedError(code=Code.STORE_FAILED | Code.STORE_INSERT_FAILED):
+            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), DATABASE_FAILED, int(error.code))
         case CodedError():
-            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), error.message, int(error.code))
+            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), masked(error.message), int(error.code))
+        case ConfigError() | IndexFileError():
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, INTERNAL, 0)
         case OCSPDError():
-            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, str(error), 0)
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, masked(str(error)), 0)
         case _:
-            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, "internal error, see the server's log", 0)
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, INTERNAL, 0)
 
 
 def success_body(result: Any, messages: Sequence[Message] = ()) -> bytes:

@@ -26,6 +26,7 @@ import aiohttp
 from ocspd import wire
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -144,7 +145,7 @@ def parse_address(text: str) -> str:
     if not host or not usable or parts.fragment or parts.username is not None or port == 0:
         raise CodedError(
             Code.POLICY_INVALID_REQUEST,
-            f"failed to connect to remote {text[:200]!r}: write host, host:port or http(s)://host:port",
+            f"failed to connect to remote {shown(text)!r}: write host, host:port or http(s)://host:port",
         )
     name = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{name}:{DEFAULT_PORT if port is None else port}"

@@ -7,12 +7,12 @@ are without effect for that reason are refused, since a server meant to be priva
 
 from __future__ import annotations
 
-import re
 import ssl
 import warnings
 from dataclasses import dataclass
 
 from ocspd.errors import ConfigError
+from ocspd.pki.go_regexp import Pattern
 
 _VERSIONS = {
     "1.0": ssl.TLSVersion.TLSv1,
@@ -46,16 +46,15 @@ class ServerTLS:
         if self.client_cn and not self.client_ca_file:
             raise ConfigError("-mutual-tls-cn needs -mutual-tls-ca: otherwise no client sends a certificate")
 
-    def pattern(self) -> re.Pattern[str] | None:
+    def pattern(self) -> Pattern | None:
         """Return the expression to search in the client's common name, None when there is none."""
         if not self.client_cn:
             return None
         try:
-            return re.compile(self.client_cn)
-        except re.error as err:
-            raise ConfigError(
-                f"-mutual-tls-cn {self.client_cn!r} is not a regular expression: {err}"
-            ) from err
+            return Pattern(self.client_cn)
+        except ConfigError as err:
+            shown = self.client_cn[:200]
+            raise ConfigError(f"-mutual-tls-cn {shown!r} is not a regular expression: {err}") from err
 
     def context(self) -> ssl.SSLContext | None:
         """Return the server context, None without TLS; ConfigError names the file that is unusable."""

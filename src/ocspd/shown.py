@@ -1,0 +1,47 @@
+"""What of a user's input is shown again, in messages, logs and answers: never a secret.
+
+Keys and passwords end up where a file name or a number belongs: `-ca-key "$(cat key.pem)"`, an auth key
+without its `env:`, a URL with a password. Two nets: `shown` for a text that stands in a message, and
+`masked` over every finished line, for what nobody thought of.
+"""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "(hidden: it looks like a key or a password)"
+
+_PEM = re.compile(r"-{3,5}BEGIN|PRIVATE KEY")
+_RUN = re.compile(r"[A-Za-z0-9+=]{20,4096}")
+_LETTER = re.compile(r"[A-Za-z]")
+_FEWEST_DIGITS = 3
+_MASKS = (
+    # a private key in PEM, its line breaks perhaps escaped, up to the end of what looks like it
+    re.compile(r"(-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----)[A-Za-z0-9+/=\s\\:,-]*()", re.ASCII),
+    re.compile(r"(://[^/\s:@]{0,200}:)[^/\s@]{1,500}(@)", re.ASCII),
+    re.compile(r"((?i:password|passwd)\s{0,5}=\s{0,5})(?:'[^']{0,500}'|[^\s'&]{1,500})()", re.ASCII),
+)
+"""What a group holds is kept, what is between the groups is not."""
+
+
+def is_secret(text: str) -> bool:
+    """Whether a text looks like key material: PEM, or a long run of letters with digits among them."""
+    return _PEM.search(text) is not None or any(
+        _LETTER.search(run) and sum(map(str.isdigit, run)) >= _FEWEST_DIGITS for run in _RUN.findall(text)
+    )
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Return a text as it may stand in a message: printable, of at most `limit` characters, no secret."""
+    if is_secret(text):
+        return HIDDEN
+    short = masked(text[:limit])
+    return short if short.isprintable() else repr(short)
+
+
+def masked(line: str) -> str:
+    """Return a finished message without private keys in PEM and passwords in URLs and settings."""
+    if "PRIVATE KEY" in line or "://" in line or "passw" in line.lower():
+        for pattern in _MASKS:
+            line = pattern.sub(r"\1(hidden)\2", line)
+    return line
