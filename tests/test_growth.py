@@ -222,6 +222,7 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
 ELSEWHERE = {
     "certdb.migrate.load_migrations": "files of this package",
     "certdb.migrate.parse_migration": "files of this package",
+    "certdb.rows.parse_binary_time": "eight bytes",
     "certdb.rows.parse_time": "a column of 64 bytes at most, see its regular expression",
     "certdb.rows.read_json": "the database's own JSON",
     "cli.flags.parse": "its words, see parse_word",
