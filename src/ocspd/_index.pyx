@@ -541,7 +541,7 @@ cdef class Index:
             raise MemoryError
         for i in range(count):
             segment = self.segments[i]
-            if not segment._opened:
+            if segment is None or not segment._opened:
                 raise TypeError("a Segment of the index was not opened")
             self._views[i] = &segment.view
             self._count = i + 1  # never more than there is, whatever is made of an index that was refused
