@@ -240,7 +240,7 @@ def test_every_module_imports_alone_without_side_effects_or_warnings(tmp_path: P
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=55,
+        timeout=120,
     )
     assert json.loads(run.stdout) == {}
 

@@ -47,7 +47,7 @@ class CFSSL:
     def __call__(self, *words: str) -> str:
         command = [need("cfssl"), *words]
         result = subprocess.run(
-            command, cwd=self.directory, capture_output=True, text=True, timeout=30, check=False
+            command, cwd=self.directory, capture_output=True, text=True, timeout=120, check=False
         )
         assert result.returncode == 0, result.stderr
         return result.stdout

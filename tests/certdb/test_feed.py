@@ -174,7 +174,7 @@ async def test_waiting_ends_at_a_change_by_somebody_else(certdb: CertDB, feed: C
     await asyncio.sleep(0)
     await certdb.insert_certificate(certificate(1))
     await waiting
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25  # woken, not timed out
     assert (await words(feed, cursor))[0] == {1: "good"}
 
 

@@ -39,7 +39,7 @@ def processes_in(directory: Path) -> list[int]:
 
 
 def gone(directory: Path) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while processes_in(directory):
         if time.monotonic() > deadline:
             return False
@@ -105,7 +105,7 @@ def test_however_the_demo_is_ended_its_servers_end_with_it(
     process, directory = staying
     assert len(processes_in(directory)) >= 2
     process.send_signal(number)
-    code = process.wait(20)
+    code = process.wait(120)
     assert code == (0 if number != signal.SIGKILL else -signal.SIGKILL)
     assert gone(directory)
 
@@ -121,7 +121,7 @@ def test_the_commands_to_copy_work_and_a_second_demo_keeps_out(
     said = (tmp_path / "said").read_text()
     commands = said[said.index("To try in another terminal:") :].partition("\n\n")[0].splitlines()[1:]
     done = subprocess.run(
-        ["bash", "-euc", "\n".join(commands)], capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-euc", "\n".join(commands)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "alice.pem: good" in done.stdout

@@ -70,7 +70,7 @@ def test_a_ca_is_printed_and_logged_as_cfssl_does() -> None:
     request = json.dumps({"CN": "root"})
     mine = ocspd("gencert", "-initca", "-", "-loglevel=1", stdin=request)
     command = [need("cfssl"), "gencert", "-initca", "-"]
-    theirs = subprocess.run(command, input=request, capture_output=True, text=True, check=True, timeout=30)
+    theirs = subprocess.run(command, input=request, capture_output=True, text=True, check=True, timeout=120)
     assert list(result(mine)) == list(json.loads(theirs.stdout)) == ["cert", "csr", "key"]
     assert messages(mine.stderr) == messages(theirs.stderr)
 
@@ -79,7 +79,7 @@ def test_a_certificate_is_printed_and_logged_as_cfssl_does(material_of_ours: Pat
     words = ["gencert", *CA, "-config", "config.json", "-profile", "client", "leaf.json"]
     mine = ocspd(*words, cwd=material_of_ours)
     theirs = subprocess.run(
-        [need("cfssl"), *words], cwd=material_of_ours, capture_output=True, text=True, check=True, timeout=30
+        [need("cfssl"), *words], cwd=material_of_ours, capture_output=True, text=True, check=True, timeout=120
     )
     assert list(result(mine)) == list(json.loads(theirs.stdout))
     assert messages(mine.stderr) == messages(theirs.stderr)
@@ -141,7 +141,7 @@ def test_an_encrypted_key_opens_with_the_password_in_the_environment(
     material_of_ours: Path, tmp_path: Path, form: list[str]
 ) -> None:
     words = ["pkey", "-in", str(material_of_ours / "ca-key.pem"), "-aes128", "-passout", "pass:opensesame"]
-    subprocess.run([need("openssl"), *words, *form, "-out", str(tmp_path / "k.pem")], check=True, timeout=30)
+    subprocess.run([need("openssl"), *words, *form, "-out", str(tmp_path / "k.pem")], check=True, timeout=120)
     sign: list[str | Path] = ["sign", "-ca", "ca.pem", "-ca-key", tmp_path / "k.pem", "leaf.csr"]
     assert certificate(ocspd(*sign, cwd=material_of_ours, env={"CFSSL_CA_PK_PASSWORD": "opensesame"}))
     for password, code in (("", 2100), ("wrong", 2002)):
@@ -260,7 +260,7 @@ def test_the_default_profiles_make_a_chain_that_signs_ocsp_without_a_warning(
 @pytest.mark.parametrize("kind", ["csr", "list", "something"])
 def test_print_defaults_prints_what_cfssl_prints(kind: str) -> None:
     theirs = subprocess.run(
-        [need("cfssl"), "print-defaults", kind], capture_output=True, check=True, timeout=30
+        [need("cfssl"), "print-defaults", kind], capture_output=True, check=True, timeout=120
     )
     mine = ocspd("print-defaults", kind).stdout
     if kind == "csr":

@@ -85,12 +85,12 @@ def test_refresh_reads_files_again_when_they_change_and_keeps_its_answers_when_t
         assert "what is published stays in force" in wait_for(process, "its signature is not that of")
         replace(folder / "ca.crl", der(crl([revoked(1), revoked(2)], number=2)))
         wait_for(process, "works again")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while status(folder, 2) != CertStatus.REVOKED:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
 
 
 def test_a_configuration_file_and_flags_are_not_mixed(
@@ -122,12 +122,12 @@ def test_a_misspelt_table_is_named(folder: Path, text: str, message: str) -> Non
 def test_SIGTERM_in_the_middle_of_a_pass_leaves_no_unfinished_file(folder: Path) -> None:
     (folder / "serials").write_text("".join(f"{number}\n" for number in range(200_000)))
     with running([*arguments(folder), "-admin-port", "0"]) as process:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not any((folder / "index").glob(".new-*.seg*")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
     assert not (folder / "index" / "manifest.json").exists(), "the pass was over too soon"
     assert not any((folder / "index").glob(".new-*"))
 
@@ -140,7 +140,7 @@ def test_SIGHUP_has_refresh_look_at_certificates_and_keys(folder: Path) -> None:
         process.send_signal(signal.SIGHUP)
         assert "the signers loaded before stay in use" in wait_for(process, "responder-key.pem")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0
 
 
 def test_refresh_refuses_files_it_cannot_use_before_it_starts(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
-_START_S = 20
+_START_S = 120
 
 
 def free_port() -> int:
@@ -70,7 +70,7 @@ class Responder:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.wait(40)
+        return self.process.wait(120)
 
     def metrics(self) -> str:
         """Return what Prometheus would scrape."""
@@ -123,7 +123,7 @@ def balancer(
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 @contextlib.contextmanager

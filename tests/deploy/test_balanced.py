@@ -40,7 +40,7 @@ def ask(directory: Path, port: int) -> str:
         capture_output=True,
         text=True,
         cwd=directory,
-        timeout=30,
+        timeout=120,
     )
     output = done.stdout + done.stderr
     if done.returncode:
@@ -49,7 +49,7 @@ def ask(directory: Path, port: int) -> str:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

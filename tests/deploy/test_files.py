@@ -17,7 +17,7 @@ UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir() if path.suff
 
 def run(*argv: str | Path) -> str:
     """Run a checking tool; its whole output is the failure message."""
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     return output

@@ -64,7 +64,7 @@ def signer(directory: Path, url: str, environment: dict[str, str]) -> Iterator[R
             yield running
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(120) == 0
 
 
 def test_a_responder_cut_off_from_s3_goes_on_and_catches_up(authority: Path, store: Bucket) -> None:

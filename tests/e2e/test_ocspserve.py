@@ -148,7 +148,7 @@ def test_a_file_that_is_of_no_use_changes_nothing_and_is_told_once(dump: Path, d
 
 def test_the_path_flag_is_taken_off_for_get_and_post(dump: Path) -> None:
     with responder(dump.parent / "log", "-responses", str(dump), "-path", "/ocsp/") as running:
-        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=120)
         target = base64.b64encode(CA.request(1)).decode()
         for path, status in ((f"/ocsp/{target}", 200), (f"/{target}", 404)):
             connection.request("GET", path)
@@ -168,7 +168,7 @@ def test_the_answers_of_a_get_are_those_in_the_file(dump: Path) -> None:
 def fails(*flags: str | Path) -> str:
     """Run an `ocspserve` that must end with exit code 1 and one line; return the line."""
     words = [*OCSPD, "ocspserve", "-port", str(free_port()), "-admin-port", "0", *map(str, flags)]
-    result = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result.stderr
     lines = [line for line in result.stderr.splitlines() if "[INFO]" not in line]
     assert len(lines) == 1, result.stderr
@@ -203,7 +203,7 @@ def test_an_empty_file_is_served_as_cfssl_does(tmp_path: Path) -> None:
 
 def run(*words: str | Path, cwd: Path) -> str:
     result = subprocess.run(
-        [*OCSPD, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=50, check=False
+        [*OCSPD, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -370,7 +370,7 @@ def store(path: Path, serial: int) -> None:
 
 
 def execute(path: Path, statement: str, values: tuple[object, ...] = ()) -> None:
-    with closing(sqlite3.connect(path, timeout=10)) as connection, connection:
+    with closing(sqlite3.connect(path, timeout=120)) as connection, connection:
         connection.execute(statement, values)
 
 
@@ -416,7 +416,7 @@ def test_caches_keep_a_response_no_longer_than_they_may(
     with responder(dump.parent / "log", "-responses", str(dump), *words) as running:
         ages = []
         for target, chunked in ((f"/{path}", False), ("/", True)):  # the fast path and the slow one
-            connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+            connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=120)
             if chunked:
                 headers = {"Transfer-Encoding": "chunked", "Content-Type": "application/ocsp-request"}
                 connection.request("POST", target, iter([CA.request(1)]), headers, encode_chunked=True)

@@ -52,7 +52,7 @@ class Server:
     def post(self, endpoint: str, body: Any) -> tuple[int, str]:
         request = urllib.request.Request(f"{self.url}{PREFIX}{endpoint}", json.dumps(body).encode())
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as err:
             with err:
@@ -60,7 +60,7 @@ class Server:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(120)
 
 
 def flags_of(material: Path) -> list[str]:

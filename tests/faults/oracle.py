@@ -202,12 +202,13 @@ class Oracle:
             ):
                 yield (
                     f"{what}: generation {one.generation} answers {one.status} of {one.this_update}, "
-                    f"which is older than {newest.status} of {newest.this_update} in generation {newest.generation}"
+                    f"which is older than {newest.status} of {newest.this_update} in generation "
+                    f"{newest.generation}"
                 )
             newest = one
 
     def unanswered(self) -> list[str]:
-        """Return the certificates whose newest answer is not what their rows say; deleted ones are not good."""
+        """Return certificates whose newest answer is not what their rows say; deleted ones are not good."""
         problems = []
         for certid, states in self._states.items():
             wanted = states[-1].status

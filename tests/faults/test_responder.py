@@ -107,7 +107,7 @@ def test_R8_clients_cannot_take_the_descriptors_that_a_generation_needs(index: P
         assert 8 <= most < 64
         for port in (running.port, running.admin_port):
             for _ in range(150):
-                clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=15))
+                clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=120))
         until(lambda: "its limit: more are closed at once" in running.log)
         generation = publish(index, [answer(1, revoked=True)], keep=True)
         until(lambda: f"index generation {generation}:" in running.log)
@@ -135,7 +135,7 @@ def test_R8_a_limit_that_leaves_nothing_for_clients_is_refused_with_the_remedy(i
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 
     with started(index, preexec_fn=tiny, wait=False) as running:
-        assert running.process.wait(30) == 1
+        assert running.process.wait(120) == 1
     (line,) = [line for line in running.log.splitlines() if "[INFO]" not in line]
     assert line.startswith("the hard limit of 40 open files is too low")
     assert "LimitNOFILE=" in line

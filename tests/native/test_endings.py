@@ -146,7 +146,7 @@ async def read_while_sending(head: bytes) -> bytes:
             client.setblocking(False)  # noqa: FBT003  (positional only)
             await loop.sock_connect(client, ("127.0.0.1", port))
             said = b""
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 for data in chain([head], [bytes(100_000)] * (TOO_LONG // 100_000)):
                     await loop.sock_sendall(client, data)
                 client.shutdown(socket.SHUT_WR)
@@ -195,12 +195,12 @@ async def reset_everywhere(data: bytes) -> Service:
                     await asyncio.sleep(0)
                 client.close()
                 await asyncio.sleep(0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while service.connections.current or service.server.connections:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             assert (await reader.readuntil(ANSWER)).startswith(b"HTTP/1.1 200")
         writer.transport.abort()
     return service

@@ -86,7 +86,7 @@ async def over_a_socket(data: bytes, cuts: list[int], size: int, *, narrow: bool
                     assert more, "closed too early"
                     got += more
                 await sending
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while ours.connections.current:  # noqa: ASYNC110  (no event)
                 await asyncio.sleep(0)
     return bytes(got)

@@ -135,7 +135,7 @@ SUBJECTS: dict[str, dict[str, Any]] = {
 
 def cfssl(*words: str | Path, stdin: str = "") -> dict[str, str]:
     command = [need("cfssl"), *map(str, words)]
-    result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=50, check=False)
+    result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     made: dict[str, str] = json.loads(result.stdout)
     return made

@@ -395,7 +395,7 @@ def cfssl_signs(authority: Path, der: bytes) -> tuple[int, x509.Certificate | No
         input=e.pem("CERTIFICATE REQUEST", der).encode(),
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     if result.stdout.startswith(b'{"cert"'):
         return ISSUED, x509.load_pem_x509_certificate(json.loads(result.stdout)["cert"].encode())

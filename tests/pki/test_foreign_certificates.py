@@ -161,7 +161,7 @@ def test_a_foreign_ca_issues_and_its_chain_verifies(
     if request.node.callspec.params["authority"] not in OPENSSL_REFUSES:
         command = [need("openssl"), "verify", "-CAfile", "ca.pem", "leaf.pem"]
         result = subprocess.run(
-            command, cwd=authority.folder, capture_output=True, text=True, check=False, timeout=60
+            command, cwd=authority.folder, capture_output=True, text=True, check=False, timeout=120
         )
         assert (result.returncode, result.stderr) == (0, ""), result
 
@@ -204,7 +204,7 @@ def test_a_foreign_ca_signs_ocsp_responses_that_openssl_accepts(
         "ca.pem",
     ]
     result = subprocess.run(
-        command, cwd=authority.folder, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=authority.folder, capture_output=True, text=True, check=False, timeout=120
     )
     assert "leaf.pem: good" in result.stdout, result.stderr
     assert "Response verify OK" in result.stderr

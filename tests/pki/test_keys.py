@@ -80,7 +80,7 @@ def test_openssl_keys_are_read_in_every_form(tmp_path: Path, command: str, form:
 
 
 def run_openssl(*words: str) -> None:
-    subprocess.run([need("openssl"), *words], check=True, capture_output=True, timeout=50)
+    subprocess.run([need("openssl"), *words], check=True, capture_output=True, timeout=120)
 
 
 def test_parameters_before_an_ec_key_are_skipped(tmp_path: Path) -> None:

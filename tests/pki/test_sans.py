@@ -87,7 +87,7 @@ def test_cfssl_tells_addresses_and_emails_from_names_as_we_do() -> None:
         input=json.dumps({"CN": "x", "hosts": hosts}).encode(),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=120,
     )
     request = x509.load_pem_x509_csr(json.loads(result.stdout)["csr"].encode())
     theirs = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

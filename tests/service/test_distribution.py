@@ -38,7 +38,7 @@ def _log_is_seen() -> Iterator[None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110  (what it waits for is another task's file)
             await asyncio.sleep(0.01)
 

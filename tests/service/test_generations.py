@@ -103,7 +103,7 @@ class Watched(IndexDirectory):
 
     def map(self, refs: Sequence[SegmentRef]) -> list[Segment]:
         self.mapping.set()
-        assert self.may_map.wait(10)
+        assert self.may_map.wait(120)
         return super().map(refs)
 
 

@@ -570,7 +570,7 @@ async def test_a_change_of_any_file_makes_the_cursor_of_the_feed_lost(files: Fil
     waiting = asyncio.create_task(feed.wait(30))
     await asyncio.sleep(0)
     files.write("index.txt", line() + line(serial="02"))
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 120)
     with pytest.raises(CursorLostError, match="a file has changed"):
         await feed.read(cursor, 10)
     assert await feed.trim(cursor, timedelta()) == 0

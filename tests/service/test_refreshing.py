@@ -69,7 +69,7 @@ async def refreshing(
         )
         task = asyncio.create_task(refresher.run())
         ready = asyncio.create_task(refresher.ready.wait())
-        await asyncio.wait([task, ready], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, ready], timeout=120, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if task.done():
             task.result()
@@ -86,7 +86,7 @@ def answer_in(path: Path, signer: OCSPSigner, serial: int, name: str = "sha1") -
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110  (what it waits for is another task's file)
             await asyncio.sleep(0.01)
     assert condition(), what

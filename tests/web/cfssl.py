@@ -41,7 +41,7 @@ def free_port() -> int:
 def run(*command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a program with text in and out."""
     result = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=50, check=False, env=None
+        command, input=stdin, capture_output=True, text=True, timeout=120, check=False, env=None
     )
     assert not check or result.returncode == 0, f"{command}: {result.stderr}"
     return result

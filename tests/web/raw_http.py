@@ -54,7 +54,7 @@ class Peer:
 
     async def read(self, *, head: bool = False) -> RawReply:
         """Read one response, without a body when it answers HEAD."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
             fields = []
             for line in lines[1:]:
@@ -74,7 +74,7 @@ class Peer:
 
     async def ended(self) -> bool:
         """Tell whether the server closes the connection without saying anything more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             return await self.reader.read(1) == b""
 
     async def still_open(self) -> bool:

@@ -59,7 +59,7 @@ def publish(path: Path, answers: Iterable[bytes], *, keep: bool = False) -> int:
         return directory.publish(refs, seconds).generation
 
 
-def until(condition: Callable[[], Any], within_s: float = 30) -> float:
+def until(condition: Callable[[], Any], within_s: float = 120) -> float:
     """Wait for a condition; the seconds it took. Fails after within_s."""
     start = time.monotonic()
     while not condition():
@@ -80,7 +80,7 @@ class Running:
 
     def ask(self, serial: int, hash_name: str = "sha1") -> bytes:
         """Ask on a connection of its own; the body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request("POST", "/", CA.request(serial, hash_name))
             return connection.getresponse().read()
@@ -96,7 +96,7 @@ class Running:
 
     def admin(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=120) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as err:
             with err:
@@ -122,7 +122,7 @@ class Running:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(120)
 
 
 def _command(pid: int) -> bytes:

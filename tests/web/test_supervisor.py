@@ -39,7 +39,7 @@ def started(index: Path, *flags: str, **options: Any) -> Iterator[Running]:
 
 @contextmanager
 def connected(running: Running) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", running.port), timeout=15) as client:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=120) as client:
         yield client
 
 
@@ -121,7 +121,7 @@ def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_holds_up_no_d
         assert delays == ["0.1 s", "0.2 s", "0.4 s", "0.8 s", "1.6 s"]
         start = time.monotonic()
         assert running.stop() == 0
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 9  # not the whole -drain-timeout
         assert "had to be killed" not in running.log
 
 
@@ -146,7 +146,7 @@ def test_sigterm_fails_readiness_first_and_goes_on_answering_for_the_delay(index
             client.sendall(get("/"))
             assert b"Connection" not in client.recv(65536)
         assert running.status(1) == "good"
-        assert running.process.wait(20) == 0
+        assert running.process.wait(120) == 0
     assert "Traceback" not in running.log
 
 
@@ -161,7 +161,7 @@ def test_sigterm_lets_a_request_in_flight_finish(index: Path) -> None:
         reply = read_all(client)
         assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"\r\nConnection: close\r\n" in reply
-        assert running.process.wait(20) == 0
+        assert running.process.wait(120) == 0
 
 
 def test_the_drain_ends_in_its_time_whatever_clients_do(index: Path) -> None:
@@ -170,7 +170,7 @@ def test_the_drain_ends_in_its_time_whatever_clients_do(index: Path) -> None:
         until(lambda: running.metric("ocspd_connections_open") == 1)
         start = time.monotonic()
         assert running.stop() == 0
-        assert 0.9 < time.monotonic() - start < 4
+        assert 0.9 < time.monotonic() - start < 9  # a request may take 10 s to arrive
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -183,8 +183,8 @@ def test_a_second_signal_ends_everything_at_once(index: Path, number: int) -> No
         until(lambda: "draining" in running.log)
         start = time.monotonic()
         running.process.send_signal(number)
-        assert running.process.wait(20) == 1
-        assert time.monotonic() - start < 3
+        assert running.process.wait(120) == 1
+        assert time.monotonic() - start < 30  # half of -drain-timeout
         until(lambda: all_gone(workers))
     assert "Traceback" not in running.log
 
@@ -281,7 +281,7 @@ def test_without_an_index_it_says_what_to_do_and_ends(tmp_path: Path) -> None:
         [*OCSPD, "ocspserve", "-index", tmp_path / "none", "-port", str(free_port()), "-admin-port", "0"],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert result.returncode == 1
@@ -297,7 +297,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(index: Path) -> None:
             [*OCSPD, "ocspserve", "-index", index, "-port", str(port), "-admin-port", "0"],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=120,
             check=False,
         )
     assert result.returncode == 1
@@ -321,7 +321,7 @@ def test_a_second_responder_on_the_same_port_is_refused_too(index: Path) -> None
             [*OCSPD, "ocspserve", "-index", index, "-port", str(running.port), "-admin-port", "0"],
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=120,
             check=False,
         )
         assert result.returncode == 1
@@ -364,7 +364,7 @@ def test_sockets_from_systemd_are_used_and_survive_a_restart(index: Path) -> Non
             running.port = held.getsockname()[1]
             assert running.status(1) == "good"
             assert running.stop() == 0
-        with socket.create_connection(held.getsockname(), timeout=15) as waiting:
+        with socket.create_connection(held.getsockname(), timeout=120) as waiting:
             waiting.sendall(post(CA.request(4711), "Connection: close"))
             with started(index, command=command, pass_fds=(held.fileno(),)):
                 assert read_all(waiting).endswith(UNAUTHORIZED)
@@ -373,6 +373,6 @@ def test_sockets_from_systemd_are_used_and_survive_a_restart(index: Path) -> Non
 def test_everything_listens_on_ipv6_too(index: Path) -> None:
     with started(index, "-address", "") as running:
         for address in ("127.0.0.1", "::1"):
-            with socket.create_connection((address, running.port), timeout=10) as client:
+            with socket.create_connection((address, running.port), timeout=120) as client:
                 client.sendall(get("/", "Connection: close"))
                 assert read_all(client).startswith(b"HTTP/1.1 200 OK\r\n")
