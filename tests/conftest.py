@@ -32,7 +32,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
         skips = (report.longrepr for report in reporter.stats.get("skipped", ()))
-        for line in told_left_out(str(skip) for skip in skips):
+        for line in told_left_out(skip[2] for skip in skips if isinstance(skip, tuple)):
             reporter.write_line(line, yellow=True)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import fields
@@ -9,7 +10,7 @@ import pytest
 
 from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
 from tests.deploy.balanced import DEPLOY, nginx_main
-from tests.tools import need
+from tests.tools import do_without, need
 
 RULES = DEPLOY / "prometheus" / "ocspd.rules.yml"
 UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir() if path.suffix != ".conf")
@@ -21,6 +22,14 @@ def run(*argv: str | Path) -> str:
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     return output
+
+
+def systemd_analyze() -> str:
+    """Return the path of systemd-analyze, which makes a directory of systemd's where systemd does not run."""
+    tool = need("systemd-analyze")
+    if not Path("/run/systemd").is_dir() and not os.access("/run", os.W_OK):
+        do_without("systemd-analyze needs /run/systemd, which only root can make")
+    return tool
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def units(tmp_path: Path) -> Path:
 
 
 def test_systemd_accepts_the_units_without_a_warning(units: Path) -> None:
-    tool = need("systemd-analyze")
+    tool = systemd_analyze()
     output = run(tool, "verify", "--man=no", "--recursive-errors=no", *[units / name for name in UNITS])
     # Only lines about our units count: the machine's own units may have warnings of theirs.
     assert [line for line in output.splitlines() if "ocspd" in line] == []
@@ -46,7 +55,7 @@ def test_systemd_accepts_the_units_without_a_warning(units: Path) -> None:
 def test_services_are_sandboxed(units: Path, unit: str) -> None:
     # systemd's exposure runs from 0 to 10; the threshold is in tenths. What is left is the network and, for
     # the authority, an account of its own.
-    run(need("systemd-analyze"), "security", "--offline=true", "--threshold=20", units / unit)
+    run(systemd_analyze(), "security", "--offline=true", "--threshold=20", units / unit)
 
 
 def test_sysusers_accepts_the_account() -> None:
