@@ -42,7 +42,7 @@ def test_a_configuration_without_signing_section_is_refused() -> None:
 def test_keys_are_read_in_any_case_and_unknown_ones_are_named() -> None:
     found = parse_config(b'{"SIGNING":{"Default":{"EXPIRY":"1h","usage":[]}, "x":1}, "y": 2}')
     assert found.default.expiry == timedelta(hours=1)
-    assert set(found.unknown) == {"profile default: usage", "signing.x", "y"}
+    assert set(found.unknown) == {"profile default: usage (is usages meant?)", "signing.x", "y"}
 
 
 @pytest.mark.parametrize(
@@ -211,19 +211,19 @@ def test_an_unusable_auth_key_is_refused_without_being_shown(key: dict[str, str]
 def test_an_auth_key_may_be_in_a_file_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "key").write_text("00ff\n")
-    monkeypatch.setenv("OCSPD_TEST_KEY", "00ff")
-    specs = {"a": "00ff", "b": f"file:{tmp_path / 'key'}", "c": "env:OCSPD_TEST_KEY"}
+    (tmp_path / "key").write_text("00ff00ff00ff00ff\n")
+    monkeypatch.setenv("OCSPD_TEST_KEY", "00ff" * 4)
+    specs = {"a": "00ff" * 4, "b": f"file:{tmp_path / 'key'}", "c": "env:OCSPD_TEST_KEY"}
     found = config(GOOD, auth_keys={name: {"type": "standard", "key": spec} for name, spec in specs.items()})
-    assert {key.key for key in found.auth_keys.values()} == {b"\x00\xff"}
+    assert {key.key for key in found.auth_keys.values()} == {b"\x00\xff" * 4}
     assert "ff" not in repr(found.auth_keys["a"])
 
 
 def test_tokens_are_hmac_sha256() -> None:
-    # the vector of RFC 4231 §4.3
-    key = config(GOOD, auth_keys={"k": {"type": "standard", "key": b"Jefe".hex()}}).auth_keys["k"]
-    data = b"what do ya want for nothing?"
-    token = bytes.fromhex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
+    # the vector of RFC 4231 §4.2
+    key = config(GOOD, auth_keys={"k": {"type": "standard", "key": (b"\x0b" * 20).hex()}}).auth_keys["k"]
+    data = b"Hi There"
+    token = bytes.fromhex("b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7")
     assert key.token(data) == token
     assert key.verify(data, token)
     assert not key.verify(data + b"!", token)
@@ -305,3 +305,50 @@ def test_any_profile_is_read_or_refused_by_a_clear_error(profile: dict[str, Any]
         config(profile, profiles={"p": profile})
     except OCSPDError as err:
         assert str(err)  # noqa: PT017  (either outcome is right, a traceback is not)
+
+
+@pytest.mark.parametrize(
+    ("profile", "key", "meant"),
+    [
+        ({"expirey": "1h"}, "expirey", "expiry"),
+        (
+            {"ca_constraint": {"is_ca": True, "max_path_length": 0}},
+            "ca_constraint.max_path_length",
+            "max_path_len",
+        ),
+        ({"CSRWhitelist": {"DnsName": True}}, "CSRWhitelist.DnsName", "DNSNames"),
+        ({"policies": [{"ID": "1.2.3", "Qualifier": []}]}, "policies.Qualifier", "Qualifiers"),
+        (
+            {"policies": [{"ID": "1.2.3", "Qualifiers": [{"Type": "id-qt-cps", "Valu": "a"}]}]},
+            "Valu",
+            "Value",
+        ),
+    ],
+)
+def test_unknown_keys_are_named_at_every_level_with_the_one_that_is_meant(
+    profile: dict[str, Any], key: str, meant: str
+) -> None:
+    whole = {"expiry": "1h", "usages": ["cert sign"], **profile}
+    config = parse_config(json.dumps({"signing": {"default": whole}}).encode())
+    assert any(f"{key} (is {meant} meant?)" in unknown for unknown in config.unknown), config.unknown
+
+
+def test_a_misspelt_usage_is_refused_with_the_one_that_is_meant() -> None:
+    whole = {"expiry": "1h", "usages": ["signing", "server_auth"]}
+    with pytest.raises(CodedError, match="not known: server_auth: is 'server auth' meant"):
+        parse_config(json.dumps({"signing": {"default": whole}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("usages", "is_ca", "doubt"),
+    [
+        (["cert sign"], False, "cert sign without"),
+        (["signing"], True, "is_ca without"),
+        (["cert sign"], True, ""),
+        (["signing"], False, ""),
+    ],
+)
+def test_what_will_not_verify_is_told_when_it_is_read(usages: list[str], *, is_ca: bool, doubt: str) -> None:
+    whole = {"expiry": "1h", "usages": usages, "ca_constraint": {"is_ca": is_ca}}
+    doubts = parse_config(json.dumps({"signing": {"default": whole}}).encode()).doubts
+    assert [doubt in text for text in doubts] == ([True] if doubt else [])

@@ -74,6 +74,8 @@ def signing_config(flags: Flags) -> SigningConfig | None:
     if config is not None and config.unknown:
         unknown = ", ".join(config.unknown)[:300]
         logger.warning("%s: unknown keys are ignored: %s", flags.string("config"), unknown)
+    for doubt in () if config is None else config.doubts:
+        logger.warning("%s: %s", flags.string("config"), doubt)
     return config
 
 

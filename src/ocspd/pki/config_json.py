@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from ocspd.pki import names
 from ocspd.pki.auth import AuthKey, parse_auth_key
 from ocspd.pki.go_regexp import Pattern
 from ocspd.pki.profiles import AuthRemote, CAConstraint, CSRWhitelist, Profile, SigningConfig, default_profile
+from ocspd.pki.usages import EXTENDED_KEY_USAGES, KEY_USAGES, parse_usages
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -48,6 +50,22 @@ _PROFILE_KEYS = (
 )
 
 
+_KEYS_BELOW = {
+    "ca_constraint": ("is_ca", "max_path_len", "max_path_len_zero"),
+    "auth_remote": ("remote", "auth_key"),
+    "CSRWhitelist": (
+        "Subject",
+        "PublicKeyAlgorithm",
+        "PublicKey",
+        "SignatureAlgorithm",
+        "DNSNames",
+        "IPAddresses",
+        "EmailAddresses",
+        "URIs",
+    ),
+}
+
+
 def invalid(text: str) -> CodedError:
     """Return the error for a configuration that cannot be used (5200)."""
     return CodedError(Code.POLICY_INVALID, f"Invalid or unknown policy: {text}")
@@ -78,11 +96,52 @@ def read_config(data: bytes) -> SigningConfig:
             profiles[name] = _inherit(name, profile, default)
     except wire.JSONError as err:
         raise CodedError(Code.POLICY_INVALID, f"failed to unmarshal configuration: {err}") from err
-    reader.unknown += [f"signing.{key}" for key in signing.unknown("default", "profiles")]
-    reader.unknown += top.unknown("signing", "auth_keys", "remotes", "ocsp")
+    named = {"default": default, **profiles}
+    reader.unknown += [f"signing.{key}" for key in _unknown(signing, ("default", "profiles"))]
+    reader.unknown += _unknown(top, ("signing", "auth_keys", "remotes", "ocsp"))
+    for name, value in (top.mapping("auth_keys", "AuthKey") or {}).items():
+        below = _unknown(wire.Fields(value, "AuthKey"), ("type", "key"))
+        reader.unknown += [f"auth_keys.{shown(name)}: {key}" for key in below]
     return SigningConfig(
-        default=default, profiles=profiles, auth_keys=keys, remotes=remotes, unknown=tuple(reader.unknown)
+        default=default,
+        profiles=profiles,
+        auth_keys=keys,
+        remotes=remotes,
+        unknown=tuple(reader.unknown),
+        doubts=tuple(doubt for name, profile in named.items() for doubt in _doubts(name, profile)),
     )
+
+
+def _unknown(fields: wire.Fields, known: tuple[str, ...]) -> list[str]:
+    """Return the keys nobody reads, each with the known one that it resembles."""
+    found = []
+    for key in fields.unknown(*known):
+        near = difflib.get_close_matches(key[:60], known, 1)
+        found.append(f"{shown(key)} (is {near[0]} meant?)" if near else shown(key))
+    return found
+
+
+def _unknown_below(profile: wire.Fields) -> list[str]:
+    """Return the unknown keys of the objects inside a profile."""
+    found = []
+    for name, known in _KEYS_BELOW.items():
+        child = profile.child(name, name)
+        found += [f"{name}.{key}" for key in _unknown(child, known)] if child is not None else []
+    for policy in profile.items("policies", "CertificatePolicy"):
+        found += [f"policies.{key}" for key in _unknown(policy, ("ID", "Qualifiers"))]
+        for qualifier in policy.items("Qualifiers", "CertificatePolicyQualifier"):
+            found += [f"policies.Qualifiers.{key}" for key in _unknown(qualifier, ("Type", "Value"))]
+    return found
+
+
+def _doubts(name: str, profile: Profile) -> list[str]:
+    """Return what a profile says that CFSSL signs without a word and verifiers refuse."""
+    signs = "cert sign" in (profile.usages or ())
+    if profile.is_remote or signs == profile.ca_constraint.is_ca:
+        return []
+    if signs:
+        return [f"profile {name}: cert sign without ca_constraint.is_ca: verifiers refuse such certificates"]
+    return [f"profile {name}: ca_constraint.is_ca without the usage cert sign: such a CA cannot issue"]
 
 
 def _auth_key(name: str, fields: wire.Fields) -> AuthKey:
@@ -133,7 +192,8 @@ class _ProfileReader:
     def read(self, name: str, fields: wire.Fields) -> Profile:
         """Read one profile; JSONError for a wrong type, CodedError 5200 for a wrong value."""
         try:
-            self.unknown += [f"profile {name}: {key}" for key in fields.unknown(*_PROFILE_KEYS)]
+            self.unknown += [f"profile {name}: {key}" for key in _unknown(fields, _PROFILE_KEYS)]
+            self.unknown += [f"profile {name}: {key}" for key in _unknown_below(fields)]
             _refuse_later(fields)
             profile = self._remote(fields)
             if not profile.is_remote:
@@ -243,6 +303,11 @@ def _rest(fields: wire.Fields, profile: Profile) -> Profile:
     allowed = frozenset(fields.strings("allowed_extensions") or ())
     for oid in allowed:
         _check_oid("allowed_extensions", oid)
+    if unknown := parse_usages(usages or ()).unknown:
+        near = difflib.get_close_matches(unknown[0][:60], (*KEY_USAGES, *EXTENDED_KEY_USAGES), 1)
+        hint = f": is {near[0]!r} meant?" if near else ""
+        words = ", ".join(unknown)
+        raise _wrong(f"usages that are not known: {shown(words)}{hint}")
     return replace(
         profile,
         usages=None if usages is None else tuple(usages),

@@ -90,6 +90,10 @@ class Issuer:
     ) -> None:
         if certificate is not None:
             keys.check_key_matches(key, certificate)
+            if not certs.basic_constraints(certificate).ca:
+                logger.warning(
+                    "the CA certificate is none (no basicConstraints with cA): verifiers refuse what it signs"
+                )
         self.certificate = certificate
         self.config = config
         self._key = key

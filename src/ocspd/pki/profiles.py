@@ -110,13 +110,17 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningConfig:
-    """A signing configuration. `unknown` names the keys nobody reads, for a warning."""
+    """A signing configuration.
+
+    For warnings, `unknown` names the keys nobody reads and `doubts` what will not verify.
+    """
 
     default: Profile
     profiles: Mapping[str, Profile]
     auth_keys: Mapping[str, AuthKey]
     remotes: Mapping[str, str]
     unknown: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def is_mixed(self) -> bool:
