@@ -40,6 +40,14 @@ def parse_serial(text: str) -> int:
     )
 
 
+def hex_hint(text: str) -> str:
+    """Return a remark for a serial that was not found: it was read as decimal and may be meant as hex."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()) or len(text) == 1:
+        return ""
+    return f" (it was read as decimal; if it is hex, as openssl prints it, write 0x{text[:64]})"
+
+
 def serial_to_text(serial: int) -> str:
     """Write a serial number as CFSSL's certdb does: decimal, without padding."""
     return str(serial)

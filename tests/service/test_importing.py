@@ -241,10 +241,26 @@ def test_a_serial_is_read_in_every_notation(text: bytes, serial: int | None) -> 
     assert parse_serial_line(text) == serial
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b""])
+def test_a_byte_order_mark_loses_no_line(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "serials"
+    path.write_bytes(mark + b"1\r\n2 \r\n\r\n3")
+    found = [(at, parse_serial_line(line)) for at, line in lines(path, lambda _: None)]
+    assert found == [(1, 1), (2, 2), (4, 3)]
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, codec: str) -> None:
+    path = tmp_path / "serials"
+    path.write_bytes("\ufeff".encode(codec) + "1\n2\n".encode(codec))
+    with pytest.raises(ConfigError, match="is in UTF-16: save it as ASCII or UTF-8"):
+        list(lines(path, lambda _: None))
+
+
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        (b"1A2B", "not a serial"),
+        (b"1A2B", "hex without 0x"),
         (b"-5", "not a serial"),
         (b"1 2", "not a serial"),
         (b"9" * 60, "longer than 20 octets"),

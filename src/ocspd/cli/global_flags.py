@@ -80,5 +80,10 @@ _FLAGS = (
     string("disable", "endpoints to disable"),
 )
 
+ALLOW_RSA_1024 = boolean(
+    "allow-rsa-1024", "sign requests whose RSA key has 1024 to 2047 bits, which verifiers refuse"
+)
+"""Of every verb that signs requests with a CA here."""
+
 GLOBAL_FLAGS: dict[str, Flag] = {flag.name: flag for flag in _FLAGS}
 """By name, in CFSSL's order."""

@@ -20,7 +20,7 @@ from ocspd.errors import CodedError, ConfigError, DERError, UsageError
 from ocspd.files import check_output, write_atomic
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
-from ocspd.model import CertStatus, parse_serial
+from ocspd.model import CertStatus, hex_hint, parse_serial
 from ocspd.pki.certs import load_certificates
 from ocspd.service import indexing
 from ocspd.shown import shown
@@ -188,7 +188,10 @@ async def _lookup(flags: Flags, arguments: list[str]) -> int:
         for name, answer in indexing.lookup(index, issuer, serial).items()
     }
     if not found:
-        write_stdout(f"serial {serial} is not in the index: it would be answered unauthorized\n")
+        write_stdout(
+            f"serial {serial} is not in the index: it would be answered unauthorized"
+            f"{hex_hint(arguments[1])}\n"
+        )
         return 1
     if flags.string("der"):
         check_output(flags.string("der"))

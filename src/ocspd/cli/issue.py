@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ocspd.cli.global_flags import ALLOW_RSA_1024
 from ocspd.cli.verb import Run, Verb
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ VERBS = (
             "label",
             "crl",
             "db-config",
+            ALLOW_RSA_1024,
             *_REMOTE_FLAGS,
         ),
         _later("issue_new", "gencert"),
@@ -153,13 +155,14 @@ VERBS = (
             "remote",
             *_REMOTE_FLAGS,
             "db-config",
+            ALLOW_RSA_1024,
         ),
         _later("issue_sign", "sign"),
     ),
     Verb(
         "info",
         _INFO,
-        ("remote", "label", "profile", "config", "ca", "ca-key", *_REMOTE_FLAGS),
+        ("remote", "label", "profile", "config", "ca", "ca-key", *_REMOTE_FLAGS, ALLOW_RSA_1024),
         _later("issue_sign", "info"),
     ),
     Verb("print-defaults", _PRINT_DEFAULTS, (), _later("issue_defaults", "print_defaults")),

@@ -9,7 +9,7 @@ from ocspd.cli.io import read_file, read_input, write_stdout
 from ocspd.cli.issue_input import NOT_ENOUGH, hosts_of, naming, no_more_arguments, print_result
 from ocspd.cli.issue_signer import Signer
 from ocspd.errors import OCSPDError
-from ocspd.pki.csr import parse_subject
+from ocspd.pki.csr import csr_text, parse_subject
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ async def sign(flags: Flags, arguments: list[str]) -> None:
         no_more_arguments(arguments[1:])
     signer = Signer(flags)
     signer.check()
-    csr = read_input(name).decode("utf-8", "replace")
+    data = read_input(name)
+    with naming(name):
+        csr = csr_text(data)
     certificate = await signer.sign(
         SignRequest(
             csr_pem=csr,

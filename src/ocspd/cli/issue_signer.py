@@ -70,7 +70,13 @@ class Signer:
         ca, ca_key = require_ca(self._flags)
         certificate, key = read_certificate(ca), read_key(ca_key)
         with naming(f"{ca}, {ca_key}"):
-            return Issuer(certificate, key, self._config, self._clock)
+            return Issuer(
+                certificate,
+                key,
+                self._config,
+                self._clock,
+                allow_weak_rsa=self._flags.boolean("allow-rsa-1024"),
+            )
 
     async def _open_db(self, stack: AsyncExitStack) -> CertDB | None:
         path = self._flags.string("db-config")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
+from ocspd.cli.global_flags import ALLOW_RSA_1024
 from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import (
     naming,
@@ -170,7 +171,9 @@ class _Service:
         ca, ca_key = require_ca(self._flags)
         certificate, key = read_certificate(ca), read_key(ca_key)
         with naming(ca_key):
-            issuer = Issuer(certificate, key, config, self._clock)  # checks that the two belong together
+            weak = self._flags.boolean("allow-rsa-1024")
+            # checks that the two belong together
+            issuer = Issuer(certificate, key, config, self._clock, allow_weak_rsa=weak)
         return Authority(issuer, self.db, self._clock)
 
     def _ocsp_signer(self) -> OCSPSigner:
@@ -245,6 +248,7 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             "mutual-tls-client-key",
             "db-config",
             "disable",
+            ALLOW_RSA_1024,
         ),
         _serve,
     ),

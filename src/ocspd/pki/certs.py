@@ -42,7 +42,9 @@ def load_certificates(data: bytes) -> list[x509.Certificate]:
     is_der = data[:1] == b"\x30"
     contents = [data] if is_der else [block.content for block in pem.blocks(data)]
     if not contents:
-        raise CodedError(Code.CERT_DECODE_FAILED, "Failed to decode certificate: no PEM block in it")
+        raise CodedError(
+            Code.CERT_DECODE_FAILED, f"Failed to decode certificate: no PEM block in it{pem.hint(data)}"
+        )
     found = [certificate for content in contents for certificate in _parse(content)]
     if not found:
         raise CodedError(Code.CERT_DECODE_FAILED, "Failed to decode certificate: the PKCS #7 object is empty")

@@ -15,7 +15,7 @@ from ocspd.errors import Code, CodedError, DERError
 from ocspd.logs import logger
 from ocspd.pki import extensions, keys, pem, sans
 from ocspd.pki import ocsp_der as der
-from ocspd.pki.csr_reader import ReceivedCSR, load_csr
+from ocspd.pki.csr_reader import ReceivedCSR, csr_text, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import EMAIL, Name, is_oid
 
@@ -29,6 +29,7 @@ __all__ = [
     "NameEntry",
     "ReceivedCSR",
     "Subject",
+    "csr_text",
     "load_csr",
     "make_csr",
     "new_key",

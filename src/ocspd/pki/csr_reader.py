@@ -54,12 +54,24 @@ def load_csr(text: bytes, *, allow_weak_rsa: bool = False) -> ReceivedCSR:
         raise CodedError(Code.CSR_PARSE_FAILED, f"CSR Parse failed: {err}") from err
 
 
+def csr_text(data: bytes) -> str:
+    """Return the content of a CSR file as text: a request in DER is put into PEM, other text stays.
+
+    CodedError 9002 for UTF-16, which would be unrecognisable afterwards.
+    """
+    if data[:1] == b"\x30":
+        return pem.encode("CERTIFICATE REQUEST", data)
+    if not pem.blocks(data) and "UTF-16" in pem.hint(data):
+        raise CodedError(Code.CSR_DECODE_FAILED, f"CSR Decode failed{pem.hint(data)}")
+    return data.decode("utf-8", "replace")
+
+
 def _der(text: bytes) -> bytes:
     if text[:1] == b"\x30":
         return text
     found = pem.blocks(text)
     if not found:
-        raise CodedError(Code.CSR_DECODE_FAILED, "CSR Decode failed")
+        raise CodedError(Code.CSR_DECODE_FAILED, f"CSR Decode failed{pem.hint(text)}")
     if found[0].label not in _LABELS:
         raise CodedError(Code.CSR_BAD_REQUEST, "not a csr")
     return found[0].content

@@ -86,8 +86,18 @@ class Issuer:
     """A CA: its certificate, its key, and its policy. Without a certificate it signs only itself."""
 
     def __init__(
-        self, certificate: x509.Certificate | None, key: PrivateKey, config: SigningConfig, clock: Clock
+        self,
+        certificate: x509.Certificate | None,
+        key: PrivateKey,
+        config: SigningConfig,
+        clock: Clock,
+        *,
+        allow_weak_rsa: bool = False,
     ) -> None:
+        """Put CA and policy together; CodedError 2300 when the key is not the certificate's.
+
+        `allow_weak_rsa` signs for RSA keys from 1024 bits, without it from 2048.
+        """
         if certificate is not None:
             keys.check_key_matches(key, certificate)
             if not certs.basic_constraints(certificate).ca:
@@ -98,6 +108,7 @@ class Issuer:
         self.config = config
         self._key = key
         self._clock = clock
+        self._allow_weak_rsa = allow_weak_rsa
 
     def info(self, profile: str = "") -> dict[str, Any]:
         """Return CFSSL's info object: the CA certificate, the profile's usages and its expiry."""
@@ -111,7 +122,7 @@ class Issuer:
         profile = self.config.profile(request.profile)
         if profile.is_remote:
             raise CodedError(Code.POLICY_INVALID, "this profile is signed for by a remote, not here")
-        csr = load_csr(request.csr_pem.encode("utf-8", "replace"))
+        csr = load_csr(request.csr_pem.encode("utf-8", "replace"), allow_weak_rsa=self._allow_weak_rsa)
         _check_ca_request(csr, profile, self.certificate)
         csr = _whitelisted(csr, profile.csr_whitelist)
         alternative = csr.alternative_names if request.hosts is None else sans.classify(request.hosts)

@@ -108,7 +108,9 @@ def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> Privat
                 Code.KEY_PARSE_FAILED, f"Failed to parse private key: the PEM block is a {block.label}"
             )
         return _supported(_load_der(block.content, password))
-    raise CodedError(Code.KEY_DECODE_FAILED, "Failed to decode private key: no PEM block in it")
+    raise CodedError(
+        Code.KEY_DECODE_FAILED, f"Failed to decode private key: no PEM block in it{pem.hint(pem_or_der)}"
+    )
 
 
 def _load_der(data: bytes, password: bytes | None) -> object:

@@ -61,6 +61,16 @@ def _block(data: bytes, begin: int, end: int) -> Block | None:
     return Block(label.decode("latin-1"), headers, content, data[begin : end + len(last_line)] + b"\n")
 
 
+def hint(data: bytes) -> str:
+    """Say why a text has no PEM block where that can be told: a remedy in brackets, or ""."""
+    head = data[:64]
+    if data[:2] in {b"\xff\xfe", b"\xfe\xff"} or (head and head.count(0) * 3 > len(head)):
+        return " (it is in UTF-16: save it as ASCII or UTF-8)"
+    if _BEGIN in data:
+        return " (there is a BEGIN line, but no whole block: it was cut off or changed)"
+    return ""
+
+
 def encode(label: str, content: bytes) -> str:
     """Write one block: lines of 64 characters, each ended by a line feed."""
     text = base64.b64encode(content).decode()

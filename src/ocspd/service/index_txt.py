@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 MAX_SERIAL_BITS = 160
 """RFC 5280 §4.1.2.2: conforming CAs use no more than 20 octets."""
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = {b"\xff\xfe", b"\xfe\xff"}
 _TAB = re.compile(rb"(?<!\\)\t")
 _TIME = re.compile(rb"(\d\d|\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z")
 _HEX = re.compile(rb"[0-9a-fA-F]{1,200}")
@@ -60,6 +62,10 @@ def lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, by
             number, rest = 0, b""
             while data := file.read(READ_BYTES):
                 on_bytes(len(data))
+                if number == 0 and not rest:
+                    if data[:2] in _UTF16_MARKS:
+                        raise ConfigError(f"{path}: is in UTF-16: save it as ASCII or UTF-8")
+                    data = data.removeprefix(_UTF8_MARK)
                 if b"\0" in data:
                     raise ConfigError(f"{path}: line {number + 1}: not a text file")
                 block = (rest + data).split(b"\n")
@@ -161,6 +167,8 @@ def parse_serial_line(line: bytes) -> int | None:
     try:
         serial = int(text) if text.isdigit() else parse_serial(text.decode("latin-1"))
     except (CodedError, ValueError):
+        if _HEX.fullmatch(text) and not text.isdigit():
+            raise LineError("hex without 0x before it; in such a list digits alone are hex too") from None
         raise LineError("not a serial in decimal, as 0x… or with colons") from None
     check_size(serial)
     return serial

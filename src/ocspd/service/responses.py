@@ -24,6 +24,8 @@ _SETTLE_S = 0.4
 """A file whose size and time have not changed for so long is taken to be complete."""
 _SHOWN = 20
 """Bad tokens that are logged one by one; more are counted."""
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = {b"\xff\xfe", b"\xfe\xff"}
 _WHITESPACE = b" \t\r\n\f"
 
 Stamp = tuple[int, int, int]
@@ -124,6 +126,9 @@ class ResponsesFile:
             data = self._path.read_bytes()
         except OSError as err:
             raise self._unreadable(err) from err
+        if data[:2] in _UTF16_MARKS:
+            raise OCSPDError(f"{self._path} is in UTF-16: save it as ASCII or UTF-8")
+        data = data.removeprefix(_UTF8_MARK)
         now = int(self._clock.now().timestamp())
         self.directory.create()
         with self.directory.writer(now) as writer:

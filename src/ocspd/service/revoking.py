@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError
-from ocspd.model import REASONS, CertStatus, normalize_aki, parse_reason, parse_serial, reason_word
+from ocspd.model import REASONS, CertStatus, hex_hint, normalize_aki, parse_reason, parse_serial, reason_word
 from ocspd.pki.certs import aki_hex, load_certificate
 
 if TYPE_CHECKING:
@@ -38,13 +38,15 @@ async def revoke(
     serial = parse_serial(serial_text)
     number = parse_reason(reason)
     if aki is None:
-        aki = await _only_issuer(db, serial)
+        aki = await _only_issuer(db, serial, hex_hint(serial_text))
     aki = normalize_aki(aki.strip())
     try:
         return await _revoke(db, serial, aki, number, force=force)
     except CodedError as err:
-        if err.code is not Code.STORE_NOT_FOUND or not aki or not await _is_stored_without(db, serial, aki):
+        if err.code is not Code.STORE_NOT_FOUND:
             raise
+        if not aki or not await _is_stored_without(db, serial, aki):
+            raise CodedError(err.code, f"{err.message}{hex_hint(serial_text)}") from err
         return await _revoke(db, serial, "", number, force=force)
 
 
@@ -66,11 +68,12 @@ async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool
     return f"serial {serial} was revoked already{when}, reason {reason_word(row.reason)}: nothing is changed"
 
 
-async def _only_issuer(db: CertDB, serial: int) -> str:
+async def _only_issuer(db: CertDB, serial: int, hint: str) -> str:
     found = await db.find_certificates(serial)
     if not found:
         raise CodedError(
-            Code.STORE_NOT_FOUND, f"failed to revoke the certificate: no certificate has serial {serial}"
+            Code.STORE_NOT_FOUND,
+            f"failed to revoke the certificate: no certificate has serial {serial}{hint}",
         )
     if len(found) > 1:
         choices = ", ".join(row.aki or '""' for row in found)
