@@ -23,7 +23,7 @@ from ocspd.errors import ConfigError, IndexFileError
 from ocspd.index import remote as remote_module
 from ocspd.index.directory import COPY_NAME, IndexDirectory
 from ocspd.index.manifest import SegmentRef
-from ocspd.index.remote import REMOTE_GRACE_S, RemoteIndex
+from ocspd.index.remote import REMOTE_GRACE_S, REMOTE_KEPT_S, RemoteIndex
 from tests.index.buckets import Bucket, Proxy, bucket, proxy
 from tests.native.answers import Authority
 
@@ -438,6 +438,27 @@ async def test_P1_a_cache_that_cannot_be_written_or_listed_is_one_error_of_the_i
     target = IndexDirectory(tmp_path / "file")
     with pytest.raises(IndexFileError, match="file"):
         await RemoteIndex(place.url, CLOCK).pull(target)
+
+
+async def test_S10_segments_of_many_small_changes_are_bounded_in_size(
+    place: Bucket | Folder, tmp_path: Path
+) -> None:
+    clock = ManualClock(CLOCK.instant)
+    signer = IndexDirectory(tmp_path / "signer")
+    remote = RemoteIndex(place.url, clock)
+    manifest = add(signer, 0)
+    kept_bytes = 3 * manifest.segments[0].size_bytes
+    for serial in range(1, 41):
+        await remote.publish(signer, manifest)
+        await remote.collect(manifest, kept_bytes=kept_bytes)
+        manifest = add(signer, serial, keep=False)
+        clock.advance(timedelta(seconds=REMOTE_KEPT_S / 10))
+    await remote.publish(signer, manifest)
+    clock.advance(timedelta(seconds=1))
+    await remote.collect(manifest, kept_bytes=kept_bytes)
+    left = {name for name in place.names() if name.endswith(".seg")}
+    assert len(left) <= 10 + 3
+    assert manifest.segments[0].file_name in left
 
 
 async def test_old_segments_go_after_a_grace_time_that_a_restart_does_not_forget(

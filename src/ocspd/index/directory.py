@@ -46,7 +46,7 @@ KEPT_S = 10.0
 milliseconds to open what it names, and one that comes later reads the next manifest."""
 VERIFIED_BYTES = 64 << 20
 """Segments up to this size are compared with their SHA-256 before use; it takes about 50 ms."""
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 32 << 20
 """Up to this size in all, such segments are kept for the whole grace time."""
 
 

@@ -53,6 +53,10 @@ RETIRED_NAME = "retired.json"
 """The object that keeps since when segments in the store are named by no manifest."""
 REMOTE_GRACE_S = 3600.0
 """How long they are kept: longer than any pull that began with the old manifest takes."""
+REMOTE_KEPT_S = 60.0
+REMOTE_KEPT_BYTES = 64 << 20
+"""Where they are more than this in all, as far as their sizes are known, the oldest of them go sooner, but
+not before REMOTE_KEPT_S: a pull that finds one gone begins again with the manifest of the day."""
 LOCAL_GRACE_S = 300.0
 _SHORT_GRACE_S = 10.0
 _RESERVE = 0.05
@@ -101,6 +105,7 @@ class RemoteIndex:
         self._etag: str | None = None
         self._history = History()
         self._present: set[str] = set()
+        self._sizes: dict[str, int] = {}
         self._retired: dict[str, float] | None = None
         self.pulled_bytes = 0
         """Octets of segments downloaded so far, those that could not be used included."""
@@ -260,6 +265,7 @@ class RemoteIndex:
 
     async def has(self, ref: SegmentRef) -> bool:
         """Tell whether the store has a segment."""
+        self._sizes[ref.file_name] = ref.size_bytes
         if ref.file_name not in self._present and await self._store.size(ref.file_name) == ref.size_bytes:
             self._present.add(ref.file_name)
         return ref.file_name in self._present
@@ -290,10 +296,16 @@ class RemoteIndex:
             return None
         return read[0] if read else None
 
-    async def collect(self, manifest: Manifest, grace_s: float = REMOTE_GRACE_S) -> list[str]:
+    async def collect(
+        self,
+        manifest: Manifest,
+        grace_s: float = REMOTE_GRACE_S,
+        kept_bytes: int = REMOTE_KEPT_BYTES,
+    ) -> list[str]:
         """Remove segments that `manifest`, the one just published, has not named for grace_s seconds.
 
-        Since when is kept in the store too, so that a restart forgets nothing. Returns the names removed.
+        What is more than `kept_bytes` goes sooner. Since when is kept in the store too, so that a restart
+        forgets nothing. Returns the names removed.
         """
         now = self._now_s()
         there = set(await self._store.names())
@@ -303,7 +315,16 @@ class RemoteIndex:
         named = {ref.file_name for ref in manifest.segments}
         unnamed = {name for name in there if _SEGMENT.fullmatch(name)} - named
         since = {name: min(self._retired.get(name, now), now) for name in sorted(unnamed)}
-        removed = [name for name, moment in since.items() if now - moment > grace_s]
+        removed = []
+        total = 0
+        for name in sorted(since, key=lambda name: -since[name]):
+            total += self._sizes.get(name, 0)
+            age_s = now - since[name]
+            if age_s > grace_s or (total > kept_bytes and age_s > REMOTE_KEPT_S):
+                removed.append(name)
+        self._sizes = {
+            name: size for name, size in self._sizes.items() if name in there and name not in removed
+        }
         self._present -= set(removed)
         await self._store.delete(removed)
         kept = {name: moment for name, moment in since.items() if name not in removed}

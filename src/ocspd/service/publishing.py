@@ -32,6 +32,9 @@ LARGE_BYTES = 32 << 20
 """A segment from this size on is sent beside the publication of newer, smaller ones."""
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _COLLECT_EVERY_S = 600.0
+_COLLECT_SOON_S = 10.0
+_COLLECT_BYTES = 16 << 20
+"""What is no longer needed there is removed sooner when so much has been sent since the last time."""
 
 
 @dataclass(slots=True)
@@ -105,6 +108,7 @@ class _Place:
     _behind: tuple[SegmentRef, ...] = ()
     _tail: tuple[SegmentRef, ...] = ()
     _collected_at: float = 0.0
+    _collected_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.stats = PublishStats(self.remote.url)
@@ -188,8 +192,11 @@ class _Place:
 
     async def _collect(self, manifest: Manifest) -> None:
         now = self.clock.now().timestamp()
-        if now - self._collected_at > _COLLECT_EVERY_S:
+        sent = self.remote.published_bytes - self._collected_bytes
+        pause_s = _COLLECT_SOON_S if sent > _COLLECT_BYTES else _COLLECT_EVERY_S
+        if abs(now - self._collected_at) > pause_s:
             self._collected_at = now
+            self._collected_bytes = self.remote.published_bytes
             try:
                 await self.remote.collect(manifest)
             except IndexFileError as err:
