@@ -52,7 +52,7 @@ setup: $(VENV)/.native $(VENV)/.dev
 define install
 install() {
   $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off "$$@" 2>&1 | tee $(VENV)/pip.log |
-    sed -nu -e 's/^Collecting \([^ ]*\).*/    \1/p' -e 's/^Installing collected packages.*/    unpacking them/p' ||
+    sed -nu -e 's/^Collecting \([A-Za-z0-9._-]*\).*/    \1/p' -e 's/^Installing collected packages.*/    unpacking them/p' ||
     { tail -n 20 $(VENV)/pip.log >&2; echo "pip failed: is there a way to a package index?" >&2; exit 1; }
 }
 # The members of lists in pyproject.toml, one a line.
@@ -74,7 +74,7 @@ $(VENV)/.packages: pyproject.toml setup.py Makefile
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi
 	  done
 	fi
-	hint="on Debian: apt-get install python3-dev python3-venv gcc make (or name an interpreter: make PYTHON=...)"
+	hint="on Debian: apt-get install git curl python3-dev python3-venv gcc make openssl (or name an interpreter: make PYTHON=...)"
 	[ -n "$$python" ] || { echo "ocspd needs Python 3.11 or newer; $$hint" >&2; exit 1; }
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$python is not Python 3.11 or newer; $$hint" >&2; exit 1; }
 	"$$python" -c 'import ensurepip' 2>/dev/null || { echo "$$python cannot make virtual environments; $$hint" >&2; exit 1; }

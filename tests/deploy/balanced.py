@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +38,14 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until a URL answers 200; fail with the log when the process ends or it takes too long."""
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-            if answer.status == 200:
-                return
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except urllib.error.HTTPError as err:
+            err.close()
+        except OSError:
+            pass
         time.sleep(0.05)
     raise AssertionError(f"{url} does not answer: {log.read_text()}")
 
