@@ -130,9 +130,9 @@ async def test_the_log_line_ends_in_cfssls_number(caplog: pytest.LogCaptureFixtu
     lines = [re.sub(r"^127\.0\.0\.1:\d+", "PEER", record.message) for record in caplog.records]
     assert lines == [
         'PEER - "POST /api/echo" 200',
-        'PEER - "POST /api/fail" 9002',
+        'PEER - "POST /api/fail" 400',
         "request failed: KeyError: 'inside'",
-        'PEER - "POST /api/crash" 0',
+        'PEER - "POST /api/crash" 500',
     ]
 
 

@@ -53,7 +53,7 @@ def test_success_is_json_and_failure_is_labelled_plain_text() -> None:
         (BadRequest("why"), 400, 400, "why"),
         (method_not_allowed("GET", "POST"), 405, 405, 'Method is not allowed:"GET"'),
         (CodedError(Code.CSR_DECODE_FAILED, "CSR Decode failed"), 400, 9002, "CSR Decode failed"),
-        (ConfigError("x"), 500, 0, "x"),
+        (ConfigError("x"), 500, 0, "internal error, see the server's log"),
     ],
 )
 def test_errors_map_as_cfssl_maps_them(error: Exception, status: int, code: int, text: str) -> None:
@@ -86,4 +86,4 @@ def test_unknown_paths_get_gos_plain_text() -> None:
 
 
 def test_access_line_has_cfssls_form() -> None:
-    assert access_line("127.0.0.1:9", "POST", "/x", 9002) == '127.0.0.1:9 - "POST /x" 9002'
+    assert access_line("127.0.0.1:9", "POST", "/x", 400) == '127.0.0.1:9 - "POST /x" 400'

@@ -117,7 +117,7 @@ class Dispatcher:
         response = failure_response(error)
         if failure.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
             response.force_close()  # the rest of the body is not worth reading
-        return response, failure.log_code
+        return response, failure.status.value
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
         limit = self._max_body_bytes

@@ -81,29 +81,28 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an error is answered; `log_code` is the number at the end of the access log line."""
+    """How an error is answered."""
 
     status: HTTPStatus
     code: int
     text: str
-    log_code: int
 
 
 def failure_of(error: BaseException) -> Failure:
     """Map an error raised by an endpoint to its answer (the table of the module's docstring)."""
     match error:
         case HTTPStatusError():
-            return Failure(error.status, error.status.value, error.message, error.status.value)
+            return Failure(error.status, error.status.value, error.message)
         case CodedError(code=Code.STORE_FAILED | Code.STORE_INSERT_FAILED):
-            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), DATABASE_FAILED, int(error.code))
+            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), DATABASE_FAILED)
         case CodedError():
-            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), masked(error.message), int(error.code))
+            return Failure(HTTPStatus.BAD_REQUEST, int(error.code), masked(error.message))
         case ConfigError() | IndexFileError():
-            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, INTERNAL, 0)
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, INTERNAL)
         case OCSPDError():
-            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, masked(str(error)), 0)
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, masked(str(error)))
         case _:
-            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, INTERNAL, 0)
+            return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, 0, INTERNAL)
 
 
 def success_body(result: Any, messages: Sequence[Message] = ()) -> bytes:
@@ -149,5 +148,5 @@ def not_found() -> web.Response:
 
 
 def access_line(remote: str, method: str, target: str, number: int) -> str:
-    """Return CFSSL's access log line; `number` is a status, or the CFSSL code of an error."""
+    """Return CFSSL's access log line; `number` is the HTTP status, for errors, too."""
     return f'{remote} - "{method} {target}" {number}'
