@@ -230,11 +230,11 @@ def _plain_algorithm(content: bytes) -> bytes:
 
 
 def _plain_name(data: bytes) -> bytes:
-    """Return a name with sorted sets, its texts in UTF8Strings; what is no text is left out."""
+    """Return a name with sorted sets, its texts in UTF8Strings; repeated ones and what is no text are left out."""
     rdns = []
     for rdn in names.rdns(data, lenient=True):
         attributes = sorted(
-            der.sequence(der.oid(oid), der.tlv(0x0C, text.encode("utf-8", "replace"))) for oid, text in rdn
+            {der.sequence(der.oid(oid), der.tlv(0x0C, text.encode("utf-8", "replace"))) for oid, text in rdn}
         )
         if attributes:
             rdns.append(der.tlv(reader.SET, *attributes))
