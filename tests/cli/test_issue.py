@@ -300,7 +300,7 @@ def test_an_authenticated_remote_is_used_by_profile_and_a_wrong_key_is_told(
         assert certificate(local)
         unknown = ocspd("sign", "-config", path, *CA, "-profile", "nope", "leaf.csr", cwd=material_of_ours)
         assert json.loads(unknown.stderr)["code"] == 5400
-        path.write_text(json.dumps(config).replace(AUTH_KEY, "00"))
+        path.write_text(json.dumps(config).replace(AUTH_KEY, "00" * 16))
         refused = ocspd(*sign, cwd=material_of_ours)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "invalid token" in refused.stderr

@@ -277,6 +277,27 @@ async def test_mutual_tls_demands_a_certificate_of_the_ca(material: Path) -> Non
             await status_over_tls(port, client_context(material))
 
 
+async def test_another_client_ca_takes_effect_on_the_same_port_and_the_old_one_ends(material: Path) -> None:
+    first, second = (
+        tls(material, client_ca_file=f"{material}/{ca}.pem").context() for ca in ("ca", "foreign")
+    )
+    assert first is not None
+    assert second is not None
+    server = HTTPServer(Dispatcher(ENDPOINTS), ssl_context=first)
+    await server.start("127.0.0.1", 0)
+    try:
+        port = server.port
+        assert (await status_over_tls(port, client_context(material, "client")))[0] == 200
+        await server.use_tls(second)
+        assert server.port == port
+        with pytest.raises((aiohttp.ClientError, OSError)):
+            await status_over_tls(port, client_context(material, "client"))
+        await server.use_tls(first)
+        assert (await status_over_tls(port, client_context(material, "client")))[0] == 200
+    finally:
+        await server.stop()
+
+
 @pytest.mark.parametrize(("pattern", "status"), [("client", 200), ("^client$", 403), ("^The cl", 200)])
 async def test_mutual_tls_cn_is_searched_in_the_common_name(
     material: Path, pattern: str, status: int

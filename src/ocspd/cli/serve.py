@@ -45,7 +45,6 @@ from ocspd.web.signers import PolicySigner
 from ocspd.web.tls import ServerTLS
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from ocspd.certdb.base import CertDB
@@ -87,13 +86,25 @@ async def _main(flags: Flags) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, service.reload, dispatcher, tls)
+        wanted = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, wanted.set)
         address = flags.string("address")
         await server.start(address, flags.integer("port"))
         stack.push_async_callback(server.stop)
+        reloading = asyncio.create_task(_reload_on(wanted, service, dispatcher, server))
+        stack.callback(reloading.cancel)
         logger.info("Now listening on %s%s:%d", "https://" if tls else "", address, server.port)
         await stop.wait()
         logger.info("stopping: requests in flight may finish")
+
+
+async def _reload_on(
+    wanted: asyncio.Event, service: _Service, dispatcher: Dispatcher, server: HTTPServer
+) -> None:
+    while True:
+        await wanted.wait()
+        wanted.clear()
+        await service.reload(dispatcher, server)
 
 
 async def _warn_if_unusable(db: CertDB) -> None:
@@ -127,18 +138,30 @@ class _Service:
         """Make the endpoints; what cannot be used is a warning and missing."""
         return self._build(None)
 
-    def reload(self, dispatcher: Dispatcher, tls: ssl.SSLContext | None) -> None:
+    async def reload(self, dispatcher: Dispatcher, server: HTTPServer) -> None:
         """Read everything again (SIGHUP); keep all that is in use when a part of it is not usable now."""
         logger.info("reloading")
         try:
             endpoints = self._build(self._backend)
-            if tls is not None:
-                self.tls.load(tls)
-        except OCSPDError as err:
+            context = self.tls.context()
+            if context is not None:
+                await server.use_tls(context)
+        except (OCSPDError, OSError) as err:
             logger.error("reload failed, nothing is changed: %s", err)
             return
         dispatcher.endpoints = endpoints
-        logger.info("reloaded")
+        names = (
+            "config",
+            "ca",
+            "ca-key",
+            "responder",
+            "responder-key",
+            "tls-cert",
+            "tls-key",
+            "mutual-tls-ca",
+        )
+        read = ", ".join(f"-{name}" for name in names if self._flags.string(name))
+        logger.info("reloaded %s; flags and -db-config stay as they are", read or "nothing: no file is given")
 
     def _build(self, current: Backend | None) -> dict[str, Endpoint]:
         asked = self._flags.string("responder") or self._flags.string("responder-key")

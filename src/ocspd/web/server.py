@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -75,6 +77,22 @@ class HTTPServer:
                 f"cannot listen on {address}:{port}: {_why(err, self._port_flag, port)}"
             ) from err
         self._runner = runner
+
+    async def use_tls(self, context: ssl.SSLContext) -> None:
+        """Have new connections use another context; open ones keep theirs.
+
+        The context of a listening socket cannot be changed, and one that is changed in place keeps the CAs
+        it trusted and the sessions it resumes. So the same socket listens anew.
+        """
+        runner = self._runner
+        assert runner is not None
+        for old in list(runner.sites):
+            assert isinstance(old, web.TCPSite | web.SockSite)
+            for listening in old._server.sockets:  # type: ignore[union-attr]  # noqa: SLF001  (no public way)
+                copy = socket.socket(fileno=os.dup(listening.fileno()))
+                await web.SockSite(runner, copy, ssl_context=context).start()
+            await old.stop()
+        self._ssl_context = context
 
     @property
     def port(self) -> int:
