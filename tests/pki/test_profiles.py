@@ -352,3 +352,10 @@ def test_what_will_not_verify_is_told_when_it_is_read(usages: list[str], *, is_c
     whole = {"expiry": "1h", "usages": usages, "ca_constraint": {"is_ca": is_ca}}
     doubts = parse_config(json.dumps({"signing": {"default": whole}}).encode()).doubts
     assert [doubt in text for text in doubts] == ([True] if doubt else [])
+
+
+@pytest.mark.parametrize("text", ["2026-W01-1T00:00:00Z", "20260101T000000Z", "2026-01-01T00Z", "2026-01-01"])
+def test_a_time_that_is_not_rfc_3339_is_refused(text: str) -> None:
+    whole = {"expiry": "1h", "usages": ["signing"], "not_before": text}
+    with pytest.raises(CodedError, match="not_before"):
+        parse_config(json.dumps({"signing": {"default": whole}}).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ _PROFILE_KEYS = (
 )
 
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _KEYS_BELOW = {
     "ca_constraint": ("is_ca", "max_path_len", "max_path_len_zero"),
     "auth_remote": ("remote", "auth_key"),
@@ -290,7 +292,7 @@ def _time(fields: wire.Fields, key: str) -> datetime | None:
         return None
     try:
         value = datetime.fromisoformat(text)
-        if value.tzinfo is None or "T" not in text:
+        if not _RFC_3339.fullmatch(text):  # Python reads more, week dates for example
             raise ValueError(text)  # noqa: TRY301  (one text for every form that is not RFC 3339)
         return value.astimezone(UTC)
     except (ValueError, OverflowError):
