@@ -230,7 +230,7 @@ def _plain_algorithm(content: bytes) -> bytes:
 
 
 def _plain_name(data: bytes) -> bytes:
-    """Return a name with sorted sets, its texts in UTF8Strings; repeated ones and what is no text are left out."""
+    """Return a name with sorted sets of UTF8Strings; repeated ones and what is no text are left out."""
     rdns = []
     for rdn in names.rdns(data, lenient=True):
         attributes = sorted(
