@@ -30,7 +30,8 @@ from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.service.generations import Generations
 from ocspd.service.priority import weigh_session_least
-from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.service.refreshing import Refresher
+from ocspd.service.signer_parts import RefreshSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from ocspd.certdb.feed import Cursor, StatusRowChange
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.presigning import Progress
+    from ocspd.service.pass_parts import Progress
 
 TOLD_EVERY = 1_000_000
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ocspd.certdb.packed import PackedRows
-    from ocspd.service.presigning import Progress
+    from ocspd.service.pass_parts import Progress
 
 KEYS: dict[str, Callable[[], Any]] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),

@@ -85,7 +85,7 @@ cdef object serial_of(const Column *column):
     """The serial number, None for what is not a usual one."""
     cdef char digits[MAX_DIGITS + 1]
     cdef Py_ssize_t i
-    if column.n < 1 or column.n > MAX_DIGITS:
+    if column.n < 1 or column.n > MAX_DIGITS or (column.p[0] == c"0" and column.n > 1):
         return None
     for i in range(column.n):
         if not c"0" <= column.p[i] <= c"9":
@@ -117,8 +117,8 @@ cdef object row_of(const Column *columns):
         us = <int64_t> (<uint64_t> number32(p) << 32 | number32(p + 4))
         if us < EARLIEST_US or us >= LATEST_US:
             return None
-        # both fit a double exactly, so this rounds once, as datetime.timestamp does
-        revoked = <double> (us + EPOCH_S * 1_000_000) / 1e6
+        # whole seconds, as GeneralizedTime has, of a sum that is never below zero
+        revoked = <double> ((us + EPOCH_S * 1_000_000) // 1_000_000)
     serial = serial_of(&columns[SERIAL])
     return None if serial is None else (serial, status, reason, revoked)
 

@@ -27,7 +27,7 @@ class Presigner:
     def sign(self, serial: int, rest: bytes, certid_hashes: Sequence[str]) -> list[bytes]:
         """Sign one certificate's response under each CertID hash, in their order.
 
-        ValueError for a negative serial number.
+        ValueError for a serial number that is negative or longer than 64 octets.
         """
     def sign_rows(
         self,
@@ -44,7 +44,8 @@ class Presigner:
         """Sign rows of serial, status, reason and revocation time; return answers and how many were made.
 
         `good` is the rest of status 0; `other` is asked for that of any other, or for the cause why there
-        is no answer. A negative serial's cause is `bad serial`. `writer` gets the answers, due for
-        replacement at `due_s`; without `keep` the lists returned are empty. When `yielding`, whatever else
-        waits for this CPU gets it every 50 us, or after each signature that takes longer (sched_yield(2)).
+        is no answer. The cause of a serial that is negative or longer than 64 octets is `bad serial`.
+        `writer` gets the answers, due for replacement at `due_s`; without `keep` the lists returned are
+        empty. When `yielding`, whatever else waits for this CPU gets it every 50 us, or after each signature
+        that takes longer (sched_yield(2)).
         """

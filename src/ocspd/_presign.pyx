@@ -24,6 +24,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     LENGTHS_SHIFT = 20  # two lengths in one number
+    MAX_SERIAL_BITS = 511  # what an index has room for, sign included
     YIELD_NS = 50_000  # every fourth P-256 signature, every RSA one; the call takes 0.4 us
 
 
@@ -92,15 +93,15 @@ cdef class Presigner:
         return der
 
     cdef bytes _octets(self, object serial):
-        """The content of a serial number's INTEGER; None for a negative one."""
-        if serial < 0:
+        """The content of a serial number's INTEGER; None for a negative one and one longer than 64 octets."""
+        if serial < 0 or serial.bit_length() > MAX_SERIAL_BITS:
             return None
         return serial.to_bytes((serial.bit_length() >> 3) + 1, "big")
 
     def sign(self, serial not None, bytes rest not None, certid_hashes not None):
         cdef bytes number = self._octets(serial)
         if number is None:
-            raise ValueError(f"serial {serial} is negative")
+            raise ValueError("the serial number is negative or longer than 64 octets")
         return [self._answer(name, self._prefixes_of(name), number, rest) for name in certid_hashes]
 
     def sign_rows(

@@ -3,7 +3,7 @@
 
 from datetime import UTC, datetime
 
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
@@ -26,6 +26,10 @@ from ocspd._index cimport (
     serial_octets,
     span_of,
 )
+
+
+cdef enum:
+    MAX_AHEAD_S = 60  # `pki.ocsp.change_time` may sign that far ahead
 
 
 cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
@@ -51,7 +55,10 @@ cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
     return stored == reason
 
 
-def stale(Index index not None, list keys not None, list rows not None, int64_t now_s, int64_t spread_s=0, until_s=None):
+def stale(
+    Index index not None, list keys not None, list rows not None, int64_t now_s, int64_t spread_s=0, until_s=None,
+    int64_t signed_after_s=INT64_MIN,
+):
     cdef int64_t end = INT64_MAX if until_s is None else until_s
     cdef Found found
     cdef const Template *template
@@ -59,13 +66,15 @@ def stale(Index index not None, list keys not None, list rows not None, int64_t 
     cdef Py_ssize_t number
     cdef int64_t early
     cdef int status, reason
-    cdef bint due
+    cdef bint due, lowers
     prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
     answer = []
+    lowering = []
     for number in range(len(rows)):
         value, status, reason, revoked_at = rows[number]
         octets = serial_octets(value)
         due = octets is None
+        lowers = False
         if octets is not None:
             serial = span_of(octets)
             early = 0
@@ -78,22 +87,27 @@ def stale(Index index not None, list keys not None, list rows not None, int64_t 
             for hash_id, name_hash, key_hash in prefixes:
                 if index.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
                     due = True
-                    break
+                    continue
                 template = found.template
+                if template.status == 1 and status != 1:
+                    lowers = True
+                    break
                 if (
                     template.status != status
                     or (template.refresh_at <= now_s + early and template.next_update < end)
-                    or template.this_update > now_s
+                    or template.this_update > now_s + MAX_AHEAD_S
+                    or template.produced_at < signed_after_s
                     or (status == 1 and not same_revocation(&found, revoked_at, reason))
                 ):
-                    due = True
-                    break
-        if due:
+                    due = True  # no break: another prefix may say revoked
+        if lowers:
+            lowering.append(number)
+        elif due:
             answer.append(number)
-    return answer
+    return answer, lowering
 
 
-def replaced(Index index not None, list keys not None, list rows not None):
+def replaced(Index index not None, list keys not None, list rows not None, bint same=False):
     cdef Found found
     cdef Span serial
     cdef int status, reason
@@ -114,6 +128,8 @@ def replaced(Index index not None, list keys not None, list rows not None):
                     status == 1 and not same_revocation(&found, revoked_at, reason)
                 ):
                     newest = max(newest, found.template.this_update)
+                elif same:
+                    newest = max(newest, found.template.this_update - 1)
         answer.append(newest)
     return answer
 

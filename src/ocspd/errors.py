@@ -6,6 +6,8 @@
      ├─ CodedError          carries a CFSSL number; JSON on stderr and in API answers
      ├─ DERError            bytes that are not the DER structure they should be
      ├─ IndexFileError      a segment, manifest or index directory cannot be used
+     ├─ SignerError         the signer of one issuer cannot sign at present
+     ├─ ProcessError        a signing process has ended or cannot be started
      └─ ResponseError       an OCSP error answer (RFC 6960 §4.2.1) instead of a definitive one
 
 Each edge has one mapping: the command line prints `str(error)` and exits with `exit_code`; the
@@ -42,6 +44,14 @@ class DERError(OCSPDError, ValueError):
 
 class IndexFileError(OCSPDError):
     """A segment, manifest or index directory cannot be used; the message starts with its path."""
+
+
+class SignerError(OCSPDError):
+    """The signer of one issuer cannot sign: its certificate has expired, or its key fails."""
+
+
+class ProcessError(OCSPDError):
+    """A signing process has ended, cannot be started, or says what nobody understands."""
 
 
 class OCSPStatus(IntEnum):

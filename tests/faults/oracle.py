@@ -170,7 +170,8 @@ class Oracle:
         return problems
 
     def _not_good(self, certid: CertID, one: _Seen, what: str, until: float) -> Iterator[str]:
-        states = self._states[certid]
+        # what the rows said before anybody noted it may have been good
+        states = [_State(GOOD, float("-inf"), float("-inf")), *self._states[certid]]
         for moment in (one.at, until):
             ends = [state.done for state in states[1:]] + [float("inf")]
             if not any(

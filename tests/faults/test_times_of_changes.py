@@ -107,9 +107,9 @@ async def test_a_revocation_dated_in_the_future_is_not_signed_again_in_every_pas
     stored = Stored(tmp_path)
     await stored.add(to_chunk(0, NOW, [revoked]))
     later_s = int(NOW.timestamp()) + 60
-    assert stored.known()(0, reduced([revoked]), later_s) == []
+    assert stored.known()(0, reduced([revoked]), later_s) == ([], [])
     other = revoked._replace(revoked_at=NOW - timedelta(days=1))
-    assert stored.known()(0, reduced([other]), later_s) == [0]
+    assert stored.known()(0, reduced([other]), later_s) == ([0], [])
 
 
 @pytest.mark.parametrize("path", ["feed", "pass"])

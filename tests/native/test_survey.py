@@ -53,14 +53,19 @@ def test_a_row_is_stale_when_its_answer_is_missing_different_due_or_of_the_futur
     )
     when = f"{NOW - HOUR:%Y%m%d%H%M%S}Z".encode()
     fresh = [(1, 0, 0, None), (2, 1, 0, when), (200, 0, 0, None)]
-    assert stale(index, [KEY], fresh, NOW_S) == []
-    assert stale(index, [KEY], [(3, 0, 0, None), *fresh], NOW_S) == [0]
-    assert stale(index, [KEY], [(1, 1, 0, when), (2, 0, 0, None)], NOW_S) == [0, 1]
-    assert stale(index, [KEY], [(2, 1, 4, when), (2, 1, 0, b"20260301000000Z")], NOW_S) == [0, 1]
-    assert stale(index, [KEY], fresh, NOW_S + 1000) == [0, 1, 2]
-    assert stale(index, [KEY], fresh, NOW_S - 1) == [0, 1, 2]
-    assert stale(index, [KEY, ("sha256", *CA.hashes("sha256"))], fresh, NOW_S) == [0, 1, 2]
-    assert stale(index, [KEY], [(-1, 0, 0, None)], NOW_S) == [0]
+    assert stale(index, [KEY], fresh, NOW_S) == ([], [])
+    assert stale(index, [KEY], [(3, 0, 0, None), *fresh], NOW_S) == ([0], [])
+    assert stale(index, [KEY], [(1, 1, 0, when), (2, 0, 0, None)], NOW_S) == ([0], [1])
+    assert stale(index, [KEY], [(2, 1, 4, when), (2, 1, 0, b"20260301000000Z")], NOW_S) == ([0, 1], [])
+    assert stale(index, [KEY], fresh, NOW_S + 1000) == ([0, 1, 2], [])
+    assert stale(index, [KEY], fresh, NOW_S - 60) == ([], [])
+    assert stale(index, [KEY], fresh, NOW_S - 61) == ([0, 1, 2], [])
+    assert stale(index, [KEY, ("sha256", *CA.hashes("sha256"))], fresh, NOW_S) == ([0, 1, 2], [])
+    assert stale(index, [KEY], [(-1, 0, 0, None)], NOW_S) == ([0], [])
+    # what says less than revoked is told apart, also where another CertID hash has no answer
+    keys = [("sha256", *CA.hashes("sha256")), KEY]
+    assert stale(index, keys, [(2, 0, 0, None), (2, 2, 0, None)], NOW_S) == ([], [0, 1])
+    assert stale(index, [KEY], fresh, NOW_S, signed_after_s=NOW_S + 10**8) == ([0, 1, 2], [])
 
 
 def test_an_answer_that_cannot_be_made_to_last_longer_is_not_due(tmp_path: Path) -> None:
@@ -69,16 +74,16 @@ def test_an_answer_that_cannot_be_made_to_last_longer_is_not_due(tmp_path: Path)
     assert found is not None
     row: list[tuple[int, int, int, bytes | None]] = [(1, 0, 0, None)]
     due_s = NOW_S + 1000
-    assert stale(index, [KEY], row, due_s, 0, found.next_update + 1) == [0]
-    assert stale(index, [KEY], row, due_s, 0, found.next_update) == []
-    assert stale(index, [KEY], [(1, 1, 0, b"20260301000000Z")], due_s, 0, found.next_update) == [0]
+    assert stale(index, [KEY], row, due_s, 0, found.next_update + 1) == ([0], [])
+    assert stale(index, [KEY], row, due_s, 0, found.next_update) == ([], [])
+    assert stale(index, [KEY], [(1, 1, 0, b"20260301000000Z")], due_s, 0, found.next_update) == ([0], [])
 
 
 def test_renewal_is_spread_over_the_time_before_it_is_due(tmp_path: Path) -> None:
     serials = range(1, 400)
     index = Index([segment(tmp_path / "segment", *map(CA.answer, serials), refresh_at=NOW_S + 1000)])
     rows: list[tuple[int, int, int, bytes | None]] = [(serial, 0, 0, None) for serial in serials]
-    due = [len(stale(index, [KEY], rows, NOW_S + moment, 1000)) for moment in range(0, 1001, 250)]
+    due = [len(stale(index, [KEY], rows, NOW_S + moment, 1000)[0]) for moment in range(0, 1001, 250)]
     assert due[0] < 5
     assert due[-1] == len(rows)
     for before, after in pairwise(due):

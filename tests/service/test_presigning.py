@@ -18,15 +18,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 
 from ocspd._der import parse_response
+from ocspd.certdb.base import OddRows
+from ocspd.certdb.spelling import is_canonical_aki
 from ocspd.clock import ManualClock
-from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.errors import Code, CodedError, ConfigError, OCSPDError, SignerError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import ZERO_TIME, CertificateRow, CertStatus, OCSPRow, StatusRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
 from ocspd.service import presigning
 from ocspd.service.index_pass import index_pass
-from ocspd.service.presigning import Progress, RefreshReport, SkippedRow, dump_table, refresh_table
+from ocspd.service.pass_parts import Progress, RefreshReport, SkippedRow
+from ocspd.service.presigning import dump_table, refresh_table
 from ocspd.service.signing import Bench, Chunk, LocalSigning, to_chunk
 from ocspd.service.signing_pool import SigningPool
 from tests import sessions
@@ -58,9 +61,10 @@ class TableDB:
 
     async def stream_status(self, *, chunk_rows: int = 5000) -> AsyncIterator[list[StatusRow]]:
         try:
-            for start in range(0, len(self.rows), self.chunk_rows):
+            usual = [row for row in self.rows if row.key is None]
+            for start in range(0, len(usual), self.chunk_rows):
                 await asyncio.sleep(0)
-                yield self.rows[start : start + self.chunk_rows]
+                yield usual[start : start + self.chunk_rows]
         finally:
             self.closed_streams += 1
 
@@ -74,13 +78,25 @@ class TableDB:
         self.responses.update({(row.serial, row.aki): row for row in rows})
         self.written.set()
 
+    async def stream_odd(self) -> AsyncIterator[OddRows]:
+        if odd := [row for row in self.rows if row.key is not None]:
+            yield OddRows(odd, [])
+
+    async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
+        return [row for row in self.rows if row.serial in serials]
+
+    async def get_pem(self, row: StatusRow) -> bytes:
+        found = self.certificates.get((row.serial, row.aki))
+        return b"" if found is None else found.pem.encode()
+
     async def unexpired_ocsp(self, *, chunk_rows: int = 5000) -> AsyncIterator[list[OCSPRow]]:
         yield list(self.responses.values())
 
 
 def row(serial: int, aki: str, status: CertStatus = CertStatus.GOOD, **fields: Any) -> StatusRow:
     values: dict[str, Any] = {"reason": 0, "revoked_at": None, "expiry": EXPIRY} | fields
-    return StatusRow(serial=serial, aki=aki, status=status, **values)
+    key = None if is_canonical_aki(aki) else (str(serial).encode(), aki.encode())
+    return StatusRow(serial=serial, aki=aki, status=status, key=key, **values)
 
 
 def rows_of(signer: OCSPSigner, count: int, first: int = 1 << 150) -> list[StatusRow]:
@@ -195,9 +211,10 @@ async def test_rows_that_cannot_be_signed_are_skipped_and_counted_by_cause() -> 
     )
     skipped: list[SkippedRow] = []
     report = await refresh(db, signer, on_skip=skipped.append)
-    assert (report.signed, set(db.responses)) == (1, {(0, signer.aki)})
-    assert report.skipped == {"bad serial": 1, "unknown status": 2}
-    assert [entry.cause for entry in skipped] == ["bad serial", "unknown status", "unknown status"]
+    assert (report.signed, set(db.responses)) == (3, {(serial, signer.aki) for serial in (0, 5, 6)})
+    assert parse_response(db.responses[5, signer.aki].body).status == 2
+    assert report.skipped == {"bad serial": 1}
+    assert [entry.cause for entry in skipped] == ["bad serial"]
 
 
 async def test_a_revocation_with_a_reason_or_time_that_does_not_exist_is_answered_all_the_same() -> None:
@@ -249,11 +266,11 @@ async def test_a_failing_database_ends_the_pass_with_its_own_error() -> None:
     assert db.closed_streams == 1
 
 
-async def test_an_expired_responder_ends_the_pass() -> None:
+async def test_an_expired_responder_is_told_in_the_end() -> None:
     signer = CHAIN.signer()
     db = TableDB(rows_of(signer, 3))
     late = ManualClock(CHAIN.responder.not_valid_after_utc)
-    with pytest.raises(ConfigError, match=r"OCSP of Example CA.*expired on"):
+    with pytest.raises(SignerError, match=r"OCSP of Example CA.*expired on"):
         await refresh_table(cast("CertDB", db), [signer], clock=late)
     assert db.responses == {}
 

@@ -13,12 +13,13 @@ from aiohttp.test_utils import make_mocked_request
 
 from ocspd._der import parse_response
 from ocspd.clock import SystemClock
-from ocspd.errors import ConfigError
+from ocspd.errors import ConfigError, IndexFileError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertificateRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.service.generations import Generations, due_for_merge
-from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.service.refreshing import Refresher
+from ocspd.service.signer_parts import RefreshSettings
 from ocspd.web.signer_admin import SignerAdmin
 from tests.pki.chain import make_chain
 
@@ -189,7 +190,7 @@ async def test_S6_a_state_that_somebody_has_damaged_costs_a_pass_and_nothing_els
         found = answer_in(tmp_path / "index", ours, 1)
         assert found is not None
         assert found.status == 1
-        await until(lambda: refresher.stats.database_up, "the database is said to be up")
+        await until(lambda: refresher.stats.health.up("database"), "the database is said to be up")
 
 
 async def test_many_small_changes_are_merged_and_none_is_lost(certdb: CertDB, tmp_path: Path) -> None:
@@ -229,10 +230,10 @@ async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
             settings=SETTINGS,
         )
         task = asyncio.create_task(refresher.run())
-        await until(lambda: not refresher.stats.signers_up, "the bad key is seen")
+        await until(lambda: not refresher.stats.health.up("keys"), "the bad key is seen")
         source.next = [ours]
         refresher.look_now()
-        await until(lambda: refresher.stats.signers_up, "the good one is taken")
+        await until(lambda: refresher.stats.health.up("keys"), "the good one is taken")
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -252,18 +253,18 @@ async def test_a_manifest_that_is_removed_comes_back_during_a_merge(
         admin = SignerAdmin(refresher, generations)
         (path / "manifest.json").unlink()
         await until((path / "manifest.json").exists, "published again")
-        assert await readyz(admin) == (200, "ok\n")
-        refresher.stats.index_up = False  # as after a disk that was full
-        assert await readyz(admin) == (503, "the index cannot be written\n")
+        assert await readyz(admin) == (200, "ok")
+        refresher.stats.health.failed(IndexFileError("disk full"), "guard", "index")
+        assert await readyz(admin) == (503, "the index cannot be written")
         (path / "manifest.json").unlink()
-        await until(lambda: refresher.stats.index_up, "the index could be written")
-        assert await readyz(admin) == (200, "ok\n")
+        await until(lambda: refresher.stats.health.up("index"), "the index could be written")
+        assert await readyz(admin) == (200, "ok")
 
 
 async def readyz(admin: SignerAdmin) -> tuple[int, str | None]:
     response = await admin(make_mocked_request("GET", "/readyz"))
     assert isinstance(response, web.Response)
-    return response.status, response.text
+    return response.status, (response.text or "").partition("\n")[0]
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -81,7 +81,7 @@ class CertDB(Protocol):
     def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """Stream the status of the unexpired certificates in non-empty lists of at most chunk_rows.
 
-        Reads no PEM and holds one chunk in memory at a time. A row that
+        Without those of `stream_odd`. Reads no PEM and holds one chunk in memory at a time. A row that
         cannot be read is left out with a warning. On PostgreSQL the stream is one snapshot; on SQLite
         each chunk is, so that CFSSL is not locked out meanwhile: take a cursor of the change feed before,
         and nothing is missed either way.
@@ -130,6 +130,10 @@ class CertDB(Protocol):
 
     async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
         """Return the stored response of a certificate, expired or not, or None."""
+        ...
+
+    async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
+        """Return the stored response of each row, expired or not, None where there is none."""
         ...
 
     def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from ocspd import _copyrows
 from ocspd.certdb import rows
 from ocspd.certdb.rows import RowError
+from ocspd.certdb.spelling import is_canonical, is_canonical_aki
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +40,10 @@ class PackedSource(Protocol):
     """A certdb that can hand out rows as they are."""
 
     def stream_packed(self) -> AsyncIterator[PackedRows]:
-        """Stream the status of the unexpired certificates, one snapshot; see `CertDB.stream_status`."""
+        """Stream the status of the unexpired certificates, one snapshot; see `CertDB.stream_status`.
+
+        Rows of `stream_odd` may be among them; `unpack` knows them.
+        """
         ...
 
 
@@ -48,20 +52,34 @@ class UnpackedRows:
     """What packed rows say."""
 
     groups: dict[str, list[Row]]
-    """The usual rows by key identifier, as it is stored."""
+    """The usual rows by key identifier."""
     unusual: list[StatusRow]
-    """Rows without a key identifier, or with times far from now."""
+    """Rows with times far from now, or with something that cannot be read."""
+    odd: int
+    """How many others were sent that `CertDB.stream_odd` has as well."""
     unreadable: list[str]
-    """Why other rows are left out."""
+    """Why others stand for no certificate: their serial numbers are longer than 64 bytes."""
 
 
 def unpack(data: bytes) -> UnpackedRows:
     """Read the rows of a `PackedRows`. ValueError when data is not in its format."""
-    groups, others = _copyrows.unpack(data)
-    unusual, unreadable = [], []
+    packed, others = _copyrows.unpack(data)
+    groups: dict[str, list[Row]] = {}
+    unusual: list[StatusRow] = []
+    unreadable: list[str] = []
+    odd = 0
     for fields in others:
-        try:
-            unusual.append(rows.status_row_from_binary(*fields))
-        except RowError as err:
-            unreadable.append(err.message)
-    return UnpackedRows({rows.read_text(aki): group for aki, group in groups.items()}, unusual, unreadable)
+        if is_canonical(fields[0], fields[1]):
+            try:
+                unusual.append(rows.status_row_from_binary(*fields))
+            except RowError as err:
+                unreadable.append(err.message)
+        else:
+            odd += 1
+    for spelled, group in packed.items():
+        aki = rows.read_text(spelled)
+        if is_canonical_aki(aki):
+            groups[aki] = group
+        else:
+            odd += len(group)
+    return UnpackedRows(groups, unusual, odd, unreadable)

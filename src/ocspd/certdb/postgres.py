@@ -135,7 +135,7 @@ class PostgresCertDB:
 
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """See CertDB."""
-        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
+        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows, f"NOT {POSTGRES_ODD}"):
             if read := rows.readable_rows(chunk, rows.status_row_from_times):
                 yield read
 
@@ -237,6 +237,20 @@ class PostgresCertDB:
         found = await self._by_serials(_OCSP_COLUMNS, [serial], table="ocsp_responses")
         same = rows.same_key(found, serial, aki)
         return _ocsp_row(*same[0]) if same else None
+
+    async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
+        """See CertDB."""
+        keys = [row.key or _key(row.serial, row.aki) for row in rows]
+        async with self._database.connection() as connection:
+            records = await connection.fetch(
+                "SELECT serial_number, authority_key_identifier, body FROM ocsp_responses "
+                "JOIN unnest($1::bytea[], $2::bytea[]) AS wanted (serial_number, authority_key_identifier) "
+                "USING (serial_number, authority_key_identifier)",
+                [serial for serial, _ in keys],
+                [aki for _, aki in keys],
+            )
+        bodies = {(serial, aki): body for serial, aki, body in records}
+        return [bodies.get(key) for key in keys]
 
     async def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
         """See CertDB."""

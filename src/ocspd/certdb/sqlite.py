@@ -115,7 +115,7 @@ class SQLiteCertDB:
 
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """See CertDB."""
-        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows):
+        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows, f"NOT {SQLITE_ODD}"):
             if read := rows.readable_rows(chunk, rows.status_row_from_text):
                 yield read
 
@@ -198,6 +198,20 @@ class SQLiteCertDB:
         found = await self._by_serials(_OCSP_COLUMNS, [serial], table="ocsp_responses")
         same = rows.same_key(found, serial, aki)
         return _ocsp_row(*same[0]) if same else None
+
+    async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
+        """See CertDB."""
+        keys = [row.key or (serial_to_text(row.serial), normalize_aki(row.aki)) for row in rows]
+        sql = (
+            "SELECT CAST(body AS BLOB) FROM ocsp_responses "
+            "WHERE serial_number = CAST(? AS TEXT) AND authority_key_identifier = CAST(? AS TEXT)"
+        )
+
+        def work(connection: sqlite3.Connection) -> list[bytes | None]:
+            found = [connection.execute(sql, key).fetchone() for key in keys]
+            return [None if record is None else record[0] for record in found]
+
+        return await self._worker.run(work)
 
     async def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
         """See CertDB."""

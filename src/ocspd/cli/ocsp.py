@@ -23,7 +23,7 @@ from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 from ocspd.service.index_pass import index_pass
-from ocspd.service.presigning import SkippedRow, dump_table, refresh_table
+from ocspd.service.presigning import dump_table, refresh_table
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.presigning import RefreshReport
+    from ocspd.service.pass_parts import RefreshReport, SkippedRow
 
 _SHOWN_ISSUERS = 5
 
@@ -170,6 +170,12 @@ def _tell(report: RefreshReport, signers: list[OCSPSigner], database: str) -> No
         )
     for cause, count in sorted(report.skipped.items()):
         logger.warning("skipped %d certificates: %s (-list-skipped names them)", count, cause)
+    if report.unreadable:
+        logger.warning(
+            "%d certificates have rows that cannot be read whole: answered as unknown, or revoked where that "
+            "is clear (-list-skipped names them)",
+            report.unreadable,
+        )
     if report.reasons_dropped:
         logger.warning(
             "%d revoked certificates have a reason that does not exist (RFC 5280 §5.3.1): signed without it",

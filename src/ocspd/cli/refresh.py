@@ -23,20 +23,22 @@ from ocspd.cli.signers import follow_files, issuer_configs
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.config import SignerConfig, load_signer_config
-from ocspd.errors import ConfigError, OCSPDError
+from ocspd.errors import CodedError, ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
 from ocspd.pki.certs import ski_hex
 from ocspd.service.generations import Generations
 from ocspd.service.importing import EXPIRED, FileStatus, IssuerFiles, Sources
 from ocspd.service.priority import weigh_session_least
-from ocspd.service.refreshing import Refresher, RefreshSettings, RefreshSource
+from ocspd.service.refreshing import Refresher
+from ocspd.service.signer_parts import RefreshSettings, RefreshSource
 from ocspd.shown import shown
 from ocspd.web.systemd import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
+    from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.certs import Certificate
@@ -101,8 +103,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
                 db_config = parse_db_config(config_data)
             db = database = await open_certdb(db_config, clock)
             await stack.enter_async_context(database)
-            await database.check()
-            total = await database.estimate_unexpired()
+            total = await _first_look(database, wait=not flags.boolean("once"))
         generations = Generations(directory, clock)
         stack.callback(generations.close)
         publisher = _publisher(config.publish, directory, clock)
@@ -133,6 +134,8 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             stack.push_async_callback(server.stop)
             logger.info("admin listener on %s:%d", config.admin_address, server.port)
         once = flags.boolean("once")
+        if flags.boolean("resign"):
+            refresher.sign_again()
         if publisher is not None and not once:
             await stack.enter_async_context(_working(publisher.run()))
             if (manifest := directory.manifest()) is not None:
@@ -145,6 +148,25 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
         return code
 
 
+_BY_HAND = ("ocspd db up", "refuses the login")
+
+
+async def _first_look(database: CertDB, *, wait: bool) -> int | None:
+    """Return about how many certificates there are, None where the database is away.
+
+    What somebody has to do first (create tables, correct a password) is an error at once; for a database that
+    is away a daemon waits as it does later, with `wait`.
+    """
+    try:
+        await database.check()
+        return await database.estimate_unexpired()
+    except CodedError as err:
+        if not wait or any(remedy in err.message for remedy in _BY_HAND):
+            raise
+        logger.warning("%s; waiting for it", err)
+        return None
+
+
 async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
     """Read the files once, so that what cannot be used is told before the daemon is one."""
 
@@ -155,6 +177,13 @@ async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
         if not ski_hex(certificate):
             raise ConfigError(
                 f"{issuer.ca}: has no subject key identifier, which refresh needs with files: use index build"
+            )
+    identifiers = [ski_hex(certificate) for certificate in issuers()]
+    for issuer, identifier in zip(config.issuer, identifiers, strict=True):
+        if identifiers.count(identifier) > 1:
+            raise ConfigError(
+                f"{issuer.ca}: has the key of another CA given, and with files both would be answered alike: "
+                "run one refresh for each, or use index build"
             )
     named: list[tuple[str, str]] = []
 
@@ -210,7 +239,8 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, refresher.look_now)
+    loop.add_signal_handler(signal.SIGHUP, _look_now, refresher)
+    loop.add_signal_handler(signal.SIGUSR1, refresher.sign_again)
     work = asyncio.create_task(refresher.run())
     ready = asyncio.create_task(refresher.ready.wait())
     stop = asyncio.create_task(stopped.wait())
@@ -237,6 +267,11 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _look_now(refresher: Refresher) -> None:
+    logger.info("SIGHUP: looking at certificates and keys")
+    refresher.look_now()
 
 
 async def _go_behind_requests() -> None:
@@ -280,11 +315,14 @@ Instead of a database it follows CRLs, an index.txt of openssl ca, and lists of 
 said of serials that -index-txt or -serials names.
 
 Runs until SIGTERM. Certificates and keys replaced on disk are taken over (SIGHUP: at once); -once ends after
-one pass. A configuration file takes the place of every flag but -once and -loglevel.""",
+one pass. Responses signed with a certificate that has been replaced stay until they are due; -resign (SIGUSR1
+while it runs) signs every certificate again now, as after the compromise of a responder key. A configuration
+file takes the place of every flag but -once, -resign and -loglevel.""",
         (
             string("config", "configuration file (TOML), the same as giving it as the argument"),
             *_FLAGS,
             boolean("once", "end when every certificate has a fresh response"),
+            boolean("resign", "sign every certificate again now, whatever responses there are"),
         ),
         _refresh,
         cfssl=False,

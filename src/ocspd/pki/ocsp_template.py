@@ -167,8 +167,8 @@ class Batch:
 
         def other(status: int, reason: int, revoked_s: float | None) -> bytes | str:
             nonlocal dropped
-            if status != CertStatus.REVOKED:
-                return "unknown status"
+            if status == CertStatus.UNKNOWN:
+                return self._rest(status, 0, None)
             known = reason if reason in _REASONS else 0
             dropped += known != reason
             return self._rest(

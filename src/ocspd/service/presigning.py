@@ -2,9 +2,19 @@
 
 A pass streams the status of unexpired certificates (never their PEM), hands chunks of one issuer's
 rows to signing processes, and writes what comes back to the table `ocsp_responses`, to an index
-segment, or both. Nothing a row holds ends a pass: rows of issuers without a signer and rows that
-cannot be signed are counted and, on request, told one by one. Memory is bounded whatever the table's
-size, and a pass that was interrupted leaves complete answers only.
+segment, or both. Memory is bounded whatever the table's size (but for certificates with rows in several
+spellings, 100 bytes each), and a pass that was interrupted leaves complete answers only.
+
+The invariants kept here:
+
+ 1. Never good after revoked. A pass answers what rows said at the latest when they were read; where the
+    index says revoked and a row does not, every row of the certificate is read anew.
+ 2. Revoked wins. Rows in other spellings than CFSSL's are answered first, each together with all rows of
+    its certificate (`resolving`), and published before anything else; the rest of the pass leaves these
+    certificates alone. So no order of rows, segments or processes decides.
+ 3. Nothing a row holds ends a pass, nor does a signer that fails: rows of issuers without a signer, rows
+    that cannot be signed and those of a signer that cannot sign at present are counted by cause and, on
+    request, told one by one.
 """
 
 from __future__ import annotations
@@ -12,18 +22,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb.packed import PackedSource
-from ocspd.certdb.rows import warn_of_unreadable
-from ocspd.errors import ConfigError
-from ocspd.model import CertStatus, OCSPRow, normalize_aki
+from ocspd.errors import SignerError
+from ocspd.model import CertStatus, OCSPRow
+from ocspd.service.issuers import Issuers
+from ocspd.service.pass_parts import AnswerTable, Progress, RefreshReport, SkippedRow
+from ocspd.service.resolving import AllRows, combined, find_together, id_of
 from ocspd.service.signing import (
     Chunk,
     LocalSigning,
@@ -39,15 +51,15 @@ from ocspd.service.signing_pool import DEPTH, SigningPool
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from ocspd.certdb.base import CertDB
+    from ocspd.certdb.base import CertDB, OddRows
     from ocspd.certdb.packed import PackedRows
     from ocspd.clock import Clock
-    from ocspd.model import CertificateRow, StatusRow
+    from ocspd.model import StatusRow
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.signing import SignedChunk
+    from ocspd.service.pass_parts import IndexWriter, SegmentSink, StatusSource
+    from ocspd.service.signing import CertKey, SignedChunk
     from ocspd.service.staleness import Staleness, StaleRows
 
 CHUNK_ROWS = 1_000
@@ -56,90 +68,6 @@ LOCAL_ROWS = 400
 """A table smaller than this is signed before a process would have started."""
 _AKI = attrgetter("aki")
 _STATUS = attrgetter("status")
-
-
-class IndexWriter(Protocol):
-    """Where answers are kept beside the table; `ocspd._writer.SegmentWriter` is one."""
-
-    def add(self, der: bytes, refresh_at: int | None = None) -> None:
-        """Take one answer, due for replacement at `refresh_at` (seconds since the epoch)."""
-        ...
-
-
-class SegmentSink(Protocol):
-    """Where segments go that the signing processes write themselves: faster than an `IndexWriter`."""
-
-    @property
-    def prefix(self) -> str:
-        """What their paths begin with."""
-        ...
-
-    @property
-    def limit(self) -> int:
-        """After how many answers segments are finished and published while the pass goes on."""
-        ...
-
-    async def publish(self, paths: list[str]) -> None:
-        """Take finished segments."""
-        ...
-
-
-class StatusSource(Protocol):
-    """Where the status of certificates comes from: any `certdb.base.CertDB`, or `importing.FileStatus`."""
-
-    def stream_status(self) -> AsyncIterator[list[StatusRow]]:
-        """Stream the status of the certificates to answer for."""
-        ...
-
-    async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
-        """Return the certificate of a row that has no key identifier, to find who issued it."""
-        ...
-
-    async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
-        """Store answers, where they are wanted in a table."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedRow:
-    """A certificate that got no answer; `cause` is `foreign issuer`, `bad serial` or `unknown status`."""
-
-    serial: int
-    aki: str
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a pass is."""
-
-    certificates: int
-    """Rows that are done with, skipped ones included."""
-    signed: int
-    """Rows that have their answers."""
-
-
-@dataclass(slots=True)
-class RefreshReport:
-    """What a pass did."""
-
-    certificates: int = 0
-    """Unexpired certificates seen."""
-    signed: int = 0
-    """Certificates that got answers, and how many of them are revoked."""
-    revoked: int = 0
-    answers: int = 0
-    """Signatures made: one for each certificate and CertID hash."""
-    foreign: Counter[str] = field(default_factory=Counter)
-    """Certificates of issuers no signer was given for, by key identifier."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Certificates of our issuers that could not be signed, by cause."""
-    reasons_dropped: int = 0
-    """Revoked certificates whose stored reason does not exist; they were signed without a reason."""
-    fresh: int = 0
-    """Certificates that were not wanted, because they have an answer that is good for longer."""
-    next_update: datetime | None = None
-    """When the first of the answers expires."""
 
 
 async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
@@ -156,6 +84,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     staleness: Staleness | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
+    on_failed: Callable[[int, str], None] | None = None,
 ) -> RefreshReport:
     """Sign every unexpired certificate of the signers' issuers and store the answers.
 
@@ -164,12 +93,12 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     `segments` gets them as files. Where `staleness` says that a row needs no new answer it is fresh.
     `numbers` has the number of the signer by the rows' key identifiers; by default the signers say it.
     `processes` 0 means one for each usable CPU; in the `background` they yield to everything else.
-    Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails.
+    Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails. A signer
+    that cannot sign is told to `on_failed`, by number and reason; without that, SignerError comes in the end.
     """
     refresh = _Refresh(
         db=db,
-        signers=signers,
-        numbers=by_issuer(signers) if numbers is None else numbers,
+        issuers=Issuers.of(signers, numbers),
         clock=clock,
         table=table,
         index=index,
@@ -178,7 +107,23 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
         on_progress=on_progress,
         on_skip=on_skip,
     )
-    return await refresh.run(processes or usable_cpus(), background=background)
+    report = await refresh.run(processes or usable_cpus(), background=background)
+    for number, (count, why) in report.failed.items():
+        if on_failed is None:
+            raise SignerError(f"{why} ({count} certificates got no answer)")
+        on_failed(number, why)
+    return report
+
+
+def in_table(issuers: Issuers, number: int, aki: str) -> bool:
+    """Tell whether the table has room for the answers of a signer: of two names of one key, the first."""
+    numbers = issuers.numbers_of(aki)
+    return not numbers or numbers[0] == number
+
+
+def table_hash(signer: OCSPSigner) -> int:
+    """Return which of the signer's CertID hashes the table's answers have: SHA-1 where it is one of them."""
+    return signer.certid_hashes.index("sha1") if "sha1" in signer.certid_hashes else 0
 
 
 def usable_cpus() -> int:
@@ -186,31 +131,12 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def by_issuer(signers: Sequence[OCSPSigner]) -> dict[str, int]:
-    """Map the key identifier of each issuer to its signer's number.
-
-    An issuer without one is found by its certificates' signatures only. ConfigError when two signers
-    would answer for the same key identifier.
-    """
-    numbers: dict[str, int] = {}
-    for number, signer in enumerate(signers):
-        if not signer.aki:
-            continue
-        if signer.aki in numbers:
-            raise ConfigError(
-                f"two signers for {signer.subject} (key identifier {signer.aki}): give each issuer once"
-            )
-        numbers[signer.aki] = number
-    return numbers
-
-
 @dataclass(slots=True, kw_only=True)
 class _Refresh:
     """One pass."""
 
     db: StatusSource
-    signers: Sequence[OCSPSigner]
-    numbers: Mapping[str, int]
+    issuers: Issuers
     clock: Clock
     table: bool
     index: IndexWriter | None
@@ -222,8 +148,13 @@ class _Refresh:
     index_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     published: int = 0
     stale_rows: StaleRows | None = None
+    contested: set[CertKey] = field(default_factory=set)
+    spellings: dict[CertKey, list[StatusRow]] = field(default_factory=dict)
+    """Every row of the certificates that are being answered together, for the table."""
 
     async def run(self, processes: int, *, background: bool) -> RefreshReport:
+        if isinstance(self.db, AllRows):
+            await self._run_odd(self.db, processes, background=background)
         if isinstance(self.db, PackedSource) and not self._answers_return:
             await self._run_packed(self.db.stream_packed(), processes, background=background)
         else:
@@ -275,12 +206,16 @@ class _Refresh:
         if self.segments is not None:
             created_at = int(self.clock.now().timestamp())
             segments = Segments(self.segments.prefix, created_at, keep=self.table or self.index is not None)
-        sorting = Sorting(self.numbers, self.staleness)
+        sorting = Sorting(self.issuers.numbers, self.staleness, frozenset(self.contested))
         if (processes == 1 and not background) or rows < LOCAL_ROWS:
-            yield LocalSigning(self.signers, segments, sorting)
+            yield LocalSigning(self.issuers.signers, segments, sorting)
             return
         async with SigningPool(
-            self.signers, processes=processes, background=background, segments=segments, sorting=sorting
+            self.issuers.signers,
+            processes=processes,
+            background=background,
+            segments=segments,
+            sorting=sorting,
         ) as pool:
             yield pool
 
@@ -312,20 +247,69 @@ class _Refresh:
         if paths:
             await self.segments.publish(paths)
 
+    async def _run_odd(self, db: AllRows, processes: int, *, background: bool) -> None:
+        """Answer the certificates that have rows in other spellings than CFSSL's, before everything else."""
+        stream = db.stream_odd()
+        async with _closing(stream):
+            first = await anext(stream, None)
+            if first is None:
+                return
+            async with self._signing(len(first.rows), processes, background=background) as signing:
+
+                async def work() -> AsyncGenerator[Awaitable[None]]:
+                    some: OddRows | None = first
+                    while some is not None:
+                        yield self._sign_odd(db, signing, some)
+                        some = await anext(stream, None)
+
+                await self._do(signing, work(), processes)
+
+    async def _sign_odd(self, db: AllRows, signing: Signing, odd: OddRows) -> None:
+        self.report.certificates += len(odd.rows) + len(odd.unreadable)
+        self._note_unreadable(odd.unreadable)
+        found, _ = await find_together(db, self.issuers, sorted({row.serial for row in odd.rows}))
+        ours = {id_of(row) for rows in found.values() for row in rows}
+        for row in odd.rows:
+            if id_of(row) not in ours:
+                self.report.foreign[row.aki] += 1
+                self._skip(row.serial, row.aki, "foreign issuer")
+        together = {key: rows for key, rows in found.items() if any(row.key is not None for row in rows)}
+        for key, rows in together.items():
+            if any(row.key is None for row in rows):
+                self.contested.add(key)
+        await self._sign_together(signing, together)
+
+    async def _sign_together(self, signing: Signing, found: Mapping[CertKey, list[StatusRow]]) -> None:
+        """Answer certificates by all of their rows."""
+        now = self.clock.now()
+        waiting: dict[int, list[StatusRow]] = {}
+        for key, rows in found.items():
+            row = combined(rows, now)
+            if row is not None and row.expiry > now:
+                waiting.setdefault(key[0], []).append(row)
+                self.spellings[key] = [each for each in rows if each.expiry > now]
+        for number, rows in waiting.items():
+            for start in range(0, len(rows), CHUNK_ROWS):
+                await self._sign(signing, number, rows[start : start + CHUNK_ROWS], decided=True)
+        for key in found:
+            self.spellings.pop(key, None)
+
+    async def _sign_again(self, signing: Signing, lowering: Sequence[CertKey]) -> None:
+        """Answer certificates that the index calls revoked, by all of their rows as they are now."""
+        assert isinstance(self.db, AllRows)
+        found, _ = await find_together(self.db, self.issuers, sorted({serial for _, serial in lowering}))
+        await self._sign_together(signing, {key: found[key] for key in lowering if key in found})
+
     async def _chunks(
         self, first: list[StatusRow] | None, rest: AsyncIterator[list[StatusRow]]
     ) -> AsyncIterator[tuple[int, list[StatusRow]]]:
         """Sort rows by signer and yield full chunks, the rest of each at the end."""
-        waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.signers))}
+        waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.issuers.signers))}
         rows = first
         while rows is not None:
             self.report.certificates += len(rows)
             for aki, group in groupby(rows, _AKI):
-                number = self.numbers.get(aki)
-                if number is not None:
-                    waiting[number] += group
-                else:
-                    await self._find(aki, group, waiting)
+                self._sort(aki, list(group), waiting)
             for number, chunk in waiting.items():
                 whole = len(chunk) // CHUNK_ROWS * CHUNK_ROWS
                 for start in range(0, whole, CHUNK_ROWS):
@@ -337,43 +321,93 @@ class _Refresh:
             if chunk:
                 yield number, chunk
 
-    async def _find(self, aki: str, rows: Iterable[StatusRow], waiting: dict[int, list[StatusRow]]) -> None:
-        """Sort rows whose key identifier is not exactly a signer's."""
-        for row in rows:
-            number = self.numbers.get(normalize_aki(aki)) if aki else await self._issuer_of(row)
-            if number is None:
-                self.report.foreign[aki] += 1
-                self._skip(row.serial, row.aki, "foreign issuer")
+    def _sort(self, aki: str, rows: list[StatusRow], waiting: dict[int, list[StatusRow]]) -> None:
+        """Add rows of one key identifier to those of its signers."""
+        numbers = self.issuers.numbers_of(aki)
+        if not numbers:
+            self.report.foreign[aki] += len(rows)
+            for row in rows:
+                self._skip(row.serial, aki, "foreign issuer")
+            return
+        for number in numbers:
+            if self.contested:
+                waiting[number] += [row for row in rows if (number, row.serial) not in self.contested]
             else:
-                waiting[number].append(row)
+                waiting[number] += rows
 
-    async def _issuer_of(self, row: StatusRow) -> int | None:
-        """Find the signer of a certificate without a key identifier, by its signature."""
-        found = await self.db.get_certificate(row.serial, row.aki)
-        if found is None:
-            return None
-        pem = found.pem.encode()
-        return next((number for number, signer in enumerate(self.signers) if signer.issued(pem)), None)
-
-    async def _sign(self, signing: Signing, number: int, rows: list[StatusRow]) -> None:
+    async def _sign(
+        self, signing: Signing, number: int, rows: list[StatusRow], *, decided: bool = False
+    ) -> None:
+        """Sign rows of one signer; `decided` when they are what all rows of their certificates say."""
         now = self.clock.now()
         plain = reduced(rows)
         replaced: Sequence[int] = ()
         if self.staleness is not None:
             until = ends(rows)
             until_s = None if until is None else int(until.timestamp())
-            stale_rows = self._stale_rows(self.staleness)
-            wanted = stale_rows(number, plain, int(now.timestamp()), until_s)
-            self.report.fresh += len(rows) - len(wanted)
+            stale = self._stale_rows(self.staleness)
+            wanted, lowering = stale(number, plain, int(now.timestamp()), until_s)
+            self.report.fresh += len(rows) - len(wanted) - len(lowering)
+            again = [(number, plain[at][0]) for at in lowering]
+            if lowering and (decided or not isinstance(self.db, AllRows)):
+                wanted, again = sorted([*wanted, *lowering]), []
+            if self.table:
+                chosen = {*wanted, *lowering}
+                await self._repair([row for at, row in enumerate(rows) if at not in chosen], number, stale)
             rows, plain = [rows[at] for at in wanted], [plain[at] for at in wanted]
-            replaced = stale_rows.replaced(number, plain)
+            replaced = stale.replaced(number, plain)
+            if again:
+                await self._sign_again(signing, again)
         if not rows:
             self._tell()
             return
-        signed = await signing.sign(Chunk(number, now, plain, ends(rows), replaced=replaced))
+        for row in rows:
+            if row.problem:
+                self._note_problem(row.serial, row.aki, row.problem)
+        try:
+            signed = await signing.sign(Chunk(number, now, plain, ends(rows), replaced=replaced))
+        except SignerError as err:
+            self._note_failed(number, len(rows), str(err))
+            return
         if self.index is not None or self.table:
             await self._store(number, rows, signed)
         self._count(rows, signed)
+
+    def _note_unreadable(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            self.report.skipped["unreadable serial number"] += 1
+            self._skip("?", "", message)
+
+    def _note_problem(self, serial: int, aki: str, problem: str) -> None:
+        self.report.unreadable += 1
+        self._skip(serial, aki, problem)
+
+    def _note_failed(self, number: int, rows: int, why: str) -> None:
+        count, _ = self.report.failed.get(number, (0, ""))
+        self.report.failed[number] = count + rows, why
+        self.report.skipped["signer fails"] += rows
+        self._tell()
+
+    async def _repair(self, rows: list[StatusRow], number: int, stale: StaleRows) -> None:
+        """See that the table has the answers the index has, of rows that need no new one."""
+        if (
+            not rows
+            or not isinstance(self.db, AnswerTable)
+            or not in_table(self.issuers, number, rows[0].aki)
+        ):
+            return
+        spelled = [each for row in rows for each in self.spellings.get((number, row.serial), [row])]
+        stored = await self.db.find_ocsp(spelled)
+        wrong: list[OCSPRow] = []
+        for row, body in zip(spelled, stored, strict=True):
+            answer = stale.find(number, table_hash(self.issuers.signers[number]), row.serial)
+            if answer is not None and answer.der != body:
+                expiry = datetime.fromtimestamp(answer.next_update, UTC)
+                wrong.append(
+                    OCSPRow(serial=row.serial, aki=row.aki, body=answer.der, expiry=expiry, key=row.key)
+                )
+        if wrong:
+            await self.db.upsert_ocsp(wrong)
 
     def _stale_rows(self, staleness: Staleness) -> StaleRows:
         if self.stale_rows is None:
@@ -383,14 +417,13 @@ class _Refresh:
     async def _sign_packed(self, signing: Signing, packed: PackedRows) -> None:
         report = self.report
         signed = await signing.sign_packed(PackedChunk(self.clock.now(), packed.data))
-        report.certificates += packed.count - len(signed.unreadable)
+        report.certificates += packed.count - signed.odd
         report.signed += signed.signed
         report.revoked += signed.revoked
         report.answers += signed.made
         report.fresh += signed.fresh
         report.reasons_dropped += signed.reasons_dropped
         report.next_update = earlier(report.next_update, signed.next_update)
-        warn_of_unreadable(signed.unreadable)
         for aki, serials in signed.foreign.items():
             report.foreign[aki] += len(serials)
             for serial in serials:
@@ -398,12 +431,13 @@ class _Refresh:
         for serial, aki, cause in signed.skipped:
             report.skipped[cause] += 1
             self._skip(serial, aki, cause)
-        if signed.nameless:
-            waiting: dict[int, list[StatusRow]] = {number: [] for number in range(len(self.signers))}
-            await self._find("", signed.nameless, waiting)
-            for number, rows in waiting.items():
-                if rows:
-                    await self._sign(signing, number, rows)
+        self._note_unreadable(signed.unreadable)
+        for problem in signed.problems:
+            self._note_problem(*problem)
+        for number, (count, why) in signed.failed.items():
+            self._note_failed(number, count, why)
+        if signed.lowering:
+            await self._sign_again(signing, signed.lowering)
         self._tell()
 
     async def _store(self, number: int, rows: list[StatusRow], signed: SignedChunk) -> None:
@@ -415,15 +449,21 @@ class _Refresh:
         ]
         if self.index is not None:
             async with self.index_lock:
-                due = self.signers[number].due_s(signed.this_update, signed.next_update)
+                due = self.issuers.signers[number].due_s(signed.this_update, signed.next_update)
                 await asyncio.to_thread(_add, self.index, [answers for _, answers in done], due)
-        if self.table and done:
-            hashes = self.signers[number].certid_hashes
-            chosen = hashes.index("sha1") if "sha1" in hashes else 0
+        if self.table and done and in_table(self.issuers, number, rows[0].aki):
+            chosen = table_hash(self.issuers.signers[number])
             await self.db.upsert_ocsp(
                 [
-                    OCSPRow(serial=row.serial, aki=row.aki, body=answers[chosen], expiry=signed.next_update)
+                    OCSPRow(
+                        serial=each.serial,
+                        aki=each.aki,
+                        body=answers[chosen],
+                        expiry=signed.next_update,
+                        key=each.key,
+                    )
                     for row, answers in done
+                    for each in self.spellings.get((number, row.serial), [row])
                 ]
             )
 
@@ -443,7 +483,7 @@ class _Refresh:
                     self._skip(row.serial, row.aki, cause)
         self._tell()
 
-    def _skip(self, serial: int, aki: str, cause: str) -> None:
+    def _skip(self, serial: int | str, aki: str, cause: str) -> None:
         if self.on_skip is not None:
             self.on_skip(SkippedRow(serial, aki, cause))
 

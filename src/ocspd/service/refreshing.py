@@ -2,15 +2,25 @@
 
 Four tasks share one index directory (`generations`) and one database:
 
-    follow   reads the change feed and publishes answers to what changed, within milliseconds
+    follow   reads the change feed and publishes answers to what changed, within milliseconds (`changes`)
     passes   streams the status of every certificate and signs what the index lacks, says differently
              or has past its refresh point; being asked of the index, a pass can be killed and
-             begun again without losing what it had signed
+             begun again without losing what it had signed (`presigning`)
     merges   keeps the number of segments small
     signers  takes over responder certificates and keys replaced on disk
 
-A failure of the database, the disk or a key file ends none of them: what is published goes on being
-served, the task tries again with growing pauses, and the log says so once when the state changes.
+The invariants, and where they are kept:
+
+ 1. Once a revocation is committed, nothing published more than the bound after it says good for that CertID
+    until its rows do. `_follow` answers changes by what the rows say at that moment, and moves its cursor
+    only when that is published; it waits for no pass, and what it takes at a time is done in a fraction of a
+    second (`changes.Pace`). What a break of the feed has hidden a pass and a sweep find (`sweeping`).
+ 2. Revoked wins over other rows of one CertID: `resolving`.
+ 3. No row, key, issuer, file or process ends the daemon or holds others up: `_forever` tries again whatever
+    is raised, rows and signers that fail leave out themselves (`signing`), what is left out is counted.
+    Every operation works on one snapshot of the signers (`issuers`).
+ 4. What is published never goes back: `generations`.
+ 5. Every signal is true: `health`.
 """
 
 from __future__ import annotations
@@ -20,141 +30,53 @@ import contextlib
 import json
 import re
 from collections import Counter, deque
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ocspd import strict_json
 from ocspd.certdb.feed import CursorLostError
-from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.files import read_bounded, write_atomic
 from ocspd.logs import logger
-from ocspd.model import normalize_aki
-from ocspd.service.presigning import (
-    CHUNK_ROWS,
-    LOCAL_ROWS,
-    StatusSource,
-    by_issuer,
-    refresh_table,
-    usable_cpus,
-)
-from ocspd.service.signing import LocalSigning, to_chunk
-from ocspd.service.signing_pool import SigningPool
+from ocspd.model import CertStatus, OCSPRow
+from ocspd.service.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
+from ocspd.service.issuers import Issuers
+from ocspd.service.pass_parts import AnswerTable, SkippedRow
+from ocspd.service.presigning import in_table, refresh_table, table_hash, usable_cpus
+from ocspd.service.resolving import AllRows
+from ocspd.service.signer_parts import SKIPPED_KEPT, RefreshStats
+from ocspd.service.signing import LocalSigning
 from ocspd.service.staleness import Staleness
+from ocspd.service.sweeping import good_answers
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from ocspd._writer import SegmentWriter
-    from ocspd.certdb.feed import ChangeFeed, Cursor, StatusRowChange
+    from ocspd.certdb.feed import ChangeFeed, Cursor
     from ocspd.clock import Clock
-    from ocspd.model import StatusRow
     from ocspd.pki.ocsp import OCSPSigner
+    from ocspd.service.changes import Decided
     from ocspd.service.generations import Generations
-    from ocspd.service.presigning import Progress, SkippedRow
-    from ocspd.service.publishing import PublishStats
-    from ocspd.service.signing import Signing
+    from ocspd.service.pass_parts import Progress
+    from ocspd.service.signer_parts import RefreshSettings, RefreshSource, SignerSource
+    from ocspd.service.signing import CertKey, Signing
     from ocspd.service.staleness import StaleRows
 
 STATE_NAME = "signer.json"
-"""The file beside the manifest that keeps the position in the change feed."""
-_FEED_LIMIT = 5_000
+"""The file beside the manifest that keeps the position in the change feed, and what was asked for."""
+_SIGN_AGAIN = "sign_again"
 _FEED_WAIT_S = 5.0
 _TRIM_EVERY_S = 600.0
 _TRIM_KEEP = timedelta(days=1)
+_OWED_S = 5.0
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_SKIPPED_KEPT = 1_000
 _MAX_STATE_BYTES = 16 << 20
 """A snapshot names every transaction that was open: a few bytes for each."""
 _SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
-_MEANWHILE = {"signers_up": "the signers loaded before stay in use"}
-_AGAIN = {
-    "database_up": "the source of certificates works again",
-    "index_up": "the index can be written again",
-    "signers_up": "certificates and keys can be used again",
-}
 _EXPIRY_WARNING = timedelta(days=14)
-
-
-class RefreshSource(StatusSource, Protocol):
-    """Whose certificates are answered: any `certdb.base.CertDB`, or files (`importing.FileStatus`)."""
-
-    @property
-    def name(self) -> str:
-        """The source for messages."""
-        ...
-
-    def change_feed(self) -> ChangeFeed:
-        """Return a feed of changes; close it after use."""
-        ...
-
-
-class SignerSource(Protocol):
-    """Where the signers come from: files that may be replaced while the daemon runs."""
-
-    def load(self) -> Sequence[OCSPSigner] | None:
-        """Return the signers when they are new or have changed since the last call, else None.
-
-        Raises OCSPDError when what lies there now cannot be used; the old signers stay in use then.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshSettings:
-    """How a signer works. Durations in seconds."""
-
-    processes: int = 0
-    """Signing processes of a pass; 0 is one for each usable CPU."""
-    pass_interval_s: float = 600.0
-    """Pause between passes; at least nine times the length of the last pass is kept in any case."""
-    slice_answers: int = 1_000_000
-    """A running pass publishes what it has after this many answers."""
-    spread: float = 0.25
-    """The share of an answer's life by which its renewal may come early, by a hash of the serial."""
-    merge_interval_s: float = 5.0
-    signers_interval_s: float = 5.0
-    table: bool = False
-    """Whether answers are also written to certdb's `ocsp_responses`, as CFSSL's ocsprefresh does."""
-
-
-@dataclass(slots=True)
-class RefreshStats:
-    """What a signer has done, for metrics and tests."""
-
-    database_up: bool = True
-    index_up: bool = True
-    signers_up: bool = True
-    changes: int = 0
-    """Changes answered; `answers` counts the signatures of changes and passes."""
-    answers: int = 0
-    passes: int = 0
-    pass_certificates: int = 0
-    """Certificates the last pass saw, and how long it took."""
-    pass_seconds: float = 0.0
-    pass_ended_at: float = 0.0
-    foreign: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Rows the last pass could not sign, by cause; the first of them in `skipped_rows`."""
-    skipped_rows: deque[SkippedRow] = field(default_factory=lambda: deque(maxlen=_SKIPPED_KEPT))
-    publish_latency_s: Counter[float] = field(default_factory=Counter)
-    """Histogram of commit-to-published, by upper bound; the sum in `publish_latency_sum_s`."""
-    publish_latency_sum_s: float = 0.0
-    publishing: tuple[PublishStats, ...] = ()
-    """The places the index is also published to."""
-    responder_not_after: dict[str, float] = field(default_factory=dict)
-    """When each issuer's responder certificate ends, seconds since the epoch, by issuer subject."""
-
-    def observe(self, seconds: float) -> None:
-        """Count one change's latency from commit to publication."""
-        seconds = max(seconds, 0.0)
-        self.publish_latency_s[next(bound for bound in LATENCY_BOUNDS_S if seconds <= bound)] += 1
-        self.publish_latency_sum_s += seconds
-
-
-LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, float("inf"))
 
 
 class Refresher:
@@ -182,70 +104,81 @@ class Refresher:
         self._settings = settings
         self._on_progress = on_progress
         self._on_pass = on_pass
-        self._signers: Sequence[OCSPSigner] = ()
-        self._numbers: dict[str, int] = {}
+        self._issuers = Issuers.of(())
         self._local: Signing = LocalSigning(())
+        self._crew = Crew(settings.processes or usable_cpus())
+        self._owed = Owed()
+        self._state: dict[str, Any] = {}
+        self._sweep_due = False
         self._pass_wanted = asyncio.Event()
         self._looking = asyncio.Event()
         self._following = asyncio.Event()  # no pass before the feed has a cursor, or changes would be missed
+
+    def now_s(self) -> float:
+        """Return the time by the signer's clock, in seconds since the epoch."""
+        return self._clock.now().timestamp()
 
     def look_now(self) -> None:
         """Look at certificates and keys at once, not only when their time has come."""
         self._looking.set()
 
+    def sign_again(self) -> None:
+        """Sign every certificate anew as fast as a pass can: a responder key is not to be trusted any more.
+
+        What is asked for is kept beside the index until it is done, also over a restart.
+        """
+        minute = 60
+        # producedAt is cut down to the minute: those of this minute count as before
+        self._state[_SIGN_AGAIN] = int(self._clock.now().timestamp()) // minute * minute + minute
+        logger.info("signing every certificate again; progress is that of the pass")
+        self._pass_wanted.set()
+
     async def run(self) -> None:
         """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
         self._generations.load()
+        self._load_state()
+        if _SIGN_AGAIN in self._state:
+            self._save_state()
         signers = self._source.load()
         if signers is not None:  # None: the ones of an earlier run are still good
             self._take(signers)
-        async with Tasks() as tasks:
-            tasks.create_task(self._forever("database_up", self._follow))
-            tasks.create_task(self._forever("database_up", self._passes))
-            tasks.create_task(self._forever("index_up", self._merges))
-            tasks.create_task(self._forever("index_up", self._guard_manifest))
-            tasks.create_task(self._forever("signers_up", self._watch_signers, wake=self._looking))
+        try:
+            async with Tasks() as tasks:
+                tasks.create_task(self._forever("database", "follow", self._follow))
+                tasks.create_task(self._forever("database", "pass", self._passes))
+                tasks.create_task(self._forever("index", "merge", self._merges))
+                tasks.create_task(self._forever("index", "guard", self._guard_manifest))
+                tasks.create_task(self._forever("keys", "signers", self._watch_signers, wake=self._looking))
+        finally:
+            self._crew.dismiss()
 
     async def _forever(
-        self, part: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None
+        self, part: str, name: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None
     ) -> None:
-        """Repeat work whenever it fails; the log hears of each change of state, not of each attempt.
-
-        `wake` ends the pause after a failure.
-        """
+        """Repeat work whenever it fails, of whatever. `wake` ends the pause after a failure."""
         failures = 0
         woken = asyncio.Event() if wake is None else wake
         while True:
             begun = asyncio.get_running_loop().time()
             try:
                 await work()
-            except OCSPDError as err:
-                name = "index_up" if isinstance(err, IndexFileError) else part
-                if getattr(self.stats, name):
-                    setattr(self.stats, name, False)
-                    logger.error(
-                        "%s; %s, trying again", err, _MEANWHILE.get(name, "what is published stays in force")
-                    )
+            except Exception as err:  # noqa: BLE001  (a bug in one task is no reason to stop the others)
+                self.stats.health.failed(err, name, part)
             if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
                 failures = 0  # it had been working
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
 
-    def _works(self, part: str) -> None:
-        if not getattr(self.stats, part):
-            setattr(self.stats, part, True)
-            logger.info(_AGAIN[part])
-
     # -- signers ---------------------------------------------------------------------------------
 
     def _take(self, signers: Sequence[OCSPSigner]) -> None:
-        self._numbers = by_issuer(signers)
-        self._signers = signers
+        self._issuers = Issuers.of(signers)
         self._local = LocalSigning(signers)
         self.stats.responder_not_after = {
             signer.subject: signer.responder.not_valid_after_utc.timestamp() for signer in signers
         }
+        self.stats.failing = {}
         for signer in signers:
             left = signer.responder.not_valid_after_utc - self._clock.now()
             if left < _EXPIRY_WARNING:
@@ -254,140 +187,218 @@ class Refresher:
                     signer.subject,
                     signer.responder.not_valid_after_utc.date(),
                 )
+        self._look_at_expiry()
+
+    def _look_at_expiry(self) -> None:
+        now = self._clock.now()
+        for signer in self._issuers.signers:
+            if now >= signer.responder.not_valid_after_utc:
+                end = signer.responder.not_valid_after_utc
+                self._fails(
+                    signer,
+                    f"the responder certificate for {signer.subject} expired on {end:%Y-%m-%d %H:%M} UTC",
+                )
+
+    def _fails(self, signer: OCSPSigner, why: str) -> None:
+        """Note that a signer cannot sign; the log hears of it once."""
+        if signer.subject not in self.stats.failing:
+            logger.error("%s; the certificates of other issuers are answered", why)
+        self.stats.failing[signer.subject] = why
+
+    def _signs(self, signer: OCSPSigner) -> None:
+        if signer.subject in self.stats.failing:
+            del self.stats.failing[signer.subject]
+            logger.info("the signer of %s works again", signer.subject)
 
     async def _watch_signers(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._looking.wait(), self._settings.signers_interval_s)
             self._looking.clear()
+            self._look_at_expiry()
             signers = await asyncio.to_thread(self._source.load)
             if signers is not None:
                 self._take(signers)
                 self._pass_wanted.set()
-                logger.info("responder certificates and keys replaced; in use from now on")
-            self._works("signers_up")
-
-    async def _number_of(self, row: StatusRow) -> int | None:
-        """Find the signer of a certificate: by key identifier, or by its signature when it has none."""
-        if row.aki:
-            number = self._numbers.get(row.aki)
-            return self._numbers.get(normalize_aki(row.aki)) if number is None else number
-        found = await self._db.get_certificate(row.serial, row.aki)
-        if found is None:
-            return None
-        pem = found.pem.encode()
-        return next((number for number, signer in enumerate(self._signers) if signer.issued(pem)), None)
+                logger.info(
+                    "responder certificates and keys replaced; in use from now on. Responses signed before "
+                    "stay until they are due: if a key was compromised, sign all again with SIGUSR1 or "
+                    "refresh -resign"
+                )
+            self.stats.health.works("signers")
 
     # -- changes ---------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
         feed = self._db.change_feed()
         try:
-            cursor = self._load_cursor()
+            cursor = self._cursor()
             if cursor is None:
                 cursor = await feed.current_cursor()
+                self._sweep_due = bool(self._generations.segments)
                 self._save_cursor(cursor)
                 if self._following.is_set():
                     self._pass_wanted.set()
             self._following.set()
-            await self._read_changes(feed, cursor)
+            async with Tasks() as tasks:
+                trimming = tasks.create_task(self._trim(feed))
+                try:
+                    await self._read_changes(feed, cursor)
+                finally:
+                    trimming.cancel()
         except CursorLostError as err:
             logger.warning("%s; making a full pass", err)
-            self._state_path.unlink(missing_ok=True)
+            self._state.pop("cursor", None)
+            self._save_state()
+        except (TypeError, ValueError, LookupError, AttributeError):
+            self._state.pop("cursor", None)  # what a feed cannot make out is no position of its own
+            raise
         finally:
             await feed.close()
 
     async def _read_changes(self, feed: ChangeFeed, cursor: Cursor) -> None:
-        trimmed_at = self._clock.now().timestamp()
+        pace = Pace()
+        loop = asyncio.get_running_loop()
+        tried = loop.time()
+        tried_with = self._issuers
         while True:
-            changes, after = await feed.read(cursor, _FEED_LIMIT)
-            self._works("database_up")
+            begun = loop.time()
+            begun_s = self._clock.now().timestamp()
+            changes, after = await feed.read(cursor, pace.limit)
+            self.stats.health.works("follow", "database")
+            if self.stats.behind_since is None and changes:
+                self.stats.behind_since = begun_s
             if changes:
-                await self._answer(changes)
-                self._works("index_up")
+                await self._answer(certificates_of(changes, self._issuers), self._issuers)
+                pace.took(len(changes), loop.time() - begun)
+            if self._owed and (self._issuers is not tried_with or loop.time() - tried > _OWED_S):
+                tried, tried_with = loop.time(), self._issuers
+                issuers = self._issuers
+                await self._answer(dict.fromkeys(self._owed.take(issuers), ()), issuers)
             if after != cursor:
                 cursor = after
                 self._save_cursor(cursor)
-            now_s = self._clock.now().timestamp()
-            if now_s - trimmed_at > _TRIM_EVERY_S:
-                trimmed_at = now_s
-                await feed.trim(cursor, _TRIM_KEEP)
+            self.stats.health.works("follow")
             if not changes:
+                self.stats.behind_since = None
+                self._crew.dismiss()
                 await feed.wait(_FEED_WAIT_S)
 
-    async def _answer(self, changes: Sequence[StatusRowChange]) -> None:
-        """Sign the present status of changed certificates and publish it before anything else."""
+    async def _trim(self, feed: ChangeFeed) -> None:
+        """Take what is read out of the feed from time to time, beside reading it."""
+        while True:
+            await asyncio.sleep(_TRIM_EVERY_S)
+            if (cursor := self._cursor()) is not None:
+                await feed.trim(cursor, _TRIM_KEEP)
+
+    async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], issuers: Issuers) -> None:
+        """Sign what all rows of changed certificates say now, and publish it before anything else.
+
+        `certificates` has the times of the changes of each.
+        """
+        if not certificates or not isinstance(self._db, AllRows):
+            return
         now = self._clock.now()
-        rows: dict[int, list[StatusRow]] = {}
-        changed_at = []
-        for change in changes:
-            if change.row is None or change.row.expiry <= now:
-                continue
-            number = await self._number_of(change.row)
-            if number is not None:
-                rows.setdefault(number, []).append(change.row)
-                changed_at.append(change.changed_at.timestamp())
-        answers = await self._sign_changed(rows, now)
-        if answers:
-            await self._generations.add_changes(lambda writer: _add_all(writer, answers), changed_at)
+        decided = await decide(self._db, issuers, certificates, now, self._generations.open)
+        if not decided:
+            return
+        local = self._local if issuers is self._issuers else LocalSigning(issuers.signers)
+        signing = self._crew.for_changes(len(decided), issuers, local)
+        known = await asyncio.to_thread(self._known, issuers)
+        try:
+            signed = await sign_decided(signing, issuers, decided, now, known)
+        except OCSPDError:
+            self._crew.dismiss()
+            raise
+        self._owed.add(issuers, [key for key in decided if key[0] in signed.failed])
+        for number, why in signed.failed.items():
+            self._fails(issuers.signers[number], why)
+        for number in {number for number, _ in signed.done}:
+            self._signs(issuers.signers[number])
+        changed_at = [moment for key in signed.done for moment in certificates[key]]
+        if signed.answers:
+            await self._generations.add_changes(lambda writer: _add_all(writer, signed.answers), changed_at)
             published_at = self._clock.now().timestamp()
             for moment in changed_at:
                 self.stats.observe(published_at - moment)
+            if self._settings.table:
+                await self._write_table(signed.done, issuers)
+        for row, cause in signed.skipped:
+            self.stats.skipped[cause] += 1
+            self.stats.skipped_rows.append(SkippedRow(row.serial, row.aki, cause))
+            logger.warning("certificate %d of %s: %s", row.serial, row.aki or "no key identifier", cause)
         self.stats.changes += len(changed_at)
-        self.stats.answers += len(answers)
+        self.stats.answers += len(signed.answers)
 
-    async def _sign_changed(self, rows: dict[int, list[StatusRow]], now: datetime) -> list[tuple[bytes, int]]:
-        """Return answers and when they are due, for rows by signer; a mass revocation gets every CPU."""
-        answers: list[tuple[bytes, int]] = []
-        async with contextlib.AsyncExitStack() as stack:
-            signing = self._local
-            if sum(map(len, rows.values())) > LOCAL_ROWS:
-                processes = self._settings.processes or usable_cpus()
-                signing = await stack.enter_async_context(SigningPool(self._signers, processes=processes))
-            for number, some in rows.items():
-                parts = [some[at : at + CHUNK_ROWS] for at in range(0, len(some), CHUNK_ROWS)]
-                known = await asyncio.to_thread(self._open_index)
-                chunks = [to_chunk(number, now, part, known) for part in parts]
-                for signed in await asyncio.gather(*(signing.sign(chunk) for chunk in chunks)):
-                    due = self._signers[number].due_s(signed.this_update, signed.next_update)
-                    for result in signed.answers:
-                        if isinstance(result, str):
-                            self.stats.skipped[result] += 1
-                        else:
-                            answers += [(der, due) for der in result]
-        return answers
-
-    def _open_index(self) -> StaleRows | None:
+    def _known(self, issuers: Issuers) -> StaleRows | None:
         """Map the index to see what changes replace; None when it cannot be read at the moment."""
         try:
-            return Staleness.of(
-                self._generations.directory.path, self._generations.segments, self._signers, 0
-            ).open()
+            return self._staleness(issuers, 0).open()
         except IndexFileError:
             return None  # `Generations` says so, and mends it
+
+    async def _write_table(
+        self, done: Mapping[CertKey, tuple[Decided, list[bytes], datetime]], issuers: Issuers
+    ) -> None:
+        """Write answers to changes to `ocsp_responses` too, beside every row of their certificates."""
+        rows = [
+            OCSPRow(
+                serial=row.serial,
+                aki=row.aki,
+                body=answers[table_hash(issuers.signers[number])],
+                expiry=until,
+                key=row.key,
+            )
+            for (number, _), (decided, answers, until) in done.items()
+            for row in decided.rows
+            if in_table(issuers, number, row.aki)
+        ]
+        if rows:
+            await self._db.upsert_ocsp(rows)
+        if not isinstance(self._db, AnswerTable):
+            return
+        for (number, serial), (decided, answers, until) in done.items():
+            if not decided.rows:  # its row has gone, or has expired: the answer may still be there
+                signer = issuers.signers[number]
+                body = answers[table_hash(signer)]
+                with contextlib.suppress(CodedError):
+                    await self._db.update_ocsp(
+                        OCSPRow(serial=serial, aki=decided.row.aki or signer.aki, body=body, expiry=until)
+                    )
 
     @property
     def _state_path(self) -> Path:
         return self._generations.directory.path / STATE_NAME
 
-    def _load_cursor(self) -> Cursor | None:
-        """Return the feed position of an earlier run on this database, if its index is still here.
+    def _load_state(self) -> None:
+        """Read what an earlier run has left.
 
-        A state that cannot be used is none: a full pass finds what changed meanwhile.
+        A state that cannot be used is none: a full pass and a sweep find what changed meanwhile.
         """
-        if not self._generations.segments:
-            return None
         try:
             state = strict_json.read(read_bounded(self._state_path, _MAX_STATE_BYTES + 1), _MAX_STATE_BYTES)
-            cursor = strict_json.member(state, "cursor")
-            ours = strict_json.member(state, "database") == self._db.name
         except (OSError, ValueError):
+            return
+        if not isinstance(state, dict):
+            return
+        if _SIGN_AGAIN in state and _SIGN_AGAIN not in self._state:
+            with contextlib.suppress(ValueError):
+                self._state[_SIGN_AGAIN] = strict_json.natural(state[_SIGN_AGAIN], _SIGN_AGAIN)
+        self._state |= {name: state[name] for name in ("database", "cursor") if name in state}
+
+    def _cursor(self) -> Cursor | None:
+        """Return the position in the feed of this database, if there is one and the index is still here."""
+        cursor = self._state.get("cursor")
+        if not self._generations.segments or self._state.get("database") != self._db.name:
             return None
-        return cursor if ours and isinstance(cursor, dict) and all(map(_usable, cursor.items())) else None
+        return cursor if isinstance(cursor, dict) and all(map(_usable, cursor.items())) else None
 
     def _save_cursor(self, cursor: Cursor) -> None:
-        state = {"database": self._db.name, "cursor": cursor}
-        write_atomic(self._state_path, json.dumps(state).encode() + b"\n")
+        self._state |= {"database": self._db.name, "cursor": cursor}
+        self._save_state()
+
+    def _save_state(self) -> None:
+        write_atomic(self._state_path, json.dumps(self._state).encode() + b"\n")
 
     # -- passes ----------------------------------------------------------------------------------
 
@@ -405,48 +416,81 @@ class Refresher:
             self.stats.passes += 1
             self.stats.pass_seconds = elapsed
             self.stats.pass_ended_at = begun + elapsed
-            self._works("database_up")
-            self._works("index_up")
+            self.stats.health.works("pass")
             self.ready.set()
             with contextlib.suppress(TimeoutError):
                 pause = max(self._settings.pass_interval_s, 9 * elapsed)
                 await asyncio.wait_for(self._pass_wanted.wait(), pause)
 
     async def _pass(self) -> None:
-        await self._generations.begin_pass()
-        skipped: deque[SkippedRow] = deque(maxlen=_SKIPPED_KEPT)
-        report = await refresh_table(
-            self._db,
-            self._signers,
-            clock=self._clock,
-            processes=self._settings.processes,
-            background=True,
-            table=self._settings.table,
-            segments=_Slices(self._generations, self._settings.slice_answers),
-            staleness=Staleness.of(
-                self._generations.directory.path,
-                self._generations.segments,
-                self._signers,
-                self._settings.spread,
-            ),
-            on_progress=self._on_progress,
-            on_skip=skipped.append,
-        )
-        await self._generations.end_pass()
-        if not self._generations.segments:  # an empty index is an index: responders start with it
-            await self._generations.publish()
+        issuers = self._issuers
+        signed_after_s = self._state.get(_SIGN_AGAIN, 0)
+        sweep, self._sweep_due = self._sweep_due, False
+        try:
+            await self._generations.begin_pass()
+            skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
+            failed: dict[int, str] = {}
+            report = await refresh_table(
+                self._db,
+                issuers.signers,
+                clock=self._clock,
+                processes=self._settings.processes,
+                background=True,
+                table=self._settings.table,
+                segments=_Slices(self._generations, self._settings.slice_answers),
+                staleness=self._staleness(issuers, signed_after_s),
+                on_progress=self._on_progress,
+                on_skip=skipped.append,
+                on_failed=failed.__setitem__,
+            )
+            await self._generations.end_pass()
+            if not self._generations.segments:  # an empty index is an index: responders start with it
+                await self._generations.publish()
+            if sweep:
+                await self._sweep(issuers)
+        except BaseException:
+            self._sweep_due = self._sweep_due or sweep
+            raise
+        for number, why in failed.items():
+            self._fails(issuers.signers[number], why)
         self.stats.pass_certificates = report.certificates
         self.stats.answers += report.answers
         self.stats.foreign = report.foreign.total()
+        self.stats.unreadable = report.unreadable
         self.stats.skipped = Counter(report.skipped)
         self.stats.skipped_rows = skipped
+        if signed_after_s and not failed and self._state.get(_SIGN_AGAIN) == signed_after_s:
+            del self._state[_SIGN_AGAIN]
+            self._save_state()
+            logger.info("every certificate has been signed again")
+
+    def _staleness(self, issuers: Issuers, signed_after_s: int) -> Staleness:
+        return Staleness.of(
+            self._generations.directory.path,
+            self._generations.segments,
+            issuers.signers,
+            self._settings.spread,
+            signed_after_s=signed_after_s,
+        )
+
+    async def _sweep(self, issuers: Issuers) -> None:
+        """Answer as unknown what the index calls good and the database does not know (any more)."""
+        if not isinstance(self._db, AllRows):
+            return
+        index = await asyncio.to_thread(self._generations.open)
+        now = self._clock.now()
+        async for batch in good_answers(index, issuers, int(now.timestamp())):
+            keys = dict.fromkeys(batch)
+            decided = await decide(self._db, issuers, keys, now, lambda: index)
+            wrong = {key: () for key in keys if key in decided and decided[key].row.status != CertStatus.GOOD}
+            await self._answer(wrong, issuers)
 
     # -- merges ----------------------------------------------------------------------------------
 
     async def _merges(self) -> None:
         while True:
             if await self._generations.merge():
-                self._works("index_up")
+                self.stats.health.works("merge")
             else:
                 await asyncio.sleep(self._settings.merge_interval_s)
 
@@ -454,8 +498,8 @@ class Refresher:
         """See that the manifest stays what was published; beside merges, one of which may take minutes."""
         while True:
             await asyncio.sleep(self._settings.merge_interval_s)
-            if await self._generations.mend():
-                self._works("index_up")
+            await self._generations.mend()
+            self.stats.health.works("guard")
             if self._generations.pass_wanted:
                 self._pass_wanted.set()
 
@@ -469,12 +513,17 @@ def _usable(member: tuple[str, Any]) -> bool:
         return isinstance(value, str) and _SNAPSHOT.fullmatch(value) is not None
     if name == "xid":
         return isinstance(value, str | int) and str(value).isascii() and str(value).isdigit()
+    if isinstance(value, list):
+        return all(_usable(("", each)) for each in value)
+    if isinstance(value, dict):
+        return all(map(_usable, value.items()))
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:
     for der, due in answers:
-        writer.add(der, due)
+        with contextlib.suppress(DERError):  # an answer an index has no room for is in nobody's way
+            writer.add(der, due)
 
 
 class _Slices:

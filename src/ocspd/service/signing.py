@@ -2,6 +2,10 @@
 
 A chunk is a thousand rows of one issuer, or rows just as the database sent them, to be sorted where
 they are signed. `signing_pool` does the same in other processes.
+
+Invariant 3, as far as it is kept here: a row that cannot be signed leaves out itself (a chunk that fails is
+signed again row by row), a signer that cannot sign leaves out the rows of its issuer. Invariant 2: rows that
+say less than the index, and those of `Sorting.contested`, are not signed here (`resolving`).
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ocspd._writer import SegmentWriter
 from ocspd.certdb.packed import unpack
-from ocspd.model import CertStatus, normalize_aki
+from ocspd.errors import IndexFileError, OCSPDError, SignerError
+from ocspd.model import CertStatus
+from ocspd.pki.ocsp_template import SignedRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +32,11 @@ if TYPE_CHECKING:
     from ocspd.service.staleness import Staleness, StaleRows
 
 _STATUS = itemgetter(1)
+CANNOT_BE_SIGNED = "cannot be signed"
+_FAILURES = 20
+"""Rows that fail one after another before it is asked whether the key can sign anything."""
+CertKey = tuple[int, int]
+"""The number of a signer, and a serial number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +98,30 @@ class SignedPacked:
     """Serials of issuers no signer was given for, by key identifier."""
     skipped: list[tuple[int, str, str]] = field(default_factory=list)
     """Serial, key identifier and cause of the rows that could not be signed."""
-    nameless: list[StatusRow] = field(default_factory=list)
-    """Rows without a key identifier: whose they are, their certificates say."""
+    odd: int = 0
+    """Rows left out because they are not spelled as CFSSL does (`certdb.spelling`)."""
     unreadable: list[str] = field(default_factory=list)
-    """Why rows could not be read."""
+    """Why other rows stand for no certificate."""
+    contested: int = 0
+    """Rows left out because another row of the certificate has been looked at already."""
+    lowering: list[CertKey] = field(default_factory=list)
+    """Certificates whose row says something else while the index says revoked."""
+    problems: list[tuple[int, str, str]] = field(default_factory=list)
+    """Serial, key identifier and what could not be read of a row that was signed as unknown, or revoked."""
+    failed: dict[int, tuple[int, str]] = field(default_factory=dict)
+    """By number of a signer that cannot sign: how many rows it left out, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
     """How rows of a packed chunk are told apart."""
 
-    numbers: Mapping[str, int]
-    """The signers' numbers by key identifier."""
+    numbers: Mapping[str, tuple[int, ...]]
+    """The signers' numbers by key identifier (`issuers`)."""
     staleness: Staleness | None = None
     """Which of them need an answer; all by default."""
-
-    def number(self, aki: str) -> int | None:
-        """Return the number of the signer for a key identifier as it is stored."""
-        number = self.numbers.get(aki)
-        return self.numbers.get(normalize_aki(aki)) if number is None else number
+    contested: frozenset[CertKey] = frozenset()
+    """Certificates that have been answered already, as they have rows in several spellings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +141,11 @@ class Signing(Protocol):
     """Whatever signs chunks."""
 
     async def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign one chunk; OCSPDError when no further chunk can be signed either."""
+        """Sign one chunk; SignerError when this signer cannot, another OCSPDError when nobody can."""
         ...
 
     async def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
-        """Sort and sign a packed chunk into segments; OCSPDError as `sign`."""
+        """Sort and sign a packed chunk into segments; OCSPDError when nobody can sign."""
         ...
 
     async def finish(self) -> list[str]:
@@ -140,7 +156,7 @@ class Signing(Protocol):
 def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow], known: StaleRows | None = None) -> Chunk:
     """Reduce changed rows of one issuer to what signing needs; `known` is the index as it is."""
     plain = reduced(rows)
-    replaced = known.replaced(signer, plain) if known is not None else ()
+    replaced = known.replaced(signer, plain, same=True) if known is not None else ()
     return Chunk(signer, now, plain, ends(rows), changed=True, replaced=replaced)
 
 
@@ -152,9 +168,14 @@ def ends(rows: Iterable[StatusRow]) -> datetime | None:
 def reduced(rows: Iterable[StatusRow]) -> list[Row]:
     """Reduce rows to what signing needs."""
     return [
-        (serial, int(status), reason, None if revoked_at is None else revoked_at.timestamp())
+        # whole seconds, as GeneralizedTime has: a float would round the end of 9999 up to a year too many
+        (serial, int(status), reason, None if revoked_at is None else _whole_seconds(revoked_at))
         for serial, _, status, reason, revoked_at, *_ in rows
     ]
+
+
+def _whole_seconds(moment: datetime) -> float:
+    return moment.replace(microsecond=0).timestamp()
 
 
 def earlier(one: datetime | None, other: datetime | None) -> datetime | None:
@@ -189,7 +210,7 @@ class Bench:
 
     def __init__(
         self,
-        signers: Iterable[OCSPSigner],
+        signers: Iterable[OCSPSigner | SignerError],
         segments: Segments | None = None,
         sorting: Sorting | None = None,
         *,
@@ -206,7 +227,7 @@ class Bench:
         self._written = 0
 
     def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign a chunk; OCSPDError when no further one can be signed either."""
+        """Sign a chunk; SignerError when this signer cannot, another OCSPDError when nobody can."""
         rounded = self._batch(chunk)
         first_s = rounded.this_update.timestamp()
         now_s = int(chunk.now.timestamp())
@@ -228,29 +249,39 @@ class Bench:
             signed.append((positions, self._sign(part, batch)))
         return _joined(len(chunk.rows), signed)
 
+    def _signer(self, number: int) -> OCSPSigner:
+        signer = self._signers[number]
+        if isinstance(signer, SignerError):
+            raise SignerError(str(signer))
+        return signer
+
     def _batch(self, chunk: Chunk, replaced_s: int | None = None) -> Batch:
         """Return the batch of the minute, or where `replaced_s` is given that of a change in this second."""
-        signer, changed = self._signers[chunk.signer], replaced_s is not None
+        signer, changed = self._signer(chunk.signer), replaced_s is not None
         times = chunk.now.replace(microsecond=0), chunk.until, replaced_s
         if not changed:
             times = chunk.now.replace(second=0, microsecond=0), chunk.until, None
         made_for, batch = self._batches.get((chunk.signer, changed), (None, None))
-        if batch is None or made_for != times:
-            batch = signer.batch(chunk.now, until=chunk.until, changed=changed, replaced_s=replaced_s or 0)
+        if batch is None or made_for != times or chunk.now >= signer.responder.not_valid_after_utc:
+            try:
+                batch = signer.batch(
+                    chunk.now, until=chunk.until, changed=changed, replaced_s=replaced_s or 0
+                )
+            except OCSPDError as err:
+                if chunk.until is not None and chunk.until <= chunk.now:
+                    raise  # what is known has ended, not the signer
+                raise SignerError(str(err)) from err
             self._batches[chunk.signer, changed] = times, batch
         return batch
 
     def _sign(self, chunk: Chunk, batch: Batch) -> SignedChunk:
-        signer = self._signers[chunk.signer]
-        keep = self._segments is None or self._segments.keep
-        signed = batch.sign_rows(
-            chunk.rows,
-            signer.certid_hashes,
-            writer=self._segment(),
-            due_s=signer.due_s(batch.this_update, batch.next_update),
-            keep=keep,
-            yielding=self._yielding,
-        )
+        signer = self._signer(chunk.signer)
+        try:
+            signed = self._sign_rows(signer, batch, chunk.rows)
+        except IndexFileError:
+            raise  # the disk, not a row
+        except Exception:  # noqa: BLE001  (whatever a row does to a library)
+            signed = self._sign_one_by_one(signer, batch, chunk.rows)
         return SignedChunk(
             answers=signed.answers,
             this_update=batch.this_update,
@@ -260,35 +291,97 @@ class Bench:
             skipped=len(chunk.rows) - signed.made // len(signer.certid_hashes),
         )
 
+    def _sign_rows(self, signer: OCSPSigner, batch: Batch, rows: list[Row]) -> SignedRows:
+        return batch.sign_rows(
+            rows,
+            signer.certid_hashes,
+            writer=self._segment(),
+            due_s=signer.due_s(batch.this_update, batch.next_update),
+            keep=self._segments is None or self._segments.keep,
+            yielding=self._yielding,
+        )
+
+    def _sign_one_by_one(self, signer: OCSPSigner, batch: Batch, rows: list[Row]) -> SignedRows:
+        """Find the rows that cannot be signed. SignerError when none can: it is not for the rows then."""
+        answers: list[list[bytes] | str] = []
+        made = dropped = failures = 0
+        error: Exception | None = None
+        for row in rows:
+            try:
+                signed = self._sign_rows(signer, batch, [row])
+            except IndexFileError:
+                raise
+            except Exception as err:  # noqa: BLE001  (as above)
+                error = err
+                failures += 1
+                answers.append(CANNOT_BE_SIGNED)
+                if failures == _FAILURES and not made and not self._can_sign(batch):
+                    break
+            else:
+                answers += signed.answers
+                made += signed.made
+                dropped += signed.reasons_dropped
+        if error is not None and not made and not self._can_sign(batch):
+            raise SignerError(f"{signer.subject}: the responder key cannot sign: {error}") from error
+        answers += [CANNOT_BE_SIGNED] * (len(rows) - len(answers))
+        return SignedRows(answers, made, dropped)
+
+    @staticmethod
+    def _can_sign(batch: Batch) -> bool:
+        try:
+            batch.sign(1)
+        except Exception:  # noqa: BLE001  (a key may fail in any way)
+            return False
+        return True
+
     def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
-        """Sort and sign a packed chunk; OCSPDError as `sign`."""
+        """Sort and sign a packed chunk; OCSPDError when nobody can sign."""
         assert self._sorting is not None
         unpacked = unpack(chunk.data)
-        result = SignedPacked(unreadable=unpacked.unreadable)
+        result = SignedPacked(odd=unpacked.odd, unreadable=unpacked.unreadable)
         for aki, group in unpacked.groups.items():
             self._sign_group(aki, group, chunk.now, result)
         for row in unpacked.unusual:
-            if row.aki:
-                self._sign_group(row.aki, reduced([row]), chunk.now, result)
-            else:
-                result.nameless.append(row)
+            if row.problem:
+                result.problems.append((row.serial, row.aki, row.problem))
+            self._sign_group(row.aki, reduced([row]), chunk.now, result)
         return result
 
     def _sign_group(self, aki: str, rows: list[Row], now: datetime, result: SignedPacked) -> None:
-        """Sign rows of one issuer, if they are ours and need it."""
+        """Sign rows of one key identifier, if they are ours and need it."""
         assert self._sorting is not None
-        number = self._sorting.number(aki)
-        if number is None:
+        numbers = self._sorting.numbers.get(aki)
+        if numbers is None:
             result.foreign.setdefault(aki, []).extend(row[0] for row in rows)
             return
-        replaced: Sequence[int] = ()
-        if self._stale is not None:
-            wanted = [rows[at] for at in self._stale(number, rows, int(now.timestamp()))]
-            result.fresh += len(rows) - len(wanted)
-            rows = wanted
-            replaced = self._stale.replaced(number, rows)
+        for number in numbers:
+            try:
+                self._sign_wanted(number, aki, self._wanted(number, rows, now, result), now, result)
+            except SignerError as err:
+                count, _ = result.failed.get(number, (0, ""))
+                result.failed[number] = count + len(rows), str(err)
+
+    def _wanted(self, number: int, rows: list[Row], now: datetime, result: SignedPacked) -> list[Row]:
+        """Return the rows that need an answer and may have one as they are."""
+        assert self._sorting is not None
+        contested = self._sorting.contested
+        if contested:
+            before = len(rows)
+            rows = [row for row in rows if (number, row[0]) not in contested]
+            result.contested += before - len(rows)
+        if self._stale is None:
+            return rows
+        wanted, lowering = self._stale(number, rows, int(now.timestamp()))
+        result.fresh += len(rows) - len(wanted) - len(lowering)
+        result.lowering += [(number, rows[at][0]) for at in lowering]
+        return [rows[at] for at in wanted]
+
+    def _sign_wanted(
+        self, number: int, aki: str, rows: list[Row], now: datetime, result: SignedPacked
+    ) -> None:
         if not rows:
             return
+        replaced = self._stale.replaced(number, rows) if self._stale is not None else ()
         signed = self.sign(Chunk(number, now, rows, replaced=replaced))
         result.signed += len(rows) - signed.skipped
         result.revoked += list(map(_STATUS, rows)).count(CertStatus.REVOKED)

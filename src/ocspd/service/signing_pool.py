@@ -22,13 +22,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from ocspd.errors import OCSPDError
+from ocspd.errors import IndexFileError, OCSPDError, ProcessError, SignerError
 from ocspd.logs import capture_warnings
 from ocspd.service.priority import leave_cpu_to_others, weigh_session_least
 from ocspd.service.signing import Bench, Chunk, PackedChunk, SignedChunk, SignedPacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from multiprocessing.context import SpawnProcess
     from types import TracebackType
 
@@ -114,16 +115,19 @@ class SigningPool:
 
     async def _give(self, chunk: _Work) -> _Result:
         worker = await self._free.get()
-        signed = await worker.exchange(chunk)
-        self._free.put_nowait(worker)
-        return signed
+        try:
+            return await worker.exchange(chunk)
+        finally:
+            self._free.put_nowait(worker)  # one that has ended, too: whoever gets it hears so
 
     async def finish(self) -> list[str]:
         """Finish the segment of every worker, after the chunks it has."""
         places = [await self._free.get() for _ in range(DEPTH * self._size)]
-        finished = await asyncio.gather(*(worker.exchange(None) for worker in self._workers))
-        for worker in places:
-            self._free.put_nowait(worker)
+        try:
+            finished = await asyncio.gather(*(worker.exchange(None) for worker in self._workers))
+        finally:
+            for worker in places:
+                self._free.put_nowait(worker)
         return [result.path for result in finished if isinstance(result, _Finished) and result.path]
 
     def close(self) -> None:
@@ -144,6 +148,7 @@ class _Worker:
         self._process, self._reader, self._writer = process, reader, writer
         self._expected: deque[asyncio.Future[Any]] = deque()  # results come in the order chunks were sent
         self._ended = False
+        self._problem = ""
         self._receiving = asyncio.create_task(self._receive())
 
     @classmethod
@@ -154,38 +159,51 @@ class _Worker:
 
     async def exchange(self, chunk: _Work) -> _Result:
         """Send a chunk, or None to finish the segment, and wait for the result."""
+        framed = _framed(chunk)
         if self._ended:
             raise self._error()
         mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._expected.append(mine)
-        self._writer.writelines(_framed(chunk))
+        # whatever the transport thinks of a process that has just ended: `_receive` tells
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.writelines(framed)
         result = await mine
-        if isinstance(result, str):
-            raise OCSPDError(result)
+        if isinstance(result, OCSPDError):
+            raise result
         assert isinstance(result, SignedChunk | SignedPacked | _Finished)
         return result
 
     async def _receive(self) -> None:
-        """Hand out results until the worker ends."""
-        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+        """Hand out results until the worker ends, or sends what is none."""
+        problem = ""
+        try:
             while True:
                 (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
                 result = pickle.loads(await self._reader.readexactly(size))  # noqa: S301  (our own process)
                 mine = self._expected.popleft()
                 if not mine.done():
                     mine.set_result(result)
+        except (OSError, EOFError):
+            pass  # it has ended
+        except Exception as err:  # noqa: BLE001  (unpickling raises anything)
+            problem = f"a signing process sent what cannot be read ({type(err).__name__})"
+            with contextlib.suppress(OSError):
+                self._process.kill()
         # Its files close before the kernel has an exit code for us: join() waits for that too.
         await asyncio.to_thread(self._process.join, _STOP_S)
+        self._problem = problem
         self._ended = True
         for mine in self._expected:
             if not mine.done():
                 mine.set_exception(self._error())
+                mine.exception()  # nobody may be left to hear of it
+        self._expected.clear()
 
     def _error(self) -> OCSPDError:
-        return OCSPDError(
-            f"a signing process ended unexpectedly (exit code {self._process.exitcode}); answers it had "
-            "not returned are missing: run the command again"
+        problem = (
+            self._problem or f"a signing process ended unexpectedly (exit code {self._process.exitcode})"
         )
+        return ProcessError(f"{problem}; answers it had not returned are missing: run the command again")
 
     def stop(self) -> None:
         self._receiving.cancel()
@@ -220,13 +238,13 @@ def _start(task: _Task) -> tuple[SpawnProcess, socket.socket]:
 
 
 def _cannot_start(error: OSError) -> OCSPDError:
-    return OCSPDError(
+    return ProcessError(
         f"cannot start a signing process: {error.strerror}; use fewer -processes, or raise the limits on "
         "processes and open files"
     )
 
 
-def _framed(message: _Work | _Result | str) -> tuple[bytes, bytes]:
+def _framed(message: _Work | _Result | OCSPDError) -> tuple[bytes, bytes]:
     """Encode a message and what goes before it: its length."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(data)), data
@@ -243,6 +261,14 @@ def _unframed(file: BinaryIO) -> _Work:
     return work
 
 
+def _opened(spec: SignerSpec, now: datetime) -> OCSPSigner | SignerError:
+    """Make a signer; one that cannot be made at present is in nobody's way."""
+    try:
+        return spec.open(now)
+    except OCSPDError as err:
+        return SignerError(str(err))
+
+
 def _work(parent: socket.socket, task: _Task) -> None:
     """Be a worker: answer chunks until the socket ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
@@ -257,15 +283,21 @@ def _work(parent: socket.socket, task: _Task) -> None:
             chunk = _unframed(incoming)
             light = light or weigh_session_least()
             try:
-                result: _Result | str
+                result: _Result | OCSPDError
                 if chunk is None:
                     result = _Finished(None if bench is None else bench.finish())
                 else:
                     if bench is None:
                         now = chunk.now
-                        signers = [spec.open(now) for spec in task.specs]
+                        signers = [_opened(spec, now) for spec in task.specs]
                         bench = Bench(signers, task.segments, task.sorting, background=task.background)
                     result = bench.sign(chunk) if isinstance(chunk, Chunk) else bench.sign_packed(chunk)
+            except IndexFileError as err:
+                result = IndexFileError(str(err))
+            except SignerError as err:
+                result = SignerError(str(err))
             except OCSPDError as err:
-                result = str(err)
+                result = OCSPDError(str(err))
+            except Exception as err:  # noqa: BLE001  (the parent tries again, and the log has it)
+                result = ProcessError(f"a signing process failed ({type(err).__name__}: {err})")
             parent.sendall(b"".join(_framed(result)))

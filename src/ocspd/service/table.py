@@ -21,7 +21,9 @@ from ocspd._index import Segment
 from ocspd.errors import DERError, OCSPDError
 from ocspd.logs import logger
 from ocspd.service.generations import Generations
-from ocspd.service.refreshing import Refresher, RefreshSettings
+from ocspd.service.health import PARTS
+from ocspd.service.refreshing import Refresher
+from ocspd.service.signer_parts import RefreshSettings
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from ocspd.index.directory import IndexDirectory
     from ocspd.model import OCSPRow
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.refreshing import SignerSource
+    from ocspd.service.signer_parts import SignerSource
 
 _EVERY_S = 0.5
 _SHARE = 20
@@ -110,8 +112,8 @@ class TableSource:
         """Whether the table could be read last time, and signers, database and index could be used."""
         if self._refresher is None:
             return self._table_up
-        stats = self._refresher.stats
-        return self._table_up and stats.database_up and stats.index_up and stats.signers_up
+        health = self._refresher.stats.health
+        return self._table_up and all(map(health.up, PARTS))
 
     def reload(self) -> None:
         """Read the table again at once."""

@@ -1,4 +1,8 @@
-"""The operators' side of a signer daemon: /metrics, /livez and /readyz on a listener of its own."""
+"""The operators' side of a signer daemon: /metrics, /livez, /readyz and /healthz on a listener of its own.
+
+/livez says that the process answers; /readyz and /healthz name what does not work, and are 503 when answers
+cannot be kept up to date for it: no database, no index, no key of an issuer, or changes left waiting.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ocspd.service.refreshing import LATENCY_BOUNDS_S
+from ocspd.service.health import PARTS
+from ocspd.service.signer_parts import LATENCY_BOUNDS_S
 from ocspd.web.metrics import build_info
 
 if TYPE_CHECKING:
@@ -17,6 +22,15 @@ if TYPE_CHECKING:
 
     from ocspd.service.generations import Generations
     from ocspd.service.refreshing import Refresher
+
+
+LAG_S = 10.0
+"""A signer that is behind by more than this is not ready: ten times what is promised for a revocation."""
+_BROKEN = {
+    "database": "the database does not answer",
+    "index": "the index cannot be written",
+    "processes": "signing processes fail",
+}
 
 
 class SignerCollector(Collector):
@@ -29,12 +43,26 @@ class SignerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         stats = self._refresher.stats
-        for name, up, what in (
-            ("database", stats.database_up, "the database answers"),
-            ("index", stats.index_up, "the index can be written"),
-            ("keys", stats.signers_up, "certificates and keys on disk can be used"),
+        for name, part, what in (
+            ("database", "database", "the database answers"),
+            ("index", "index", "the index can be written"),
+            ("keys", "keys", "certificates and keys on disk can be used"),
+            ("processes", "processes", "signing processes do their work"),
         ):
-            yield GaugeMetricFamily(f"ocspd_signer_{name}_up", f"Whether {what}.", value=int(up))
+            yield GaugeMetricFamily(
+                f"ocspd_signer_{name}_up", f"Whether {what}.", value=int(stats.health.up(part))
+            )
+        issuers = GaugeMetricFamily(
+            "ocspd_signer_issuer_up", "Whether the signer of the issuer can sign.", labels=["issuer"]
+        )
+        for issuer in stats.responder_not_after:
+            issuers.add_metric([issuer], int(issuer not in stats.failing))
+        yield issuers
+        yield GaugeMetricFamily(
+            "ocspd_signer_lag_seconds",
+            "For how long there have been changes that are not answered yet.",
+            value=stats.lag_s(self._refresher.now_s()),
+        )
         yield CounterMetricFamily(
             "ocspd_signer_changes", "Changed certificates answered.", value=stats.changes
         )
@@ -57,6 +85,11 @@ class SignerCollector(Collector):
             if cause != "foreign issuer":
                 skipped.add_metric([cause], count)
         yield skipped
+        yield GaugeMetricFamily(
+            "ocspd_signer_unreadable_certificates",
+            "Certificates answered as unknown, or revoked, because their rows cannot be read whole.",
+            value=stats.unreadable,
+        )
         yield self._latency()
         expiry = GaugeMetricFamily(
             "ocspd_signer_responder_not_after_timestamp_seconds",
@@ -131,15 +164,32 @@ class SignerAdmin:
             case "/metrics":
                 text = generate_latest(self._registry).decode()
                 return _reply(200, text, content_type=CONTENT_TYPE_LATEST)
-            case "/livez" | "/healthz":
+            case "/livez":
                 return _reply(200, "ok\n")
-            case "/readyz":
-                if not self._refresher.ready.is_set():
-                    return _reply(503, "the first pass is running\n")
-                if not self._refresher.stats.index_up:
-                    return _reply(503, "the index cannot be written\n")
-                return _reply(200, "ok\n")
+            case "/readyz" | "/healthz":
+                return self._readiness()
         return _reply(404, "there is /metrics, /livez, /readyz and /healthz\n")
+
+    def _readiness(self) -> web.Response:
+        """Say what works, a line for each; 503 when a promise to clients cannot be kept."""
+        stats = self._refresher.stats
+        broken: list[str] = []
+        if not self._refresher.ready.is_set():
+            broken.append("the first pass is running")
+        lines = []
+        for part in PARTS:
+            trouble = stats.health.trouble(part)
+            lines.append(f"{part}: {trouble or 'ok'}")
+            if trouble and part != "keys":  # of keys the ones loaded before stay in use
+                broken.append(_BROKEN[part])
+        for issuer, why in stats.failing.items():
+            lines.append(f"issuer {issuer}: {why}")
+            broken.append(f"the signer of {issuer} cannot sign")
+        lag_s = stats.lag_s(self._refresher.now_s())
+        lines.append(f"lag: {lag_s:.1f} s")
+        if lag_s > LAG_S:
+            broken.append(f"changes have been waiting for {lag_s:.0f} s")
+        return _reply(503 if broken else 200, "\n".join([", ".join(broken) or "ok", *lines, ""]))
 
 
 def _reply(

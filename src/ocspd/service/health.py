@@ -1,0 +1,73 @@
+"""What of a signer works, and what does not: the one place gauges, readiness and log are made from.
+
+Invariant 5: every signal is true. Each part (database, index, keys, processes) is up as long as no task has
+trouble with it. A failure is charged to its cause, whichever task meets it; a task's trouble with a part ends
+when that task has used the part again. The log hears of each change once, not of each attempt.
+"""
+
+from __future__ import annotations
+
+from ocspd.errors import Code, CodedError, IndexFileError, OCSPDError, ProcessError, SignerError
+from ocspd.logs import logger
+
+PARTS = ("database", "index", "keys", "processes")
+_AGAIN = {
+    "database": "the source of certificates works again",
+    "index": "the index can be written again",
+    "keys": "certificates and keys can be used again",
+    "processes": "signing processes work again",
+}
+_MEANWHILE = {"keys": "the signers loaded before stay in use"}
+_STORE = (Code.STORE_FAILED, Code.STORE_INSERT_FAILED, Code.STORE_NOT_FOUND)
+
+
+def cause_of(error: Exception, otherwise: str) -> str:
+    """Return the part a failure is to be charged to."""
+    match error:
+        case IndexFileError():
+            return "index"
+        case SignerError():
+            return "keys"
+        case ProcessError():
+            return "processes"
+        case CodedError() if error.code in _STORE:
+            return "database"
+        case _:
+            return otherwise
+
+
+class Health:
+    """The troubles there are at present."""
+
+    def __init__(self) -> None:
+        self._troubles: dict[str, dict[str, str]] = {part: {} for part in PARTS}
+
+    def failed(self, error: Exception, task: str, otherwise: str) -> None:
+        """Note what a task failed of; `otherwise` is the part when the error does not tell."""
+        part = cause_of(error, otherwise)
+        text = str(error) if isinstance(error, OCSPDError) else f"{task}: {type(error).__name__}: {error}"
+        self.note(part, task, text)
+
+    def note(self, part: str, task: str, text: str) -> None:
+        """Note a task's trouble with a part."""
+        troubles = self._troubles[part]
+        if text not in troubles.values():
+            logger.error(
+                "%s; %s, trying again", text, _MEANWHILE.get(part, "what is published stays in force")
+            )
+        troubles[task] = text
+
+    def works(self, task: str, *parts: str) -> None:
+        """Note that a task has used parts (by default every part) with success."""
+        for part in parts or PARTS:
+            troubles = self._troubles[part]
+            if troubles.pop(task, None) is not None and not troubles:
+                logger.info(_AGAIN[part])
+
+    def up(self, part: str) -> bool:
+        """Tell whether no task has trouble with a part."""
+        return not self._troubles[part]
+
+    def trouble(self, part: str) -> str:
+        """Return the first trouble with a part, empty when it is up."""
+        return next(iter(self._troubles[part].values()), "")
