@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -114,6 +113,8 @@ def _command(words: Sequence[str]) -> list[str]:
 
 def _end_with_parent() -> Callable[[], None]:
     """Return what makes a child get SIGTERM when we are killed without a chance to stop it (Linux)."""
+    import ctypes  # noqa: PLC0415  (some builds of libffi keep a file open from here on)
+
     try:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
