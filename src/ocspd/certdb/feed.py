@@ -40,6 +40,14 @@ MAX_WINDOWS = 16
 """How many ranges of waiting changes a cursor keeps apart in each of its two lanes (rule 4)."""
 
 
+def row_number(value: Any) -> int:
+    """Return a number of a cursor, which comes from a file; ValueError when no feed wrote it."""
+    number = int(value)
+    if isinstance(value, bool) or not 0 <= number < 1 << 63:
+        raise ValueError(value)
+    return number
+
+
 class CursorLostError(OCSPDError):
     """The feed cannot say what changed since this cursor: take a new one and make a full pass."""
 

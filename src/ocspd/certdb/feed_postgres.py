@@ -18,7 +18,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb import rows
-from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange
+from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange, row_number
 from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY
 from ocspd.certdb.postgres_snapshot import Snapshot
 from ocspd.errors import Code, CodedError
@@ -260,10 +260,10 @@ def _lanes(cursor: Mapping[str, Any]) -> dict[str, Any]:
     """Return the lanes of a cursor, copied and checked; one from before migration 004 serves for both."""
     lanes: dict[str, Any]
     if "seen" in cursor:
-        seen = str(cursor["seen"])
+        seen = cursor["seen"]
         upto = cursor.get("upto")
         windows = [{key: cursor.get(key) for key in ("seen", "upto", "xid", "id")}] if upto else []
-        lanes = {name: {"seen": str(upto or seen), "later": windows} for name, _ in _LANES}
+        lanes = {name: {"seen": upto or seen, "later": windows} for name, _ in _LANES}
     else:
         lanes = {name: cursor.get(name, {}) for name, _ in _LANES}
     try:
@@ -274,15 +274,15 @@ def _lanes(cursor: Mapping[str, Any]) -> dict[str, Any]:
                     {
                         "seen": Snapshot(window["seen"]).text,
                         "upto": Snapshot(window["upto"]).text,
-                        "xid": str(int(window["xid"])),
-                        "id": int(window["id"]),
+                        "xid": str(row_number(window["xid"])),
+                        "id": row_number(window["id"]),
                     }
                     for window in lane["later"]
                 ],
             }
             for name, lane in lanes.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise CursorLostError("this is not a cursor of a PostgreSQL change feed") from None
 
 

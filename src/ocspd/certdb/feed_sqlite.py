@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ocspd.certdb import rows
-from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange
+from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange, row_number
 
 if TYPE_CHECKING:
     import sqlite3
@@ -103,21 +103,21 @@ class SQLiteFeed:
     async def _page(self, cursor: Cursor, limit: int) -> tuple[list[Any], Cursor]:
         name = self._reader.location.name
         lanes = _lanes(cursor)
+        last, moment = _last(cursor)
 
         def work(connection: sqlite3.Connection) -> tuple[list[Any], Cursor]:
             source, trimmed, newest = _position(connection)
-            after, moment = cursor.get("last") or (0, None)
             if cursor.get("source") != source or max(lane[0] for lane in lanes.values()) > newest:
                 raise CursorLostError(f"{name} is not the one this cursor was made in")
-            if moment is not None and after > trimmed and _time_of(connection, after) != moment:
+            if moment and last > trimmed and _time_of(connection, last) != moment:
                 raise CursorLostError(f"{name} has been restored since this cursor was made")
             if min(map(_oldest, lanes.values())) < trimmed:
                 raise CursorLostError(f"{name} no longer has the changes since this cursor")
             records: list[Any] = []
             for lane, urgent in _LANES:
                 records += _read_lane(connection, lanes[lane], urgent, newest, limit - len(records))
-            last = [newest, _time_of(connection, newest)]
-            return records, {"source": source, "last": last, **lanes}
+            mark = [newest, _time_of(connection, newest)]
+            return records, {"source": source, "last": mark, **lanes}
 
         records, after = await self._reader.run(_at_once(work))
         # only now is it known which file the connection has
@@ -190,14 +190,25 @@ def _at_once(work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Conne
     return transaction
 
 
+def _last(cursor: Mapping[str, Any]) -> tuple[int, str]:
+    """Return id and time of the entry that was the newest, (0, "") for a cursor that does not say."""
+    match cursor.get("last"):
+        case [int(id_), str(moment)] if 0 <= id_ < 1 << 63:
+            return id_, moment
+        case None:
+            return 0, ""
+    raise CursorLostError("this is not a cursor of an SQLite change feed")
+
+
 def _lanes(cursor: Mapping[str, Any]) -> dict[str, Lane]:
     """Return the lanes of a cursor, copied; one from before migration 004 has the same id for both."""
     lanes = {lane: cursor.get(lane, [cursor.get("id", 0)]) for lane, _ in _LANES}
     try:
         return {
-            name: [int(lane[0]), *([int(a), int(b)] for a, b in lane[1:])] for name, lane in lanes.items()
+            name: [row_number(lane[0]), *([row_number(a), row_number(b)] for a, b in lane[1:])]
+            for name, lane in lanes.items()
         }
-    except (TypeError, ValueError, LookupError):
+    except (TypeError, ValueError, LookupError, OverflowError):
         raise CursorLostError("this is not a cursor of an SQLite change feed") from None
 
 
@@ -254,10 +265,10 @@ def _position(connection: sqlite3.Connection) -> tuple[str, int, int]:
     return rows.read_text(source), trimmed, newest[0] if newest else 0
 
 
-def _time_of(connection: sqlite3.Connection, id_: int) -> str | None:
-    """Return when an entry was made, as it is stored; None when it is not there."""
+def _time_of(connection: sqlite3.Connection, id_: int) -> str:
+    """Return when an entry was made, as it is stored; empty when it is not there."""
     found = connection.execute("SELECT changed_at FROM main.ocspd_changes WHERE id = ?", (id_,)).fetchone()
-    return rows.read_text(found[0]) if found else None
+    return rows.read_text(found[0]) if found else ""
 
 
 def _expiry_of(value: object) -> Any:

@@ -123,7 +123,7 @@ class PostgresCertDB:
     async def estimate_unexpired(self) -> int:
         """See CertDB."""
         now = self._clock.now()
-        async with self._database.connection() as connection:
+        async with self._database.connection(MAINTENANCE_TIMEOUT_S) as connection:
             if await connection.fetchval(_ANALYZED):
                 plan = json.loads(
                     await connection.fetchval(f"EXPLAIN (FORMAT JSON) SELECT {_UNEXPIRED}", now)
@@ -275,7 +275,7 @@ class PostgresCertDB:
         # one statement may not touch a row twice: the last one given wins
         values = {row.key or _key(row.serial, row.aki): row for row in rows}
         if values:
-            async with self._database.connection() as connection:
+            async with self._database.connection(COMMAND_TIMEOUT_S) as connection:
                 await connection.execute(
                     _UPSERT,
                     [serial for serial, _ in values],
@@ -307,7 +307,10 @@ class PostgresCertDB:
     @contextlib.asynccontextmanager
     async def migration(self, *, write: bool) -> AsyncIterator[_Session]:
         """See migrate.Migratable."""
-        async with self._database.connection() as connection, connection.transaction(readonly=not write):
+        async with (
+            self._database.connection(MAINTENANCE_TIMEOUT_S) as connection,
+            connection.transaction(readonly=not write),
+        ):
             if write:
                 await connection.execute(
                     f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})", timeout=MAINTENANCE_TIMEOUT_S

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_SNAPSHOT = re.compile(r"(\d{1,19}):(\d{1,19}):((?:\d{1,19}(?:,\d{1,19})*)?)", re.ASCII)
+
 
 class Snapshot:
     """A pg_snapshot in its text form `xmin:xmax:running,…` (PostgreSQL manual, 9.26.8).
@@ -11,13 +15,18 @@ class Snapshot:
     """
 
     def __init__(self, text: str) -> None:
-        if not isinstance(text, str):
-            raise ValueError("no snapshot")  # noqa: TRY004  (a value from a file)
-        low, high, running = text.split(":")
+        match = _SNAPSHOT.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError("no snapshot")
+        low, high, running = match.groups()
         self.text = text
         self.xmin = int(low)
         self.xmax = int(high)
         self.running = [int(xid) for xid in running.split(",")] if running else []
+        # what PostgreSQL itself asks of one (a cursor comes from a file)
+        known = [self.xmin, *self.running, self.xmax]
+        if known != sorted(known) or self.xmin < 1 or self.xmax in self.running or self.xmax >= 1 << 63:
+            raise ValueError("no snapshot")
 
     def sees(self, xid: int) -> bool:
         """Say whether a committed transaction is visible."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import sys
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ocspd.certdb import open_certdb
@@ -18,7 +19,7 @@ from ocspd.cli.signer_flags import EMBED_CA, RESPONDER_ID, SIGNER_FLAGS
 from ocspd.cli.signers import certid_hashes, open_signer, open_signers
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
-from ocspd.errors import ConfigError, OCSPDError
+from ocspd.errors import CodedError, ConfigError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ocspd.service.pass_parts import RefreshReport, SkippedRow
 
 _SHOWN_ISSUERS = 5
+_KEPT = timedelta(days=7)
 
 
 async def _open_db(flags: Flags, stack: AsyncExitStack, clock: Clock) -> CertDB:
@@ -133,6 +135,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
             on_progress=progress.update,
             on_skip=_print_skipped if flags.boolean("list-skipped") else None,
         )
+        await _trim(db)
     _tell(report, signers, db.name)
     return 0
 
@@ -143,6 +146,14 @@ def _hashes_kept(flags: Flags) -> tuple[str, ...]:
     if flags.string("index"):
         return hashes
     return ("sha1",) if "sha1" in hashes else hashes[:1]
+
+
+async def _trim(db: CertDB) -> None:
+    """Delete changes noted for a signer that has not asked for days: where none runs they would pile up."""
+    feed = db.change_feed()
+    with contextlib.suppress(CodedError):  # a standby, no right to delete: somebody else's affair
+        await feed.trim(await feed.current_cursor(), _KEPT)
+    await feed.close()
 
 
 def _print_skipped(row: SkippedRow) -> None:

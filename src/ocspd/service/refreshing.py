@@ -73,6 +73,8 @@ _TRIM_EVERY_S = 600.0
 _TRIM_KEEP = timedelta(days=1)
 _OWED_S = 5.0
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_FOLLOW_BACKOFF_S = 0.5
+"""Longest pause before the feed is tried again: changes are answered within a second of its return."""
 _MAX_STATE_BYTES = 16 << 20
 """A snapshot names every transaction that was open: a few bytes for each."""
 _SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
@@ -166,8 +168,10 @@ class Refresher:
                 self.stats.health.failed(err, name, part)
             if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
                 failures = 0  # it had been working
+            pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                limit_s = _FOLLOW_BACKOFF_S if name == "follow" else pause_s
+                await asyncio.wait_for(woken.wait(), min(pause_s, limit_s))
             failures += 1
 
     # -- signers ---------------------------------------------------------------------------------
