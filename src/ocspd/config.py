@@ -139,6 +139,8 @@ def _read(
                 raise ConfigError(f"{where}: needs {entry.name}")
             continue
         if entry.name in known:
+            if entry.name == "responder_id" and value[entry.name] == "":
+                continue  # its default, as the example file shows it
             result[entry.name] = _convert(value[entry.name], known[entry.name], f"{where}: {entry.name}")
             if entry.name in _PATHS:
                 result[entry.name] = str(base / result[entry.name])
