@@ -139,8 +139,6 @@ def _read(
                 raise ConfigError(f"{where}: needs {entry.name}")
             continue
         if entry.name in known:
-            if entry.name == "responder_id" and value[entry.name] == "":
-                continue  # its default, as the example file shows it
             result[entry.name] = _convert(value[entry.name], known[entry.name], f"{where}: {entry.name}")
             if entry.name in _PATHS:
                 result[entry.name] = str(base / result[entry.name])
@@ -154,7 +152,7 @@ def _read(
 
 def _convert(value: Any, kind: str, where: str) -> Any:
     match kind, value:
-        case "str", str() if value:
+        case "str", str() if value or where.endswith(": responder_id"):  # "" is its default
             return value
         case "bool", bool():
             return value
