@@ -87,7 +87,6 @@ PROFILES: dict[str, dict[str, Any]] = {
             "ocsp signing",
             "microsoft sgc",
             "netscape sgc",
-            "no such usage",
         ],
     },
     "eku-only": {"expiry": EXPIRY, "usages": ["client auth"]},
