@@ -133,7 +133,7 @@ async def fuzz(seed: int) -> None:
     numbers = random.Random(seed)
     data = bytearray(b"".join(numbers.choices(requests(), k=numbers.choice((1, 3, 20, 60)))))
     for _ in range(numbers.choice((0, 0, 1, 4))):
-        place = numbers.randrange(len(data))
+        place = numbers.randrange(len(data) + 1)
         data[place : place + numbers.choice((0, 1, 7, 300))] = numbers.randbytes(numbers.choice((0, 1, 5)))
     most = numbers.choice((1, 30, 1_000, 100_000))
     ours = service()
@@ -164,7 +164,7 @@ async def fuzz(seed: int) -> None:
     await settle(client)
     ours.connections.abort()
     await settle(client)
-    assert b"HTTP/1.".startswith(client.written[:7])
+    assert b"HTTP/".startswith(client.written[:5])
     assert ours.connections.current == 0
     assert not [name for name in ours.counts() if "internal_error" in name]
 
