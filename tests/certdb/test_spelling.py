@@ -29,7 +29,7 @@ SPELLINGS = [
     ("-7", AKI),
     (" 7", AKI),
     ("", AKI),
-    ("9" * 156, AKI),
+    ("9" * 154, AKI),
     ("9" * 5000, AKI),
 ]
 
@@ -66,7 +66,7 @@ async def test_D9_every_spelling_of_a_serial_number_is_found(
 async def test_D9_rows_of_odd_spelling_are_found_among_others(
     certdb: CertDB, migrated_db_config: DBConfig
 ) -> None:
-    for serial in ("7", "8", "9" * 155):
+    for serial in ("7", "8", "9" * 153):
         await insert(migrated_db_config, serial, AKI)
     for serial, aki in SPELLINGS:
         await insert(migrated_db_config, serial, aki)

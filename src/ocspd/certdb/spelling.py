@@ -2,7 +2,7 @@
 
 A certificate is named by its issuer and by its serial number *as a number*, but the primary key of
 `certificates` is text: `7` and `07`, `ab` and `AB` are two rows about one certificate. CFSSL writes one
-spelling, called canonical here: a decimal serial number without leading zeros, of at most 155 digits (64
+spelling, called canonical here: a decimal serial number without leading zeros, of at most 153 digits (64
 octets), and a key identifier in lower-case hex. There is at most one row of that spelling for a
 certificate, so all others, of which there are few, are looked at together with what else is known of
 their certificate (`CertDB.stream_odd`, `CertDB.find_statuses`), and the canonical ones can be read by
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 POSTGRES_ODD = (
-    "(encode(serial_number, 'escape') !~ '^(0|[1-9][0-9]{0,154})$'"
+    "(encode(serial_number, 'escape') !~ '^(0|[1-9][0-9]{0,152})$'"
     " OR encode(authority_key_identifier, 'escape') !~ '^[0-9a-f]+$'"
     " OR expiry IS NULL)"
 )
@@ -29,7 +29,7 @@ POSTGRES_ODD = (
 SQLITE_ODD = (
     "(typeof(serial_number) <> 'text' OR typeof(authority_key_identifier) <> 'text'"
     " OR serial_number = '' OR serial_number GLOB '*[^0-9]*' OR serial_number GLOB '0?*'"
-    " OR length(serial_number) > 155"
+    " OR length(serial_number) > 153"
     " OR authority_key_identifier = '' OR authority_key_identifier GLOB '*[^0-9a-f]*'"
     " OR expiry IS NULL OR typeof(expiry) <> 'text' OR expiry NOT GLOB '[0-9][0-9][0-9][0-9]-*')"
 )
@@ -44,7 +44,7 @@ POSTGRES_ZEROS = "substr(serial_number, 1, 1) = '\\x30'::bytea"
 SQLITE_ZEROS = "CAST(substr(serial_number, 1, 1) AS TEXT) = '0'"
 """True for serial numbers with a leading zero; the predicate of the index that finds them by their number."""
 
-_SERIAL = re.compile(rb"0|[1-9][0-9]{0,154}")
+_SERIAL = re.compile(rb"0|[1-9][0-9]{0,152}")
 _AKI = re.compile(rb"[0-9a-f]+")
 
 

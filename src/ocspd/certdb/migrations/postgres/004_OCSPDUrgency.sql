@@ -16,7 +16,7 @@ CREATE INDEX ocspd_ocsp_responses_zeros
 
 -- Rows that are not as CFSSL writes them (spelling.py has the same words).
 CREATE INDEX ocspd_certificates_odd ON certificates (expiry) WHERE
-    (encode(serial_number, 'escape') !~ '^(0|[1-9][0-9]{0,154})$'
+    (encode(serial_number, 'escape') !~ '^(0|[1-9][0-9]{0,152})$'
     OR encode(authority_key_identifier, 'escape') !~ '^[0-9a-f]+$'
     OR expiry IS NULL);
 

@@ -11,7 +11,7 @@ CREATE INDEX ocspd_ocsp_responses_zeros
 CREATE INDEX ocspd_certificates_odd ON certificates (expiry) WHERE
     (typeof(serial_number) <> 'text' OR typeof(authority_key_identifier) <> 'text'
     OR serial_number = '' OR serial_number GLOB '*[^0-9]*' OR serial_number GLOB '0?*'
-    OR length(serial_number) > 155
+    OR length(serial_number) > 153
     OR authority_key_identifier = '' OR authority_key_identifier GLOB '*[^0-9a-f]*'
     OR expiry IS NULL OR typeof(expiry) <> 'text' OR expiry NOT GLOB '[0-9][0-9][0-9][0-9]-*');
 
