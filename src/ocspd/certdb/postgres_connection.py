@@ -149,8 +149,13 @@ class Database:
                     yield piece
                 await copying
             finally:
+                left_early = not copying.done()
                 copying.cancel()
                 await asyncio.wait({copying})
+                if not copying.cancelled():
+                    copying.exception()  # the driver's complaint about having been interrupted
+                if left_early:  # a connection in the middle of a COPY is of no use to anybody else
+                    connection.terminate()
 
     async def connect(self) -> Any:
         """Open a connection outside the pool; the caller closes it."""

@@ -224,9 +224,15 @@ class _Refresh:
         # what the workers have and one that is written; the next one waits for a place
         slots = asyncio.Semaphore(DEPTH * processes + 1)
 
+        failed = False
+
         async def do(piece: Awaitable[None]) -> None:
+            nonlocal failed
             try:
                 await piece
+            except BaseException:
+                failed = True
+                raise
             finally:
                 slots.release()
 
@@ -234,6 +240,8 @@ class _Refresh:
             async for piece in work:
                 tasks.create_task(do(piece))
                 await slots.acquire()
+                if failed:
+                    break  # the group takes no further task, and raises what happened
                 if self.segments is not None and self.report.answers >= self.published + self.segments.limit:
                     await self._publish(signing)
         await self._publish(signing)
