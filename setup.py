@@ -44,6 +44,7 @@ NATIVE = (
     "_copyrows",
     "_http",
     "_responder",
+    "_reactor",
     "_fastpath",
 )
 

@@ -27,6 +27,7 @@ NATIVE = (
     "_presign",
     "_copyrows",
     "_responder",
+    "_reactor",
     "_fastpath",
 )
 """The native modules; each may use those before it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 from ocspd._fastpath import Connections
@@ -63,6 +63,29 @@ class Service:
         """Let seconds pass for the limits, but not for the answers."""
         for _ in range(times):
             self.connections.tick(NOW_S)
+
+
+def native(service: Service, *, send_buffer: int = 0) -> AbstractAsyncContextManager[int]:
+    """Serve the native connections of a service, see `serving_connections`."""
+    return serving_connections(service.connections, send_buffer=send_buffer)
+
+
+@asynccontextmanager
+async def serving_connections(connections: Connections, *, send_buffer: int = 0) -> AsyncIterator[int]:
+    """Serve native connections on a port; a small send buffer makes every client a slow reader."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        connections.listen(listener.fileno())
+        loop.add_reader(connections.fileno(), connections.turn)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            connections.unlisten(listener.fileno())
+            connections.abort()
+            await asyncio.sleep(0)
+            loop.remove_reader(connections.fileno())
 
 
 @asynccontextmanager

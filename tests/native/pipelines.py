@@ -15,7 +15,8 @@ from ocspd._der import parse_response
 from ocspd._index import Index, Segment
 from ocspd._writer import SegmentWriter
 from tests.native.pair import Service
-from tests.native.transports import MemoryTransport, converse, cut, settle
+from tests.native.transports import converse, cut
+from tests.native.wire import Wire, settle
 from tests.native.world import NOW_S, authorities
 from tests.web.raw_http import get, post
 
@@ -109,16 +110,16 @@ async def wanted(pipeline: list[bytes]) -> bytes:
 
 
 async def said(data: bytes, cuts: list[int], *, takes: int = 0) -> bytes:
-    """Send a pipeline over a transport in memory; `takes` octets at a time are read, 0 for all at once."""
+    """Send a pipeline over a socket pair; `takes` bytes at a time are read, 0 for all at once."""
     ours = service()
-    client = MemoryTransport(ours.connections.protocol(), takes=not takes)
+    client = Wire(ours.connections, takes=not takes, room=4_608 if takes else 0)
     for segment in cut(data, cuts):
-        while not client.reading:
+        client.receive(segment)
+        while not client.is_reading():
             client.take(takes)
             await settle(client)
-        client.receive(segment)
     await settle(client)
-    while client.pending or not client.reading:
+    while client.waiting or ours.connections.buffered_bytes:
         client.take(takes)
         await settle(client)
     result = bytes(client.written)
@@ -129,7 +130,7 @@ async def said(data: bytes, cuts: list[int], *, takes: int = 0) -> bytes:
 
 
 async def fuzz(seed: int) -> None:
-    """Give `data_received` a damaged pipeline in chunks of any size; whatever it says, nothing may break."""
+    """Send a damaged pipeline in chunks of any size; whatever it says, nothing may break."""
     numbers = random.Random(seed)
     data = bytearray(b"".join(numbers.choices(requests(), k=numbers.choice((1, 3, 20, 60)))))
     for _ in range(numbers.choice((0, 0, 1, 4))):
@@ -137,11 +138,11 @@ async def fuzz(seed: int) -> None:
         data[place : place + numbers.choice((0, 1, 7, 300))] = numbers.randbytes(numbers.choice((0, 1, 5)))
     most = numbers.choice((1, 30, 1_000, 100_000))
     ours = service()
-    client = MemoryTransport(ours.connections.protocol(), takes=numbers.random() < 0.6, high=1_000)
+    client = Wire(ours.connections, takes=numbers.random() < 0.6, room=numbers.choice((0, 4_608)))
     at = 0
     while at < len(data) and not client.says_no_more():
         size = numbers.randint(1, most)
-        if client.reading:
+        if client.is_reading():
             client.receive(bytes(data[at : at + size]))
             at += size
         else:
@@ -155,7 +156,7 @@ async def fuzz(seed: int) -> None:
             ours.connections.drain()
         elif what < 0.24:
             client.end()
-        elif not client.reading:
+        elif not client.is_reading():
             client.take(100_000)
     if numbers.random() < 0.5:
         client.break_off()

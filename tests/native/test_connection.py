@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.native import wire
 from tests.native.pair import Service
 from tests.native.strategies import DERS, clean_requests, odd_requests, places
 from tests.native.transports import converse, cut
@@ -33,7 +34,7 @@ def octets(data: bytes) -> list[bytes]:
 
 async def native(segments: Sequence[bytes]) -> tuple[Said, Service]:
     service = Service()
-    said = await converse(service.connections.protocol(), segments)
+    said = await wire.converse(service.connections, segments)
     assert service.connections.current == 0
     return said, service
 

@@ -12,8 +12,8 @@ from itertools import chain
 
 import pytest
 
-from tests.native.pair import Service, serving
-from tests.native.transports import MemoryTransport, settle
+from tests.native.pair import Service, native
+from tests.native.wire import Wire, settle
 from tests.native.world import GOOD, REVOKED, authorities, stored
 from tests.web.raw_http import get, post
 
@@ -32,8 +32,8 @@ REFUSED = {
 }
 
 
-def connect(service: Service, **options: bool) -> MemoryTransport:
-    return MemoryTransport(service.connections.protocol(), **options)
+def connect(service: Service, **options: bool) -> Wire:
+    return Wire(service.connections, **options)
 
 
 @pytest.mark.parametrize("line", [b"\r\n", b"\n", b"\r", b"\r\n\r\n\r\n"])
@@ -141,7 +141,7 @@ async def read_while_sending(head: bytes) -> bytes:
     """Send all of a request before reading a byte, as simple clients do."""
     service = Service()
     loop = asyncio.get_running_loop()
-    async with serving(service.connections.protocol) as port:
+    async with native(service) as port:
         with socket.socket() as client:
             client.setblocking(False)  # noqa: FBT003  (positional only)
             await loop.sock_connect(client, ("127.0.0.1", port))
@@ -183,7 +183,7 @@ async def reset_everywhere(data: bytes) -> Service:
     """Reset connections after every part of a pipeline, before and after the loop has seen it."""
     service = Service()
     step = max(1, len(data) // 60)
-    async with serving(service.connections.protocol) as port:
+    async with native(service) as port:
         for end in (*range(1, len(data), step), len(data)):
             for turns in (0, 1, 2, 4):
                 client = socket.create_connection(("127.0.0.1", port))

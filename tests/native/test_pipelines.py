@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.native.pair import serving
+from tests.native.pair import native
 from tests.native.pipelines import (
     EDGES,
     HEAD_ROOM,
@@ -67,7 +67,7 @@ def test_R5_responses_that_just_fill_the_buffer_are_answered(
 async def over_a_socket(data: bytes, cuts: list[int], size: int, *, narrow: bool) -> bytes:
     """Send a pipeline over a real socket; with `narrow`, buffers and reads are small."""
     ours, loop, got = service(), asyncio.get_running_loop(), bytearray()
-    async with serving(ours.connections.protocol, send_buffer=4_096 if narrow else 0) as port:
+    async with native(ours, send_buffer=4_096 if narrow else 0) as port:
         with socket.socket() as client:
             if narrow:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

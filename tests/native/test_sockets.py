@@ -5,30 +5,18 @@ import base64
 import random
 import re
 import socket
-import ssl
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.native.pair import Service, serving
+from tests.native.pair import Service, native, serving
 from tests.native.strategies import clean_requests, places
 from tests.native.transports import cut
 from tests.native.world import GOOD, REVOKED, authorities, stored
 from tests.web.raw_http import get, post
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 DER = authorities()[0].request(GOOD)
 REVOKED_DER = authorities()[0].request(REVOKED)
@@ -80,12 +68,12 @@ async def ask_one_by_one(port: int, requests: list[bytes]) -> list[bytes]:
 
 
 async def compare(requests: list[bytes], cuts: list[int]) -> None:
-    native, reference = Service(), Service()
+    service, reference = Service(), Service()
     data = b"".join(requests)
-    async with serving(native.connections.protocol) as ours, serving(reference.server) as theirs:
+    async with native(service) as ours, serving(reference.server) as theirs:
         wanted = b"".join(await ask_one_by_one(theirs, requests))
         assert (await talk(ours, cut(data, cuts), len(wanted)))[0] == wanted
-    assert native.outcomes() == reference.outcomes()
+    assert service.outcomes() == reference.outcomes()
 
 
 def is_kept_alive(data: bytes) -> bool:
@@ -105,7 +93,7 @@ def test_on_sockets_too_the_native_path_says_what_aiohttp_says(
 
 async def flood(*, reads: bool) -> None:
     service = Service()
-    async with serving(service.connections.protocol) as port:
+    async with native(service) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
         sent = got = 0
         numbers = random.Random(1)
@@ -157,8 +145,7 @@ async def dribble() -> None:
     service, reference = Service(), Service()
     different = [GET, post(REVOKED_DER), ODD, GET * 30, post(REVOKED_DER) * 7, ODD + GET, get("/AAAA")]
     random.Random(3).shuffle(different)
-    ours = serving(service.connections.protocol, send_buffer=4096)
-    async with ours as port, serving(reference.server) as theirs:
+    async with native(service, send_buffer=4096) as port, serving(reference.server) as theirs:
         wanted = b"".join([b"".join(await ask_one_by_one(theirs, split(part))) for part in different]) * 20
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -187,52 +174,9 @@ def test_what_the_socket_does_not_take_at_once_follows_in_order(runner: asyncio.
     runner.run(dribble())
 
 
-async def encrypted(directory: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
-        .not_valid_after(datetime(2126, 1, 1, tzinfo=UTC))
-        .sign(key, hashes.SHA256())
-    )
-    file = directory / "server.pem"
-    file.write_bytes(
-        certificate.public_bytes(Encoding.PEM)
-        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(file)
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    theirs.check_hostname = False
-    theirs.load_verify_locations(file)
-    service = Service()
-    server = await asyncio.get_running_loop().create_server(
-        cast("Callable[[], asyncio.Protocol]", service.connections.protocol), "127.0.0.1", 0, ssl=ours
-    )
-    port = server.sockets[0].getsockname()[1]
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=theirs)
-    writer.write(GET * 3)
-    async with asyncio.timeout(120):
-        for _ in range(3):
-            assert (await reader.readuntil(ANSWER)).startswith(b"HTTP/1.1 200 OK")
-    writer.close()
-    with suppress(ConnectionError, ssl.SSLError):
-        await writer.wait_closed()
-    server.close()
-
-
-def test_nothing_is_written_beside_tls(runner: asyncio.Runner, tmp_path: Path) -> None:
-    runner.run(encrypted(tmp_path))
-
-
 async def vanish() -> None:
     service = Service()
-    async with serving(service.connections.protocol) as port:
+    async with native(service) as port:
         for data in (
             b"",
             GET[:30],
@@ -250,7 +194,7 @@ async def vanish() -> None:
                     await asyncio.sleep(0)
                 writer.transport.abort()
         async with asyncio.timeout(120):
-            while service.connections.current:  # noqa: ASYNC110
+            while service.connections.current or service.server.connections:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         for data in (GET, ODD, ODD + GET, GET + ODD):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -259,7 +203,9 @@ async def vanish() -> None:
             async with asyncio.timeout(120):
                 assert (await reader.read()).count(ANSWER) == data.count(b" HTTP/1.1")
             writer.transport.abort()
-        assert len(service.server.connections) == 0
+        async with asyncio.timeout(120):
+            while service.server.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
 
 def test_clients_may_vanish_or_half_close_at_any_time(runner: asyncio.Runner) -> None:
@@ -268,7 +214,7 @@ def test_clients_may_vanish_or_half_close_at_any_time(runner: asyncio.Runner) ->
 
 async def limits() -> None:
     service = Service(max_connections=2)
-    async with serving(service.connections.protocol) as port:
+    async with native(service) as port:
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         async with asyncio.timeout(120):
             opened[0][1].write(GET[:40])

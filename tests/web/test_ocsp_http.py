@@ -5,10 +5,11 @@ import base64
 import datetime as dt
 import random
 import struct
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import cache
 from mmap import mmap
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 import pytest
@@ -26,6 +27,7 @@ from ocspd.clock import ManualClock
 from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
 from ocspd.web.ocsp import MalformedError, OCSPServer, decode_path
 from tests.native.answers import NOW, Authority
+from tests.native.pair import serving_connections
 from tests.web.fake_responder import FakeResponder
 from tests.web.raw_http import Peer, RawReply, get, post
 
@@ -98,13 +100,16 @@ KINDS = ("aiohttp", "aiohttp and native responder", "native")
 @pytest.fixture(params=KINDS)
 async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Start]:
     kind: str = request.param
-    opened: list[tuple[OCSPServer, asyncio.Server]] = []
+    opened: list[OCSPServer] = []
+    closing: list[Callable[[], None]] = []
+    stack = AsyncExitStack()
 
     async def start(*, path: str = "/", answers: dict[int, bytes] | None = None) -> Site:
         clock = ManualClock(NOW + dt.timedelta(hours=1))
         answers = signed_answers() if answers is None else answers
         stored = [*answers.values(), CA.answer(GOOD, hash_name="sha256")]
         protocol: Callable[[], asyncio.BaseProtocol]
+        connections: Connections | None = None
         drain: Callable[[], None] = lambda: None  # noqa: E731
         if kind == "aiohttp":
             fake = FakeResponder(stored, clock)
@@ -118,20 +123,26 @@ async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             tick = responder.set_time
             if kind == "native":
                 connections = Connections(responder, slow_factory=server)
-                protocol = cast("Callable[[], asyncio.BaseProtocol]", connections.protocol)
                 tick, drain = connections.tick, connections.drain
             tick(int(clock.now().timestamp()))
             read = struct.Struct(f"={len(COUNTERS)}Q").unpack_from
             counted = lambda: dict(zip(COUNTERS, read(block), strict=True))  # noqa: E731
-        listener = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-        opened.append((server, listener))
-        return Site(listener.sockets[0].getsockname()[1], clock, answers, server, counted, tick, drain)
+        if connections is None:
+            listener = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+            port = listener.sockets[0].getsockname()[1]
+            closing.append(listener.close)
+        else:
+            port = await stack.enter_async_context(serving_connections(connections))
+        opened.append(server)
+        return Site(port, clock, answers, server, counted, tick, drain)
 
     yield start
     while Peer.opened:
         await Peer.opened.pop().close()
-    for server, listener in opened:
-        listener.close()
+    for close in closing:
+        close()
+    await stack.aclose()
+    for server in opened:
         await server.shutdown(0.1)
 
 

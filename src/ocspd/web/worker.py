@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from mmap import mmap
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ocspd import logs
 from ocspd._fastpath import Connections
@@ -76,7 +76,7 @@ class Worker:
         self._channel = channel
         self._settings = settings
         self._sockets = sockets
-        self._listening: dict[int, asyncio.Server] = {}
+        self._listening: set[int] = set()
         self._counters = mmap(counters, COUNTER_BLOCK_BYTES)
         self._segments = KeptSegments()
         self._wanted_index = ("", "")
@@ -107,6 +107,7 @@ class Worker:
     async def run(self) -> None:
         """Obey the supervisor until it ends this worker."""
         self._connections.tick(int(time.time()))
+        asyncio.get_running_loop().add_reader(self._connections.fileno(), self._connections.turn)
         duties = [
             asyncio.create_task(self._tick()),
             asyncio.create_task(self._persist("index", self._index_asked, self._use)),
@@ -176,21 +177,14 @@ class Worker:
 
     async def _listen(self) -> None:
         """Accept on exactly the sockets wanted; the others' queues are left to their owners."""
-        numbers = self._wanted_sockets
-        for number in set(self._listening) - set(numbers):
-            self._listening.pop(number).close()
-        for number in numbers:
-            if number not in self._listening:
-                own = self._sockets[number].dup()  # closing the server leaves the socket to others
-                try:
-                    self._listening[number] = await asyncio.get_running_loop().create_server(
-                        cast("Callable[[], asyncio.Protocol]", self._connections.protocol),
-                        sock=own,
-                        backlog=self._settings.backlog,
-                    )
-                except BaseException:
-                    own.close()
-                    raise
+        numbers = set(self._wanted_sockets)
+        for number in self._listening - numbers:
+            self._connections.unlisten(self._sockets[number].fileno())
+            self._listening.discard(number)
+        for number in numbers - self._listening:
+            self._sockets[number].listen(self._settings.backlog)
+            self._connections.listen(self._sockets[number].fileno())
+            self._listening.add(number)
 
     async def _tick(self) -> None:
         """Move the clock at the beginning of each second, and tell that this process is alive."""
@@ -204,12 +198,13 @@ class Worker:
             self._channel.send("alive", connections=self._connections.current, refused=refused)
 
     def _lack(self) -> str:
-        """Say why there is no descriptor; "" when there is. The loop closes new connections then."""
+        """Say why there is no descriptor; "" when there is. New connections are refused then."""
         try:
             os.close(os.dup(self._channel.fileno()))
         except OSError as err:
             return err.strerror or str(err)
-        return ""
+        starved_by = self._connections.starved_by
+        return os.strerror(starved_by) if starved_by else ""
 
     async def _drain(self, within_s: float) -> None:
         """End every connection after the answer it waits for, the last after `within_s` seconds."""
@@ -217,13 +212,14 @@ class Worker:
         self._slow.draining = True
         self._connections.drain()
         await asyncio.sleep(_SWEEP_S)
-        for server in self._listening.values():
-            server.close()
+        self._wanted_sockets = []
+        await self._listen()
         for listener in self._sockets:
             listener.close()
         while self._connections.current and time.monotonic() < deadline:  # noqa: ASYNC110  (no event)
             await asyncio.sleep(0.02)
         self._connections.abort()
+        asyncio.get_running_loop().remove_reader(self._connections.fileno())
         await asyncio.sleep(0)
 
 
