@@ -7,6 +7,7 @@
 #   make coverage-native   which lines of the native modules the tests reach
 #   make bench         figures against nginx and cfssl on this machine (under ten minutes)
 #   make bench-large   the same with 100 million entries
+#   make bench-openssl   a responder asked with openssl ocsp, and its replies under full load checked by openssl
 #   make clean         remove everything that was built
 # Variables: PYTHON (interpreter for the virtual environment), T (arguments for pytest), B (arguments for bench/run.py),
 # PEERS=no (do not fetch the programs the tests compare with).
@@ -25,7 +26,7 @@ STUBS := $(basename $(notdir $(wildcard src/ocspd/_*.pyi)))
 # cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
-.PHONY: demo test peers check check-cython check-native coverage-native bench bench-large clean setup
+.PHONY: demo test peers check check-cython check-native coverage-native bench bench-large bench-openssl clean setup
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.native
@@ -157,6 +158,9 @@ bench: setup
 
 bench-large: setup
 	@$(BIN)/python -m bench.run --large $(B)
+
+bench-openssl: setup
+	@$(BIN)/python -m bench.openssl $(B)
 
 clean:
 	@rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

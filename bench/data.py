@@ -48,15 +48,58 @@ def serial_of(number: int) -> int:
     return _TOP | (number * _STRIDE & (_TOP - 1))
 
 
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A CA with a delegated OCSP signer."""
+
+    signer: OCSPSigner
+    ca_key: Key
+    responder_key: Key
+
+    def write(self, directory: Path) -> None:
+        """Write ca.pem, ca-key.pem, ocsp.pem and ocsp-key.pem."""
+        for name, certificate, key in (
+            ("ca", self.signer.issuer, self.ca_key),
+            ("ocsp", self.signer.responder, self.responder_key),
+        ):
+            (directory / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+            (directory / f"{name}-key.pem").write_bytes(
+                key.private_bytes(
+                    serialization.Encoding.PEM,
+                    serialization.PrivateFormat.PKCS8,
+                    serialization.NoEncryption(),
+                )
+            )
+
+    def certificate(self, number: int) -> bytes:
+        """Return a leaf certificate in PEM with the serial of this number, for programs that want one."""
+        now = datetime.now(UTC)
+        issuer = self.signer.issuer
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"host-{number}.example.com")]))
+            .issuer_name(issuer.subject)
+            .public_key(self.responder_key.public_key())
+            .serial_number(serial_of(number))
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=30))
+            .sign(self.ca_key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+
+
 def make_signer(kind: str) -> OCSPSigner:
+    """Return the signer of `make_authority` alone."""
+    return make_authority(kind).signer
+
+
+def make_authority(kind: str) -> Authority:
     """Return a CA with a delegated signer, both of one key kind (`p256` or `rsa2048`)."""
-    return make_authority(kind)[0]
 
-
-def make_authority(kind: str) -> tuple[OCSPSigner, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey]:
-    """Return the same with the key of the CA."""
-
-    def key() -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    def key() -> Key:
         if kind == "p256":
             return ec.generate_private_key(ec.SECP256R1())
         return rsa.generate_private_key(65537, 2048)
@@ -97,7 +140,7 @@ def make_authority(kind: str) -> tuple[OCSPSigner, ec.EllipticCurvePrivateKey | 
     signer = OCSPSigner(
         ca, responder, responder_key, clock=SystemClock(), certid_hashes=("sha1",), warn=False
     )
-    return signer, ca_key
+    return Authority(signer, ca_key, responder_key)
 
 
 def _sign(batch: Batch, number: int) -> bytes:
@@ -285,6 +328,17 @@ def closing(request: bytes) -> bytes:
     """Return the HTTP request with `Connection: close`."""
     head, body = request.split(b"\r\n\r\n", 1)
     return head + b"\r\nConnection: close\r\n\r\n" + body
+
+
+def write_index_txt(path: Path, numbers: Iterator[int]) -> None:
+    """Write certificates with these numbers as the database of `openssl ca`, a hundredth revoked."""
+    with path.open("w") as file:
+        for number in numbers:
+            revoked = number % _REVOKED_EVERY == 1
+            state, when = ("R", "260301000000Z,keyCompromise") if revoked else ("V", "")
+            file.write(
+                f"{state}\t491231235959Z\t{when}\t{serial_of(number):032X}\tunknown\t/CN=host-{number}\n"
+            )
 
 
 def write_requests(path: Path, requests: Iterator[bytes]) -> None:

@@ -121,7 +121,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     cfssl = find("cfssl")
-    signer, ca_key = make_authority("p256")
+    authority = make_authority("p256")
+    signer, ca_key = authority.signer, authority.ca_key
     rates: dict[str, list[float]] = {}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-bench-")))

@@ -45,13 +45,14 @@ def saturate(  # noqa: PLR0913  (one value for each thing varied)
     seconds: int,
     connections: int = 64,
     threads: int = 1,
+    host: str = "127.0.0.1",
 ) -> Run:
     """Ask as fast as `connections` closed loops can, and read the server's CPU time before and after."""
     before = server.cpu_s()
     done = subprocess.run(
         [
             *("taskset", "-c", cpus, wrk, "-t", str(threads), "-c", str(connections), "-d", f"{seconds}s"),
-            *("--timeout", "10s", "-s", HERE / "ocsp.lua", f"http://127.0.0.1:{server.port}", "--", requests),
+            *("--timeout", "10s", "-s", HERE / "ocsp.lua", f"http://{host}:{server.port}", "--", requests),
         ],
         check=True,
         capture_output=True,

@@ -11,7 +11,10 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import shutil
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +39,11 @@ ASKED = 50_000
 HOT = 1_000
 """Certificates asked for again and again: what the native path costs with warm caches."""
 TENFOLD = 10
+MANY = 4_000
+"""Connections kept alive behind a load balancer with large pools."""
+_BIND_ADDRESS_NO_PORT = 24  # ip(7); without it the kernel looks for a port that nobody uses for anything
+IDLE = 50_000
+"""Connections that say nothing."""
 WARM_S = 1
 
 
@@ -91,7 +99,10 @@ class Bench:
         count = self.settings.entries
         asked = range(0, count, max(1, count // ASKED))
         self.say(f"making an index of {count:,} answers (P-256, delegated signer)")
-        signer = data.make_signer("p256")
+        authority = data.make_authority("p256")
+        authority.write(self.scratch)
+        data.write_index_txt(self.scratch / "index.txt", iter(asked))
+        signer = authority.signer
         source = data.AnswerSource(signer, real_every=asked.step)
         # For the larger indexes: real signatures would only cost time.
         self.made_up = data.AnswerSource(signer, real_every=1_000)
@@ -207,22 +218,37 @@ class Bench:
         if wrk is None:
             return
         nginx = self.tool("nginx", "nginx-light", "nginx")
+        openssl = self.tool("openssl", "openssl", "openssl ocsp")
         cfssl = self.tool("cfssl", "golang-cfssl", "CFSSL ocspserve")
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(self.ocspd(self.index))
             head, body = self.check(ours, self.requests.get(self.first))
             running = {"ocspd": ours}
             self.results.figures |= {"answer_head_octets": head, "answer_body_octets": body}
-            if nginx:
+            for name in ("nginx", "nginx, deferred"):
+                if nginx is None:
+                    break
                 port = servers.free_port()
                 command = servers.nginx_command(
-                    nginx, self.scratch / "nginx", port, head_octets=head, body_octets=body
+                    nginx,
+                    self.scratch / name,
+                    port,
+                    head_octets=head,
+                    body_octets=body,
+                    deferred=name != "nginx",
                 )
-                server = stack.enter_context(self.serving("nginx", command, port, self.settings.server_cpu))
-                running["nginx"] = server
+                server = stack.enter_context(self.serving(name, command, port, self.settings.server_cpu))
+                running[name] = server
                 theirs = sum(map(len, load.ask(port, self.requests.get(self.first))))
                 if theirs != head + body:
                     raise RuntimeError(f"nginx answers with {theirs} octets instead of {head + body}")
+            if openssl:
+                port = servers.free_port()
+                command = servers.openssl_command(openssl, self.scratch, port)
+                server = stack.enter_context(
+                    self.serving("openssl ocsp", command, port, self.settings.server_cpu)
+                )
+                running["openssl ocsp"] = server
             if cfssl:
                 port = servers.free_port()
                 command = servers.cfssl_command(cfssl, self.dump, port)
@@ -232,6 +258,7 @@ class Bench:
             self.repeat(running, wrk)
             self.half_rate(running)
             self.results.figures["worker_private_mb"] = ours.private_bytes() / 1e6
+        self.idle_connections()
         self.two_workers(wrk)
 
     def repeat(self, running: dict[str, Server], wrk: str) -> None:
@@ -239,8 +266,11 @@ class Bench:
         scenarios = {
             "GET": ("get", ("ocspd", "nginx")),  # Debian's CFSSL answers no GET
             "POST": ("post", ("ocspd", "nginx", "cfssl")),
-            "GET, new connection": ("get_close", ("ocspd", "nginx")),
-            "POST, new connection": ("post_close", ("ocspd", "nginx", "cfssl")),
+            "GET, new connection": ("get_close", ("ocspd", "nginx", "nginx, deferred", "openssl ocsp")),
+            "POST, new connection": (
+                "post_close",
+                ("ocspd", "nginx", "nginx, deferred", "openssl ocsp", "cfssl"),
+            ),
         }
         for number in range(self.settings.repeats):
             for scenario, (file, names) in scenarios.items():
@@ -248,6 +278,37 @@ class Bench:
                     if name in running:
                         self.say(f"{number + 1}/{self.settings.repeats}  {scenario}: {name}")
                         self.keep(self.saturate(running[name], scenario, self.files[file], wrk))
+            for name in ("ocspd", "nginx"):
+                if name in running:
+                    scenario = f"GET, {MANY:,} connections"
+                    self.say(f"{number + 1}/{self.settings.repeats}  {scenario}: {name}")
+                    many = self.saturate(running[name], scenario, self.files["get"], wrk, connections=MANY)
+                    self.keep(many)
+
+    def idle_connections(self) -> None:
+        """Hold very many connections that say nothing, and see what they cost a worker."""
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        count = min(IDLE, hard - 1_000)
+        with self.ocspd(self.index) as server:
+            self.say(f"{count:,} idle connections")
+            before = server.private_bytes()
+            request = self.requests.get(self.first)
+            opened = []
+            for number in range(count):
+                # one address of loopback has too few ports
+                opened.append(socket.socket())
+                opened[-1].setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                opened[-1].bind((f"127.0.1.{number // 20_000 + 1}", 0))
+                opened[-1].connect(("127.0.0.1", server.port))
+                opened[-1].sendall(request)
+                opened[-1].recv(65_536)
+            self.results.figures["idle_connections"] = count
+            self.results.figures["idle_connection_bytes"] = (server.private_bytes() - before) / count
+            # where fewer descriptors are allowed (ulimit -Hn), the figure is scaled
+            self.results.figures["idle_mb"] = (server.private_bytes() - before) / count * IDLE / 1e6
+            for connection in opened:
+                connection.close()
 
     def saturate(self, server: Server, scenario: str, file: Path, wrk: str, **options: Any) -> load.Run:
         cpus = options.pop("cpus", self.settings.load_cpu)
@@ -292,10 +353,17 @@ class Bench:
     def two_workers(self, wrk: str) -> None:
         """Run two workers and the load generator on the same two CPUs."""
         both = f"{self.settings.server_cpu},{self.settings.load_cpu}"
+        imbalances = []
         with self.ocspd(self.index, workers=2) as server:
             for _ in range(self.settings.repeats):
                 self.say("GET: ocspd, 2 workers")
+                before = server.cpu_by_process()
                 self.keep(self.saturate(server, "GET", self.files["get"], wrk, cpus=both, threads=2))
+                used = sorted(
+                    seconds - before.get(pid, 0) for pid, seconds in server.cpu_by_process().items()
+                )[-2:]
+                imbalances.append((used[1] - used[0]) / sum(used) * 2)
+            self.results.figures["two_workers_imbalance"] = statistics.median(imbalances)
 
     # -- a hundred million --------------------------------------------------------------------------------
 

@@ -56,12 +56,16 @@ class Server:
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, user and system, all threads and processes; resolution 10 ms."""
-        ticks = 0
+        return sum(self.cpu_by_process().values())
+
+    def cpu_by_process(self) -> dict[int, float]:
+        """Return the same for each process."""
+        found = {}
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 fields = _stat(pid)
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / _TICKS
+                found[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
+        return found
 
     def private_bytes(self) -> int:
         """Return the private memory of the largest process that is not the parent (a worker)."""
@@ -120,12 +124,13 @@ def ocspd_program() -> Path:
     return _OCSPD
 
 
-def ocspd_command(index: Path, port: int, *, workers: int) -> list[str | Path]:
+def ocspd_command(index: Path, port: int, *, workers: int, admin_port: int | None = None) -> list[str | Path]:
     """Return the command of our responder on an index directory."""
     return [
         *([_OCSPD] if _OCSPD.exists() else [sys.executable, "-m", "ocspd.cli.main"]),
         *("ocspserve", "-index", index, "-address", "127.0.0.1", "-port", str(port)),
-        *("-workers", str(workers), "-admin-address", "127.0.0.1", "-admin-port", str(free_port())),
+        *("-workers", str(workers), "-admin-address", "127.0.0.1"),
+        *("-admin-port", str(admin_port or free_port())),
         *("-loglevel", "3"),
     ]
 
@@ -139,10 +144,21 @@ def cfssl_command(program: str, responses: Path, port: int) -> list[str | Path]:
     ]
 
 
-def nginx_command(
-    program: str, directory: Path, port: int, *, head_octets: int, body_octets: int
+def openssl_command(program: str, directory: Path, port: int) -> list[str | Path]:
+    """Return the command of `openssl ocsp` as a responder over the files `data` wrote to a directory."""
+    files = {"-index": "index.txt", "-CA": "ca.pem", "-rsigner": "ocsp.pem", "-rkey": "ocsp-key.pem"}
+    return [
+        *(program, "ocsp", "-port", str(port), "-multi", "2", "-ndays", "4", "-ignore_err"),
+        *(part for flag, name in files.items() for part in (flag, directory / name)),
+    ]
+
+
+def nginx_command(  # noqa: PLR0913  (one value for each thing varied)
+    program: str, directory: Path, port: int, *, head_octets: int, body_octets: int, deferred: bool = False
 ) -> list[str | Path]:
     """Write a configuration that answers everything with a constant of this size; return the command.
+
+    `deferred`: connections are taken when their first bytes are there (TCP_DEFER_ACCEPT), as ours are.
 
     The head is filled up with a header of our own to `head_octets`, so both servers write the same number.
     """
@@ -163,7 +179,7 @@ daemon off;
 pid {directory}/nginx.pid;
 error_log stderr crit;
 worker_processes 1;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 16384; }}
 http {{
   {temporary}
   access_log off;
@@ -171,7 +187,7 @@ http {{
   keepalive_requests 1000000000;
   default_type application/ocsp-response;
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{port} backlog=4096{" deferred" if deferred else ""};
     location / {{
       add_header X-Fill {filler};
       return 200 {"b" * body_octets};

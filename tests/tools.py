@@ -25,6 +25,7 @@ PROGRAMS = {
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
     "curl": "curl",
+    "wrk": "wrk",
     "git": "git",
 }
 """Program name and the Debian package that has it."""
