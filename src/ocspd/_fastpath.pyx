@@ -150,20 +150,19 @@ cdef class Connections(Reactor):
 
     cdef int _expire(self, Connection *c) except -1:
         """End a connection whose time is up."""
-        cdef int64_t waited = self._ticks - c.since
         if c.unsent != NULL:
-            if self._ticks - c.unsent_since > self._write_timeout:
+            if self._ticks > c.unsent_since + self._write_timeout:
                 self._counters[N_TIMEOUT_WRITE] += 1
                 self._reset(c)
                 self._lost(c)
         elif c.state == LINGERING:
-            if waited > LINGER_S:
+            if self._ticks > c.since + LINGER_S:
                 c.state = DONE
         elif c.state == FAST and not c.begun:
-            if waited > self._idle_timeout:
+            if self._ticks > c.since + self._idle_timeout:
                 self._counters[N_TIMEOUT_IDLE] += 1
                 c.state = CLOSING
-        elif waited > self._header_timeout:
+        elif self._ticks > c.since + self._header_timeout:
             self._counters[N_TIMEOUT_HEADER] += 1
             c.state = CLOSING
             self._drop_slow(c, None)
@@ -237,7 +236,7 @@ cdef class Connections(Reactor):
         self._flush(c)
         if c.slow != NULL and c.state != DONE:
             slow = <SlowTransport> <object> c.slow
-            if slow._paused and c.unsent_end - c.unsent_begin <= HIGH_WATER // 4:
+            if slow._paused and c.unsent_left <= HIGH_WATER // 4:
                 slow._paused = False
                 slow._protocol.resume_writing()
         elif c.state == FAST and c.unsent == NULL:
@@ -510,7 +509,7 @@ cdef class SlowTransport:
             return
         octets = bytes(data)
         connections._send(c, <const uint8_t *> <const char *> octets, len(octets))
-        if c.unsent_end - c.unsent_begin > HIGH_WATER and not self._paused:
+        if c.unsent_left > HIGH_WATER and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
         connections._settle(c, self._generation)
@@ -558,7 +557,7 @@ cdef class SlowTransport:
 
     def get_write_buffer_size(self):
         cdef Connection *c = self._find()
-        return 0 if c == NULL else c.unsent_end - c.unsent_begin
+        return 0 if c == NULL else c.unsent_left
 
     def set_write_buffer_limits(self, high=None, low=None):
         pass

@@ -35,7 +35,7 @@ cdef struct Connection:
     Py_ssize_t kept_size
     uint8_t *unsent  # bytes the socket has not taken yet
     Py_ssize_t unsent_begin
-    Py_ssize_t unsent_end
+    Py_ssize_t unsent_left
     Py_ssize_t unsent_room
     int64_t unsent_since
     Py_ssize_t discarded

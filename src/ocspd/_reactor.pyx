@@ -376,8 +376,8 @@ cdef class Reactor:
             if blocks[self._block_count] == NULL:
                 return NULL
             for at in range(<uint32_t> BLOCK):
-                c = &blocks[self._block_count][BLOCK - 1 - at]
-                c.slot = self._block_count * BLOCK + BLOCK - 1 - at
+                c = &blocks[self._block_count][at]
+                c.slot = self._block_count * BLOCK + at
                 c.generation = 1
                 c.next_free = self._free
                 self._free = c
@@ -418,7 +418,7 @@ cdef class Reactor:
         `ended` is set at the end of the client's stream; -1 when the connection is broken.
         """
         cdef Py_ssize_t size
-        if offset + READ_ROOM > KEPT_LIMIT + READ_ROOM:
+        if offset > KEPT_LIMIT:
             return -1
         while True:
             size = recv(c.descriptor, self._in + offset, READ_ROOM, MSG_DONTWAIT)
@@ -454,25 +454,25 @@ cdef class Reactor:
             if sent == size:
                 return 0
             if sent < 0:
-                if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
+                if not is_passing(errno):
                     self._lost(c)
                     return 0
                 sent = 0
-            c.unsent_begin = c.unsent_end = c.unsent_room = 0
             c.unsent_since = self._ticks
         elif c.unsent_begin:
-            memmove(c.unsent, c.unsent + c.unsent_begin, <size_t> (c.unsent_end - c.unsent_begin))
-            c.unsent_end -= c.unsent_begin
+            memmove(c.unsent, c.unsent + c.unsent_begin, <size_t> c.unsent_left)
             c.unsent_begin = 0
-        if c.unsent_end + (size - sent) > c.unsent_room:
-            room = c.unsent_end + (size - sent)
+        data += sent
+        size -= sent
+        room = c.unsent_left + size
+        if room > c.unsent_room:
             grown = <uint8_t *> realloc(c.unsent, <size_t> room)
             if grown == NULL:
                 raise MemoryError
             c.unsent = grown
             c.unsent_room = room
-        memcpy(c.unsent + c.unsent_end, data + sent, <size_t> (size - sent))
-        c.unsent_end += size - sent
+        memcpy(c.unsent + c.unsent_left, data, <size_t> size)
+        c.unsent_left += size
         return 0
 
     cdef int _flush(self, Connection *c) except -1:
@@ -480,16 +480,14 @@ cdef class Reactor:
         cdef Py_ssize_t sent
         if c.unsent == NULL:
             return 0
-        sent = send(
-            c.descriptor, c.unsent + c.unsent_begin, <size_t> (c.unsent_end - c.unsent_begin),
-            MSG_DONTWAIT | MSG_NOSIGNAL,
-        )
+        sent = send(c.descriptor, c.unsent + c.unsent_begin, <size_t> c.unsent_left, MSG_DONTWAIT | MSG_NOSIGNAL)
         if sent < 0:
-            if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
+            if not is_passing(errno):
                 self._lost(c)
             return 0
         c.unsent_begin += sent
-        if c.unsent_begin == c.unsent_end:
+        c.unsent_left -= sent
+        if c.unsent_left == 0:
             self._forget_unsent(c)
         return 0
 
@@ -502,7 +500,7 @@ cdef class Reactor:
     cdef int _forget_unsent(self, Connection *c) noexcept nogil:
         free(c.unsent)
         c.unsent = NULL
-        c.unsent_begin = c.unsent_end = c.unsent_room = 0
+        c.unsent_begin = c.unsent_left = c.unsent_room = 0
         return 0
 
     cdef int _discard(self, Connection *c) except -1:
@@ -534,6 +532,11 @@ cdef class Reactor:
 
     cdef int _lost(self, Connection *c) except -1:
         raise NotImplementedError
+
+
+cdef bint is_passing(int error) noexcept nogil:
+    """Whether a write may succeed later: the socket, or the kernel, has no room now."""
+    return error == EAGAIN or error == EINTR or error == ENOBUFS or error == ENOMEM
 
 
 cdef int _open_reserve() noexcept:

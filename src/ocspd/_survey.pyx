@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Questions about whole indexes, for signers and supervisors. Public surface in _survey.pyi."""
 
-from datetime import UTC, datetime
+from datetime import UTC as _UTC, datetime
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -46,7 +46,7 @@ cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
     if order > 0:
         return False
     if order < 0:
-        at = datetime.fromtimestamp(template.this_update, UTC)
+        at = datetime.fromtimestamp(template.this_update, _UTC)
         this_update = b"%04d%02d%02d%02d%02d%02dZ" % at.timetuple()[:6]
         if memcmp(found.payload + template.holes[1].source, <const char *> this_update, 15) != 0:
             return False
@@ -111,7 +111,7 @@ def replaced(Index index not None, list keys not None, list rows not None, bint 
     cdef Found found
     cdef Span serial
     cdef int status, reason
-    cdef int64_t newest
+    cdef int64_t newest, before
     prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
     answer = []
     for value, status, reason, revoked_at in rows:
@@ -129,7 +129,8 @@ def replaced(Index index not None, list keys not None, list rows not None, bint 
                 ):
                     newest = max(newest, found.template.this_update)
                 elif same:
-                    newest = max(newest, found.template.this_update - 1)
+                    before = found.template.this_update - 1
+                    newest = max(newest, before)
         answer.append(newest)
     return answer
 
