@@ -13,10 +13,9 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from ocspd.errors import ConfigError
 from ocspd.files import write_atomic
+from ocspd.pki.certid import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,8 +77,8 @@ class SeenSources:
 
 
 def _name(issuer: Certificate) -> str:
-    key = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(issuer.subject.public_bytes() + key).hexdigest()
+    parts = parts_of(issuer)
+    return hashlib.sha256(parts.subject + parts.key_info).hexdigest()
 
 
 def _pair(value: Any) -> tuple[int, int]:
