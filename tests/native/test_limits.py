@@ -358,7 +358,7 @@ def misuse() -> list[Callable[[], object]]:
         lambda: pool.tick(0),
         pool.drain,
         pool.abort,
-        lambda: service.connections.__init__(responder, slow_factory=asyncio.Protocol),  # type: ignore[misc]
+        lambda: service.connections.__init__(responder, slow_factory=asyncio.Protocol),
         lambda: _responder.Responder(None),  # type: ignore[arg-type]
         lambda: _responder.Responder(_index.Index([]), max_age_cap_s=-1),
         lambda: responder.count("slow_method", -1),
