@@ -38,7 +38,7 @@ def main() -> int:
     print(f"fetching from Debian into {PEERS.relative_to(Path.cwd())}, to test against: {' '.join(packages)}")
     print("    (nothing is installed on the system; make test PEERS=no does without)", flush=True)
     try:
-        _fetch(packages)
+        _fetch(missing)
     except (OSError, subprocess.SubprocessError) as err:
         told = getattr(err, "stderr", None)
         text = told.strip().splitlines()[-1] if isinstance(told, str) and told.strip() else str(err)
@@ -72,16 +72,24 @@ def _apt(*words: str, cwd: Path) -> str:
     return done.stdout
 
 
-def _fetch(packages: list[str]) -> None:
-    """Download and unpack packages and the libraries that they need and this system lacks."""
+def _fetch(missing: list[str]) -> None:
+    """Download and unpack the packages of the missing programs and the libraries that this system lacks.
+
+    Some releases have a program in a package of its own name, on which the package in PROGRAMS depends
+    (promtool since Debian 13); then the latter is not needed.
+    """
     archives = PEERS / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     _apt("update", cwd=archives)
-    plan = _apt("--simulate", "--no-install-recommends", "install", *packages, cwd=archives)
+    packages = sorted({PROGRAMS[name] for name in missing})
+    told = _apt("--simulate", "--no-install-recommends", "install", *packages, cwd=archives)
+    plan = re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", told, re.MULTILINE)
+    planned = {name for name, _ in plan}
+    needed = {name if name in planned else PROGRAMS[name] for name in missing}
     wanted = [
         f"{name}={version}"
-        for name, version in re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", plan, re.MULTILINE)
-        if name in packages or (name.startswith("lib") and not name.startswith(("libjs-", "libperl")))
+        for name, version in plan
+        if name in needed or (name.startswith("lib") and not name.startswith(("libjs-", "libperl")))
     ]
     _apt("download", *wanted, cwd=archives)
     for archive in sorted(archives.glob("*.deb")):
