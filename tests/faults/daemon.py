@@ -96,8 +96,9 @@ async def signing(
     clock: Clock | None = None,
     bound_s: float = 10.0,
     oracle: Oracle | None = None,
+    wait: bool = True,
 ) -> AsyncIterator[Signer]:
-    """Run a signer until its first pass is done, and judge in the end.
+    """Run a signer until its first pass is done (not without `wait`), and judge in the end.
 
     `bound_s` is what a loaded machine may need, not what is promised.
     """
@@ -113,7 +114,8 @@ async def signing(
         task = asyncio.create_task(refresher.run())
         signer = Signer(refresher, generations, source, oracle, signers, task)
         try:
-            await signer.until(refresher.ready.is_set, "the first pass")
+            if wait:
+                await signer.until(refresher.ready.is_set, "the first pass")
             yield signer
             assert not task.done()
             problems = oracle.violations()

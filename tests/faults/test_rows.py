@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,10 +19,12 @@ from tests.faults.oracle import Oracle
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, pem
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from ocspd.certdb import DBConfig
     from ocspd.certdb.base import CertDB
+    from ocspd.model import StatusRow
 
 CHAIN, OTHER = make_chain(), make_chain(name="Other CA", number=1)
 SIGNER, OTHER_SIGNER = CHAIN.signer(clock=SystemClock()), OTHER.signer(clock=SystemClock())
@@ -96,6 +99,29 @@ async def test_D9_of_two_rows_the_revoked_one_counts_in_the_feed(
                 await rows.delete(*key)
             signer.oracle.committed(0, 7, [])
             await signer.until(lambda: signer.status(7) == UNKNOWN == signer.status(9), "gone")
+
+
+@pytest.mark.parametrize("pair", PAIRS[::2], ids=[f"{one}-{other}"[:60] for one, other in PAIRS[::2]])
+async def test_D9_a_revoked_row_counts_although_it_has_expired_and_another_has_not(
+    certdb: CertDB,
+    migrated_db_config: DBConfig,
+    tmp_path: Path,
+    pair: tuple[tuple[str, str], tuple[str, str]],
+) -> None:
+    rows = Rows(migrated_db_config)
+    for number, (live, expired) in enumerate((pair, pair[::-1])):
+        await rows.insert(*live, pem=LEAF)
+        await rows.insert(*expired, "revoked", pem=LEAF, days=-3)
+        async with signing(certdb, tmp_path / f"index{number}", SIGNER) as signer:
+            assert signer.status(7) == REVOKED, "in the first pass"
+            await rows.set(*live, "reason = 3")
+            await rows.insert("9", AKI)
+            await signer.until(lambda: signer.status(9) == GOOD, "all is answered")
+            assert signer.status(7) == REVOKED, "in the feed"
+            await signer.another_pass()
+            assert signer.status(7) == REVOKED, "in another pass"
+        for key in (live, expired, ("9", AKI)):
+            await rows.delete(*key)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +311,55 @@ async def test_the_table_has_what_changes_say_and_a_pass_mends_it(
         await signer.another_pass()
         assert await stored(migrated_db_config) == {**wanted, "7": REVOKED}
         assert signer.refresher.stats.answers == before, "nothing had to be signed for it"
+
+
+class HeldUp:
+    """A certdb whose pass has read the rows and waits before it does anything with them."""
+
+    def __init__(self, db: CertDB) -> None:
+        self._db = db
+        self.has_read = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    async def stream_status(self) -> AsyncIterator[list[StatusRow]]:
+        async for rows in self._db.stream_status():
+            self.has_read.set()
+            await self.may_go_on.wait()
+            yield rows
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first pass", "later pass"])
+async def test_a_pass_does_not_take_back_what_a_change_has_written_to_the_table(
+    certdb: CertDB,
+    migrated_db_config: DBConfig,
+    tmp_path: Path,
+    first: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    rows = Rows(migrated_db_config)
+    for serial in ("7", "8", "9"):
+        await rows.insert(serial, AKI)
+    settings = replace(SETTINGS, table=True)
+    if not first:
+        async with signing(certdb, tmp_path / "index", SIGNER, settings=settings):
+            pass
+        await rows_of_table_without(migrated_db_config, "7")  # the pass would write it again
+    held = HeldUp(certdb)
+    async with signing(
+        cast("CertDB", held), tmp_path / "index", SIGNER, settings=settings, wait=False
+    ) as signer:
+        await asyncio.wait_for(held.has_read.wait(), 60)
+        await rows.says("7", AKI, "revoked")
+        await signer.until(lambda: signer.refresher.stats.changes == 1, "the change is answered")
+        held.may_go_on.set()
+        await signer.until(signer.refresher.ready.is_set, "the pass")
+        wanted = {"7": REVOKED, "8": GOOD, "9": GOOD}
+        assert await stored(migrated_db_config) == wanted
+        assert signer.status(7) == REVOKED
+        await signer.another_pass()
+        assert await stored(migrated_db_config) == wanted
 
 
 async def rows_of_table_without(config: DBConfig, serial: str) -> None:

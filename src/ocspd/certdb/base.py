@@ -91,6 +91,7 @@ class CertDB(Protocol):
     def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
         """Stream the unexpired rows that are not spelled as CFSSL does (`spelling`), unreadable ones too.
 
+        Also those that have expired and say revoked, where another row of the certificate may be unexpired.
         Their status may be contradicted by other rows of the same certificate: ask `find_statuses`.
         """
         ...

@@ -12,7 +12,7 @@ from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
 from ocspd.certdb.packed import PACKED_BYTES, PackedRows
 from ocspd.certdb.postgres_connection import COMMAND_TIMEOUT_S, MAINTENANCE_TIMEOUT_S, Database
-from ocspd.certdb.spelling import POSTGRES_ODD, POSTGRES_ZEROS, stripped
+from ocspd.certdb.spelling import POSTGRES_ODD, POSTGRES_WORTH, POSTGRES_ZEROS, stripped
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
@@ -45,7 +45,6 @@ _KEY = "serial_number, authority_key_identifier"
 _OCSP_COLUMNS = "serial_number, authority_key_identifier, body, timestamptz_send(expiry)"
 # Go's zero time as text: asyncpg would write datetime.min as -infinity, which CFSSL cannot read.
 _UNEXPIRED = "FROM certificates WHERE expiry > $1"
-_MAYBE_UNEXPIRED = "(expiry > $1 OR expiry IS NULL)"
 _BY_SERIALS = f"""
 SELECT {{columns}} FROM {{table}} WHERE serial_number = ANY($1::bytea[])
 UNION ALL
@@ -142,7 +141,7 @@ class PostgresCertDB:
     async def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
         """See CertDB."""
         async for chunk in self._pages(
-            "certificates", _STATUS_COLUMNS, chunk_rows, POSTGRES_ODD, unexpired=_MAYBE_UNEXPIRED
+            "certificates", _STATUS_COLUMNS, chunk_rows, POSTGRES_ODD, unexpired=POSTGRES_WORTH
         ):
             yield rows.odd_rows(chunk, rows.status_row_from_times)
 

@@ -40,6 +40,21 @@ SQLITE_MAYBE_UNEXPIRED = (
 )
 """True for all rows that have not expired, and for some whose expiry does not compare as text."""
 
+POSTGRES_WORTH = (
+    "(expiry > $1 OR expiry IS NULL OR status = 'revoked' AND (substr(serial_number, 1, 1) = '\\x30'::bytea "
+    "OR EXISTS (SELECT FROM certificates AS other WHERE other.serial_number = certificates.serial_number "
+    "AND other.expiry > $1)))"
+)
+SQLITE_WORTH = (
+    f"({SQLITE_MAYBE_UNEXPIRED} OR CAST(status AS TEXT) = 'revoked' AND (typeof(serial_number) <> 'text' "  # noqa: S608  (constants)
+    "OR serial_number GLOB '0*' OR EXISTS (SELECT 1 FROM certificates AS other "
+    "WHERE other.serial_number = certificates.serial_number AND other.expiry > ?)))"
+)
+"""True for the odd rows that count: unexpired ones, and a revocation that has expired but beside which there
+may be a row in CFSSL's spelling that says something else and has not. (Each odd row that is unexpired brings
+all others of its certificate along.)
+"""
+
 POSTGRES_ZEROS = "substr(serial_number, 1, 1) = '\\x30'::bytea"
 SQLITE_ZEROS = "CAST(substr(serial_number, 1, 1) AS TEXT) = '0'"
 """True for serial numbers with a leading zero; the predicate of the index that finds them by their number."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_sqlite import SQLiteFeed
-from ocspd.certdb.spelling import SQLITE_MAYBE_UNEXPIRED, SQLITE_ODD, SQLITE_ZEROS, stripped
+from ocspd.certdb.spelling import SQLITE_ODD, SQLITE_WORTH, SQLITE_ZEROS, stripped
 from ocspd.certdb.sqlite_connection import Location, Worker
 from ocspd.errors import Code, CodedError
 from ocspd.model import (
@@ -124,8 +124,8 @@ class SQLiteCertDB:
         # all their places first: in the order of places SQLite would read the whole table instead of an index
         places = await self._fetch(
             f"SELECT rowid FROM certificates WHERE {SQLITE_ODD} "  # noqa: S608  (constants)
-            f"AND {SQLITE_MAYBE_UNEXPIRED}",
-            (self._now(),),
+            f"AND {SQLITE_WORTH}",
+            (self._now(), self._now()),
         )
         for start in range(0, len(places), min(chunk_rows, _VALUES)):
             some = [place for (place,) in places[start : start + min(chunk_rows, _VALUES)]]

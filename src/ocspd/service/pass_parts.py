@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from datetime import datetime
 
     from ocspd.model import OCSPRow, StatusRow
@@ -69,6 +70,32 @@ class AnswerTable(Protocol):
     async def update_ocsp(self, row: OCSPRow) -> None:
         """Replace an answer that is there; CodedError 11200 when there is none."""
         ...
+
+
+class TableTurns:
+    """Who may write what to the table of answers while a pass and changes are both at it.
+
+    The index orders them by itself, the table has what was written last. So whoever follows changes notes
+    here what it is going to answer, *before* reading it from the database, and the pass, which may have
+    read the same certificate earlier, leaves that out: what the change writes stays.
+    """
+
+    def __init__(self) -> None:
+        self.writing = asyncio.Lock()
+        """Held while the table is written to."""
+        self.changed: set[int] = set()
+        """The serial numbers of what has changed since the pass began."""
+        self._noted = False
+
+    def begin_pass(self, *, table: bool) -> None:
+        """Begin anew; without `table` nothing is noted."""
+        self._noted = table
+        self.changed.clear()
+
+    def will_answer(self, certificates: Iterable[tuple[int, int]]) -> None:
+        """Note the certificates that a change is going to answer."""
+        if self._noted:
+            self.changed.update(serial for _, serial in certificates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from ocspd.certdb.packed import PackedSource
 from ocspd.errors import SignerError
 from ocspd.model import CertStatus, OCSPRow
 from ocspd.service.issuers import Issuers
-from ocspd.service.pass_parts import AnswerTable, Progress, RefreshReport, SkippedRow
+from ocspd.service.pass_parts import AnswerTable, Progress, RefreshReport, SkippedRow, TableTurns
 from ocspd.service.resolving import AllRows, combined, find_together, id_of
 from ocspd.service.signing import (
     Chunk,
@@ -82,6 +82,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     index: IndexWriter | None = None,
     segments: SegmentSink | None = None,
     staleness: Staleness | None = None,
+    turns: TableTurns | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
     on_failed: Callable[[int, str], None] | None = None,
@@ -91,6 +92,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     `table` writes the answer for CFSSL's clients (SHA-1 CertID where that is signed) to
     `ocsp_responses`, expiring at its nextUpdate; `index` gets the answers for every CertID hash.
     `segments` gets them as files. Where `staleness` says that a row needs no new answer it is fresh.
+    `turns` has what a change wrote to the table while the pass runs, which the pass leaves alone.
     `numbers` has the number of the signer by the rows' key identifiers; by default the signers say it.
     `processes` 0 means one for each usable CPU; in the `background` they yield to everything else.
     Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails. A signer
@@ -104,6 +106,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
         index=index,
         segments=segments,
         staleness=staleness,
+        turns=turns or TableTurns(),
         on_progress=on_progress,
         on_skip=on_skip,
     )
@@ -142,6 +145,7 @@ class _Refresh:
     index: IndexWriter | None
     segments: SegmentSink | None
     staleness: Staleness | None
+    turns: TableTurns
     on_progress: Callable[[Progress], None] | None
     on_skip: Callable[[SkippedRow], None] | None
     report: RefreshReport = field(default_factory=RefreshReport)
@@ -273,11 +277,13 @@ class _Refresh:
                 await self._do(signing, work(), processes)
 
     async def _sign_odd(self, db: AllRows, signing: Signing, odd: OddRows) -> None:
-        self.report.certificates += len(odd.rows) + len(odd.unreadable)
+        now = self.clock.now()
+        live = [row for row in odd.rows if row.expiry > now]
+        self.report.certificates += len(live) + len(odd.unreadable)
         self._note_unreadable(odd.unreadable)
         found, _ = await find_together(db, self.issuers, sorted({row.serial for row in odd.rows}))
         ours = {id_of(row) for rows in found.values() for row in rows}
-        for row in odd.rows:
+        for row in live:
             if id_of(row) not in ours:
                 self.report.foreign[row.aki] += 1
                 self._skip(row.serial, row.aki, "foreign issuer")
@@ -415,7 +421,13 @@ class _Refresh:
                     OCSPRow(serial=row.serial, aki=row.aki, body=answer.der, expiry=expiry, key=row.key)
                 )
         if wrong:
-            await self.db.upsert_ocsp(wrong)
+            await self._write_table(wrong)
+
+    async def _write_table(self, answers: list[OCSPRow]) -> None:
+        """Write to the table what no change has written since the pass began."""
+        async with self.turns.writing:
+            if answers := [answer for answer in answers if answer.serial not in self.turns.changed]:
+                await self.db.upsert_ocsp(answers)
 
     def _stale_rows(self, staleness: Staleness) -> StaleRows:
         if self.stale_rows is None:
@@ -461,7 +473,7 @@ class _Refresh:
                 await asyncio.to_thread(_add, self.index, [answers for _, answers in done], due)
         if self.table and done and in_table(self.issuers, number, rows[0].aki):
             chosen = table_hash(self.issuers.signers[number])
-            await self.db.upsert_ocsp(
+            await self._write_table(
                 [
                     OCSPRow(
                         serial=each.serial,

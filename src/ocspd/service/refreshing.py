@@ -41,7 +41,7 @@ from ocspd.logs import logger
 from ocspd.model import CertStatus, OCSPRow
 from ocspd.service.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
 from ocspd.service.issuers import Issuers
-from ocspd.service.pass_parts import AnswerTable, SkippedRow
+from ocspd.service.pass_parts import AnswerTable, SkippedRow, TableTurns
 from ocspd.service.presigning import in_table, refresh_table, table_hash, usable_cpus
 from ocspd.service.resolving import AllRows
 from ocspd.service.signer_parts import SKIPPED_KEPT, RefreshStats
@@ -110,6 +110,7 @@ class Refresher:
         self._local: Signing = LocalSigning(())
         self._crew = Crew(settings.processes or usable_cpus())
         self._owed = Owed()
+        self._turns = TableTurns()
         self._state: dict[str, Any] = {}
         self._sweep_due = False
         self._pass_wanted = asyncio.Event()
@@ -302,6 +303,7 @@ class Refresher:
         """
         if not certificates or not isinstance(self._db, AllRows):
             return
+        self._turns.will_answer(certificates)
         now = self._clock.now()
         decided = await decide(self._db, issuers, certificates, now, self._generations.open)
         if not decided:
@@ -326,7 +328,8 @@ class Refresher:
             for moment in changed_at:
                 self.stats.observe(published_at - moment)
             if self._settings.table:
-                await self._write_table(signed.done, issuers)
+                async with self._turns.writing:
+                    await self._write_table(signed.done, issuers)
         for row, cause in signed.skipped:
             self.stats.skipped[cause] += 1
             self.stats.skipped_rows.append(SkippedRow(row.serial, row.aki, cause))
@@ -430,6 +433,7 @@ class Refresher:
         issuers = self._issuers
         signed_after_s = self._state.get(_SIGN_AGAIN, 0)
         sweep, self._sweep_due = self._sweep_due, False
+        self._turns.begin_pass(table=self._settings.table)
         try:
             await self._generations.begin_pass()
             skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
@@ -443,6 +447,7 @@ class Refresher:
                 table=self._settings.table,
                 segments=_Slices(self._generations, self._settings.slice_answers),
                 staleness=self._staleness(issuers, signed_after_s),
+                turns=self._turns,
                 on_progress=self._on_progress,
                 on_skip=skipped.append,
                 on_failed=failed.__setitem__,
