@@ -97,6 +97,7 @@ async def signing(
     bound_s: float = 10.0,
     oracle: Oracle | None = None,
     wait: bool = True,
+    on_pass: Callable[[], None] | None = None,
 ) -> AsyncIterator[Signer]:
     """Run a signer until its first pass is done (not without `wait`), and judge in the end.
 
@@ -110,7 +111,9 @@ async def signing(
         generations = Generations(directory, clock)
         generations.published = lambda manifest: oracle.observe(directory, manifest)
         source = Signers(*signers)
-        refresher = Refresher(db=db, source=source, generations=generations, clock=clock, settings=settings)
+        refresher = Refresher(
+            db=db, source=source, generations=generations, clock=clock, settings=settings, on_pass=on_pass
+        )
         task = asyncio.create_task(refresher.run())
         signer = Signer(refresher, generations, source, oracle, signers, task)
         try:

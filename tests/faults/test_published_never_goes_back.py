@@ -374,3 +374,39 @@ def test_S12_a_clock_set_back_keeps_no_files_for_ever(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert directory.collect(path.stat().st_ctime - 86_400) == [path.name]
     assert (tmp_path / COPY_NAME).exists()
+
+
+async def test_a_signer_whose_lock_was_removed_lets_another_one_publish_alone(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    one, other = IndexDirectory(path), IndexDirectory(path)
+    with one.lock(), contextlib.closing(Generations(one, ManualClock(START))) as first:
+        await change(first, response(1, GOOD, START, 90))
+        shutil.rmtree(path)
+        with other.lock(), contextlib.closing(Generations(other, ManualClock(START))) as second:
+            newest = await change(second, response(1, REVOKED, START, 90))
+            with pytest.raises(IndexFileError, match="another process is writing this index"):
+                await change(first, response(2, GOOD, START, 90))
+            assert other.manifest() == newest
+        # the other one has ended: the first goes on, and nobody else may begin
+        path.joinpath(".lock").unlink()
+        await change(first, response(3, GOOD, START, 90))
+        with pytest.raises(IndexFileError, match="another process"), other.lock():
+            pass
+
+
+async def test_S12_a_finished_segment_is_not_taken_for_a_left_over_when_the_clock_was_set(
+    generations: Generations,
+) -> None:
+    directory, clock = generations.directory, generations.clock
+    assert isinstance(clock, ManualClock)
+    with directory.writer(0) as writer:
+        writer.add(response(1, GOOD, START, 90))
+        writer.finish()
+    finished = directory.adopt(writer.path)
+    clock.advance(timedelta(hours=-5))
+    await change(generations, response(2, GOOD, START, 90))
+    assert directory.present(finished)
+    directory.publish([finished], 0)
+    directory.publish([], 0)
+    removed = directory.collect(clock.now().timestamp())
+    assert finished.file_name in removed, "it is one, once it was named"

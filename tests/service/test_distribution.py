@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -339,3 +341,100 @@ async def test_sighup_looks_at_the_store_at_once(signer: IndexDirectory, share: 
         await publish(signer, share)
         source.reload()
         await until(lambda: answers(source.directory, 5))
+
+
+@pytest.mark.parametrize("lost", ["restored", "removed", "another signer's"])
+async def test_a_store_that_is_ahead_keeps_what_it_has_until_the_first_pass_and_numbers_count_on(
+    signer: IndexDirectory, share: Path, tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backup = tmp_path / "backup"
+    shutil.copytree(signer.path, backup)
+    for serial in range(2, 6):
+        newest = add(signer, serial)
+    await RemoteIndex(f"file://{share}", CLOCK).publish(signer, newest)
+    if lost == "restored":
+        here = IndexDirectory(backup)
+    else:
+        here = IndexDirectory(tmp_path / "other")
+        for serial in range(1, 9 if lost == "another signer's" else 2):
+            add(here, serial)
+    generations = Generations(here, CLOCK)
+    generations.load()
+    remote = RemoteIndex(f"file://{share}", CLOCK)
+    publisher = Publisher([remote], here, CLOCK, renumber=lambda above: generations.publish(above=above))
+    generations.published = publisher.offer
+    publisher.takes_over = asyncio.Event()
+    task = asyncio.create_task(publisher.run())
+    try:
+        manifest = here.manifest()
+        assert manifest is not None
+        publisher.offer(manifest)
+        await until(lambda: not publisher.stats[0].up)
+        for serial in (21, 22):
+            await generations.add_changes(lambda writer, one=serial: writer.add(CA.answer(one)), [])  # type: ignore[misc]
+        assert IndexDirectory(share).manifest() == newest
+        assert caplog.text.count("is ahead of generation") == 1
+        publisher.takes_over.set()
+        await until(lambda: publisher.stats[0].up and IndexDirectory(share).manifest() == here.manifest())
+        taken = here.manifest()
+        assert taken is not None
+        assert taken.generation > newest.generation
+        assert all(answers(IndexDirectory(share), serial) for serial in (1, 21, 22))
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        generations.close()
+
+
+async def test_a_run_of_one_pass_counts_on_from_a_store_that_is_ahead(
+    signer: IndexDirectory, share: Path, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup"
+    shutil.copytree(signer.path, backup)
+    for serial in range(2, 6):
+        newest = add(signer, serial)
+    remote = RemoteIndex(f"file://{share}", CLOCK)
+    await remote.publish(signer, newest)
+    generations = Generations(IndexDirectory(backup), CLOCK)
+    manifest = generations.load()
+    assert manifest is not None
+    publisher = Publisher(
+        [remote], generations.directory, CLOCK, renumber=lambda above: generations.publish(above=above)
+    )
+    await publisher.finish(manifest)
+    assert IndexDirectory(share).manifest() == generations.directory.manifest()
+    assert remote.generation > newest.generation
+    generations.close()
+
+
+def spoilt(share: Path, content: bytes) -> None:
+    share.mkdir()
+    (share / "manifest.json").write_bytes(content)
+
+
+async def test_a_manifest_in_a_store_that_somebody_has_spoilt_is_published_again(
+    signer: IndexDirectory, share: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = signer.manifest()
+    assert manifest is not None
+    spoilt(share, b'{"version": 1, "generation": ')
+    async with publishing(signer, f"file://{share}") as (publisher, _):
+        publisher.offer(manifest)
+        await until(lambda: publisher.stats[0].generation == manifest.generation)
+    assert IndexDirectory(share).manifest() == manifest
+    assert "manifest.json: not a manifest" in caplog.text
+
+
+async def test_a_store_whose_numbers_are_used_up_is_refused_by_name(
+    signer: IndexDirectory, share: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = signer.manifest()
+    assert manifest is not None
+    last = replace(manifest, generation=1 << 53)
+    spoilt(share, last.to_bytes())
+    async with publishing(signer, f"file://{share}") as (publisher, _):
+        publisher.offer(manifest)
+        await until(lambda: publisher.stats[0].failures > 0)
+    assert IndexDirectory(share).manifest() == last
+    assert signer.manifest() == manifest
+    assert "leaves no numbers for newer ones: remove its manifest.json" in caplog.text

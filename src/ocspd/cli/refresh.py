@@ -106,7 +106,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             total = await _first_look(database, wait=not flags.boolean("once"))
         generations = Generations(directory, clock)
         stack.callback(generations.close)
-        publisher = _publisher(config.publish, directory, clock)
+        publisher = _publisher(config.publish, generations, clock)
         if publisher is not None:
             generations.published = publisher.offer
         progress = stack.enter_context(PassProgress("signing OCSP responses", clock, total))
@@ -123,7 +123,10 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             on_progress=progress.update,
             on_pass=progress.finish,
         )
-        refresher.stats.publishing = publisher.stats if publisher is not None else ()
+        if publisher is not None:
+            refresher.stats.publishing = publisher.stats
+            if not flags.boolean("once"):  # which publishes after its pass only
+                publisher.takes_over = refresher.ready
         if config.admin_port:
             # 70 ms that a pass without an admin listener does not need
             from ocspd.web.server import HTTPServer  # noqa: PLC0415
@@ -209,7 +212,7 @@ async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
     return status
 
 
-def _publisher(urls: Sequence[str], directory: IndexDirectory, clock: Clock) -> Publisher | None:
+def _publisher(urls: Sequence[str], generations: Generations, clock: Clock) -> Publisher | None:
     if not urls:
         return None
     # The client of object stores is loaded only where there is one.
@@ -219,7 +222,12 @@ def _publisher(urls: Sequence[str], directory: IndexDirectory, clock: Clock) -> 
     remotes = [RemoteIndex(url, clock) for url in urls]
     for remote in remotes:
         remote.check_writable()
-    return Publisher(remotes, directory, clock)
+    return Publisher(
+        remotes,
+        generations.directory,
+        clock,
+        renumber=lambda above: generations.publish(above=above),
+    )
 
 
 @contextlib.asynccontextmanager

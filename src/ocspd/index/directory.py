@@ -56,6 +56,7 @@ class IndexDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._locks: list[int] = []
+        self._adopted: dict[str, float] = {}  # what no manifest has named yet, and since when (monotonic)
 
     @property
     def manifest_path(self) -> Path:
@@ -190,6 +191,15 @@ class IndexDirectory:
                 return
         self._take_lock()
 
+    def keep_lock(self) -> None:
+        """Take the lock again where its file was removed; for the lock's holder, before it publishes.
+
+        Else two writers, of which each believes to be the only one, would replace each other's manifests.
+        IndexFileError when another writer was quicker.
+        """
+        if self._locks:
+            self.create_again()
+
     def _take_lock(self) -> None:
         path = self.path / _LOCK
         try:
@@ -227,6 +237,7 @@ class IndexDirectory:
                 entries=segment.entries,
                 created_at=segment.created_at,
             )
+            self._adopted[ref.file_name] = time.monotonic()
             path.replace(self.segment_path(ref))
             fsync_directory(self.path)
         except BaseException as err:
@@ -295,6 +306,8 @@ class IndexDirectory:
             write_atomic(self.manifest_path, data)
         except OCSPDError as err:
             raise IndexFileError(str(err)) from err
+        for ref in manifest.segments:
+            self._adopted.pop(ref.file_name, None)
         with contextlib.suppress(OSError):  # the manifest is in force without it
             temporary = self.path / f".{MANIFEST_NAME}.copy"
             temporary.write_bytes(data)
@@ -318,13 +331,18 @@ class IndexDirectory:
 
         Where they are more than KEPT_BYTES in all, the oldest of them go sooner, but not before KEPT_S.
         Left-overs of writers that have ended, untouched for as long, go too: a segment in the making has
-        its writer's process number in its name. `manifest` is what is published, where the caller knows it
+        its writer's process number in its name, and one that this writer has finished is about to be named,
+        whatever the clock says since. `manifest` is what is published, where the caller knows it
         better than the directory may. A time of change in the future is that of a clock since set back, and
         counts as long ago. Returns the names removed.
         """
         if manifest is None:
             manifest = self.manifest()
         kept = {ref.file_name for ref in manifest.segments} if manifest else set()
+        finished = [(name, time.monotonic() - since) for name, since in tuple(self._adopted.items())]
+        kept |= {name for name, age_s in finished if age_s <= grace_s}
+        for name in [name for name, age_s in finished if age_s > grace_s]:
+            self._adopted.pop(name, None)
         found = []
         for path in self.path.iterdir():
             leftover = _is_unfinished(path.name) or path.name.startswith(f".{MANIFEST_NAME}.")

@@ -66,6 +66,10 @@ _PAUSE_S = 0.5
 _SEGMENT = re.compile(r"[0-9a-f]{64}\.seg")
 
 
+class DamagedManifestError(IndexFileError):
+    """What is published cannot be read."""
+
+
 class Space(Protocol):
     """Free room, as `shutil.disk_usage` tells it, in octets."""
 
@@ -288,13 +292,21 @@ class RemoteIndex:
         self.generation = manifest.generation
 
     async def published(self) -> Manifest | None:
-        """Return what the store has, for its publisher; None when that is nothing."""
+        """Return what the store has, for its publisher; None when that is nothing.
+
+        DamagedManifestError when it is not a manifest.
+        """
         self._store.create()
         try:
-            read = await self._read_manifest(None)
+            found = await self._store.read(MANIFEST_NAME, limit=MAX_BYTES)
         except MissingObjectError:
             return None
-        return read[0] if read else None
+        if found is None:
+            return None
+        try:
+            return parse_manifest(found[0], f"{self.url}/{MANIFEST_NAME}")
+        except IndexFileError as err:
+            raise DamagedManifestError(str(err)) from err
 
     async def collect(
         self,

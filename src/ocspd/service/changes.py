@@ -2,7 +2,7 @@
 
 Invariants 1 and 2: what is signed is what all rows of the certificate say at that moment (`resolving`), not
 what the entry or its row says. A certificate that has no row any more is answered as unknown where the index
-still calls it good; one that has expired is answered where the index calls it good and its row revoked.
+still calls it good; so is one that has expired where its row says anything but good.
 
 Invariant 3: a signer that cannot sign leaves out the certificates of its issuer. They are owed: answered as
 soon as it can sign again (`Owed`).
@@ -79,7 +79,7 @@ async def decide(
         row = combined(rows, now)
         if row is not None and row.expiry > now:
             decided[key] = Decided(row, tuple(each for each in rows if each.expiry > now))
-        elif row is not None or not rows:
+        elif row is not None or any(each.status != CertStatus.GOOD for each in rows) or not rows:
             idle[key] = row
     if idle:
         index = await asyncio.to_thread(open_index)

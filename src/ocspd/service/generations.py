@@ -178,9 +178,10 @@ class Generations:
             rest = self.recent[1:] if newest is not None else self.recent
             return await self._replace("recent", (ref, *rest), changed_at)
 
-    async def publish(self) -> Manifest:
-        """Publish the segments as they are, none at all included."""
+    async def publish(self, *, above: int = 0) -> Manifest:
+        """Publish the segments as they are, none at all included, as a generation after `above`."""
         async with self._lock:
+            self._highest = max(self._highest, above)
             return await asyncio.to_thread(self._publish, ())
 
     async def mend(self) -> bool:
@@ -356,6 +357,7 @@ class Generations:
         )
         self._highest = manifest.generation
         try:
+            self.directory.keep_lock()
             self.directory.replace(manifest, before)
         except IndexFileError:
             if self._is_published(manifest):

@@ -7,6 +7,10 @@ stays in force there.
 A large new segment (a merged base) takes long to send, and revocations must not wait for it: meanwhile
 manifests are published that consist of what stands in front of it and, behind that, of what the place had.
 Every answer there is at least as new as the one the place gave before.
+
+A place may be ahead of the directory: this is a restored or an empty one, or another signer's standby. What
+is there stays in force, and that is said, until the first pass has compared every certificate with its rows;
+then generations count on from the place's (`Publisher.takes_over`).
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.index.manifest import MANIFEST_NAME
+from ocspd.index.remote import DamagedManifestError
 from ocspd.logs import logger
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ocspd.clock import Clock
     from ocspd.index.directory import IndexDirectory
@@ -33,6 +39,8 @@ LARGE_BYTES = 32 << 20
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _COLLECT_EVERY_S = 600.0
 _COLLECT_SOON_S = 10.0
+MAX_GENERATION = 1 << 52
+"""Numbers beyond this are nobody's who counts, and would soon be more than a manifest can hold."""
 _COLLECT_BYTES = 16 << 20
 """What is no longer needed there is removed sooner when so much has been sent since the last time."""
 
@@ -62,9 +70,29 @@ class Publisher:
         clock: Clock,
         *,
         large_bytes: int = LARGE_BYTES,
+        renumber: Callable[[int], Awaitable[Manifest]] | None = None,
     ) -> None:
-        self._places = [_Place(remote, directory, clock, large_bytes) for remote in remotes]
+        """`renumber` publishes in the directory what it has as a generation after a number."""
+        self.takes_over = asyncio.Event()
+        """Set while this directory may replace what is ahead of it: not before its first pass."""
+        self.takes_over.set()
+        self._places = [_Place(remote, directory, clock, large_bytes, self) for remote in remotes]
         self._loop = asyncio.get_running_loop()
+        self._renumber = renumber
+
+    async def renumbered(self, manifest: Manifest, there: Manifest) -> Manifest:
+        """Return a generation with a higher number than the one of a place that is ahead.
+
+        IndexFileError when there are none left.
+        """
+        if there.generation >= MAX_GENERATION:
+            raise IndexFileError(
+                f"generation {there.generation} is there, which leaves no numbers for newer ones: remove "
+                f"its {MANIFEST_NAME}"
+            )
+        if self._renumber is None or manifest.generation > there.generation:
+            return manifest
+        return await self._renumber(there.generation)
 
     @property
     def stats(self) -> tuple[PublishStats, ...]:
@@ -98,6 +126,7 @@ class _Place:
     directory: IndexDirectory
     clock: Clock
     large_bytes: int
+    publisher: Publisher
     stats: PublishStats = field(init=False)
     _newest: Manifest | None = None
     _there: Manifest | None = None
@@ -140,6 +169,7 @@ class _Place:
                 self._upload.cancel()
 
     async def finish(self, manifest: Manifest) -> None:
+        manifest = await self._after(await self._look(), manifest)
         await self.remote.publish(self.directory, manifest)
         self._succeeded(manifest)
         await self.remote.collect(manifest)
@@ -149,7 +179,9 @@ class _Place:
         manifest = self._newest
         assert manifest is not None
         if self._there is None:
-            self._there = await self.remote.published()
+            there = await self._look()
+            manifest = await self._after(there, manifest)
+            self._there = there
         large = await self._lacking(manifest)
         if self._uploading not in large or (self._upload is not None and self._upload.done()):
             await self._stop_upload()
@@ -163,6 +195,35 @@ class _Place:
             await self.remote.publish(self.directory, manifest)
             self._succeeded(manifest)
         await self._collect(manifest)
+
+    async def _look(self) -> Manifest | None:
+        """Return what is published, None where that is nothing or damaged."""
+        try:
+            return await self.remote.published()
+        except DamagedManifestError as err:
+            if self.publisher.takes_over.is_set():
+                logger.warning("%s; published again", err)
+            else:
+                self._failed(err)
+                await self.publisher.takes_over.wait()
+            return None
+
+    async def _after(self, there: Manifest | None, manifest: Manifest) -> Manifest:
+        """Return the generation to publish where `there` is; waits for a pass if that is ahead."""
+        if there is None or not _is_ahead(there, manifest):
+            return manifest
+        if not self.publisher.takes_over.is_set():
+            which = " of another index" if there.index_id != manifest.index_id else ""
+            self._failed(
+                IndexFileError(
+                    f"{self.remote.url}: has generation {there.generation}{which}, which is ahead of "
+                    f"generation {manifest.generation} here (a restored or new directory, or another signer "
+                    "publishes there): replacing it when the first pass is over"
+                )
+            )
+            await self.publisher.takes_over.wait()
+            manifest = self._newest or manifest
+        return await self.publisher.renumbered(manifest, there)
 
     def _in_front(self, newest: Manifest, large: SegmentRef, there: Manifest) -> Manifest:
         """Make a manifest without a segment that is not there yet: what is newer, before what is there.
@@ -217,3 +278,9 @@ class _Place:
         if self.stats.up:
             self.stats.up = False
             logger.error("%s; what was published there stays in force, trying again", error)
+
+
+def _is_ahead(there: Manifest, here: Manifest) -> bool:
+    """Whether a place has what this directory has never published."""
+    another = there.index_id and here.index_id and there.index_id != here.index_id
+    return bool(another) or there.generation > here.generation

@@ -75,6 +75,9 @@ _OWED_S = 5.0
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _FOLLOW_BACKOFF_S = 0.5
 """Longest pause before the feed is tried again: changes are answered within a second of its return."""
+_CLOCK_STEP_S = 60.0
+"""A clock that moves so much more, or less, than time does was set: responses may have expired, or be of
+the future."""
 _MAX_STATE_BYTES = 16 << 20
 """A snapshot names every transaction that was open: a few bytes for each."""
 _SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
@@ -411,18 +414,19 @@ class Refresher:
 
     async def _passes(self) -> None:
         await self._following.wait()
+        loop = asyncio.get_running_loop()
         while True:
-            begun = self._clock.now().timestamp()
+            begun = loop.time()  # the clock may be set meanwhile, by years on a machine that has just started
             self._pass_wanted.clear()
             try:
                 await self._pass()
             finally:
                 if self._on_pass is not None:
                     self._on_pass()
-            elapsed = self._clock.now().timestamp() - begun
+            elapsed = loop.time() - begun
             self.stats.passes += 1
             self.stats.pass_seconds = elapsed
-            self.stats.pass_ended_at = begun + elapsed
+            self.stats.pass_ended_at = self.now_s()
             self.stats.health.works("pass")
             self.ready.set()
             with contextlib.suppress(TimeoutError):
@@ -504,13 +508,25 @@ class Refresher:
                 await asyncio.sleep(self._settings.merge_interval_s)
 
     async def _guard_manifest(self) -> None:
-        """See that the manifest stays what was published; beside merges, one of which may take minutes."""
+        """See that manifest and clock stay what they were; beside merges, one of which may take minutes."""
+        ahead_s = self._clock_ahead_s()
         while True:
             await asyncio.sleep(self._settings.merge_interval_s)
+            before_s, ahead_s = ahead_s, self._clock_ahead_s()
+            if abs(ahead_s - before_s) > _CLOCK_STEP_S:
+                logger.warning(
+                    "the clock was set %s by %d s, or the machine was asleep: looking at every response",
+                    "forward" if ahead_s > before_s else "back",
+                    abs(ahead_s - before_s),
+                )
+                self._pass_wanted.set()
             await self._generations.mend()
             self.stats.health.works("guard")
             if self._generations.pass_wanted:
                 self._pass_wanted.set()
+
+    def _clock_ahead_s(self) -> float:
+        return self.now_s() - asyncio.get_running_loop().time()
 
 
 def _usable(member: tuple[str, Any]) -> bool:
