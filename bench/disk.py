@@ -21,10 +21,10 @@ from bench.data import make_signer
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
-from ocspd.service.generations import Generations
+from ocspd.signer.generations import Generations
 
 if TYPE_CHECKING:
-    from ocspd._writer import SegmentWriter
+    from ocspd.index._writer import SegmentWriter
     from ocspd.pki.ocsp import OCSPSigner
 
 

@@ -33,8 +33,8 @@ from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.manifest import parse_manifest
-from ocspd.service.generations import Generations
-from ocspd.service.priority import weigh_session_least
+from ocspd.signer.generations import Generations
+from ocspd.signer.priority import weigh_session_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

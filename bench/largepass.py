@@ -28,10 +28,10 @@ from bench.fullpass import private_mb
 from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
-from ocspd.service.generations import Generations
-from ocspd.service.priority import weigh_session_least
-from ocspd.service.refreshing import Refresher
-from ocspd.service.signer_parts import RefreshSettings
+from ocspd.signer.generations import Generations
+from ocspd.signer.priority import weigh_session_least
+from ocspd.signer.refreshing import Refresher
+from ocspd.signer.signer_parts import RefreshSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ocspd.certdb.feed import Cursor, StatusRowChange
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.pass_parts import Progress
+    from ocspd.signer.pass_parts import Progress
 
 TOLD_EVERY = 1_000_000
 

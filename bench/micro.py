@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import data
 
 from ocspd._responder import Responder
-from ocspd._writer import SegmentWriter
+from ocspd.index._writer import SegmentWriter
 from ocspd.index.directory import IndexDirectory
 
 _PASSES = 15

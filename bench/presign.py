@@ -31,13 +31,13 @@ from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp import OCSPSigner
-from ocspd.service.presigning import refresh_table, usable_cpus
+from ocspd.signer.presigning import refresh_table, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ocspd.certdb.packed import PackedRows
-    from ocspd.service.pass_parts import Progress
+    from ocspd.signer.pass_parts import Progress
 
 KEYS: dict[str, Callable[[], Any]] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ocspd.authority.api.envelope import failure_of
+from ocspd.authority.remote import parse_address
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.certdb.dsn import parse_data_source
 from ocspd.cli.flags import Kind
@@ -20,8 +22,6 @@ from ocspd.logs import logger, setup
 from ocspd.pki import keys
 from ocspd.pki.profiles import parse_config
 from ocspd.shown import masked, shown
-from ocspd.web.envelope import failure_of
-from ocspd.web.remote import parse_address
 from tests.pki.chain import make_key
 
 if TYPE_CHECKING:

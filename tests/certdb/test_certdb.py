@@ -11,7 +11,7 @@ from ocspd.certdb.packed import PackedSource, unpack
 from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus
-from ocspd.service.signing import reduced
+from ocspd.signer.signing import reduced
 from tests.certdb import raw
 from tests.certdb.samples import AKI, BIG_SERIAL, NOW, certificate, response
 

@@ -12,9 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
+from ocspd.authority.revoking import revoke
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus, OCSPRow
-from ocspd.service.revoking import revoke
 from tests.binary import ocspd
 from tests.certdb import raw
 from tests.certdb.samples import certificate

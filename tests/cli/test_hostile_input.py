@@ -14,7 +14,7 @@ import pytest
 from ocspd.cli.main import main
 from tests.pki import encodings as e
 from tests.pki.chain import make_chain
-from tests.service.revocation import crl, der, revoked
+from tests.signer.revocation import crl, der, revoked
 
 if TYPE_CHECKING:
     from pathlib import Path

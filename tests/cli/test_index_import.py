@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from ocspd.cli.main import main
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
-from ocspd.service import indexing
+from ocspd.signer import indexing
 from tests.pki.chain import common_name, key_pem, make_certificate, make_key, pem
-from tests.service.revocation import CHAIN, OTHER, crl, der, revoked
+from tests.signer.revocation import CHAIN, OTHER, crl, der, revoked
 from tests.tools import need
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from cryptography import x509
 from ocspd.certdb import DBConfig, open_certdb
 from ocspd.clock import SystemClock
 from ocspd.pki.certs import aki_hex
+from tests.authority.cfssl import AUTH_KEY, cfssl_serve
 from tests.binary import OCSPD, ocspd
 from tests.pki.der import extension_list, shape
 from tests.tools import need
-from tests.web.cfssl import AUTH_KEY, cfssl_serve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from ocspd.config import load_signer_config
 from ocspd.errors import ConfigError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
-from ocspd.service import indexing
+from ocspd.signer import indexing
 from tests.pki.chain import key_pem
-from tests.service.revocation import CHAIN, OTHER, crl, der, revoked
+from tests.signer.revocation import CHAIN, OTHER, crl, der, revoked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

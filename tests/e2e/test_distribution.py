@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.authority.cfssl import free_port
 from tests.binary import OCSPD, ocspd
 from tests.e2e.test_ocspserve import SIGNER, fails, issue, revoke, run, unpack, verdict
 from tests.index.buckets import bucket, proxy
-from tests.web.cfssl import free_port
-from tests.web.responder import Running, responder, until
+from tests.responder.responder import Running, responder, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ocspd.certdb import open_certdb
 from ocspd.clock import SystemClock
 from ocspd.model import CertificateRow, OCSPRow
+from tests.authority.cfssl import free_port
+from tests.responder.responder import CA, OCSPD, answer, now, responder, until
 from tests.tools import need
-from tests.web.cfssl import free_port
-from tests.web.responder import CA, OCSPD, answer, now, responder, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ocspd.certdb import DBConfig
     from ocspd.certdb.base import CertDB
-    from tests.web.responder import Running
+    from tests.responder.responder import Running
 
 
 def write_dump(path: Path, answers: Iterable[bytes]) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
+from tests.authority.cfssl import AUTH_KEY, free_port, make_material, run, wait_for_port
 from tests.tools import need
-from tests.web.cfssl import AUTH_KEY, free_port, make_material, run, wait_for_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

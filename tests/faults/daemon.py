@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.pki.certid import issuer_hashes
-from ocspd.service.generations import Generations
-from ocspd.service.refreshing import Refresher
-from ocspd.service.signer_parts import RefreshSettings
+from ocspd.signer.generations import Generations
+from ocspd.signer.refreshing import Refresher
+from ocspd.signer.signer_parts import RefreshSettings
 from tests.certdb.raw import execute
 from tests.faults.oracle import Oracle
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ocspd.certdb import DBConfig
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.signer_parts import RefreshSource
+    from ocspd.signer.signer_parts import RefreshSource
 
 SETTINGS = RefreshSettings(processes=1, pass_interval_s=3600, merge_interval_s=0.05, signers_interval_s=0.05)
 WAIT_S = 60.0

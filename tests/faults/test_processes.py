@@ -15,8 +15,8 @@ import pytest
 
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
-from ocspd.service.generations import Generations
-from ocspd.service.refreshing import Refresher
+from ocspd.signer.generations import Generations
+from ocspd.signer.refreshing import Refresher
 from tests.certdb.raw import execute
 from tests.faults.daemon import SETTINGS, Rows, Signers, until
 from tests.pki.chain import make_chain

@@ -18,7 +18,7 @@ from ocspd.errors import IndexFileError
 from ocspd.index.directory import COPY_NAME, KEPT_BYTES, KEPT_S, IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
-from ocspd.service.generations import ROLL_BYTES, Generations
+from ocspd.signer.generations import ROLL_BYTES, Generations
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ocspd._index import Index
-    from ocspd._writer import SegmentWriter
+    from ocspd.index._writer import SegmentWriter
     from ocspd.index.manifest import Manifest
 
 START = datetime.now(UTC).replace(microsecond=0)

@@ -19,7 +19,7 @@ import pytest
 
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.kept import KeptSegments
-from tests.web.responder import CA, Running, answer, now, publish, responder, until
+from tests.responder.responder import CA, Running, answer, now, publish, responder, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

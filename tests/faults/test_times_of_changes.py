@@ -13,17 +13,17 @@ from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus, StatusRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import MAX_AHEAD, change_time
-from ocspd.service.generations import Generations
-from ocspd.service.signing import Bench, Chunk, reduced, to_chunk
-from ocspd.service.staleness import Staleness
+from ocspd.signer.generations import Generations
+from ocspd.signer.signing import Bench, Chunk, reduced, to_chunk
+from ocspd.signer.staleness import Staleness
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ocspd._writer import SegmentWriter
+    from ocspd.index._writer import SegmentWriter
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.staleness import StaleRows
+    from ocspd.signer.staleness import StaleRows
 
 SECOND = timedelta(seconds=1)
 START = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from ocspd._fastpath import Connections
 from ocspd._responder import COUNTER_BLOCK_BYTES, COUNTERS, Responder
 from ocspd.clock import ManualClock
-from ocspd.web.ocsp import OCSPServer
+from ocspd.responder.ocsp import OCSPServer
 from tests.native.answers import NOW
 from tests.native.world import NOW_S, open_index
 

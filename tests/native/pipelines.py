@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ocspd._der import parse_response
 from ocspd._index import Index, Segment
-from ocspd._writer import SegmentWriter
+from ocspd.index._writer import SegmentWriter
 from tests.native.pair import Service
 from tests.native.transports import converse, cut
 from tests.native.wire import Wire, settle
 from tests.native.world import NOW_S, authorities
-from tests.web.raw_http import get, post
+from tests.responder.raw_http import get, post
 
 CA = authorities()[0]
 OUT_ROOM, HEAD_ROOM = 1 << 14, 512  # _fastpath's buffer, and what it keeps for a response's head

@@ -15,7 +15,7 @@ import pytest
 from tests.native.pair import Service, native
 from tests.native.wire import Wire, settle
 from tests.native.world import GOOD, REVOKED, authorities, stored
-from tests.web.raw_http import get, post
+from tests.responder.raw_http import get, post
 
 CA = authorities()[0]
 DER = CA.request(GOOD)

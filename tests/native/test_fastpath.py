@@ -24,7 +24,7 @@ from tests.native.strategies import (
     targets,
 )
 from tests.native.world import ENDLESS, GOOD, NOW_S, OVERDUE, authorities, open_index, stored
-from tests.web.raw_http import get, post
+from tests.responder.raw_http import get, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable

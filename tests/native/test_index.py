@@ -11,8 +11,8 @@ import pytest
 
 from ocspd._index import NO_NEXT_UPDATE, Index, Segment
 from ocspd._responder import COUNTER_BLOCK_BYTES, Responder
-from ocspd._writer import SegmentWriter
 from ocspd.errors import IndexFileError
+from ocspd.index._writer import SegmentWriter
 from tests.native.answers import HASHES
 from tests.native.segments import ISSUER_SIZE, TEMPLATE_SIZE, patched, read_header, sealed, with_header
 from tests.native.world import ABSENT, ENDLESS, GOOD, NOW_S, authorities, segment_path, stored

@@ -11,7 +11,7 @@ from ocspd._responder import Responder
 from tests.native.pair import Service
 from tests.native.wire import Wire, settle
 from tests.native.world import ABSENT, GOOD, NOW_S, REVOKED, authorities, segment_path, stored
-from tests.web.raw_http import get, post
+from tests.responder.raw_http import get, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -344,7 +344,9 @@ async def test_time_outs_do_not_need_the_wall_clock_and_move_the_date() -> None:
 
 
 def misuse() -> list[Callable[[], object]]:
-    from ocspd import _fastpath, _index, _presign, _responder, _text, _writer
+    from ocspd import _fastpath, _index, _responder, _text
+    from ocspd.index import _writer
+    from ocspd.pki import _presign
 
     pool = _fastpath.Connections.__new__(_fastpath.Connections)
     presigner = _presign.Presigner(lambda data: data, prefix=None, frame=None, tail=b"")  # type: ignore[arg-type]

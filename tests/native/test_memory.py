@@ -13,7 +13,7 @@ from tests.native.pair import Service
 from tests.native.strategies import DERS
 from tests.native.wire import Wire, settle
 from tests.native.world import GOOD, authorities
-from tests.web.raw_http import get, post
+from tests.responder.raw_http import get, post
 
 DER = authorities()[0].request(GOOD)
 GET = get("/" + base64.b64encode(DER).decode())

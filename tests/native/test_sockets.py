@@ -16,7 +16,7 @@ from tests.native.pair import Service, native, serving
 from tests.native.strategies import clean_requests, places
 from tests.native.transports import cut
 from tests.native.world import GOOD, REVOKED, authorities, stored
-from tests.web.raw_http import get, post
+from tests.responder.raw_http import get, post
 
 DER = authorities()[0].request(GOOD)
 REVOKED_DER = authorities()[0].request(REVOKED)

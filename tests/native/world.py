@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography import x509
 
 from ocspd._index import Index, Segment
-from ocspd._writer import SegmentWriter
+from ocspd.index._writer import SegmentWriter
 from tests.native.answers import NOW, Authority
 
 NOW_S = int(NOW.timestamp())

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from ocspd._der import parse_response
 from ocspd._index import Segment
-from ocspd._writer import SegmentWriter
 from ocspd.errors import CodedError, ConfigError
+from ocspd.index._writer import SegmentWriter
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
 from ocspd.pki import ocsp_der as der
 from ocspd.pki.certid import HASHES, issuer_hashes

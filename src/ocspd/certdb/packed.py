@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ocspd import _copyrows
-from ocspd.certdb import rows
+from ocspd.certdb import _copyrows, rows
 from ocspd.certdb.rows import RowError
 from ocspd.certdb.spelling import is_canonical, is_canonical_aki
 

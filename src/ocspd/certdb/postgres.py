@@ -6,8 +6,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
-from ocspd import _copyrows
-from ocspd.certdb import migrate, rows
+from ocspd.certdb import _copyrows, migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_postgres import PostgresFeed
 from ocspd.certdb.packed import PACKED_BYTES, PackedRows

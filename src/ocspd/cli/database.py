@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ocspd.authority.revoking import revoke
 from ocspd.certdb import migrate, open_certdb, parse_db_config
 from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import read_file, write_stdout
@@ -14,7 +15,6 @@ from ocspd.errors import Code, CodedError, OCSPDError, UsageError
 from ocspd.logs import logger
 from ocspd.model import serial_to_text
 from ocspd.pki.certs import aki_hex, load_certificate
-from ocspd.service.revoking import revoke
 from ocspd.shown import shown
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import socket
 import sys
 
 from ocspd.cli.loop import run_uvloop
-from ocspd.web.examiner import run_examiner
+from ocspd.responder.examiner import run_examiner
 
 if __name__ == "__main__":
     run_uvloop(run_examiner(socket.socket(fileno=int(sys.argv[1]))))

@@ -22,14 +22,14 @@ from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
 from ocspd.model import CertStatus, hex_hint, parse_serial
 from ocspd.pki.certs import load_certificates
-from ocspd.service import indexing
 from ocspd.shown import shown
+from ocspd.signer import indexing
 from ocspd.wire import dumps_indented
 
 if TYPE_CHECKING:
     from ocspd._index import Answer
-    from ocspd._writer import SegmentWriter
     from ocspd.cli.flags import Flags
+    from ocspd.index._writer import SegmentWriter
     from ocspd.pki.certs import Certificate
 
 _BAD_SHOWN = 20

@@ -14,9 +14,9 @@ from ocspd.cli.progress import ByteProgress, PassProgress
 from ocspd.cli.signer_flags import CERTID_HASH, EMBED_CA, RESPONDER_ID
 from ocspd.errors import ConfigError
 from ocspd.logs import logger
-from ocspd.service.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
-from ocspd.service.pass_parts import RefreshReport
-from ocspd.service.presigning import refresh_table
+from ocspd.signer.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
+from ocspd.signer.pass_parts import RefreshReport
+from ocspd.signer.presigning import refresh_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.importing import FileReport
-    from ocspd.service.pass_parts import IndexWriter, Progress
+    from ocspd.signer.importing import FileReport
+    from ocspd.signer.pass_parts import IndexWriter, Progress
 
 SHOWN = 20
 """How many skipped lines are named without being asked to."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from ocspd.authority.issuing import Authority
+from ocspd.authority.remote import RemoteTLS
+from ocspd.authority.signers import PolicySigner
 from ocspd.certdb import open_certdb, parse_db_config
 from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import naming, read_certificate, read_key, require_ca, signing_config
@@ -17,9 +20,6 @@ from ocspd.errors import Code, CodedError
 from ocspd.logs import logger
 from ocspd.pki.issuer import Issuer, SignRequest
 from ocspd.pki.profiles import Profile, default_config
-from ocspd.service.issuing import Authority
-from ocspd.web.remote import RemoteTLS
-from ocspd.web.signers import PolicySigner
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB

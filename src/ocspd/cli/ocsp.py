@@ -23,16 +23,16 @@ from ocspd.errors import CodedError, ConfigError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
-from ocspd.service.index_pass import index_pass
-from ocspd.service.presigning import dump_table, refresh_table
 from ocspd.shown import shown
+from ocspd.signer.index_pass import index_pass
+from ocspd.signer.presigning import dump_table, refresh_table
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.service.pass_parts import RefreshReport, SkippedRow
+    from ocspd.signer.pass_parts import RefreshReport, SkippedRow
 
 _SHOWN_ISSUERS = 5
 _KEPT = timedelta(days=7)

@@ -18,17 +18,17 @@ from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
-from ocspd.service.responses import PublishedIndex, ResponsesFile
+from ocspd.ops.server import HTTPServer
+from ocspd.ops.systemd import Notifier, passed_sockets
+from ocspd.responder import descriptors, listeners
+from ocspd.responder.admin import Admin
+from ocspd.responder.control import WorkerSettings
+from ocspd.responder.examining import Examining
+from ocspd.responder.pool import WorkerPool
+from ocspd.responder.responses import PublishedIndex, ResponsesFile
+from ocspd.responder.served_index import ServedIndex
+from ocspd.responder.supervisor import Source, Supervisor
 from ocspd.shown import shown
-from ocspd.web import descriptors, listeners
-from ocspd.web.admin import Admin
-from ocspd.web.control import WorkerSettings
-from ocspd.web.examining import Examining
-from ocspd.web.pool import WorkerPool
-from ocspd.web.served_index import ServedIndex
-from ocspd.web.server import HTTPServer
-from ocspd.web.supervisor import Source, Supervisor
-from ocspd.web.systemd import Notifier, passed_sockets
 
 if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
@@ -115,7 +115,7 @@ async def _source(flags: Flags, clock: Clock, examining: Examining, stack: Async
 def _pulled(flags: Flags, clock: Clock, examining: Examining, stack: AsyncExitStack) -> Source:
     # The client of object stores is loaded only where there is one.
     from ocspd.index.remote import RemoteIndex  # noqa: PLC0415
-    from ocspd.service.pulling import PulledIndex  # noqa: PLC0415
+    from ocspd.responder.pulling import PulledIndex  # noqa: PLC0415
 
     poll = flags.duration("index-poll")
     if not timedelta(milliseconds=50) <= poll <= timedelta(hours=1):
@@ -133,7 +133,7 @@ async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     from ocspd.certdb import open_certdb, parse_db_config  # noqa: PLC0415
     from ocspd.cli.io import read_file  # noqa: PLC0415
     from ocspd.cli.signers import follow_files, issuer_configs  # noqa: PLC0415
-    from ocspd.service.table import TableSource  # noqa: PLC0415
+    from ocspd.responder.table import TableSource  # noqa: PLC0415
 
     signers = None
     if any(flags.strings(name) for name in ("ca", "responder", "responder-key")):

@@ -26,14 +26,14 @@ from ocspd.config import SignerConfig, load_signer_config
 from ocspd.errors import CodedError, ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
+from ocspd.ops.systemd import Notifier
 from ocspd.pki.certs import ski_hex
-from ocspd.service.generations import Generations
-from ocspd.service.importing import EXPIRED, FileStatus, IssuerFiles, Sources
-from ocspd.service.priority import weigh_session_least
-from ocspd.service.refreshing import Refresher
-from ocspd.service.signer_parts import RefreshSettings, RefreshSource
 from ocspd.shown import shown
-from ocspd.web.systemd import Notifier
+from ocspd.signer.generations import Generations
+from ocspd.signer.importing import EXPIRED, FileStatus, IssuerFiles, Sources
+from ocspd.signer.priority import weigh_session_least
+from ocspd.signer.refreshing import Refresher
+from ocspd.signer.signer_parts import RefreshSettings, RefreshSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.certs import Certificate
-    from ocspd.service.publishing import Publisher
+    from ocspd.signer.publishing import Publisher
 
 
 def _refresh(flags: Flags, arguments: list[str]) -> int:
@@ -129,8 +129,8 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
                 publisher.takes_over = refresher.ready
         if config.admin_port:
             # 70 ms that a pass without an admin listener does not need
-            from ocspd.web.server import HTTPServer  # noqa: PLC0415
-            from ocspd.web.signer_admin import SignerAdmin  # noqa: PLC0415
+            from ocspd.ops.server import HTTPServer  # noqa: PLC0415
+            from ocspd.signer.admin import SignerAdmin  # noqa: PLC0415
 
             server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1, port_flag="-admin-port")
             await server.start(config.admin_address, config.admin_port)
@@ -217,7 +217,7 @@ def _publisher(urls: Sequence[str], generations: Generations, clock: Clock) -> P
         return None
     # The client of object stores is loaded only where there is one.
     from ocspd.index.remote import RemoteIndex  # noqa: PLC0415
-    from ocspd.service.publishing import Publisher  # noqa: PLC0415
+    from ocspd.signer.publishing import Publisher  # noqa: PLC0415
 
     remotes = [RemoteIndex(url, clock) for url in urls]
     for remote in remotes:

@@ -13,6 +13,12 @@ import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
+from ocspd.authority.api.dispatch import Dispatcher
+from ocspd.authority.api.endpoints import Backend, build_endpoints
+from ocspd.authority.issuing import Authority
+from ocspd.authority.remote import RemoteTLS
+from ocspd.authority.signers import PolicySigner
+from ocspd.authority.tls import ServerTLS
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.global_flags import ALLOW_RSA_1024
@@ -32,27 +38,21 @@ from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.logs import logger
+from ocspd.ops.server import HTTPServer
 from ocspd.pki.certs import load_certificate
 from ocspd.pki.issuer import Issuer
 from ocspd.pki.ocsp import OCSPSigner
 from ocspd.pki.profiles import default_config
-from ocspd.service.issuing import Authority
-from ocspd.web.api import Backend, build_endpoints
-from ocspd.web.dispatch import Dispatcher
-from ocspd.web.remote import RemoteTLS
-from ocspd.web.server import HTTPServer
-from ocspd.web.signers import PolicySigner
-from ocspd.web.tls import ServerTLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ocspd.authority.api.dispatch import Endpoint
+    from ocspd.authority.api.sign import Signer
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.profiles import SigningConfig
-    from ocspd.web.api_sign import Signer
-    from ocspd.web.dispatch import Endpoint
 
 T = TypeVar("T")
 

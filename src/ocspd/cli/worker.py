@@ -6,7 +6,7 @@ import socket
 import sys
 
 from ocspd.cli.loop import run_uvloop
-from ocspd.web.worker import run_worker
+from ocspd.responder.worker import run_worker
 
 if __name__ == "__main__":
     run_uvloop(run_worker(socket.socket(fileno=int(sys.argv[1]))))

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index, Segment
-from ocspd._writer import SegmentWriter
 from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.files import fsync_directory, read_bounded, write_atomic
+from ocspd.index._writer import SegmentWriter
 from ocspd.index.manifest import (
     MANIFEST_NAME,
     MAX_BYTES,

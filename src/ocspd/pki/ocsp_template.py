@@ -29,16 +29,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ocspd._presign import Presigner
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
 from ocspd.pki import ocsp_der as der
+from ocspd.pki._presign import Presigner
 from ocspd.pki.certid import check_hash_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ocspd._writer import SegmentWriter
+    from ocspd.index._writer import SegmentWriter
 
 _BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
 _SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")

@@ -1,0 +1,1 @@
+"""The authority (floor 4): issuing and revoking, CFSSL's HTTP API, remote signers."""

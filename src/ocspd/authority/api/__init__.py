@@ -1,0 +1,1 @@
+"""CFSSL's HTTP API."""

@@ -1,0 +1,207 @@
+"""From HTTP to an endpoint and back: exact paths, one method each, bounded bodies, one log line.
+
+An endpoint is a coroutine function from the bytes of the body to a Success; it knows nothing of HTTP.
+The dispatcher is a low-level aiohttp handler, because CFSSL's rules are not a router's: exact matches
+only, a path that is not in its clean form is redirected as Go's ServeMux does, and a disabled endpoint
+answers as an unknown path does.
+
+Limits: `max_body_bytes` (413), `_BODY_S` to send it (408), `max_requests` in flight (503).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import logging
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
+
+from aiohttp import web
+
+from ocspd.authority.api.envelope import (
+    DATABASE_FAILED,
+    HTTPStatusError,
+    Success,
+    access_line,
+    failure_of,
+    failure_response,
+    method_not_allowed,
+    not_found,
+    plain_response,
+    success_response,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from ocspd.pki.go_regexp import Pattern
+
+logger = logging.getLogger("ocspd.web")
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_REQUESTS = 256
+_BODY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One path: the only method it has, and what it does with the body of a request."""
+
+    method: str
+    run: Callable[[bytes], Awaitable[Success]]
+
+
+class Dispatcher:
+    """The handler of an aiohttp low-level server.
+
+    `endpoints` maps exact paths; replacing it (a reload) takes effect with the next request.
+    `client_cn`, when given, must be found in the common name of the client's certificate (403).
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        *,
+        client_cn: Pattern | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_requests: int = MAX_REQUESTS,
+    ) -> None:
+        self.endpoints = endpoints
+        self.client_cn = client_cn
+        self._max_body_bytes = max_body_bytes
+        self._max_requests = max_requests
+        self._requests = 0
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; never raises but for cancellation."""
+        self._requests += 1
+        try:
+            response, number = await self._answer(request)
+        finally:
+            self._requests -= 1
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        remote = _peer_text(peer)
+        logger.info("%s", access_line(remote, request.method, request.raw_path, number))
+        response.headers["Server"] = "ocspd"  # aiohttp would name versions
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> tuple[web.StreamResponse, int]:
+        if not self._admits(request):
+            return plain_response(HTTPStatus.FORBIDDEN, "Invalid CN"), HTTPStatus.FORBIDDEN.value
+        path, query = split_target(request.raw_path)
+        cleaned = clean_path(path)
+        if cleaned != path:
+            return _moved(request.method, cleaned, query), HTTPStatus.MOVED_PERMANENTLY.value
+        endpoint = self.endpoints.get(path)
+        if endpoint is None:
+            return not_found(), HTTPStatus.NOT_FOUND.value
+        try:
+            if request.method != endpoint.method:
+                raise method_not_allowed(request.method, endpoint.method)  # noqa: TRY301  (one mapping below)
+            if self._requests > self._max_requests:
+                raise HTTPStatusError(  # noqa: TRY301  (one mapping below)
+                    HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once", headers={"Retry-After": "1"}
+                )
+            success = await endpoint.run(await self._read_body(request))
+        except Exception as err:  # noqa: BLE001  (the edge: every error becomes an answer)
+            return self._refuse(err)
+        return success_response(success), HTTPStatus.OK.value
+
+    @staticmethod
+    def _refuse(error: Exception) -> tuple[web.StreamResponse, int]:
+        failure = failure_of(error)
+        if failure.status is HTTPStatus.INTERNAL_SERVER_ERROR or failure.text == DATABASE_FAILED:
+            logger.error("request failed: %s: %s", type(error).__name__, error)
+        response = failure_response(error)
+        if failure.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+            response.force_close()  # the rest of the body is not worth reading
+        return response, failure.status.value
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
+        limit = self._max_body_bytes
+        too_long = HTTPStatusError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request body is longer than {limit} bytes"
+        )
+        if (request.content_length or 0) > limit:
+            raise too_long
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_long
+        except TimeoutError:
+            raise HTTPStatusError(
+                HTTPStatus.REQUEST_TIMEOUT, "the request body did not arrive in time"
+            ) from None
+        return bytes(body)
+
+    def _admits(self, request: web.BaseRequest) -> bool:
+        if self.client_cn is None:
+            return True
+        peer = request.transport.get_extra_info("peercert") if request.transport else None
+        name = common_name(peer)
+        if name is not None and self.client_cn.is_in(name):
+            return True
+        logger.warning("rejected client certificate: CN %r does not match %s", name, self.client_cn.text)
+        return False
+
+
+def common_name(peer_certificate: Mapping[str, object] | None) -> str | None:
+    """Return the last common name of a certificate as `getpeercert` describes it, "" without one.
+
+    None when there is no certificate.
+    """
+    if not peer_certificate:
+        return None
+    found = ""
+    subject = peer_certificate.get("subject")
+    for relative in subject if isinstance(subject, tuple) else ():
+        for attribute, value in relative:
+            if attribute == "commonName":
+                found = value
+    return found
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the decoded path and the raw query of a request target (RFC 9112 §3.2)."""
+    if not target.startswith("/"):
+        parts = urlsplit(target)
+        return unquote(parts.path, errors="surrogateescape"), parts.query
+    path, _, query = target.partition("?")  # urlsplit would take `//api` for a host
+    return unquote(path.partition("#")[0], errors="surrogateescape"), query
+
+
+def clean_path(path: str) -> str:
+    """Return the shortest equal path as Go's ServeMux does: `//`, `.` and `..` resolved."""
+    kept: list[str] = []
+    parts = path.split("/")
+    for part in parts:
+        if part == "..":
+            del kept[-1:]
+        elif part not in {"", "."}:
+            kept.append(part)
+    cleaned = "/" + "/".join(kept)
+    return f"{cleaned}/" if path.endswith("/") and cleaned != "/" else cleaned
+
+
+def _moved(method: str, path: str, query: str) -> web.Response:
+    location = quote(path, safe="/:@!$&'()*+,;=~", errors="surrogateescape")
+    location += f"?{query}" if query else ""
+    headers = {"Location": location}
+    body = b""
+    if method in {"GET", "HEAD"}:
+        headers["Content-Type"] = "text/html; charset=utf-8"
+        body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'.encode()
+    return web.Response(status=HTTPStatus.MOVED_PERMANENTLY, headers=headers, body=body)
+
+
+def _peer_text(peer: object) -> str:
+    match peer:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:
+            return "-"

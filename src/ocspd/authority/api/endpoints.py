@@ -1,0 +1,121 @@
+"""CFSSL's API under `/api/v1/cfssl/`: which endpoints there are, and which of them are on.
+
+What an endpoint does is in `api_sign` (sign, authsign, info), `api_keys` (newkey, newcert, init_ca) and
+`api_status` (revoke, ocspsign, health); the use cases are in `service`. An endpoint whose means are not
+there (no CA, no database) is off, with a line in the log that says why; it then answers as an unknown
+path does.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ocspd.authority.api.dispatch import Endpoint
+from ocspd.authority.api.keys import KeyEndpoints
+from ocspd.authority.api.sign import SignEndpoints
+from ocspd.authority.api.status import StatusEndpoints, health
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ocspd.authority.api.sign import Signer
+    from ocspd.certdb.base import CertDB
+    from ocspd.clock import Clock
+    from ocspd.pki.ocsp import OCSPSigner
+
+logger = logging.getLogger("ocspd.web")
+
+API_PREFIX = "/api/v1/cfssl/"
+NAMES = ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "revoke", "ocspsign", "health")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """What the endpoints work with; None for what is not there."""
+
+    clock: Clock
+    signer: Signer | None = None
+    ocsp_signer: OCSPSigner | None = None
+    db: CertDB | None = None
+
+
+class Disabled(Exception):
+    """An endpoint cannot be on; the text says why."""
+
+
+def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str, Endpoint]:
+    """Return the endpoints that are on, by path, and log one line for each that exists.
+
+    `disabled` holds bare names (`-disable`); names that do not exist are ignored, as in CFSSL.
+    """
+    off = {name.strip() for name in disabled}
+    makers = _Makers(backend)
+    endpoints = {}
+    for name in NAMES:
+        path = API_PREFIX + name
+        make: Callable[[], Endpoint] = getattr(makers, name)
+        if name in off:
+            logger.info("endpoint '%s' is explicitly disabled", path)
+            continue
+        try:
+            endpoints[path] = make()
+        except Disabled as reason:
+            logger.warning("endpoint '%s' is disabled: %s", path, reason)
+        else:
+            logger.info("endpoint '%s' is enabled", path)
+    logger.info("Handler set up complete.")
+    return endpoints
+
+
+class _Makers:
+    """One method for each endpoint; it raises Disabled when what the endpoint needs is not there."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._keys = KeyEndpoints(backend.signer, backend.clock)
+
+    def _signing(self) -> SignEndpoints:
+        if self._backend.signer is None:
+            raise Disabled("signer not initialized")
+        return SignEndpoints(self._backend.signer)
+
+    def sign(self) -> Endpoint:
+        endpoints = self._signing()
+        if not endpoints.has_open_profile():
+            raise Disabled("every profile has an auth_key: use authsign")
+        return Endpoint("POST", endpoints.sign)
+
+    def authsign(self) -> Endpoint:
+        endpoints = self._signing()
+        if not endpoints.has_authenticated_profile():
+            raise Disabled("no profile has an auth_key")
+        return Endpoint("POST", endpoints.authsign)
+
+    def info(self) -> Endpoint:
+        return Endpoint("POST", self._signing().info)
+
+    def newcert(self) -> Endpoint:
+        self._signing()
+        return Endpoint("POST", self._keys.newcert)
+
+    def newkey(self) -> Endpoint:
+        return Endpoint("POST", self._keys.newkey)
+
+    def init_ca(self) -> Endpoint:
+        return Endpoint("POST", self._keys.init_ca)
+
+    def revoke(self) -> Endpoint:
+        if self._backend.db is None:
+            raise Disabled("cert db not configured (missing -db-config)")
+        return Endpoint("POST", StatusEndpoints(self._backend.clock, db=self._backend.db).revoke)
+
+    def ocspsign(self) -> Endpoint:
+        signer = self._backend.ocsp_signer
+        if signer is None:
+            raise Disabled("OCSP signer not initialized")
+        return Endpoint("POST", StatusEndpoints(self._backend.clock, ocsp_signer=signer).ocspsign)
+
+    def health(self) -> Endpoint:
+        return Endpoint("GET", health)

@@ -1,0 +1,122 @@
+"""The endpoints that make keys: `newkey`, `newcert` and `init_ca`.
+
+The private key travels in the answer, as CFSSL's clients expect. Generating a key can take seconds (RSA):
+it runs in a thread, and no more than `_GENERATING` at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from ocspd import wire
+from ocspd.authority.api.envelope import BadRequest, Message, Success
+from ocspd.authority.api.sign import NO_BUNDLER
+from ocspd.authority.offload import read_input
+from ocspd.pki import ca, csr
+from ocspd.pki.issuer import SignRequest
+
+if TYPE_CHECKING:
+    from ocspd.authority.api.sign import Signer
+    from ocspd.clock import Clock
+
+NO_HOSTS = Message(
+    5300,
+    'This certificate lacks a "hosts" field. This makes it unsuitable for\n'
+    "websites. For more information see the Baseline Requirements for the Issuance and Management\n"
+    "of Publicly-Trusted Certificates, v.1.1.6, from the CA/Browser Forum (https://cabforum.org);\n"
+    'specifically, section 10.2.3 ("Information Requirements").',
+)
+_GENERATING = max(1, (os.cpu_count() or 1) // 2)
+
+
+class KeyEndpoints:
+    """newkey and init_ca need nothing; newcert needs a signer."""
+
+    def __init__(self, signer: Signer | None, clock: Clock) -> None:
+        self._signer = signer
+        self._clock = clock
+        self._generating = asyncio.Semaphore(_GENERATING)
+
+    async def newkey(self, body: bytes) -> Success:
+        """Make a key and a CSR for it."""
+        try:
+            request = await read_input(csr.parse_request, body)
+        except wire.JSONError as err:
+            raise BadRequest(str(err)) from None
+        key_pem, csr_pem = await self._key_and_csr(request)
+        sums = {"certificate_request": _sums(csr_pem)}
+        return Success({"private_key": key_pem, "certificate_request": csr_pem, "sums": sums})
+
+    async def newcert(self, body: bytes) -> Success:
+        """Make a key, a CSR and a certificate.
+
+        A `request` of null is refused and a missing one is an empty one, both as in CFSSL. A profile with
+        an auth_key is refused: there is no way to present a token here, and signing without one, which
+        CFSSL does, would make the key worthless.
+        """
+        assert self._signer is not None
+        try:
+            request, profile, label, bundle = await read_input(_read_newcert, body)
+        except wire.JSONError as err:
+            raise BadRequest(str(err)) from None
+        if request is None:
+            raise BadRequest("missing request section")
+        if self._signer.config.profile(profile).auth_key is not None:
+            raise BadRequest("authentication required")
+        key_pem, csr_pem = await self._key_and_csr(request)
+        certificate = await self._signer.sign(SignRequest(csr_pem=csr_pem, profile=profile, label=label))
+        messages = () if request.hosts else (NO_HOSTS,)
+        result = {
+            "certificate": certificate,
+            "certificate_request": csr_pem,
+            "private_key": key_pem,
+            "sums": {"certificate": _sums(certificate), "certificate_request": _sums(csr_pem)},
+        }
+        return Success(result, (NO_BUNDLER, *messages) if bundle else messages)
+
+    async def init_ca(self, body: bytes) -> Success:
+        """Make a self-signed CA."""
+        try:
+            request = await read_input(csr.parse_request, body)
+        except wire.JSONError as err:
+            raise BadRequest(str(err)) from None
+        async with self._generating:
+            made = await asyncio.to_thread(ca.init_ca, request, self._clock)
+        return Success({"private_key": made.key, "certificate": made.cert})
+
+    async def _key_and_csr(self, request: csr.CertificateRequest) -> tuple[str, str]:
+        if request.ca is not None:
+            raise BadRequest("ca section only permitted in initca")
+        async with self._generating:
+            return await asyncio.to_thread(_make, request)
+
+
+def _read_newcert(body: bytes) -> tuple[csr.CertificateRequest | None, str, str, bool]:
+    """Read the request (None for null), the profile, the label, and whether a bundle is wanted."""
+    fields = wire.Fields(wire.loads(body), "genSignRequest")
+    child = fields.child("request", "csr.CertificateRequest")
+    absent = all(wire.fold(key) != "request" for key in fields.values())
+    if child is None and absent:
+        child = wire.Fields({}, "csr.CertificateRequest")
+    request = None if child is None else csr.request_from_fields(child)
+    return request, fields.string("profile"), fields.string("label"), fields.boolean("bundle")
+
+
+def _make(request: csr.CertificateRequest) -> tuple[str, str]:
+    key, key_pem = csr.new_key(request)
+    return key_pem, csr.make_csr(request, key)
+
+
+def _sums(pem: str) -> dict[str, Any]:
+    """Return CFSSL's digests of the DER in a PEM block: for comparing by eye, not for security."""
+    lines = pem.strip().splitlines()
+    der = base64.b64decode("".join(line for line in lines if not line.startswith("-----")))
+    return {
+        "md5": hashlib.md5(der, usedforsecurity=False).hexdigest().upper(),
+        "sha-1": hashlib.sha1(der, usedforsecurity=False).hexdigest().upper(),
+        "sha-256": hashlib.sha256(der).hexdigest().upper(),
+    }

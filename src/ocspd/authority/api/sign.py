@@ -1,0 +1,176 @@
+"""The endpoints `sign`, `authsign` and `info`.
+
+A profile with an `auth_key` is signed for only through `authsign`, whose token is an HMAC over the exact
+bytes of the inner request. There is no 401 or 403 in CFSSL's API: a refusal is 400 with a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ocspd import wire
+from ocspd.authority.api.envelope import BadRequest, Message, Success
+from ocspd.authority.offload import read_input
+from ocspd.pki.csr import subject_from_fields
+from ocspd.pki.issuer import SignRequest
+
+if TYPE_CHECKING:
+    from ocspd.pki.profiles import Profile, SigningConfig
+
+logger = logging.getLogger("ocspd.web")
+
+NO_BUNDLER = Message(5300, "This request requires a bundler, but one is not initialized for the API server.")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+
+
+class Signer(Protocol):
+    """Who signs: `signers.PolicySigner`. `config` is the policy, for its profiles and their keys."""
+
+    config: SigningConfig
+
+    async def sign(self, request: SignRequest) -> str:
+        """Sign, store and return the certificate (PEM)."""
+        ...
+
+    async def info(self, *, label: str, profile: str) -> dict[str, Any]:
+        """Return CFSSL's info object: certificate, usages, expiry."""
+        ...
+
+
+class SignEndpoints:
+    """sign, authsign and info for one signer."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    def has_open_profile(self) -> bool:
+        """Whether `sign` can do anything: some profile has no auth_key."""
+        return any(profile.auth_key is None for profile in self._profiles())
+
+    def has_authenticated_profile(self) -> bool:
+        """Whether `authsign` can do anything: some profile has an auth_key."""
+        return any(profile.auth_key is not None for profile in self._profiles())
+
+    def _profiles(self) -> list[Profile]:
+        config = self._signer.config
+        return [config.default, *config.profiles.values()]
+
+    async def sign(self, body: bytes) -> Success:
+        """Sign a CSR; the result is `{"certificate": PEM}`."""
+        try:
+            request, bundle = await read_input(_read_request, body)
+        except wire.JSONError:
+            raise BadRequest("Unable to parse sign request") from None
+        _require_csr(request)
+        if self._signer.config.profile(request.profile).auth_key is not None:
+            logger.error("profile requires authentication")
+            raise BadRequest("authentication required")
+        return await self._signed(request, bundle=bundle)
+
+    async def authsign(self, body: bytes) -> Success:
+        """Sign a CSR for a client that has the profile's key; the result is as of `sign`."""
+        try:
+            token, inner = await read_input(_read_authenticated, body)
+        except wire.JSONError as err:
+            raise BadRequest(str(err)) from None
+        try:
+            request, bundle = await read_input(_read_request, inner)
+        except wire.JSONError:
+            raise BadRequest("Unable to parse authenticated sign request") from None
+        profile = self._signer.config.profile(request.profile)
+        if profile.auth_key is None:
+            raise BadRequest("no authentication provider")
+        keys = [key for key in (profile.auth_key, profile.prev_auth_key) if key is not None]
+        if not any(key.verify(inner, token) for key in keys):
+            logger.warning("received authenticated request with invalid token")
+            raise BadRequest("invalid token")
+        _require_csr(request)
+        return await self._signed(request, bundle=bundle)
+
+    async def info(self, body: bytes) -> Success:
+        """Describe the signer: `{"certificate", "usages", "expiry"}` of a profile."""
+        try:
+            label, profile = await read_input(_read_info, body)
+        except wire.JSONError as err:
+            raise BadRequest(str(err)) from None
+        return Success(await self._signer.info(label=label, profile=profile))
+
+    async def _signed(self, request: SignRequest, *, bundle: bool) -> Success:
+        certificate = await self._signer.sign(request)
+        return Success({"certificate": certificate}, (NO_BUNDLER,) if bundle else ())
+
+
+def _read_request(body: bytes) -> tuple[SignRequest, bool]:
+    """Read a sign request and whether it wants a bundle."""
+    fields = wire.Fields(wire.loads(body), "jsonSignRequest")
+    return sign_request(fields), fields.boolean("bundle")
+
+
+def _read_authenticated(body: bytes) -> tuple[bytes, bytes]:
+    """Read an authenticated request: the token, and the bytes it is for."""
+    outer = wire.Fields(wire.loads(body), "AuthenticatedRequest")
+    _check_timestamp(outer)
+    _bytes_field(outer, "remote_address")
+    return _bytes_field(outer, "token"), _bytes_field(outer, "request")
+
+
+def _read_info(body: bytes) -> tuple[str, str]:
+    fields = wire.Fields(wire.loads(body), "Req")
+    return fields.string("label"), fields.string("profile")
+
+
+def sign_request(fields: wire.Fields) -> SignRequest:
+    """Read the JSON of a sign request; JSONError when a field has the wrong type.
+
+    `hostname`, a comma list, replaces `hosts`; without either the CSR's names are kept, and an empty
+    list takes them away.
+    """
+    hosts = fields.strings("hosts")
+    hostname = fields.string("hostname")
+    serial = fields.get("serial")
+    if serial is not None and (not isinstance(serial, int) or isinstance(serial, bool)):
+        raise wire.JSONError("json: cannot unmarshal serial into Go value of type *big.Int")
+    subject = fields.child("subject", "signer.Subject")
+    return SignRequest(
+        csr_pem=fields.string("certificate_request"),
+        hosts=hostname.split(",") if hostname else hosts,
+        subject=None if subject is None else subject_from_fields(subject),
+        profile=fields.string("profile"),
+        label=fields.string("label"),
+        serial=serial,
+    )
+
+
+def _require_csr(request: SignRequest) -> None:
+    if not request.csr_pem:
+        raise BadRequest("missing parameter 'certificate_request'")
+
+
+def _check_timestamp(fields: wire.Fields) -> None:
+    """Check the type of `timestamp`; CFSSL reads it, and neither authenticates nor uses it."""
+    try:
+        fields.integer("timestamp")
+    except wire.JSONError as err:
+        raise wire.JSONError(f"{err}64") from None
+
+
+def _bytes_field(fields: wire.Fields, key: str) -> bytes:
+    """Read a Go []byte: standard base64 in a string, line breaks ignored; JSONError in Go's words."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        try:
+            fields.string(key)
+        except wire.JSONError as err:
+            raise wire.JSONError(f"{str(err).removesuffix('string')}[]uint8") from None
+    text = (value or "").replace("\r", "").replace("\n", "")
+    try:
+        return base64.b64decode(text.encode("ascii", "replace"), validate=True)
+    except binascii.Error:
+        match = _BASE64.match(text)
+        good = match.end() if match else 0
+        position = good if good < len(text) else len(text) // 4 * 4
+        raise wire.JSONError(f"illegal base64 data at input byte {position}") from None

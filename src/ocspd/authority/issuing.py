@@ -1,0 +1,58 @@
+"""Issuing: sign, then store in certdb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ocspd.authority.offload import offload
+from ocspd.errors import Code, CodedError
+from ocspd.pki.certs import certificate_to_pem, ski_hex, to_row
+
+if TYPE_CHECKING:
+    from ocspd.certdb.base import CertDB
+    from ocspd.clock import Clock
+    from ocspd.pki.issuer import Issuer, SignRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedCertificate:
+    """A certificate that was signed and, with a database, stored; `cert_pem` ends in a newline."""
+
+    cert_pem: str
+    serial: int
+    aki: str
+
+
+class Authority:
+    """An issuer and the database of what it issued; without one nothing is stored."""
+
+    def __init__(self, issuer: Issuer, db: CertDB | None, clock: Clock) -> None:
+        self.issuer = issuer
+        self._db = db
+        self._clock = clock
+
+    async def sign(self, request: SignRequest) -> SignedCertificate:
+        """Sign and store a certificate.
+
+        CodedError as of `Issuer.sign`; 11000 when it cannot be stored, and then the certificate is not
+        given out: a certificate the database does not know could never be revoked. So the database is
+        asked before anything is signed.
+        """
+        if self._db is not None:
+            await self._check_storage(self._db, request)
+        certificate = await offload(lambda: self.issuer.sign(request))
+        row = to_row(certificate, label=request.label, issued_at=self._clock.now())
+        if self._db is not None:
+            await self._db.insert_certificate(row)
+        return SignedCertificate(cert_pem=certificate_to_pem(certificate), serial=row.serial, aki=row.aki)
+
+    async def _check_storage(self, db: CertDB, request: SignRequest) -> None:
+        """Refuse what could not be stored: no such table, no connection, a chosen serial that is taken."""
+        profile = self.issuer.config.profile(request.profile)
+        chosen = request.serial if profile.client_provides_serial else None
+        certificate = self.issuer.certificate
+        aki = "" if certificate is None else ski_hex(certificate)
+        serial = chosen if chosen is not None and 0 < chosen < 1 << 159 else 0
+        if await db.get_certificate(serial, aki) is not None:
+            raise CodedError(Code.CERT_BAD_REQUEST, f"serial {serial} is taken by another certificate")

@@ -1,0 +1,67 @@
+"""Who signs for the API: the authority of this process, a remote one, or each for its own profiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ocspd.authority.remote import RemoteRequest, RemoteSigner, RemoteTLS
+from ocspd.errors import Code, CodedError
+
+if TYPE_CHECKING:
+    from ocspd.authority.issuing import Authority
+    from ocspd.clock import Clock
+    from ocspd.pki.issuer import SignRequest
+    from ocspd.pki.profiles import Profile, SigningConfig
+
+
+class PolicySigner:
+    """Signs where the profile of a request says.
+
+    `authority` may be None when every profile is remote. A certificate signed elsewhere is not stored
+    here, as in CFSSL. A client's token is checked against this policy and not sent on: towards the
+    remote, `auth_remote` has a key of its own.
+    """
+
+    def __init__(
+        self, config: SigningConfig, authority: Authority | None, *, tls: RemoteTLS, clock: Clock
+    ) -> None:
+        self.config = config
+        self._authority = authority
+        self._tls = tls
+        self._clock = clock
+        for profile in (config.default, *config.profiles.values()):
+            if profile.is_remote:
+                self._remote(profile)  # an address or TLS file that cannot be used is told now
+
+    async def sign(self, request: SignRequest) -> str:
+        """Sign, store when signed here, and return the certificate (PEM)."""
+        profile = self.config.profile(request.profile)
+        if not profile.is_remote:
+            return (await self._local().sign(request)).cert_pem
+        return await self._remote(profile).sign(
+            RemoteRequest(
+                csr_pem=request.csr_pem,
+                hosts=request.hosts,
+                subject=None if request.subject is None else request.subject.to_json(),
+                profile=request.profile,
+                label=request.label,
+                serial=request.serial,
+            )
+        )
+
+    async def info(self, *, label: str, profile: str) -> dict[str, Any]:
+        """Return CFSSL's info object; there is one CA here, so the label means nothing to it."""
+        found = self.config.profile(profile)
+        if not found.is_remote:
+            return self._local().issuer.info(profile)
+        info = await self._remote(found).info(label=label, profile=profile)
+        return {"certificate": info.certificate, "usages": info.usages, "expiry": info.expiry}
+
+    def _local(self) -> Authority:
+        if self._authority is None:
+            raise CodedError(Code.KEY_UNAVAILABLE, "no CA key here for a profile that is not remote")
+        return self._authority
+
+    def _remote(self, profile: Profile) -> RemoteSigner:
+        auth = None if profile.auth_remote is None else profile.auth_remote.key
+        return RemoteSigner(profile.remote_server, auth=auth, tls=self._tls, clock=self._clock)

@@ -1,0 +1,1 @@
+"""What every long-running role shows an operator (floor 3)."""

@@ -1,0 +1,152 @@
+"""A plain aiohttp server around one low-level handler: listen, drain, stop.
+
+Not for the OCSP responder, which has its own workers. A connection that sends no complete request head
+within `HEAD_S` is closed; afterwards aiohttp's keep-alive time-out does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from ocspd.errors import OCSPDError
+from ocspd.responder.listeners import in_use
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp.web_protocol import RequestHandler
+
+HEAD_S = 30.0
+KEEPALIVE_S = 75.0
+DRAIN_S = 10.0
+
+_quiet = logging.getLogger("ocspd.http")  # what aiohttp says of broken requests, with tracebacks
+_quiet.disabled = True
+
+
+class HTTPServer:
+    """A server on one address and port; `drain_s` bounds how long requests in flight may finish.
+
+    `port_flag` is what an operator would change when the port is taken.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        drain_s: float = DRAIN_S,
+        port_flag: str = "-port",
+        max_connections: int | None = None,
+    ) -> None:
+        """`max_connections` is how many are open at a time; more are closed at once. None: no limit."""
+        self._max_connections = max_connections
+        self._port_flag = port_flag
+        self._handler = handler
+        self._ssl_context = ssl_context
+        self._drain_s = drain_s
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self, address: str, port: int) -> None:
+        """Listen; `address` "" means every interface. OCSPDError in one line when that fails."""
+        server = _Server(
+            self._handler,
+            max_connections=self._max_connections,
+            logger=_quiet,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=1.0,
+            auto_decompress=False,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=self._drain_s)
+        await runner.setup()
+        site = web.TCPSite(runner, address or None, port, ssl_context=self._ssl_context)
+        try:
+            await site.start()
+        except (OSError, OverflowError) as err:
+            await runner.cleanup()
+            raise OCSPDError(
+                f"cannot listen on {address}:{port}: {_why(err, self._port_flag, port)}"
+            ) from err
+        self._runner = runner
+
+    async def use_tls(self, context: ssl.SSLContext) -> None:
+        """Have new connections use another context; open ones keep theirs.
+
+        The context of a listening socket cannot be changed, and one that is changed in place keeps the CAs
+        it trusted and the sessions it resumes. So the same socket listens anew.
+        """
+        runner = self._runner
+        assert runner is not None
+        for old in list(runner.sites):
+            assert isinstance(old, web.TCPSite | web.SockSite)
+            for listening in old._server.sockets:  # type: ignore[union-attr]  # noqa: SLF001  (no public way)
+                copy = socket.socket(fileno=os.dup(listening.fileno()))
+                await web.SockSite(runner, copy, ssl_context=context).start()
+            await old.stop()
+        self._ssl_context = context
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also when 0 was asked for."""
+        assert self._runner is not None
+        address: Any = self._runner.addresses[0]
+        port: int = address[1]
+        return port
+
+    async def stop(self) -> None:
+        """Stop listening, close idle connections, let requests in flight finish within `drain_s`."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+
+class _Server(web.Server):
+    """aiohttp's connection manager, with a time limit for the first request of a connection."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        max_connections: int | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(self._first_request, **kwargs)
+        self._inner = handler
+        self._max_connections = max_connections
+        self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if self._max_connections is not None and len(self.connections) > self._max_connections:
+            # Not at once: aiohttp first begins to read from what it was just told of.
+            asyncio.get_running_loop().call_soon(transport.abort)
+            return
+        self._waiting[handler] = asyncio.get_running_loop().call_later(HEAD_S, transport.abort)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        self._settle(handler)
+        super().connection_lost(handler, exc)
+
+    async def _first_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._settle(request.protocol)
+        return await self._inner(request)
+
+    def _settle(self, handler: RequestHandler) -> None:
+        timer = self._waiting.pop(handler, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def _why(error: OSError | OverflowError, port_flag: str, port: int) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return in_use(port_flag, port)
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,148 @@
+"""The examiner: the process that looks into index files for the supervisor.
+
+A mapped file that is truncated ends whoever touches its pages (SIGBUS), without a word. The supervisor,
+whose end is the end of everything, therefore never maps one: it asks this process, which can be replaced.
+`web/control.py` has what they say to each other, `web/examining.py` is the supervisor's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ocspd.errors import IndexFileError
+from ocspd.index._survey import live_stats
+from ocspd.index.directory import IndexDirectory
+from ocspd.index.exhaustion import is_exhaustion
+from ocspd.index.kept import KeptSegments
+from ocspd.index.manifest import parse_manifest
+from ocspd.responder.control import Channel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable
+
+    from ocspd._index import Index
+    from ocspd.index.manifest import SegmentRef
+
+_VERIFIED_BYTES = 64 << 20
+"""Segments up to this size are compared with their SHA-256 before use (about 50 ms); larger ones are
+checked in structure only, since reading them whole would delay every revocation: `ocspd index verify`."""
+_STEPS = 200
+"""Into how many steps the expiry of an issuer's responses is divided: shares are exact to half a percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerState:
+    """The responses given out about one issuer under one CertID hash; times in seconds since the epoch."""
+
+    key_hash: str
+    hash_name: str
+    entries: int
+    next_update_min: int
+    next_update_max: int
+    this_update_min: int
+    expiries: tuple[tuple[int, int], ...]
+    """(moment, responses): how many expire up to that moment and after the one before; in order."""
+
+    def expired(self, now_s: float) -> float:
+        """Return the share of the responses that has expired, 0 to 1."""
+        return sum(count for moment, count in self.expiries if moment <= now_s) / max(self.entries, 1)
+
+
+class Examiner:
+    """Answers the supervisor's questions; a check is never kept waiting by a survey."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._segments = KeptSegments()
+        self._checking = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Work until the supervisor is gone."""
+        tasks = set[asyncio.Task[None]]()
+        while (message := await self._channel.receive()) is not None:
+            match message["what"]:
+                case "check":
+                    work = self._check(message["id"], message["directory"], message["manifest"])
+                case _:
+                    work = self._survey(message["id"], message["directory"], message["manifest"])
+            task = asyncio.create_task(self._answer(message["id"], work))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        self._channel.close()
+
+    async def _answer(self, question: int, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except Exception as err:  # noqa: BLE001  (whatever it is, the supervisor must not wait for ever)
+            why = str(err) if isinstance(err, IndexFileError) else f"the index cannot be checked: {err!r}"
+            self._channel.send("refused", id=question, why=why, lacks=is_exhaustion(err))
+
+    async def _check(self, question: int, path: str, text: str) -> None:
+        manifest = parse_manifest(text.encode(), path)
+        directory = IndexDirectory(path)
+
+        def verify(ref: SegmentRef) -> None:
+            if ref.size_bytes <= _VERIFIED_BYTES:
+                directory.verify(ref)
+
+        async with self._checking:
+            index = await asyncio.to_thread(self._segments.open, directory, manifest, verify)
+            self._channel.send("checked", id=question, entries=index.entries, segments=len(index.segments))
+            del index
+            await asyncio.to_thread(self._segments.settle, manifest)
+
+    async def _survey(self, question: int, path: str, text: str) -> None:
+        manifest = parse_manifest(text.encode(), path)
+        async with self._checking:
+            index = await asyncio.to_thread(self._segments.open, IndexDirectory(path), manifest)
+        issuers = await asyncio.to_thread(describe, index)
+        self._channel.send("surveyed", id=question, issuers=[asdict(issuer) for issuer in issuers])
+
+
+async def run_examiner(control: socket.socket) -> None:
+    """Answer questions on this end of the supervisor's channel until the other is closed."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, lambda: None)
+    await Examiner(await Channel.over(control)).run()
+
+
+def describe(index: Index) -> tuple[IssuerState, ...]:
+    """Count the responses an index gives out, by issuer and CertID hash."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (hash_name, _, key_hash), stats in live_stats(index).items():
+        found.setdefault((key_hash.hex(), hash_name), []).append(stats)
+    return tuple(
+        IssuerState(
+            key_hash=key_hash,
+            hash_name=hash_name,
+            entries=sum(row["entries"] for row in rows),
+            next_update_min=min(row["next_update_min"] for row in rows),
+            next_update_max=max(row["next_update_max"] for row in rows),
+            this_update_min=min(row["this_update_min"] for row in rows),
+            expiries=_steps([row["expiries"] for row in rows]),
+        )
+        for (key_hash, hash_name), rows in sorted(found.items())
+    )
+
+
+def _steps(expiries: list[dict[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Sum up responses by the moment they expire; those that expire one after the other share a step."""
+    counts: dict[int, int] = {}
+    for row in expiries:
+        for moment, count in row.items():
+            counts[moment] = counts.get(moment, 0) + count
+    size = sum(counts.values()) / _STEPS
+    steps, together = [], 0
+    for moment, count in sorted(counts.items()):
+        together += count
+        if together >= size:
+            steps.append((moment, together))
+            together = 0
+    if together:
+        steps.append((max(counts), together))
+    return tuple(steps)

@@ -1,0 +1,157 @@
+"""The supervisor's side of the examiner: questions with an end in sight, a new process when one has died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ocspd.errors import IndexFileError
+from ocspd.logs import logger
+from ocspd.responder.control import Channel
+from ocspd.responder.examiner import IssuerState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.index.manifest import Manifest
+
+_ANSWER_S = 120
+"""How long an answer may take, in seconds in which this process ran: a base has large tables."""
+
+
+_RESTART_S = (0.1, 5.0)
+"""Pauses before an examiner that died is started again: the first, and the longest after deaths in a row."""
+
+
+class ExaminerLackError(IndexFileError):
+    """The index could not be looked at for want of something on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a checked generation consists of."""
+
+    entries: int
+    """Keys; one that stands in several segments counts several times."""
+    segments: int
+
+
+@dataclass(slots=True)
+class Examining:
+    """Starts `command` (the descriptor of its channel is appended) when it is first asked something."""
+
+    command: Sequence[str]
+    _process: asyncio.subprocess.Process | None = None
+    _channel: Channel | None = None
+    _hearing: asyncio.Task[None] | None = None
+    _asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    _ids: itertools.count[int] = field(default_factory=itertools.count)
+    _deaths: int = 0
+    _why: str = ""
+    _not_before: float = 0.0
+    _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def check(self, directory: IndexDirectory, manifest: Manifest) -> Examined:
+        """Open and check what is new in a generation; IndexFileError names what cannot be used."""
+        found = await self._ask("check", directory, manifest)
+        return Examined(found["entries"], found["segments"])
+
+    async def survey(self, directory: IndexDirectory, manifest: Manifest) -> tuple[IssuerState, ...]:
+        """Describe the responses of a generation that was checked; IndexFileError when that is impossible."""
+        found = await self._ask("survey", directory, manifest)
+        return tuple(
+            IssuerState(**(issuer | {"expiries": tuple((at, count) for at, count in issuer["expiries"])}))
+            for issuer in found["issuers"]
+        )
+
+    async def close(self) -> None:
+        """End the process. Idempotent."""
+        if self._hearing is not None:
+            self._hearing.cancel()
+            await asyncio.gather(self._hearing, return_exceptions=True)
+            self._hearing = None
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def _ask(self, what: str, directory: IndexDirectory, manifest: Manifest) -> dict[str, Any]:
+        name = str(directory.path)
+        async with self._starting:
+            if self._channel is None:
+                if asyncio.get_running_loop().time() < self._not_before:
+                    raise ExaminerLackError(self._why)
+                await self._start(name)
+        number = next(self._ids)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            if self._channel is not None:
+                text = manifest.to_bytes().decode()
+                self._channel.send(what, id=number, directory=name, manifest=text)
+            for _ in range(_ANSWER_S):  # looks, not a clock: see WorkerPool._watch
+                await asyncio.wait([answer], timeout=1.0)
+                if answer.done():
+                    break
+            else:
+                if self._process is not None:
+                    self._process.kill()
+                raise ExaminerLackError(f"{name}: the index could not be checked within {_ANSWER_S} s")
+            message: dict[str, Any] = answer.result()
+        finally:
+            self._asked.pop(number, None)
+        if message["what"] == "refused":
+            kind = ExaminerLackError if message["lacks"] else IndexFileError
+            raise kind(message["why"])
+        return message
+
+    async def _start(self, name: str) -> None:
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs, contextlib.ExitStack() as undo:
+                undo.callback(ours.close)
+                process = await asyncio.create_subprocess_exec(
+                    *self.command,
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+                undo.callback(process.kill)
+                channel = await Channel.over(ours)
+                undo.pop_all()
+        except OSError as err:
+            raise ExaminerLackError(
+                f"{name}: the process that checks the index cannot be started: {err.strerror or err}"
+            ) from err
+        self._process, self._channel = process, channel
+        self._hearing = asyncio.create_task(self._hear(process, channel, name))
+
+    async def _hear(self, process: asyncio.subprocess.Process, channel: Channel, name: str) -> None:
+        """Hand every answer to who waits for it; at the process's end say why it ended."""
+        try:
+            while (message := await channel.receive()) is not None:
+                self._deaths = 0
+                answer = self._asked.get(message["id"])
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            code = await process.wait()
+        finally:
+            channel.close()
+            self._channel = None
+        ending = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        lacks = code != -signal.SIGBUS
+        if not lacks:
+            ending += " (SIGBUS): a file of the index was truncated while it was mapped, or its disk failed"
+        why = f"{name}: the process that checks the index was {ending}"
+        self._why = why
+        pause = min(_RESTART_S[0] * 2 ** min(self._deaths, 10), _RESTART_S[1])
+        self._not_before = asyncio.get_running_loop().time() + pause
+        self._deaths += 1
+        logger.error("%s", why)
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_result({"what": "refused", "why": why, "lacks": lacks})

@@ -1,0 +1,330 @@
+"""The worker processes: started, told which index and sockets to use, restarted when they die.
+
+Every worker inherits every listening socket and accepts on its own; while one is down, another accepts
+on its socket too, so no connection waits for the restart. Counters live in shared memory that outlasts
+the worker, and its successor goes on counting there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass, field
+from mmap import mmap
+from typing import TYPE_CHECKING, Any
+
+from ocspd.errors import OCSPDError
+from ocspd.logs import logger
+from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
+from ocspd.responder.control import Channel, WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ocspd.responder.listeners import Listeners
+
+_START_S = 30.0  # a worker that has not mapped the index by then is stuck
+_SILENCE_S = 15.0  # one that has said nothing for so long is stuck, too (it speaks every second)
+_LOOK_S = 1.0
+_BEHIND_S = 5.0  # a worker that has not said why it is behind has so long to catch up
+_AT_LIMIT_S = 10.0  # so long after the last refused connection a worker counts as below its limit again
+_FIRST_DELAY_S = 0.1
+_LAST_DELAY_S = 30.0
+_STEADY_S = 30.0  # one that lived for so long begins at the first delay again
+SIGBUS_MEANS = "a file of the index was truncated while it was mapped, or its disk failed"
+_TROUBLE = {
+    "index": "it keeps the index it has",
+    "listen": "it does not accept on every socket",
+    "descriptors": "it closes new connections",
+}
+_SOLVED = {
+    "index": "the index is in use",
+    "listen": "it accepts on every socket again",
+    "descriptors": "it accepts connections again",
+}
+_OPENED = COUNTERS.index("connections_opened") * 8
+_CLOSED = COUNTERS.index("connections_closed") * 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """One worker's place: what stays when the process in it changes."""
+
+    number: int
+    counters: mmap
+    counters_fd: int
+    process: asyncio.subprocess.Process | None = None
+    channel: Channel | None = None
+    ready: bool = False
+    generation: int = -1
+    """Of the index it uses; -1 for none."""
+    sockets: tuple[int, ...] = ()
+    silent_s: float = 0.0
+    """For how long nothing was heard while the supervisor was there to hear it."""
+    trouble: dict[str, str] = field(default_factory=dict)
+    """What it could not do yet, and why: `index`, `listen`, `descriptors`."""
+    refused: int = 0
+    """Connections over the limit, as it said last."""
+    at_limit_s: float = 0.0
+    """How much longer it counts as being at its limit of connections."""
+    restarts: int = 0
+
+    def totals(self) -> tuple[int, ...]:
+        """Return the counters, in the order of `metrics.COUNTERS`."""
+        return struct.unpack_from(f"={len(COUNTERS)}Q", self.counters)
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerPool:
+    """The workers of one responder. `command` starts one; the control descriptor is appended to it."""
+
+    command: Sequence[str]
+    settings: WorkerSettings
+    listeners: Listeners
+    count: int
+    diagnose: Callable[[], str] = lambda: ""
+    """Says what is wrong with the files of the index, for the log line about a worker that SIGBUS ended."""
+    slots: list[Slot] = field(default_factory=list)
+    refused: int = 0
+    """How often a worker could not use an index that was thought valid."""
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _index: tuple[str, str] | None = None
+    _generation: int = -1
+    _behind_s: float = 0.0
+    _heard: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def start(self, directory: str, manifest: str, generation: int) -> None:
+        """Start every worker with an index (directory, manifest as JSON text); OCSPDError if that fails."""
+        self._index, self._generation = (directory, manifest), generation
+        for number in range(self.count):
+            try:
+                descriptor = os.memfd_create(f"ocspd-counters-{number}")
+                os.ftruncate(descriptor, COUNTER_BLOCK_BYTES)
+                counters = mmap(descriptor, COUNTER_BLOCK_BYTES)
+            except OSError as err:
+                raise OCSPDError(f"cannot make the counters of worker {number}: {err.strerror}") from err
+            slot = Slot(number=number, counters=counters, counters_fd=descriptor)
+            self.slots.append(slot)
+            self._tasks.append(asyncio.create_task(self._keep(slot)))
+        self._tasks.append(asyncio.create_task(self._look()))
+
+    def use(self, directory: str, manifest: str, generation: int) -> None:
+        """Let every worker use another index; those started later begin with it."""
+        if not any(self.is_behind(slot) for slot in self.slots):
+            self._behind_s = 0.0
+        self._index, self._generation = (directory, manifest), generation
+        for slot in self.slots:
+            if slot.channel is not None:
+                slot.channel.send("index", directory=directory, manifest=manifest)
+
+    def is_behind(self, slot: Slot) -> bool:
+        """Tell whether a worker that answers does so from another generation than the one in use."""
+        return slot.ready and slot.generation != self._generation
+
+    @property
+    def trouble(self) -> str:
+        """In a few words what keeps a worker from its work; "" for nothing."""
+        for slot in self.slots:
+            if slot.trouble:
+                return f"worker {slot.number}: {next(iter(slot.trouble.values()))}"
+        for slot in self.slots:
+            if self.is_behind(slot) and self._behind_s > _BEHIND_S:
+                return f"worker {slot.number} still answers from generation {slot.generation}"
+        return ""
+
+    @property
+    def ready(self) -> int:
+        """How many workers answer requests."""
+        return sum(slot.ready for slot in self.slots)
+
+    async def settled(self, generation: int) -> None:
+        """Wait until no worker answers from another generation any more."""
+        while any(slot.ready and slot.generation != generation for slot in self.slots):
+            self._heard.clear()
+            await self._heard.wait()
+
+    async def stop(self, within_s: float) -> bool:
+        """Drain: let requests in flight finish within a time, then end every worker.
+
+        Returns whether all ended by themselves.
+        """
+        self._stopping.set()
+        for slot in self.slots:
+            if slot.channel is not None:
+                slot.channel.send("drain", within_s=within_s)
+        if not self._tasks:
+            return True
+        _, late = await asyncio.wait(self._tasks, timeout=within_s + 1)
+        await self.kill()
+        return not late
+
+    async def kill(self) -> None:
+        """End every worker at once. Idempotent."""
+        self._stopping.set()
+        for slot in self.slots:
+            if slot.process is not None and slot.process.returncode is None:
+                slot.process.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def close(self) -> None:
+        """Release the shared memory."""
+        for slot in self.slots:
+            slot.counters.close()
+            os.close(slot.counters_fd)
+        self.slots.clear()
+
+    async def _keep(self, slot: Slot) -> None:
+        """Keep a process in the slot until the pool stops, pausing longer after each quick death."""
+        delay = _FIRST_DELAY_S
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                await self._run(slot)
+            except OSError as err:
+                logger.error("worker %d cannot be started: %s", slot.number, err.strerror or err)
+            except Exception:  # noqa: BLE001  (a bug here must not cost the responder a worker for good)
+                logger.exception("worker %d: a bug in ocspd, please report it", slot.number)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - started > _STEADY_S:
+                delay = _FIRST_DELAY_S
+            slot.restarts += 1
+            logger.warning("worker %d is started again in %.1f s", slot.number, delay)
+            with contextlib.suppress(TimeoutError):  # a drain need not wait for the pause to end
+                await asyncio.wait_for(self._stopping.wait(), delay)
+            delay = min(delay * 2, _LAST_DELAY_S)
+
+    async def _run(self, slot: Slot) -> None:
+        """Run one process in the slot to its end."""
+        ours, theirs = socket.socketpair()
+        inherited = [listener.fileno() for listener in self.listeners.sockets]
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            slot.process = process = await asyncio.create_subprocess_exec(
+                *self.command,
+                str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), slot.counters_fd, *inherited),
+            )
+            undo.callback(process.kill)
+            slot.channel = channel = await Channel.over(ours)
+            undo.pop_all()
+        slot.silent_s = 0.0
+        channel.send(
+            "configure", settings=self.settings.to_json(), sockets=inherited, counters=slot.counters_fd
+        )
+        assert self._index is not None
+        channel.send("index", directory=self._index[0], manifest=self._index[1])
+        hearing = asyncio.create_task(self._hear(slot, channel))
+        watching = asyncio.create_task(self._watch(slot))
+        try:
+            code = await process.wait()
+        finally:
+            hearing.cancel()
+            watching.cancel()
+            channel.close()
+            slot.channel, slot.ready, slot.generation, slot.sockets = None, False, -1, ()
+            slot.trouble, slot.at_limit_s = {}, 0.0
+            self._heard.set()
+            # what was open died with the process
+            slot.counters[_CLOSED : _CLOSED + 8] = slot.counters[_OPENED : _OPENED + 8]
+            self._assign()
+        if not self._stopping.is_set():
+            ending = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            if code == -signal.SIGBUS:
+                ending += f" (SIGBUS): {self.diagnose() or SIGBUS_MEANS}"
+            logger.error("worker %d (process %d) %s", slot.number, process.pid, ending)
+
+    async def _hear(self, slot: Slot, channel: Channel) -> None:
+        while (message := await channel.receive()) is not None:
+            slot.silent_s = 0.0
+            match message["what"]:
+                case "ready":
+                    slot.ready = True
+                    self._assign()
+                case "index":
+                    slot.generation = message["generation"]
+                    self._heard.set()
+                case "trouble":
+                    self._note(slot, message)
+                case "alive":
+                    self._note_refusals(slot, message["refused"])
+
+    def _note(self, slot: Slot, message: dict[str, Any]) -> None:
+        part, why = message["part"], message["why"]
+        if not why:
+            slot.trouble.pop(part, None)
+            logger.info("worker %d: %s", slot.number, _SOLVED[part])
+            return
+        slot.trouble[part] = why
+        self.refused += part == "index"
+        logger.error("worker %d: %s; %s, trying again", slot.number, why, _TROUBLE[part])
+
+    def _note_refusals(self, slot: Slot, refused: int) -> None:
+        """Log that a worker is at its limit of connections when that begins and when it is over."""
+        if refused > slot.refused:
+            if not slot.at_limit_s:
+                logger.warning(
+                    "worker %d: %d connections, its limit: more are closed at once (LimitNOFILE and the "
+                    "hard limit of descriptors bound it)",
+                    slot.number,
+                    self.settings.max_connections,
+                )
+            slot.at_limit_s = _AT_LIMIT_S
+        elif slot.at_limit_s:
+            slot.at_limit_s = max(slot.at_limit_s - 1, 0.0)
+            if not slot.at_limit_s:
+                logger.info("worker %d: below its limit of connections again", slot.number)
+        slot.refused = refused
+
+    async def _look(self) -> None:
+        """Measure for how long a worker has been behind."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
+            behind = any(self.is_behind(slot) for slot in self.slots)
+            self._behind_s = self._behind_s + _LOOK_S if behind else 0.0
+
+    async def _watch(self, slot: Slot) -> None:
+        """Kill a process that is stuck.
+
+        Time is counted in looks, not read from a clock: a supervisor that did not run for a while (stopped,
+        frozen with its group) has heard nothing either, and what its workers said is still to be read.
+        """
+        started_s = 0.0
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            slot.silent_s += _LOOK_S
+            started_s += _LOOK_S
+            stuck = not slot.ready and not slot.trouble and started_s > _START_S
+            if (slot.silent_s > _SILENCE_S or stuck) and slot.process is not None:
+                logger.error("worker %d does not answer: killed", slot.number)
+                slot.process.kill()
+
+    def _assign(self) -> None:
+        """Give each ready worker its own socket, and those of workers that are not."""
+        ready = [slot for slot in self.slots if slot.ready and slot.channel is not None]
+        total = len(self.listeners.sockets)
+        wanted: dict[int, list[int]] = {slot.number: [] for slot in ready}
+        for number in range(total):
+            if self.listeners.shared:
+                for slot in ready:
+                    wanted[slot.number].append(number)
+            elif number in wanted:
+                wanted[number].append(number)
+            elif ready:
+                wanted[ready[number % len(ready)].number].append(number)
+        for slot in ready:
+            sockets = tuple(wanted[slot.number])
+            if sockets != slot.sockets and slot.channel is not None:
+                slot.sockets = sockets
+                slot.channel.send("listen", sockets=list(sockets))

@@ -1,0 +1,180 @@
+"""The index in use: watched in its directory, checked before a worker hears of it, described for metrics.
+
+Nothing here touches a page of a segment: the examiner does (`web/examiner.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from ocspd.errors import IndexFileError
+from ocspd.index.exhaustion import is_exhaustion
+from ocspd.index.manifest import History
+from ocspd.logs import logger
+from ocspd.responder.examining import Examined, ExaminerLackError, Examining
+
+if TYPE_CHECKING:
+    from ocspd.clock import Clock
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.index.manifest import Manifest
+    from ocspd.responder.examiner import IssuerState
+
+_RETRY_LOOKS = 10
+_SURVEY_EVERY_S = 10.0
+"""At most so often the index is counted: that takes a lookup for each answer in the newer segments."""
+_SURVEY_SOON_S = 0.1
+_SURVEY_SHARE = 9  # of the time, a tenth at most goes into surveys
+_WORTH_A_SURVEY = 0.01
+"""From this share of expired responses on a new generation is counted at once: readiness may wait for it."""
+_NONE = Examined(0, 0)
+
+
+class ServedIndex:
+    """The newest usable generation of an index directory.
+
+    A manifest or segment that cannot be used is told once, by name; the generation before stays. So does
+    it when a manifest of an older generation, or of an index that was published earlier, takes the place of
+    the one in use: what is served never goes back.
+    """
+
+    def __init__(self, directory: IndexDirectory, examining: Examining, clock: Clock) -> None:
+        self.directory = directory
+        self.manifest: Manifest | None = None
+        """What is in use; None before the first `refresh` that returned True."""
+        self.issuers: tuple[IssuerState, ...] = ()
+        self.refused = 0
+        """How many generations could not be used."""
+        self.complaint = ""
+        """Why what stands in the directory is not in use; "" when it is."""
+        self.lack = ""
+        """The same, when the reason lies in this machine and not in the index."""
+        self._examining = examining
+        self._clock = clock
+        self._history = History()
+        self._examined = _NONE
+        self._surveyed: Manifest | None = None
+        self._survey: asyncio.Task[None] | None = None
+        self._survey_s = 0.0
+        self._seen: tuple[int, int, int] | None = None
+        self._looks = 0
+
+    @property
+    def generation(self) -> int:
+        """Of the index in use; -1 for none."""
+        return -1 if self.manifest is None else self.manifest.generation
+
+    @property
+    def entries(self) -> int:
+        """Keys in the index; one that stands in several segments counts several times."""
+        return self._examined.entries
+
+    @property
+    def segments(self) -> int:
+        """Segments in the index."""
+        return self._examined.segments
+
+    async def refresh(self, *, force: bool = False) -> bool:
+        """Look whether there is a new generation and check it; True when there is one to use.
+
+        What cannot be used is looked at again after `_RETRY_LOOKS` calls, or when it changes; at every call
+        when this machine lacks something. Raises IndexFileError only while nothing is in use yet.
+        """
+        try:
+            stamp = self._stamp()
+            self._looks += 1
+            due = self.manifest is None or self.lack or (self.complaint and self._looks % _RETRY_LOOKS == 0)
+            if stamp == self._seen and not force and not due:
+                return False
+            self._seen = stamp
+            manifest = self._read()
+            changed = manifest != self.manifest
+            if changed:
+                self._history.check(manifest, str(self.directory.manifest_path), self._now_s())
+                await self._check(manifest)
+        except IndexFileError as err:
+            self._refuse(err)
+            return False
+        if self.lack:
+            logger.info("%s: it can be read again", self.directory.path)
+        self.complaint = self.lack = ""
+        return changed
+
+    def damage(self) -> str:
+        """Name a segment in use whose file is gone or has another size than it must have; "" for none."""
+        for ref in () if self.manifest is None else self.manifest.segments:
+            path = self.directory.segment_path(ref)
+            try:
+                size = path.stat().st_size
+            except OSError as err:
+                return f"{path}: {err.strerror}"
+            if size != ref.size_bytes:
+                return f"{path}: {size} bytes instead of {ref.size_bytes}: truncated while it was mapped"
+        return ""
+
+    async def close(self) -> None:
+        """End the examiner."""
+        if self._survey is not None:
+            self._survey.cancel()
+            await asyncio.gather(self._survey, return_exceptions=True)
+        await self._examining.close()
+
+    def _refuse(self, error: IndexFileError) -> None:
+        if self.manifest is None:
+            raise error
+        lacks = isinstance(error, ExaminerLackError) or is_exhaustion(error)
+        self.lack = str(error) if lacks else ""
+        if str(error) != self.complaint:
+            self.complaint = str(error)
+            self.refused += 1
+            logger.error("%s; generation %d goes on serving", error, self.generation)
+
+    def _read(self) -> Manifest:
+        manifest = self.directory.manifest()
+        if manifest is None:
+            raise IndexFileError(
+                f"{self.directory.path}: no manifest.json: nothing has been published here yet "
+                "(`ocspd refresh`, `ocspd index build` or `ocspd ocsprefresh -index` does)"
+            )
+        return manifest
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.directory.manifest_path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            raise IndexFileError(f"{self.directory.manifest_path}: cannot read: {err.strerror}") from err
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    async def _check(self, manifest: Manifest) -> None:
+        examined = await self._examining.check(self.directory, manifest)
+        if self.manifest is None:
+            self.issuers = await self._examining.survey(self.directory, manifest)
+            self._surveyed = manifest
+        self._examined, self.manifest = examined, manifest
+        self._history.note(manifest)
+        if self._survey is None or self._survey.done():
+            self._survey = asyncio.create_task(self._describe_later())
+
+    async def _describe_later(self) -> None:
+        """Count the newest index, after the workers have it."""
+        while self._surveyed != self.manifest:
+            now_s = self._now_s()
+            soon = any(issuer.expired(now_s) > _WORTH_A_SURVEY for issuer in self.issuers)
+            pause = _SURVEY_SOON_S if soon else _SURVEY_EVERY_S
+            await asyncio.sleep(max(pause, _SURVEY_SHARE * self._survey_s))
+            manifest, started = self.manifest, time.monotonic()
+            assert manifest is not None
+            try:
+                self.issuers = await self._examining.survey(self.directory, manifest)
+                self._surveyed = manifest
+            except IndexFileError as err:  # superseded and removed meanwhile, or named when it is used
+                logger.debug("%s", err)
+                self._survey_s = _SURVEY_EVERY_S
+            else:
+                self._survey_s = time.monotonic() - started
+
+    def _now_s(self) -> float:
+        return self._clock.now().timestamp()

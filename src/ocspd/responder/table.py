@@ -1,0 +1,225 @@
+"""Answers from certdb: those of the table `ocsp_responses`, and those signed here for what certdb says.
+
+Without signers an index directory of its own is kept in step with the unexpired rows of the table. With
+signers the rows read at the start are what a `Refresher` begins with: it signs what has no fresh answer
+there, and what changes from then on; of the table only rows of other issuers are still followed.
+
+What fails once it serves (database gone, signing refused) is told once and tried again; what was
+published goes on being served until it expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocspd._index import Segment
+from ocspd.errors import DERError, OCSPDError
+from ocspd.logs import logger
+from ocspd.signer.generations import Generations
+from ocspd.signer.health import PARTS
+from ocspd.signer.refreshing import Refresher
+from ocspd.signer.signer_parts import RefreshSettings
+from ocspd.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ocspd.certdb.base import CertDB
+    from ocspd.clock import Clock
+    from ocspd.index._writer import SegmentWriter
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.model import OCSPRow
+    from ocspd.pki.ocsp import OCSPSigner
+    from ocspd.signer.signer_parts import SignerSource
+
+_EVERY_S = 0.5
+_SHARE = 20
+"""The table is read at most a twentieth of the time: every 0.5 s while small, less often when large."""
+_LATEST_S = 60.0
+_RETRY_S = (0.5, 30.0)
+_GRACE_S = 60.0
+
+Digest = tuple[int, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class TableSource:
+    """Keeps an index directory of its own in step with a certdb."""
+
+    db: CertDB
+    directory: IndexDirectory
+    clock: Clock
+    signers: SignerSource | None = None
+    _generations: Generations = field(init=False)
+    _known: _KnownSigners | None = None
+    _refresher: Refresher | None = None
+    _work: asyncio.Task[None] | None = None
+    _digest: Digest = (0, 0)
+    _read_s: float = 0.0
+    _forced: asyncio.Event = field(default_factory=asyncio.Event)
+    _table_up: bool = True
+
+    def __post_init__(self) -> None:
+        self._generations = Generations(self.directory, self.clock, grace_s=_GRACE_S)
+        if self.signers is not None:
+            self._known = _KnownSigners(self.signers)
+
+    async def prepare(self) -> None:
+        """Read the table and sign what has no fresh answer; OCSPDError when that is impossible."""
+        await self.db.check()
+        await self._read_table()
+        if self._known is None:
+            return
+        self._refresher = Refresher(
+            db=self.db,
+            source=self._known,
+            generations=self._generations,
+            clock=self.clock,
+            settings=RefreshSettings(),
+        )
+        self._work = asyncio.create_task(self._refresher.run())
+        ready = asyncio.create_task(self._refresher.ready.wait())
+        try:
+            await asyncio.wait([self._work, ready], return_when=asyncio.FIRST_COMPLETED)
+            if self._work.done():
+                self._work.result()
+        finally:
+            ready.cancel()
+        stats = self._refresher.stats
+        logger.info("signed %d OCSP responses for %d certificates", stats.answers, stats.pass_certificates)
+        self._digest = await self._fingerprint()  # from now on without the signers' own issuers
+
+    async def follow(self) -> None:
+        """Follow table and certificates until cancelled."""
+        try:
+            async with Tasks() as tasks:
+                tasks.create_task(self._follow_table())
+                if self._refresher is not None:
+                    if self._work is None or self._work.done():
+                        self._work = asyncio.create_task(self._refresher.run())
+                    tasks.create_task(_finish(self._work))
+        finally:
+            if self._work is not None:
+                self._work.cancel()
+
+    @property
+    def up(self) -> bool:
+        """Whether the table could be read last time, and signers, database and index could be used."""
+        if self._refresher is None:
+            return self._table_up
+        health = self._refresher.stats.health
+        return self._table_up and all(map(health.up, PARTS))
+
+    def reload(self) -> None:
+        """Read the table again at once."""
+        self._forced.set()
+
+    async def _follow_table(self) -> None:
+        """Read the table again and again; after an error more and more slowly."""
+        delay, complaint = 0.0, ""
+        while True:
+            forced = asyncio.create_task(self._forced.wait())
+            pause = delay or min(max(self._read_s * _SHARE, _EVERY_S), _LATEST_S)
+            await asyncio.wait([forced], timeout=pause)
+            forced.cancel()
+            self._forced.clear()
+            try:
+                if await self._fingerprint() != self._digest:
+                    await self._read_table()
+            except OCSPDError as err:
+                self._table_up = False
+                if str(err) != complaint:
+                    complaint = str(err)
+                    logger.error("%s; serving on, trying again", err)
+                delay = min(max(delay * 2, _RETRY_S[0]), _RETRY_S[1])
+                continue
+            if complaint:
+                logger.info("%s works again", self.db.name)
+            self._table_up = True
+            delay, complaint = 0.0, ""
+
+    async def _rows(self) -> AsyncIterator[list[OCSPRow]]:
+        """Yield the unexpired rows, without those of issuers that are signed for here."""
+        ours = frozenset() if self._known is None else self._known.akis
+        async for rows in self.db.unexpired_ocsp():
+            yield [row for row in rows if row.aki not in ours] if ours else rows
+
+    async def _fingerprint(self) -> Digest:
+        """Return number and sum of hashes of the rows, whatever their order."""
+        started = time.monotonic()
+        count = total = 0
+        async for rows in self._rows():
+            count += len(rows)
+            for row in rows:
+                total += int.from_bytes(blake2b(row.body, digest_size=16).digest())
+        self._read_s = time.monotonic() - started
+        return count, total
+
+    async def _read_table(self) -> None:
+        """Publish the rows as they are now."""
+        digest = await self._fingerprint()
+        skipped = 0
+        with self.directory.writer(int(self.clock.now().timestamp())) as writer:
+            async for rows in self._rows():
+                skipped += await asyncio.to_thread(_add_rows, writer, rows)
+            added = writer.added
+            await asyncio.to_thread(writer.finish)
+            if self._refresher is None:
+                await asyncio.to_thread(self._replace, writer)
+            else:
+                await self._add(writer.path)
+        self._digest = digest
+        logger.info("Read %d OCSP responses", added)
+        if skipped:
+            logger.error(
+                "%s: %d rows of ocsp_responses hold no OCSP response: skipped", self.db.name, skipped
+            )
+
+    async def _add(self, path: str) -> None:
+        """Publish a segment's answers before those of the refresher, which are about other issuers."""
+
+        def copy(newest: SegmentWriter) -> None:
+            newest.add_segment(Segment(path))
+            Path(path).unlink()
+
+        await self._generations.add_changes(copy, ())
+
+    def _replace(self, writer: SegmentWriter) -> None:
+        now = self.clock.now().timestamp()
+        self.directory.publish([self.directory.adopt(writer.path)], int(now))
+        self.directory.collect(now, _GRACE_S)
+
+
+class _KnownSigners:
+    """Passes signers on and remembers whose answers they sign."""
+
+    def __init__(self, source: SignerSource) -> None:
+        self._source = source
+        self.akis: frozenset[str] = frozenset()
+
+    def load(self) -> Sequence[OCSPSigner] | None:
+        """Return the signers when they are new or have changed."""
+        signers = self._source.load()
+        if signers is not None:
+            self.akis = frozenset(signer.aki for signer in signers)
+        return signers
+
+
+async def _finish(task: asyncio.Task[None]) -> None:
+    await task
+
+
+def _add_rows(writer: SegmentWriter, rows: Sequence[OCSPRow]) -> int:
+    """Add rows to a segment; how many hold no answer."""
+    skipped = 0
+    for row in rows:
+        try:
+            writer.add(row.body)
+        except DERError:
+            skipped += 1
+    return skipped

@@ -1,1 +1,0 @@
-"""Use cases (layer 4): asynchronous, no HTTP, no SQL."""

@@ -1,0 +1,201 @@
+"""The operators' side of a signer daemon: /metrics, /livez, /readyz and /healthz on a listener of its own.
+
+/livez says that the process answers; /readyz and /healthz name what does not work, and are 503 when answers
+cannot be kept up to date for it: no database, no index, no key of an issuer, or changes left waiting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ocspd.responder.metrics import build_info
+from ocspd.signer.health import PARTS
+from ocspd.signer.signer_parts import LATENCY_BOUNDS_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ocspd.signer.generations import Generations
+    from ocspd.signer.refreshing import Refresher
+
+
+LAG_S = 10.0
+"""A signer that is behind by more than this is not ready: ten times what is promised for a revocation."""
+_BROKEN = {
+    "database": "the database does not answer",
+    "index": "the index cannot be written",
+    "processes": "signing processes fail",
+}
+
+
+class SignerCollector(Collector):
+    """Collects one signer's metrics when asked; holds no state of its own."""
+
+    def __init__(self, refresher: Refresher, generations: Generations) -> None:
+        self._refresher = refresher
+        self._generations = generations
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        stats = self._refresher.stats
+        for name, part, what in (
+            ("database", "database", "the database answers"),
+            ("index", "index", "the index can be written"),
+            ("keys", "keys", "certificates and keys on disk can be used"),
+            ("processes", "processes", "signing processes do their work"),
+        ):
+            yield GaugeMetricFamily(
+                f"ocspd_signer_{name}_up", f"Whether {what}.", value=int(stats.health.up(part))
+            )
+        issuers = GaugeMetricFamily(
+            "ocspd_signer_issuer_up", "Whether the signer of the issuer can sign.", labels=["issuer"]
+        )
+        for issuer in stats.responder_not_after:
+            issuers.add_metric([issuer], int(issuer not in stats.failing))
+        yield issuers
+        yield GaugeMetricFamily(
+            "ocspd_signer_lag_seconds",
+            "For how long there have been changes that are not answered yet.",
+            value=stats.lag_s(self._refresher.now_s()),
+        )
+        yield CounterMetricFamily(
+            "ocspd_signer_changes", "Changed certificates answered.", value=stats.changes
+        )
+        yield CounterMetricFamily("ocspd_signer_signatures", "OCSP responses signed.", value=stats.answers)
+        yield CounterMetricFamily("ocspd_signer_passes", "Passes over every certificate.", value=stats.passes)
+        yield GaugeMetricFamily(
+            "ocspd_signer_pass_end_timestamp_seconds", "When the last pass ended.", value=stats.pass_ended_at
+        )
+        yield GaugeMetricFamily(
+            "ocspd_signer_pass_duration_seconds", "How long it took.", value=stats.pass_seconds
+        )
+        yield GaugeMetricFamily(
+            "ocspd_signer_certificates", "Unexpired certificates it saw.", value=stats.pass_certificates
+        )
+        skipped = GaugeMetricFamily(
+            "ocspd_signer_skipped_certificates", "Certificates it could not sign, by cause.", labels=["cause"]
+        )
+        skipped.add_metric(["foreign issuer"], stats.foreign)
+        for cause, count in sorted(stats.skipped.items()):
+            if cause != "foreign issuer":
+                skipped.add_metric([cause], count)
+        yield skipped
+        yield GaugeMetricFamily(
+            "ocspd_signer_unreadable_certificates",
+            "Certificates answered as unknown, or revoked, because their rows cannot be read whole.",
+            value=stats.unreadable,
+        )
+        yield self._latency()
+        expiry = GaugeMetricFamily(
+            "ocspd_signer_responder_not_after_timestamp_seconds",
+            "When the responder certificate ends, by issuer subject.",
+            labels=["issuer"],
+        )
+        for issuer, moment in stats.responder_not_after.items():
+            expiry.add_metric([issuer], moment)
+        yield expiry
+        yield from self._publishing()
+        segments = self._generations.segments
+        yield GaugeMetricFamily("ocspd_signer_index_segments", "Segments of the index.", value=len(segments))
+        yield GaugeMetricFamily(
+            "ocspd_signer_index_bytes",
+            "Size of the index's segments.",
+            value=sum(ref.size_bytes for ref in segments),
+        )
+        yield build_info()
+
+    def _publishing(self) -> Iterator[Metric]:
+        labels = ["url"]  # from the configuration, without credentials
+        up = GaugeMetricFamily(
+            "ocspd_signer_publish_up", "Whether the last publication to the URL succeeded.", labels=labels
+        )
+        failures = CounterMetricFamily(
+            "ocspd_signer_publish_failures", "Publications that did not succeed.", labels=labels
+        )
+        generation = GaugeMetricFamily(
+            "ocspd_signer_published_generation", "Newest generation published to the URL.", labels=labels
+        )
+        moment = GaugeMetricFamily(
+            "ocspd_signer_published_timestamp_seconds", "When it was published.", labels=labels
+        )
+        sent = CounterMetricFamily(
+            "ocspd_signer_published_bytes", "Bytes of segments sent to the URL.", labels=labels
+        )
+        for place in self._refresher.stats.publishing:
+            up.add_metric([place.url], int(place.up))
+            failures.add_metric([place.url], place.failures)
+            generation.add_metric([place.url], place.generation)
+            moment.add_metric([place.url], place.published_at)
+            sent.add_metric([place.url], place.sent_bytes)
+        yield from (up, failures, generation, moment, sent)
+
+    def _latency(self) -> Metric:
+        stats = self._refresher.stats
+        total, buckets = 0, []
+        for bound in LATENCY_BOUNDS_S:
+            total += stats.publish_latency_s[bound]
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+        return HistogramMetricFamily(
+            "ocspd_signer_publish_latency_seconds",
+            "From the commit of a change to the publication of its answer.",
+            buckets=buckets,
+            sum_value=stats.publish_latency_sum_s,
+        )
+
+
+class SignerAdmin:
+    """Handles the requests; for `web.server.HTTPServer`."""
+
+    def __init__(self, refresher: Refresher, generations: Generations) -> None:
+        self._refresher = refresher
+        self._registry = CollectorRegistry()
+        self._registry.register(SignerCollector(refresher, generations))
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if request.method not in {"GET", "HEAD"}:
+            return _reply(405, "only GET and HEAD\n", allow="GET, HEAD")
+        match request.path:
+            case "/metrics":
+                text = generate_latest(self._registry).decode()
+                return _reply(200, text, content_type=CONTENT_TYPE_LATEST)
+            case "/livez":
+                return _reply(200, "ok\n")
+            case "/readyz" | "/healthz":
+                return self._readiness()
+        return _reply(404, "there is /metrics, /livez, /readyz and /healthz\n")
+
+    def _readiness(self) -> web.Response:
+        """Say what works, a line for each; 503 when a promise to clients cannot be kept."""
+        stats = self._refresher.stats
+        broken: list[str] = []
+        if not self._refresher.ready.is_set():
+            broken.append("the first pass is running")
+        lines = []
+        for part in PARTS:
+            trouble = stats.health.trouble(part)
+            lines.append(f"{part}: {trouble or 'ok'}")
+            if trouble and part != "keys":  # of keys the ones loaded before stay in use
+                broken.append(_BROKEN[part])
+        for issuer, why in stats.failing.items():
+            lines.append(f"issuer {issuer}: {why}")
+            broken.append(f"the signer of {issuer} cannot sign")
+        lag_s = stats.lag_s(self._refresher.now_s())
+        lines.append(f"lag: {lag_s:.1f} s")
+        if lag_s > LAG_S:
+            broken.append(f"changes have been waiting for {lag_s:.0f} s")
+        return _reply(503 if broken else 200, "\n".join([", ".join(broken) or "ok", *lines, ""]))
+
+
+def _reply(
+    status: int, text: str, *, content_type: str = "text/plain; charset=utf-8", allow: str = ""
+) -> web.Response:
+    fields = {"Content-Type": content_type, "Cache-Control": "no-store"}
+    if allow:
+        fields["Allow"] = allow
+    return web.Response(status=status, body=text.encode(), headers=fields)

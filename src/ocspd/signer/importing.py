@@ -1,0 +1,474 @@
+"""The status of certificates as files tell it: CRLs, `index.txt` of `openssl ca`, lists of issued serials.
+
+What the files say is joined by serial (`serial_buckets`) into the rows that presigning reads from a
+database otherwise. The rules:
+
+ 1. Revoked by a CRL or by index.txt is revoked; a CRL's date and reason count before index.txt's.
+ 2. Good is said of certificates that index.txt calls valid or that a list of issued serials names, and of
+    nothing else (CA/Browser Forum BR §4.9.9: never "good" for a serial that was not assigned). A list of
+    serials is of use only beside a CRL or an index.txt of the same issuer, which says what is revoked.
+ 3. What index.txt calls expired is not answered, as with a database.
+ 4. What a CRL says counts until its nextUpdate, and answers end then at the latest, unless expired CRLs are
+    allowed.
+ 5. An older edition of a CRL or index.txt than was used before is refused (`seen_sources`).
+ 6. A CRL that cannot be used ends the import: without it a revoked certificate would be called good. A line
+    that cannot be used is left out, and its serial is not called good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ocspd.errors import ConfigError, OCSPDError
+from ocspd.model import CertStatus, StatusRow
+from ocspd.pki.certs import ski_hex
+from ocspd.pki.crl import Listed, in_force, load_crls
+from ocspd.signer.file_feed import FileFeed
+from ocspd.signer.index_txt import LineError, check_size, lines, parse_row, parse_serial_line
+from ocspd.signer.seen_sources import SeenSources
+from ocspd.signer.serial_buckets import BUCKETS, Says, SerialBuckets, moment_of, split_key
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from ocspd.clock import Clock
+    from ocspd.model import CertificateRow, OCSPRow
+    from ocspd.pki.certs import Certificate
+    from ocspd.pki.crl import Heading, RevocationList
+
+CHUNK_ROWS = 5000
+MAX_CRL_BYTES = 2 << 30
+EXPIRED = "expired"
+"""The cause of rows that are left out although nothing is wrong with them."""
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+_ENTRIES_A_LOOK = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerFiles:
+    """The files that speak of one issuer's certificates without naming it."""
+
+    index_txt: tuple[str, ...] = ()
+    serials: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What to import. CRLs name their issuer themselves; `issuers` is in the order of the CAs."""
+
+    crls: tuple[str, ...] = ()
+    issuers: tuple[IssuerFiles, ...] = ()
+    allow_expired: bool = False
+    """Whether CRLs past their nextUpdate are used."""
+
+    @property
+    def paths(self) -> list[str]:
+        """Every file."""
+        return [
+            *self.crls,
+            *(path for issuer in self.issuers for path in (*issuer.index_txt, *issuer.serials)),
+        ]
+
+    @property
+    def total_bytes(self) -> int:
+        """How many octets one reading goes through; CRLs are read twice."""
+        size = 0
+        for path in (*self.crls, *self.paths):
+            try:
+                size += Path(path).stat().st_size
+            except OSError:
+                continue
+        return size
+
+    def __bool__(self) -> bool:
+        return bool(self.paths)
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What was taken from one file (or one CRL of it), and what was left out, by cause."""
+
+    file: str
+    kind: str
+    taken: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    """Rows that are answered, but without something the file says."""
+    first_bad: str = ""
+    """Where the first line or entry is that was skipped."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What one reading of the files found."""
+
+    files: list[FileReport] = field(default_factory=list)
+    good: int = 0
+    revoked: int = 0
+    duplicates: int = 0
+    """Statements about a serial beyond the first of the same kind."""
+    conflicts: int = 0
+    """Certificates that index.txt calls valid and a CRL revoked."""
+    remarks: list[str] = field(default_factory=list)
+    """What an operator should know about the whole."""
+
+
+class _StoppedError(OCSPDError):
+    """The reader is no longer wanted."""
+
+
+class FileStatus:
+    """A source of status rows, with that part of `CertDB` which presigning and the signer use."""
+
+    def __init__(  # noqa: PLR0913  (one collaborator each)
+        self,
+        sources: Sources,
+        issuers: Callable[[], Sequence[Certificate]],
+        *,
+        clock: Clock,
+        folder: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        on_skip: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """`folder`, the index directory, takes a temporary file when there are many serials.
+
+        `on_bytes` hears of octets read, of `Sources.total_bytes` in all; `on_skip` of every line or entry
+        left out: where it is and the cause. Both are called in a thread.
+        """
+        self._sources = sources
+        self._issuers = issuers
+        self._clock = clock
+        self._folder = folder
+        self._on_bytes = on_bytes
+        self._on_skip = on_skip
+        self.report = ImportReport()
+        """What the last reading found."""
+
+    @property
+    def name(self) -> str:
+        """The files, for messages."""
+        return ", ".join(self._sources.paths)
+
+    def keys(self) -> dict[str, int]:
+        """Return the number of each issuer by the key identifier its rows have."""
+        return {_key(number, issuer): number for number, issuer in enumerate(self._issuers())}
+
+    async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
+        """Read the files and stream what they say, in lists of at most chunk_rows.
+
+        ConfigError naming the file (and line) that makes the import impossible. Nothing is yielded
+        before all files have been read.
+        """
+        issuers = list(self._issuers())
+        reading = _Reading(
+            self._sources,
+            issuers,
+            now=self._clock.now(),
+            seen=SeenSources(self._folder),
+            on_bytes=self._on_bytes,
+            on_skip=self._on_skip,
+        )
+        self.report = reading.report
+        keys = [_key(number, issuer) for number, issuer in enumerate(issuers)]
+        with SerialBuckets(self._folder) as buckets:
+            try:
+                await asyncio.to_thread(reading.read, buckets)
+                for number in range(BUCKETS):
+                    rows = await asyncio.to_thread(reading.rows, buckets, number, keys)
+                    for start in range(0, len(rows), chunk_rows):
+                        yield rows[start : start + chunk_rows]
+            finally:
+                reading.stopped.set()
+
+    async def check(self) -> None:
+        """Read everything once; ConfigError as of `stream_status`."""
+        async for _ in self.stream_status():
+            pass
+
+    def change_feed(self) -> FileFeed:
+        """Return a feed that is lost, so that a full pass is due, whenever a file changes."""
+        return FileFeed([Path(path) for path in self._sources.paths])
+
+    async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:  # noqa: ARG002
+        """Return None: files hold no certificates."""
+        return None
+
+    async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:  # noqa: ARG002
+        """ConfigError: there is no table to write to."""
+        raise ConfigError(f"{self.name}: answers cannot be written to files as to a database; use an index")
+
+
+def _key(number: int, issuer: Certificate) -> str:
+    return ski_hex(issuer) or f"issuer {number + 1}"
+
+
+class _Reading:
+    """One reading of all files; runs in a thread."""
+
+    def __init__(  # noqa: PLR0913  (one collaborator each)
+        self,
+        sources: Sources,
+        issuers: Sequence[Certificate],
+        *,
+        now: datetime,
+        seen: SeenSources,
+        on_bytes: Callable[[int], None] | None,
+        on_skip: Callable[[str, str], None] | None,
+    ) -> None:
+        self._seen = seen
+        self.report = ImportReport()
+        self.stopped = threading.Event()
+        self._sources = sources
+        self._issuers = issuers
+        self._now = now
+        self._now_s = int(now.timestamp())
+        self._until: dict[int, datetime] = {}
+        self._told = on_bytes
+        self._on_skip = on_skip
+
+    def _on_bytes(self, count: int) -> None:
+        if self.stopped.is_set():
+            raise _StoppedError("stopped")
+        if self._told is not None:
+            self._told(count)
+
+    def _skip(self, file: FileReport, where: str, cause: str) -> None:
+        file.skipped[cause] += 1
+        file.first_bad = file.first_bad or where
+        if self._on_skip is not None:
+            self._on_skip(f"{file.file}: {where}", cause)
+
+    def _file(self, name: str, kind: str) -> FileReport:
+        self.report.files.append(FileReport(name, kind))
+        return self.report.files[-1]
+
+    def read(self, buckets: SerialBuckets) -> None:
+        """Put every statement into buckets."""
+        with_crl = self._read_crls(buckets)
+        for number, (issuer, files) in enumerate(zip(self._issuers, self._sources.issuers, strict=True)):
+            subject = issuer.subject.rfc4514_string()
+            newest = [self._read_index(buckets, number, Path(path)) for path in files.index_txt]
+            if newest:
+                self._seen.index_txt(issuer, ", ".join(files.index_txt), max(newest))
+            if files.serials and number not in with_crl and not files.index_txt:
+                raise ConfigError(
+                    f"{files.serials[0]}: nothing says which certificates of {subject!r} are revoked: give "
+                    "its CRL with -crl (an empty one will do) or its -index-txt"
+                )
+            for path in files.serials:
+                self._read_serials(buckets, number, Path(path))
+            if number in with_crl and not files.serials and not files.index_txt:
+                self.report.remarks.append(
+                    f"{subject}: no list of issued serials (-serials), so only revoked certificates are "
+                    "answered; for all others the answer is unauthorized"
+                )
+        self._seen.save()
+
+    # -- CRLs ------------------------------------------------------------------------------------
+
+    def _read_crls(self, buckets: SerialBuckets) -> set[int]:
+        """Read the CRLs in force; return the numbers of the issuers that have one."""
+        files = self._headings()
+        chosen, left = in_force([heading for _, heading in files.values()])
+        for heading, cause in left:
+            self._file(heading.where, _kind(heading)).skipped[cause] += heading.entries
+            if self._on_skip is not None:
+                self._on_skip(heading.where, cause)
+        complete: dict[str, list[Heading]] = {}
+        together: dict[tuple[int, bytes], list[Heading]] = {}
+        for heading in chosen:
+            together.setdefault((heading.issuer, heading.scope), []).append(heading)
+            self._check(heading)
+            if not heading.is_delta:
+                complete.setdefault(files[heading.signature][0], []).append(heading)
+        for (number, scope), headings in together.items():
+            self._seen.crls(self._issuers[number], scope, headings)
+        for path, headings in complete.items():
+            self._read_from(buckets, path, headings)
+        for heading in chosen:
+            if heading.is_delta:
+                self._read_from(buckets, files[heading.signature][0], [heading])
+        return {heading.issuer for heading in chosen}
+
+    def _headings(self) -> dict[bytes, tuple[str, Heading]]:
+        """Return path and heading of every CRL by its signature, verified; a copy counts once."""
+        files: dict[bytes, tuple[str, Heading]] = {}
+        for path in dict.fromkeys(self._sources.crls):
+            for crl in self._load(path):
+                if crl.signature not in files:
+                    files[crl.signature] = path, crl.heading(self._issuers)
+        return files
+
+    def _check(self, heading: Heading) -> None:
+        heading.check_time(self._now, allow_expired=self._sources.allow_expired)
+        if heading.next_update is not None and not self._sources.allow_expired:
+            before = self._until.get(heading.issuer, _NEVER)
+            self._until[heading.issuer] = min(heading.next_update, before)
+        if heading.partial and self._sources.issuers[heading.issuer].serials:
+            self.report.remarks.append(
+                f"{heading.where}: covers a part of the CA's certificates only (issuingDistributionPoint): "
+                "give the CRLs of all parts, or certificates revoked in the others are called good"
+            )
+
+    def _load(self, path: str) -> Iterator[RevocationList]:
+        try:
+            with Path(path).open("rb") as file:
+                if not stat.S_ISREG(Path(path).stat().st_mode):
+                    raise ConfigError(f"{path}: not a regular file, which a CRL must be: it is read twice")
+                data = file.read(MAX_CRL_BYTES + 1)
+        except OSError as err:
+            raise ConfigError(f"{path}: cannot read: {err.strerror}") from err
+        if len(data) > MAX_CRL_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_CRL_BYTES >> 20} MiB, this is not the file meant")
+        self._on_bytes(len(data))
+        yield from load_crls(data, path)
+
+    def _read_from(self, buckets: SerialBuckets, path: str, headings: Sequence[Heading]) -> None:
+        """Take the entries of some of the CRLs of a file."""
+        wanted = {heading.where: heading for heading in headings}
+        for crl in self._load(path):
+            heading = wanted.get(crl.where)
+            if heading is not None and heading.signature == crl.signature:
+                del wanted[crl.where]
+                self._take(buckets, crl, heading)
+        if wanted:
+            raise ConfigError(f"{path}: was replaced while it was read: run the command again")
+
+    def _take(self, buckets: SerialBuckets, crl: RevocationList, heading: Heading) -> None:
+        file = self._file(heading.where, _kind(heading))
+        put, number = buckets.put, heading.issuer
+        for count, entry in enumerate(crl.entries()):
+            if count % _ENTRIES_A_LOOK == 0:
+                self._on_bytes(0)
+            try:
+                check_size(entry.serial)
+            except LineError as err:
+                self._skip(file, f"serial {entry.serial:#x}", str(err))
+                continue
+            if entry.listed is Listed.REVOKED:
+                put(number, entry.serial, Says.LISTED, entry.reason, entry.revoked_s)
+            elif heading.is_delta:
+                put(number, entry.serial, Says.REMOVED)
+            else:
+                put(number, entry.serial, Says.UNUSABLE)
+                self._skip(file, f"serial {entry.serial:#x}", "removeFromCRL in a complete CRL")
+                continue
+            file.taken += 1
+            if entry.invalidity:
+                file.notes["invalidity date left out"] += 1
+            if entry.unreadable:
+                file.notes["unreadable extensions, answered without a reason"] += 1
+
+    # -- text files ------------------------------------------------------------------------------
+
+    def _read_index(self, buckets: SerialBuckets, number: int, path: Path) -> int:
+        """Read an index.txt; return its latest date of revocation, 0 without any."""
+        newest_s = 0
+        file = self._file(str(path), "index.txt")
+        put = buckets.put
+        for at, line in lines(path, self._on_bytes):
+            try:
+                row = parse_row(line)
+            except LineError as err:
+                self._skip(file, f"line {at}", str(err))
+                if err.serial is not None:
+                    put(number, err.serial, Says.UNUSABLE)
+                continue
+            newest_s = max(newest_s, row.revoked_s or 0)
+            if row.expiry_s is not None and row.expiry_s <= self._now_s:
+                put(number, row.serial, Says.EXPIRED)
+                self._skip(file, f"line {at}", EXPIRED)
+                continue
+            if row.revoked:
+                put(number, row.serial, Says.REVOKED, row.reason, row.revoked_s)
+                file.notes.update(row.flaws)
+            else:
+                put(number, row.serial, Says.VALID)
+            file.taken += 1
+        _refuse_garbage(file, "an index.txt of openssl ca")
+        return newest_s
+
+    def _read_serials(self, buckets: SerialBuckets, number: int, path: Path) -> None:
+        file = self._file(str(path), "serials")
+        put = buckets.put
+        for at, line in lines(path, self._on_bytes):
+            try:
+                serial = parse_serial_line(line)
+            except LineError as err:
+                self._skip(file, f"line {at}", str(err))
+                continue
+            if serial is not None:
+                put(number, serial, Says.ISSUED)
+                file.taken += 1
+        _refuse_garbage(file, "a list of serials")
+
+    # -- joining ---------------------------------------------------------------------------------
+
+    def rows(self, buckets: SerialBuckets, bucket: int, keys: Sequence[str]) -> list[StatusRow]:
+        """Join the statements of one bucket; `keys` has each issuer's key identifier."""
+        said, listed = self._joined(buckets, bucket)
+        found = []
+        for key in said | listed:
+            says, reason, moment = said.get(key, (Says.UNUSABLE, 0, 0))
+            if says == Says.EXPIRED or (says == Says.UNUSABLE and key not in listed):
+                continue
+            if key in listed:
+                self.report.conflicts += says == Says.VALID
+                says, (reason, moment) = Says.REVOKED, listed[key]
+            revoked = says == Says.REVOKED
+            self.report.revoked += revoked
+            self.report.good += not revoked
+            issuer, serial = split_key(key)
+            revoked_s = moment_of(moment)
+            found.append(
+                StatusRow(
+                    serial=serial,
+                    aki=keys[issuer],
+                    status=CertStatus.REVOKED if revoked else CertStatus.GOOD,
+                    reason=reason,
+                    revoked_at=None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC),
+                    expiry=_NEVER,
+                    until=self._until.get(issuer),
+                )
+            )
+        return found
+
+    def _joined(
+        self, buckets: SerialBuckets, bucket: int
+    ) -> tuple[dict[bytes, tuple[int, int, int]], dict[bytes, tuple[int, int]]]:
+        """Return the strongest statement of the text files and that of the CRLs, by key."""
+        said: dict[bytes, tuple[int, int, int]] = {}
+        listed: dict[bytes, tuple[int, int]] = {}
+        for key, says, reason, moment in buckets.bucket(bucket):
+            if says == Says.LISTED:
+                listed[key] = reason, moment
+            elif says == Says.REMOVED:
+                listed.pop(key, None)
+            else:
+                before = said.get(key)
+                if before is not None and (
+                    before[0] == says or before[0] + says == Says.VALID + Says.REVOKED
+                ):
+                    self.report.duplicates += 1
+                if before is None or says > before[0]:
+                    said[key] = says, reason, moment
+        return said, listed
+
+
+def _kind(heading: Heading) -> str:
+    number = "" if heading.number is None else f" {heading.number}"
+    return f"delta CRL{number}" if heading.is_delta else f"CRL{number}"
+
+
+def _refuse_garbage(file: FileReport, what: str) -> None:
+    """ConfigError for a file without a single usable line: it is not what it was given as."""
+    wrong = [cause for cause in file.skipped if cause != EXPIRED]
+    if wrong and not file.taken and not file.skipped[EXPIRED]:
+        raise ConfigError(f"{file.file}: {file.first_bad}: {wrong[0]}; no line can be used: is this {what}?")

@@ -1,0 +1,564 @@
+"""The signer that never stops: follows certdb's change feed and keeps every answer of an index fresh.
+
+Four tasks share one index directory (`generations`) and one database:
+
+    follow   reads the change feed and publishes answers to what changed, within milliseconds (`changes`)
+    passes   streams the status of every certificate and signs what the index lacks, says differently
+             or has past its refresh point; being asked of the index, a pass can be killed and
+             begun again without losing what it had signed (`presigning`)
+    merges   keeps the number of segments small
+    signers  takes over responder certificates and keys replaced on disk
+
+The invariants, and where they are kept:
+
+ 1. Once a revocation is committed, nothing published more than the bound after it says good for that CertID
+    until its rows do. `_follow` answers changes by what the rows say at that moment, and moves its cursor
+    only when that is published; it waits for no pass, and what it takes at a time is done in a fraction of a
+    second (`changes.Pace`). What a break of the feed has hidden a pass and a sweep find (`sweeping`).
+ 2. Revoked wins over other rows of one CertID: `resolving`.
+ 3. No row, key, issuer, file or process ends the daemon or holds others up: `_forever` tries again whatever
+    is raised, rows and signers that fail leave out themselves (`signing`), what is left out is counted.
+    Every operation works on one snapshot of the signers (`issuers`).
+ 4. What is published never goes back: `generations`.
+ 5. Every signal is true: `health`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections import Counter, deque
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ocspd import strict_json
+from ocspd.certdb.feed import CursorLostError
+from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
+from ocspd.files import read_bounded, write_atomic
+from ocspd.logs import logger
+from ocspd.model import CertStatus, OCSPRow
+from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
+from ocspd.signer.issuers import Issuers
+from ocspd.signer.pass_parts import AnswerTable, SkippedRow, TableTurns
+from ocspd.signer.presigning import in_table, refresh_table, table_hash, usable_cpus
+from ocspd.signer.resolving import AllRows
+from ocspd.signer.signer_parts import SKIPPED_KEPT, RefreshStats
+from ocspd.signer.signing import LocalSigning
+from ocspd.signer.staleness import Staleness
+from ocspd.signer.sweeping import good_answers
+from ocspd.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from ocspd.certdb.feed import ChangeFeed, Cursor
+    from ocspd.clock import Clock
+    from ocspd.index._writer import SegmentWriter
+    from ocspd.pki.ocsp import OCSPSigner
+    from ocspd.signer.changes import Decided
+    from ocspd.signer.generations import Generations
+    from ocspd.signer.pass_parts import Progress
+    from ocspd.signer.signer_parts import RefreshSettings, RefreshSource, SignerSource
+    from ocspd.signer.signing import CertKey, Signing
+    from ocspd.signer.staleness import StaleRows
+
+STATE_NAME = "signer.json"
+"""The file beside the manifest that keeps the position in the change feed, and what was asked for."""
+_SIGN_AGAIN = "sign_again"
+_FEED_WAIT_S = 5.0
+_TRIM_EVERY_S = 600.0
+_TRIM_KEEP = timedelta(days=1)
+_OWED_S = 5.0
+_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_FOLLOW_BACKOFF_S = 0.5
+"""Longest pause before the feed is tried again: changes are answered within a second of its return."""
+_CLOCK_STEP_S = 60.0
+"""A clock that moves so much more, or less, than time does was set: responses may have expired, or be of
+the future."""
+_MAX_STATE_BYTES = 16 << 20
+"""A snapshot names every transaction that was open: a few bytes for each."""
+_SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
+_EXPIRY_WARNING = timedelta(days=14)
+
+
+class Refresher:
+    """One signer at work. The caller holds the lock of the generations' directory."""
+
+    def __init__(  # noqa: PLR0913  (one collaborator each)
+        self,
+        *,
+        db: RefreshSource,
+        source: SignerSource,
+        generations: Generations,
+        clock: Clock,
+        settings: RefreshSettings,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_pass: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_progress` is told how far a pass is, `on_pass` that one has ended, well or not."""
+        self.stats = RefreshStats()
+        self.ready = asyncio.Event()
+        """Set when the first pass is published: every certificate known then has its answer."""
+        self._db = db
+        self._source = source
+        self._generations = generations
+        self._clock = clock
+        self._settings = settings
+        self._on_progress = on_progress
+        self._on_pass = on_pass
+        self._issuers = Issuers.of(())
+        self._local: Signing = LocalSigning(())
+        self._crew = Crew(settings.processes or usable_cpus())
+        self._owed = Owed()
+        self._turns = TableTurns()
+        self._state: dict[str, Any] = {}
+        self._sweep_due = False
+        self._pass_wanted = asyncio.Event()
+        self._looking = asyncio.Event()
+        self._following = asyncio.Event()  # no pass before the feed has a cursor, or changes would be missed
+
+    def now_s(self) -> float:
+        """Return the time by the signer's clock, in seconds since the epoch."""
+        return self._clock.now().timestamp()
+
+    def look_now(self) -> None:
+        """Look at certificates and keys at once, not only when their time has come."""
+        self._looking.set()
+
+    def sign_again(self) -> None:
+        """Sign every certificate anew as fast as a pass can: a responder key is not to be trusted any more.
+
+        What is asked for is kept beside the index until it is done, also over a restart.
+        """
+        minute = 60
+        # producedAt is cut down to the minute: those of this minute count as before
+        self._state[_SIGN_AGAIN] = int(self._clock.now().timestamp()) // minute * minute + minute
+        logger.info("signing every certificate again; progress is that of the pass")
+        self._pass_wanted.set()
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
+        self._generations.load()
+        self._load_state()
+        if _SIGN_AGAIN in self._state:
+            self._save_state()
+        signers = self._source.load()
+        if signers is not None:  # None: the ones of an earlier run are still good
+            self._take(signers)
+        try:
+            async with Tasks() as tasks:
+                tasks.create_task(self._forever("database", "follow", self._follow))
+                tasks.create_task(self._forever("database", "pass", self._passes))
+                tasks.create_task(self._forever("index", "merge", self._merges))
+                tasks.create_task(self._forever("index", "guard", self._guard_manifest))
+                tasks.create_task(self._forever("keys", "signers", self._watch_signers, wake=self._looking))
+        finally:
+            self._crew.dismiss()
+
+    async def _forever(
+        self, part: str, name: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None
+    ) -> None:
+        """Repeat work whenever it fails, of whatever. `wake` ends the pause after a failure."""
+        failures = 0
+        woken = asyncio.Event() if wake is None else wake
+        while True:
+            begun = asyncio.get_running_loop().time()
+            try:
+                await work()
+            except Exception as err:  # noqa: BLE001  (a bug in one task is no reason to stop the others)
+                self.stats.health.failed(err, name, part)
+            if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
+                failures = 0  # it had been working
+            pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
+            with contextlib.suppress(TimeoutError):
+                limit_s = _FOLLOW_BACKOFF_S if name == "follow" else pause_s
+                await asyncio.wait_for(woken.wait(), min(pause_s, limit_s))
+            failures += 1
+
+    # -- signers ---------------------------------------------------------------------------------
+
+    def _take(self, signers: Sequence[OCSPSigner]) -> None:
+        self._issuers = Issuers.of(signers)
+        self._local = LocalSigning(signers)
+        self.stats.responder_not_after = {
+            signer.subject: signer.responder.not_valid_after_utc.timestamp() for signer in signers
+        }
+        self.stats.failing = {}
+        for signer in signers:
+            left = signer.responder.not_valid_after_utc - self._clock.now()
+            if left < _EXPIRY_WARNING:
+                logger.warning(
+                    "responder certificate for %s ends on %s: replace the file, it is taken over at once",
+                    signer.subject,
+                    signer.responder.not_valid_after_utc.date(),
+                )
+        self._look_at_expiry()
+
+    def _look_at_expiry(self) -> None:
+        now = self._clock.now()
+        for signer in self._issuers.signers:
+            if now >= signer.responder.not_valid_after_utc:
+                end = signer.responder.not_valid_after_utc
+                self._fails(
+                    signer,
+                    f"the responder certificate for {signer.subject} expired on {end:%Y-%m-%d %H:%M} UTC",
+                )
+
+    def _fails(self, signer: OCSPSigner, why: str) -> None:
+        """Note that a signer cannot sign; the log hears of it once."""
+        if signer.subject not in self.stats.failing:
+            logger.error("%s; the certificates of other issuers are answered", why)
+        self.stats.failing[signer.subject] = why
+
+    def _signs(self, signer: OCSPSigner) -> None:
+        if signer.subject in self.stats.failing:
+            del self.stats.failing[signer.subject]
+            logger.info("the signer of %s works again", signer.subject)
+
+    async def _watch_signers(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._looking.wait(), self._settings.signers_interval_s)
+            self._looking.clear()
+            self._look_at_expiry()
+            signers = await asyncio.to_thread(self._source.load)
+            if signers is not None:
+                self._take(signers)
+                self._pass_wanted.set()
+                logger.info(
+                    "responder certificates and keys replaced; in use from now on. Responses signed before "
+                    "stay until they are due: if a key was compromised, sign all again with SIGUSR1 or "
+                    "refresh -resign"
+                )
+            self.stats.health.works("signers")
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        feed = self._db.change_feed()
+        try:
+            cursor = self._cursor()
+            if cursor is None:
+                cursor = await feed.current_cursor()
+                self._sweep_due = bool(self._generations.segments)
+                self._save_cursor(cursor)
+                if self._following.is_set():
+                    self._pass_wanted.set()
+            self._following.set()
+            async with Tasks() as tasks:
+                trimming = tasks.create_task(self._trim(feed))
+                try:
+                    await self._read_changes(feed, cursor)
+                finally:
+                    trimming.cancel()
+        except CursorLostError as err:
+            logger.warning("%s; making a full pass", err)
+            self._state.pop("cursor", None)
+            self._save_state()
+        except (TypeError, ValueError, LookupError, AttributeError):
+            self._state.pop("cursor", None)  # what a feed cannot make out is no position of its own
+            raise
+        finally:
+            await feed.close()
+
+    async def _read_changes(self, feed: ChangeFeed, cursor: Cursor) -> None:
+        pace = Pace()
+        loop = asyncio.get_running_loop()
+        tried = loop.time()
+        tried_with = self._issuers
+        while True:
+            begun = loop.time()
+            begun_s = self._clock.now().timestamp()
+            changes, after = await feed.read(cursor, pace.limit)
+            self.stats.health.works("follow", "database")
+            if self.stats.behind_since is None and changes:
+                self.stats.behind_since = begun_s
+            if changes:
+                await self._answer(certificates_of(changes, self._issuers), self._issuers)
+                pace.took(len(changes), loop.time() - begun)
+            if self._owed and (self._issuers is not tried_with or loop.time() - tried > _OWED_S):
+                tried, tried_with = loop.time(), self._issuers
+                issuers = self._issuers
+                await self._answer(dict.fromkeys(self._owed.take(issuers), ()), issuers)
+            if after != cursor:
+                cursor = after
+                self._save_cursor(cursor)
+            self.stats.health.works("follow")
+            if not changes:
+                self.stats.behind_since = None
+                self._crew.dismiss()
+                await feed.wait(_FEED_WAIT_S)
+
+    async def _trim(self, feed: ChangeFeed) -> None:
+        """Take what is read out of the feed from time to time, beside reading it."""
+        while True:
+            await asyncio.sleep(_TRIM_EVERY_S)
+            if (cursor := self._cursor()) is not None:
+                await feed.trim(cursor, _TRIM_KEEP)
+
+    async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], issuers: Issuers) -> None:
+        """Sign what all rows of changed certificates say now, and publish it before anything else.
+
+        `certificates` has the times of the changes of each.
+        """
+        if not certificates or not isinstance(self._db, AllRows):
+            return
+        self._turns.will_answer(certificates)
+        now = self._clock.now()
+        decided = await decide(self._db, issuers, certificates, now, self._generations.open)
+        if not decided:
+            return
+        local = self._local if issuers is self._issuers else LocalSigning(issuers.signers)
+        signing = self._crew.for_changes(len(decided), issuers, local)
+        known = await asyncio.to_thread(self._known, issuers)
+        try:
+            signed = await sign_decided(signing, issuers, decided, now, known)
+        except OCSPDError:
+            self._crew.dismiss()
+            raise
+        self._owed.add(issuers, [key for key in decided if key[0] in signed.failed])
+        for number, why in signed.failed.items():
+            self._fails(issuers.signers[number], why)
+        for number in {number for number, _ in signed.done}:
+            self._signs(issuers.signers[number])
+        changed_at = [moment for key in signed.done for moment in certificates[key]]
+        if signed.answers:
+            await self._generations.add_changes(lambda writer: _add_all(writer, signed.answers), changed_at)
+            published_at = self._clock.now().timestamp()
+            for moment in changed_at:
+                self.stats.observe(published_at - moment)
+            if self._settings.table:
+                async with self._turns.writing:
+                    await self._write_table(signed.done, issuers)
+        for row, cause in signed.skipped:
+            self.stats.skipped[cause] += 1
+            self.stats.skipped_rows.append(SkippedRow(row.serial, row.aki, cause))
+            logger.warning("certificate %d of %s: %s", row.serial, row.aki or "no key identifier", cause)
+        self.stats.changes += len(changed_at)
+        self.stats.answers += len(signed.answers)
+
+    def _known(self, issuers: Issuers) -> StaleRows | None:
+        """Map the index to see what changes replace; None when it cannot be read at the moment."""
+        try:
+            return self._staleness(issuers, 0).open()
+        except IndexFileError:
+            return None  # `Generations` says so, and mends it
+
+    async def _write_table(
+        self, done: Mapping[CertKey, tuple[Decided, list[bytes], datetime]], issuers: Issuers
+    ) -> None:
+        """Write answers to changes to `ocsp_responses` too, beside every row of their certificates."""
+        rows = [
+            OCSPRow(
+                serial=row.serial,
+                aki=row.aki,
+                body=answers[table_hash(issuers.signers[number])],
+                expiry=until,
+                key=row.key,
+            )
+            for (number, _), (decided, answers, until) in done.items()
+            for row in decided.rows
+            if in_table(issuers, number, row.aki)
+        ]
+        if rows:
+            await self._db.upsert_ocsp(rows)
+        if not isinstance(self._db, AnswerTable):
+            return
+        for (number, serial), (decided, answers, until) in done.items():
+            if not decided.rows:  # its row has gone, or has expired: the answer may still be there
+                signer = issuers.signers[number]
+                body = answers[table_hash(signer)]
+                with contextlib.suppress(CodedError):
+                    await self._db.update_ocsp(
+                        OCSPRow(serial=serial, aki=decided.row.aki or signer.aki, body=body, expiry=until)
+                    )
+
+    @property
+    def _state_path(self) -> Path:
+        return self._generations.directory.path / STATE_NAME
+
+    def _load_state(self) -> None:
+        """Read what an earlier run has left.
+
+        A state that cannot be used is none: a full pass and a sweep find what changed meanwhile.
+        """
+        try:
+            state = strict_json.read(read_bounded(self._state_path, _MAX_STATE_BYTES + 1), _MAX_STATE_BYTES)
+        except (OSError, ValueError):
+            return
+        if not isinstance(state, dict):
+            return
+        if _SIGN_AGAIN in state and _SIGN_AGAIN not in self._state:
+            with contextlib.suppress(ValueError):
+                self._state[_SIGN_AGAIN] = strict_json.natural(state[_SIGN_AGAIN], _SIGN_AGAIN)
+        self._state |= {name: state[name] for name in ("database", "cursor") if name in state}
+
+    def _cursor(self) -> Cursor | None:
+        """Return the position in the feed of this database, if there is one and the index is still here."""
+        cursor = self._state.get("cursor")
+        if not self._generations.segments or self._state.get("database") != self._db.name:
+            return None
+        return cursor if isinstance(cursor, dict) and all(map(_usable, cursor.items())) else None
+
+    def _save_cursor(self, cursor: Cursor) -> None:
+        self._state |= {"database": self._db.name, "cursor": cursor}
+        self._save_state()
+
+    def _save_state(self) -> None:
+        write_atomic(self._state_path, json.dumps(self._state).encode() + b"\n")
+
+    # -- passes ----------------------------------------------------------------------------------
+
+    async def _passes(self) -> None:
+        await self._following.wait()
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()  # the clock may be set meanwhile, by years on a machine that has just started
+            self._pass_wanted.clear()
+            try:
+                await self._pass()
+            finally:
+                if self._on_pass is not None:
+                    self._on_pass()
+            elapsed = loop.time() - begun
+            self.stats.passes += 1
+            self.stats.pass_seconds = elapsed
+            self.stats.pass_ended_at = self.now_s()
+            self.stats.health.works("pass")
+            self.ready.set()
+            with contextlib.suppress(TimeoutError):
+                pause = max(self._settings.pass_interval_s, 9 * elapsed)
+                await asyncio.wait_for(self._pass_wanted.wait(), pause)
+
+    async def _pass(self) -> None:
+        issuers = self._issuers
+        signed_after_s = self._state.get(_SIGN_AGAIN, 0)
+        sweep, self._sweep_due = self._sweep_due, False
+        self._turns.begin_pass(table=self._settings.table)
+        try:
+            await self._generations.begin_pass()
+            skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
+            failed: dict[int, str] = {}
+            report = await refresh_table(
+                self._db,
+                issuers.signers,
+                clock=self._clock,
+                processes=self._settings.processes,
+                background=True,
+                table=self._settings.table,
+                segments=_Slices(self._generations, self._settings.slice_answers),
+                staleness=self._staleness(issuers, signed_after_s),
+                turns=self._turns,
+                on_progress=self._on_progress,
+                on_skip=skipped.append,
+                on_failed=failed.__setitem__,
+            )
+            await self._generations.end_pass()
+            if not self._generations.segments:  # an empty index is an index: responders start with it
+                await self._generations.publish()
+            if sweep:
+                await self._sweep(issuers)
+        except BaseException:
+            self._sweep_due = self._sweep_due or sweep
+            raise
+        for number, why in failed.items():
+            self._fails(issuers.signers[number], why)
+        self.stats.pass_certificates = report.certificates
+        self.stats.answers += report.answers
+        self.stats.foreign = report.foreign.total()
+        self.stats.unreadable = report.unreadable
+        self.stats.skipped = Counter(report.skipped)
+        self.stats.skipped_rows = skipped
+        if signed_after_s and not failed and self._state.get(_SIGN_AGAIN) == signed_after_s:
+            del self._state[_SIGN_AGAIN]
+            self._save_state()
+            logger.info("every certificate has been signed again")
+
+    def _staleness(self, issuers: Issuers, signed_after_s: int) -> Staleness:
+        return Staleness.of(
+            self._generations.directory.path,
+            self._generations.segments,
+            issuers.signers,
+            self._settings.spread,
+            signed_after_s=signed_after_s,
+        )
+
+    async def _sweep(self, issuers: Issuers) -> None:
+        """Answer as unknown what the index calls good and the database does not know (any more)."""
+        if not isinstance(self._db, AllRows):
+            return
+        index = await asyncio.to_thread(self._generations.open)
+        now = self._clock.now()
+        async for batch in good_answers(index, issuers, int(now.timestamp())):
+            keys = dict.fromkeys(batch)
+            decided = await decide(self._db, issuers, keys, now, lambda: index)
+            wrong = {key: () for key in keys if key in decided and decided[key].row.status != CertStatus.GOOD}
+            await self._answer(wrong, issuers)
+
+    # -- merges ----------------------------------------------------------------------------------
+
+    async def _merges(self) -> None:
+        while True:
+            if await self._generations.merge():
+                self.stats.health.works("merge")
+            else:
+                await asyncio.sleep(self._settings.merge_interval_s)
+
+    async def _guard_manifest(self) -> None:
+        """See that manifest and clock stay what they were; beside merges, one of which may take minutes."""
+        ahead_s = self._clock_ahead_s()
+        while True:
+            await asyncio.sleep(self._settings.merge_interval_s)
+            before_s, ahead_s = ahead_s, self._clock_ahead_s()
+            if abs(ahead_s - before_s) > _CLOCK_STEP_S:
+                logger.warning(
+                    "the clock was set %s by %d s, or the machine was asleep: looking at every response",
+                    "forward" if ahead_s > before_s else "back",
+                    abs(ahead_s - before_s),
+                )
+                self._pass_wanted.set()
+            await self._generations.mend()
+            self.stats.health.works("guard")
+            if self._generations.pass_wanted:
+                self._pass_wanted.set()
+
+    def _clock_ahead_s(self) -> float:
+        return self.now_s() - asyncio.get_running_loop().time()
+
+
+def _usable(member: tuple[str, Any]) -> bool:
+    """Whether a member of a cursor is what a feed writes: a row number, a snapshot or a short text."""
+    name, value = member
+    if name == "id":
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    if name in {"seen", "upto"}:
+        return isinstance(value, str) and _SNAPSHOT.fullmatch(value) is not None
+    if name == "xid":
+        return isinstance(value, str | int) and str(value).isascii() and str(value).isdigit()
+    if isinstance(value, list):
+        return all(_usable(("", each)) for each in value)
+    if isinstance(value, dict):
+        return all(map(_usable, value.items()))
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:
+    for der, due in answers:
+        with contextlib.suppress(DERError):  # an answer an index has no room for is in nobody's way
+            writer.add(der, due)
+
+
+class _Slices:
+    """Publishes the segments of a running pass (`presigning.SegmentSink`)."""
+
+    def __init__(self, generations: Generations, limit: int) -> None:
+        self.prefix = generations.directory.prefix
+        self.limit = limit
+        self._generations = generations
+
+    async def publish(self, paths: list[str]) -> None:
+        """Publish one slice."""
+        await self._generations.add_slice(paths)

@@ -1,0 +1,91 @@
+"""What all rows about one certificate say together.
+
+Invariant 2: for one CertID (issuer, serial as a number) *revoked wins* over any number of rows that say
+something else. It is kept here, and everything that signs in this package keeps to one of two rules:
+
+ - a row in CFSSL's spelling, of which there is one at most for a CertID, may be signed as it is, unless
+   the index says revoked or a row in another spelling is known;
+ - everything else is signed as `combined` has it, of every row the database has at that moment.
+
+A row that cannot be read is unknown, and unknown beats good: nothing is called good that may be something
+else. The outcome does not depend on the order of rows, so that no two passes differ.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from ocspd.model import CertStatus, StatusRow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from ocspd.certdb.base import OddRows
+    from ocspd.signer.issuers import Issuers
+    from ocspd.signer.signing import CertKey
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+@runtime_checkable
+class AllRows(Protocol):
+    """A source in which one certificate may have several rows: any `certdb.base.CertDB`."""
+
+    def stream_odd(self) -> AsyncIterator[OddRows]:
+        """Stream the rows that are not spelled as CFSSL does."""
+        ...
+
+    async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
+        """Return every row of the serial numbers."""
+        ...
+
+    async def get_pem(self, row: StatusRow) -> bytes:
+        """Return the certificate of a row."""
+        ...
+
+
+async def find_together(
+    db: AllRows, issuers: Issuers, serials: Sequence[int]
+) -> tuple[dict[CertKey, list[StatusRow]], list[StatusRow]]:
+    """Return every row of the serial numbers by certificate, and those of issuers that are not ours."""
+    found: dict[CertKey, list[StatusRow]] = {}
+    foreign: list[StatusRow] = []
+    for row in await db.find_statuses(serials):
+        numbers = issuers.numbers_of(row.aki)
+        if numbers is None:
+            numbers = issuers.issued(await db.get_pem(row))
+        if not numbers:
+            foreign.append(row)
+        for number in numbers:
+            found.setdefault((number, row.serial), []).append(row)
+    return found, foreign
+
+
+def combined(rows: Iterable[StatusRow], now: datetime) -> StatusRow | None:
+    """Return the row that decides about a certificate, None when all have expired and none is revoked.
+
+    The first revocation counts when there are several; one without a time is the first.
+    """
+    rows = list(rows)
+    revoked = [row for row in rows if row.status == CertStatus.REVOKED]
+    if revoked:
+        first = min(revoked, key=lambda row: (row.revoked_at or _FIRST, row.reason, row.aki))
+        return first._replace(expiry=max(row.expiry for row in rows))
+    live = [row for row in rows if row.expiry > now]
+    return max(live, key=lambda row: (row.status == CertStatus.UNKNOWN, row.expiry), default=None)
+
+
+def id_of(row: StatusRow) -> object:
+    """Return what tells a row from all others."""
+    return row.key or (row.serial, row.aki)
+
+
+def gone(serial: int, aki: str) -> StatusRow:
+    """Return what stands for a certificate that has no row any more: its status is unknown.
+
+    A signed unknown, rather than no response at all: it replaces the good one in caches, being newer, and
+    in every segment behind it, and needs no second kind of entry in an index.
+    """
+    return StatusRow(serial, aki, CertStatus.UNKNOWN, 0, None, _FOREVER)

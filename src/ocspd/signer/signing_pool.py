@@ -1,0 +1,303 @@
+"""Signing in other processes: chunks of rows go out, chunks of answers come back.
+
+Two processes sign twice as fast as one; two threads reach 1.5 times, as the interpreter lock is held
+between signatures. A worker is started with `spawn`, so it shares nothing with the event loop's
+process, and gets its keys over a pipe: never on a command line, never in a file. It ends when its socket
+does, so it does not outlive a parent that was killed.
+
+Here chunks are sent and results taken by the event loop: a thread that waits for each worker costs as much
+again, in handing over the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from ocspd.errors import IndexFileError, OCSPDError, ProcessError, SignerError
+from ocspd.logs import capture_warnings
+from ocspd.signer.priority import leave_cpu_to_others, weigh_session_least
+from ocspd.signer.signing import Bench, Chunk, PackedChunk, SignedChunk, SignedPacked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from multiprocessing.context import SpawnProcess
+    from types import TracebackType
+
+    from ocspd.pki.ocsp import OCSPSigner, SignerSpec
+    from ocspd.signer.signing import Segments, Sorting
+
+_STOP_S = 2.0
+DEPTH = 2
+"""Chunks a worker has at a time: the next one lies in its socket while it signs, so it never waits for us."""
+
+_LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a worker is told at its start."""
+
+    specs: list[SignerSpec]
+    background: bool
+    segments: Segments | None
+    sorting: Sorting | None
+
+
+_Work = Chunk | PackedChunk | None  # None: finish the segment
+_Result = SignedChunk | SignedPacked | _Finished
+
+
+class SigningPool:
+    """Signs in `processes` worker processes; use as `async with`.
+
+    Leaving the block, also by an error or a cancellation, ends the workers at once: a chunk is a
+    fraction of a second of work, and what was not written yet will be signed again.
+    """
+
+    def __init__(
+        self,
+        signers: Sequence[OCSPSigner],
+        *,
+        processes: int,
+        background: bool = False,
+        segments: Segments | None = None,
+        sorting: Sorting | None = None,
+    ) -> None:
+        """`background` workers run only where nothing else wants to; `sorting` is for packed chunks."""
+        self._task = _Task([signer.spec() for signer in signers], background, segments, sorting)
+        self._size = processes
+        self._workers: list[_Worker] = []
+        self._free: asyncio.Queue[_Worker] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        try:
+            for _ in range(self._size):
+                self._workers.append(await _Worker.start(self._task))
+            for _ in range(DEPTH):
+                for worker in self._workers:
+                    self._free.put_nowait(worker)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def sign(self, chunk: Chunk) -> SignedChunk:
+        """Sign one chunk in the next worker that has a place free; each has `DEPTH`."""
+        signed = await self._give(chunk)
+        assert isinstance(signed, SignedChunk)
+        return signed
+
+    async def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
+        """Sort and sign a packed chunk in the next worker that has a place free."""
+        signed = await self._give(chunk)
+        assert isinstance(signed, SignedPacked)
+        return signed
+
+    async def _give(self, chunk: _Work) -> _Result:
+        worker = await self._free.get()
+        try:
+            return await worker.exchange(chunk)
+        finally:
+            self._free.put_nowait(worker)  # one that has ended, too: whoever gets it hears so
+
+    async def finish(self) -> list[str]:
+        """Finish the segment of every worker, after the chunks it has."""
+        places = [await self._free.get() for _ in range(DEPTH * self._size)]
+        try:
+            finished = await asyncio.gather(*(worker.exchange(None) for worker in self._workers))
+        finally:
+            for worker in places:
+                self._free.put_nowait(worker)
+        return [result.path for result in finished if isinstance(result, _Finished) and result.path]
+
+    def close(self) -> None:
+        """End every worker. Idempotent."""
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.join()
+        self._workers.clear()
+
+
+class _Worker:
+    """One process and our end of its socket."""
+
+    def __init__(
+        self, process: SpawnProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process, self._reader, self._writer = process, reader, writer
+        self._expected: deque[asyncio.Future[Any]] = deque()  # results come in the order chunks were sent
+        self._ended = False
+        self._problem = ""
+        self._receiving = asyncio.create_task(self._receive())
+
+    @classmethod
+    async def start(cls, task: _Task) -> Self:
+        """Start a process. OCSPDError when the system does not let us."""
+        process, ours = await asyncio.to_thread(_start, task)
+        return cls(process, *await asyncio.open_connection(sock=ours))
+
+    async def exchange(self, chunk: _Work) -> _Result:
+        """Send a chunk, or None to finish the segment, and wait for the result."""
+        framed = _framed(chunk)
+        if self._ended:
+            raise self._error()
+        mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._expected.append(mine)
+        # whatever the transport thinks of a process that has just ended: `_receive` tells
+        with contextlib.suppress(OSError, RuntimeError):
+            self._writer.writelines(framed)
+        result = await mine
+        if isinstance(result, OCSPDError):
+            raise result
+        assert isinstance(result, SignedChunk | SignedPacked | _Finished)
+        return result
+
+    async def _receive(self) -> None:
+        """Hand out results until the worker ends, or sends what is none."""
+        problem = ""
+        try:
+            while True:
+                (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+                result = pickle.loads(await self._reader.readexactly(size))  # noqa: S301  (our own process)
+                mine = self._expected.popleft()
+                if not mine.done():
+                    mine.set_result(result)
+        except (OSError, EOFError):
+            pass  # it has ended
+        except Exception as err:  # noqa: BLE001  (unpickling raises anything)
+            problem = f"a signing process sent what cannot be read ({type(err).__name__})"
+            with contextlib.suppress(OSError):
+                self._process.kill()
+        # Its files close before the kernel has an exit code for us: join() waits for that too.
+        await asyncio.to_thread(self._process.join, _STOP_S)
+        self._problem = problem
+        self._ended = True
+        for mine in self._expected:
+            if not mine.done():
+                mine.set_exception(self._error())
+                mine.exception()  # nobody may be left to hear of it
+        self._expected.clear()
+
+    def _error(self) -> OCSPDError:
+        problem = (
+            self._problem or f"a signing process ended unexpectedly (exit code {self._process.exitcode})"
+        )
+        return ProcessError(f"{problem}; answers it had not returned are missing: run the command again")
+
+    def stop(self) -> None:
+        self._receiving.cancel()
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            self._process.terminate()
+
+    def join(self) -> None:
+        self._process.join(_STOP_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+
+
+def _start(task: _Task) -> tuple[SpawnProcess, socket.socket]:
+    """Start a process; return it and our end of its socket."""
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as err:
+        raise _cannot_start(err) from err
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(theirs, task), name="ocspd-sign", daemon=True
+    )
+    try:
+        process.start()
+    except OSError as err:
+        ours.close()
+        raise _cannot_start(err) from err
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def _cannot_start(error: OSError) -> OCSPDError:
+    return ProcessError(
+        f"cannot start a signing process: {error.strerror}; use fewer -processes, or raise the limits on "
+        "processes and open files"
+    )
+
+
+def _framed(message: _Work | _Result | OCSPDError) -> tuple[bytes, bytes]:
+    """Encode a message and what goes before it: its length."""
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(data)), data
+
+
+def _unframed(file: BinaryIO) -> _Work:
+    """Read a message. EOFError when no further one is whole."""
+    head = file.read(_LENGTH.size)
+    size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
+    data = file.read(size)
+    if not size or len(data) < size:
+        raise EOFError
+    work: _Work = pickle.loads(data)  # noqa: S301  (our own process)
+    return work
+
+
+def _opened(spec: SignerSpec, now: datetime) -> OCSPSigner | SignerError:
+    """Make a signer; one that cannot be made at present is in nobody's way."""
+    try:
+        return spec.open(now)
+    except OCSPDError as err:
+        return SignerError(str(err))
+
+
+def _work(parent: socket.socket, task: _Task) -> None:
+    """Be a worker: answer chunks until the socket ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    capture_warnings()
+    if task.background:
+        leave_cpu_to_others()
+    light = not task.background
+    bench: Bench | None = None
+    with contextlib.suppress(EOFError, OSError), parent.makefile("rb") as incoming:
+        while True:
+            chunk = _unframed(incoming)
+            light = light or weigh_session_least()
+            try:
+                result: _Result | OCSPDError
+                if chunk is None:
+                    result = _Finished(None if bench is None else bench.finish())
+                else:
+                    if bench is None:
+                        now = chunk.now
+                        signers = [_opened(spec, now) for spec in task.specs]
+                        bench = Bench(signers, task.segments, task.sorting, background=task.background)
+                    result = bench.sign(chunk) if isinstance(chunk, Chunk) else bench.sign_packed(chunk)
+            except IndexFileError as err:
+                result = IndexFileError(str(err))
+            except SignerError as err:
+                result = SignerError(str(err))
+            except OCSPDError as err:
+                result = OCSPDError(str(err))
+            except Exception as err:  # noqa: BLE001  (the parent tries again, and the log has it)
+                result = ProcessError(f"a signing process failed ({type(err).__name__}: {err})")
+            parent.sendall(b"".join(_framed(result)))

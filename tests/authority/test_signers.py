@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+
+from ocspd.authority.remote import RemoteTLS
+from ocspd.authority.signers import PolicySigner
+from ocspd.clock import SystemClock
+from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.pki.issuer import SignRequest
+from ocspd.pki.profiles import SigningConfig, default_config, parse_config
+from tests.authority.api import make_backend, serving
+from tests.authority.cfssl import AUTH_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def remote(material: Path) -> AsyncIterator[str]:
+    async with serving(make_backend(material)) as url:
+        yield url
+
+
+def config_with(remote: str, **profiles: dict[str, Any]) -> SigningConfig:
+    return parse_config(
+        json.dumps(
+            {
+                "signing": {
+                    "default": {"expiry": "1h", "usages": ["client auth"]},
+                    "profiles": profiles,
+                },
+                "remotes": {"there": remote},
+                "auth_keys": {
+                    "k": {"type": "standard", "key": AUTH_KEY},
+                    "wrong": {"type": "standard", "key": AUTH_KEY[::-1]},
+                },
+            }
+        ).encode()
+    )
+
+
+def signer(config: SigningConfig) -> PolicySigner:
+    return PolicySigner(config, None, tls=RemoteTLS(), clock=SystemClock())
+
+
+def request(material: Path, profile: str) -> SignRequest:
+    return SignRequest(csr_pem=(material / "leaf.csr").read_text(), profile=profile)
+
+
+async def test_a_remote_profile_is_signed_for_there(remote: str, material: Path) -> None:
+    pem = await signer(config_with(remote, client={"remote": "there"})).sign(request(material, "client"))
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate((material / "ca.pem").read_bytes()))
+
+
+async def test_an_auth_remote_profile_presents_its_token(remote: str, material: Path) -> None:
+    good = config_with(remote, authed={"auth_remote": {"remote": "there", "auth_key": "k"}})
+    assert "BEGIN CERTIFICATE" in await signer(good).sign(request(material, "authed"))
+    bad = config_with(remote, authed={"auth_remote": {"remote": "there", "auth_key": "wrong"}})
+    with pytest.raises(CodedError, match="invalid token") as caught:
+        await signer(bad).sign(request(material, "authed"))
+    assert caught.value.code == Code.CLIENT_HTTP
+
+
+async def test_info_of_a_remote_profile_comes_from_there(remote: str) -> None:
+    both = config_with(remote, client={"remote": "there"})
+    assert (await signer(both).info(label="", profile="client"))["expiry"] == "1h"
+
+
+async def test_the_flag_remote_sends_every_profile_away(remote: str, material: Path) -> None:
+    everything = signer(default_config().with_remote(remote))
+    assert "BEGIN CERTIFICATE" in await everything.sign(request(material, "client"))
+
+
+async def test_a_local_profile_without_a_ca_is_refused(remote: str, material: Path) -> None:
+    both = signer(config_with(remote, client={"remote": "there"}))
+    with pytest.raises(CodedError, match="no CA key here"):
+        await both.sign(request(material, ""))
+
+
+async def test_an_unknown_profile_is_5400_when_some_are_remote(remote: str, material: Path) -> None:
+    both = signer(config_with(remote, client={"remote": "there"}))
+    with pytest.raises(CodedError) as caught:
+        await both.sign(request(material, "nonexistent"))
+    assert caught.value.code == Code.POLICY_UNKNOWN_PROFILE
+
+
+def test_an_unusable_remote_is_told_at_once() -> None:
+    with pytest.raises(CodedError, match="failed to connect to remote"):
+        signer(default_config().with_remote("ftp://x"))
+    with pytest.raises(ConfigError, match=r"/nonexistent\.pem"):
+        PolicySigner(
+            default_config().with_remote("https://x"),
+            None,
+            tls=RemoteTLS(ca_file="/nonexistent.pem"),
+            clock=SystemClock(),
+        )
