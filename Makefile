@@ -20,9 +20,9 @@ MAKEFLAGS += --no-builtin-rules
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYX := $(wildcard src/ocspd/*.pyx)
-NATIVE := $(basename $(notdir $(PYX)))
-STUBS := $(basename $(notdir $(wildcard src/ocspd/_*.pyi)))
+PYX := $(wildcard src/ocspd/*.pyx src/ocspd/*/*.pyx)
+PXD := $(wildcard src/ocspd/*.pxd src/ocspd/*/*.pxd)
+STUBS := $(subst /,.,$(patsubst src/%.pyi,%,$(wildcard src/ocspd/_*.pyi src/ocspd/*/_*.pyi)))
 # cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
@@ -91,8 +91,8 @@ $(VENV)/.packages: pyproject.toml setup.py Makefile
 	install --no-build-isolation --no-deps -e .
 	touch $@
 
-$(VENV)/.native: $(VENV)/.packages $(PYX) $(wildcard src/ocspd/*.pxd)
-	@if [ -n "$$(find $(PYX) src/ocspd/*.pxd -newer $(VENV)/.packages)" ]; then
+$(VENV)/.native: $(VENV)/.packages $(PYX) $(PXD)
+	@if [ -n "$$(find $(PYX) $(PXD) -newer $(VENV)/.packages)" ]; then
 	  $(build)
 	fi
 	touch $@
@@ -108,15 +108,15 @@ check: setup check-cython
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=src $(BIN)/stubtest --concise --allowlist tests/stubtest_allowlist.txt $(STUBS:%=ocspd.%)
+	MYPYPATH=src $(BIN)/stubtest --concise --allowlist tests/stubtest_allowlist.txt $(STUBS)
 	$(BIN)/python -m pytest --quiet tests/test_layering.py tests/native/test_source.py
 
 # -Werror turns Cython's warnings into failures, but not its "performance hint" lines: those mean Python
 # operations or exception checks where none should be.
 check-cython: setup
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT
-	for module in $(NATIVE); do
-	  $(BIN)/cython -3 -Werror -X $(DIRECTIVES) -o "$$out/$$module.c" "src/ocspd/$$module.pyx" 2>&1 | tee -a "$$out/log"
+	for module in $(PYX); do
+	  $(BIN)/cython -3 -Werror -X $(DIRECTIVES) -o "$$out/$$(basename "$$module" .pyx).c" "$$module" 2>&1 | tee -a "$$out/log"
 	done
 	! grep -i 'performance hint' "$$out/log"
 
@@ -146,7 +146,7 @@ coverage-native: setup
 	rm -rf $(TRACED)/src $(TRACED)/tests
 	cp -a src tests $(TRACED)/
 	find $(TRACED)/src -name '*.so' -delete
-	printf '[run]\nplugins = Cython.Coverage\nsource = src/ocspd\n[report]\ninclude = src/ocspd/*.pyx\n' > $(TRACED)/coverage.ini
+	printf '[run]\nplugins = Cython.Coverage\nsource = src/ocspd\n[report]\ninclude = src/ocspd/*.pyx,src/ocspd/*/*.pyx\n' > $(TRACED)/coverage.ini
 	cd $(TRACED)
 	OCSPD_DEBUG=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	export PYTHONPATH=$(CURDIR)/$(TRACED)/src COVERAGE_RCFILE=coverage.ini
@@ -164,5 +164,5 @@ bench-openssl: setup
 
 clean:
 	@rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
-	rm -rf src/*.egg-info src/ocspd/*.so $(NATIVE:%=src/ocspd/%.c) $(NATIVE:%=src/ocspd/%.html)
+	rm -rf src/*.egg-info src/ocspd/*.so src/ocspd/*/*.so $(PYX:.pyx=.c) $(PYX:.pyx=.html)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,23 +31,6 @@ if SANITIZE:
     compile_args += flags
     link_args += flags
 
-NATIVE = (
-    "_text",
-    "_der",
-    "_index",
-    "_survey",
-    "_tables",
-    "_output",
-    "_keys",
-    "_writer",
-    "_presign",
-    "_copyrows",
-    "_http",
-    "_responder",
-    "_reactor",
-    "_fastpath",
-)
-
 
 class BuildNative(build_ext):
     """Translates when it compiles: a source distribution and the metadata need neither."""
@@ -95,12 +78,12 @@ setup(
     cmdclass={"build_ext": BuildNative},
     ext_modules=[
         Extension(
-            f"ocspd.{name}",
-            [f"src/ocspd/{name}.pyx"],
+            ".".join(path.relative_to("src").with_suffix("").parts),
+            [path.as_posix()],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
             define_macros=macros,
         )
-        for name in NATIVE
+        for path in sorted(Path("src").rglob("*.pyx"))
     ],
 )

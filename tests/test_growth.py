@@ -233,7 +233,7 @@ ELSEWHERE = {
     "cli.issue_input.read_key": "pki.keys.load_private_key",
     "cli.issue_input.read_request": "pki.csr.parse_request",
     "index.manifest.parse_manifest": "see parse",
-    "pki.crl.load_crls": "lists of 2 GiB are read in pieces, tests/service/test_importing.py",
+    "pki.crl.load_crls": "lists of 2 GiB are read in pieces, tests/signer/test_importing.py",
     "service.index_txt.parse_row": "lines are bounded, see check_size",
     "service.index_txt.parse_serial_line": "lines are bounded, see check_size",
     "pki.public_keys.read_public_key": "a few elements of a request that is read already",

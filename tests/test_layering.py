@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import ast
-import itertools
+import graphlib
 import json
 import re
 import subprocess
@@ -14,35 +14,20 @@ from tests.tools import tracked_files
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "ocspd"
 
-NATIVE = (
-    "_text",
-    "_der",
-    "_http",
-    "_index",
-    "_survey",
-    "_tables",
-    "_output",
-    "_keys",
-    "_writer",
-    "_presign",
-    "_copyrows",
-    "_responder",
-    "_reactor",
-    "_fastpath",
-)
-"""The native modules; each may use those before it."""
+ROLES = ("authority", "signer", "responder")
+"""The rooms of the architecture page; they do not import each other."""
 
-LAYERS = {
-    "__main__": 7,
-    "cli": 7,
-    "app": 6,
-    "config": 6,
-    "web": 5,
-    "service": 4,
+FLOORS = {
+    "__main__": 6,
+    "cli": 6,
+    "app": 5,
+    "config": 5,
+    **dict.fromkeys(ROLES, 4),
+    "ops": 3,
     "certdb": 3,
-    "index": 3,
+    "index": 2,
     "pki": 2,
-    **dict.fromkeys(NATIVE, 1),
+    **{path.stem: 1 for path in SOURCE.glob("*.pyx")},  # the request path; other native modules live in rooms
     "clock": 0,
     "errors": 0,
     "files": 0,
@@ -54,12 +39,11 @@ LAYERS = {
     "tasks": 0,
     "wire": 0,
 }
-"""Layer of each top-level part of the package; an import goes to a lower layer or stays in its part."""
+"""Floor of each part of the package; an import goes to a lower floor or stays in its room."""
 
-SAME_LAYER_ALLOWED = {
+SAME_FLOOR_ALLOWED = {
     ("app", "config"),  # the assembly reads the configuration
     ("__main__", "cli"),
-    *itertools.combinations(reversed(NATIVE), 2),
 }
 
 CONFINED = {
@@ -68,10 +52,10 @@ CONFINED = {
     "asyncpg": {"certdb"},
     "sqlite3": {"certdb"},
     "obstore": {"index"},
-    "aiohttp": {"web"},
-    "multidict": {"web"},  # aiohttp's header type
-    "yarl": {"web"},  # aiohttp's URL type
-    "prometheus_client": {"web"},
+    "aiohttp": {"authority", "signer", "responder", "ops"},
+    "multidict": {"responder"},  # aiohttp's header type
+    "yarl": {"authority"},  # aiohttp's URL type
+    "prometheus_client": {"signer", "responder", "ops"},
     "rich": {"cli"},
     "uvloop": {"cli"},
 }
@@ -130,20 +114,19 @@ def native_imports() -> list[tuple[str, str, str]]:
     """Return the same for the Cython modules, which `ast` cannot read."""
     statement = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", re.MULTILINE)
     found = []
-    for path in sorted([*SOURCE.glob("*.pyx"), *SOURCE.glob("*.pxd")]):
+    for path in sorted([*SOURCE.rglob("*.pyx"), *SOURCE.rglob("*.pxd")]):
         for match in statement.finditer(path.read_text()):
             name = match[1] or match[2]
-            found.append((path.relative_to(ROOT).as_posix(), path.stem, name))
+            found.append((path.relative_to(ROOT).as_posix(), part_of(dotted(path)), name))
     return found
 
 
-def test_every_part_of_the_package_has_a_layer() -> None:
+def test_every_part_of_the_package_has_a_floor() -> None:
     parts = {part_of(dotted(path)) for path in modules()} - {""}
-    parts |= {path.stem for path in SOURCE.glob("*.pyx")}
-    assert parts <= set(LAYERS), f"no layer for {sorted(parts - set(LAYERS))}"
+    assert parts <= set(FLOORS), f"no floor for {sorted(parts - set(FLOORS))}"
 
 
-def test_imports_only_go_down_the_layers() -> None:
+def test_imports_only_go_down_the_floors() -> None:
     wrong = []
     for place, importer, imported in [*python_imports(), *native_imports()]:
         if not imported.startswith("ocspd."):
@@ -153,12 +136,22 @@ def test_imports_only_go_down_the_layers() -> None:
             continue
         if not importer:
             wrong.append(f"{place}: the package itself imports {imported}")
-        elif LAYERS[target] >= LAYERS[importer] and (importer, target) not in SAME_LAYER_ALLOWED:
-            levels = f"{LAYERS[importer]} -> {LAYERS[target]}"
-            # Layer 0 is a flat vocabulary: its modules may use each other.
-            if LAYERS[importer] or LAYERS[target]:
-                wrong.append(f"{place}: {importer} imports {imported} ({levels})")
+            continue
+        # Floor 0 is a flat vocabulary, floor 1 a ladder (see below): their modules may use each other.
+        same_allowed = FLOORS[target] <= 1 or (importer, target) in SAME_FLOOR_ALLOWED
+        if FLOORS[target] > FLOORS[importer] or (FLOORS[target] == FLOORS[importer] and not same_allowed):
+            floors = f"{FLOORS[importer]} -> {FLOORS[target]}"
+            wrong.append(f"{place}: {importer} imports {imported} ({floors})")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_native_module_uses_itself_in_a_circle() -> None:
+    uses: dict[str, set[str]] = {}
+    for place, _, imported in native_imports():
+        module = dotted(ROOT / place)
+        if imported.startswith("ocspd.") and imported != module:
+            uses.setdefault(module, set()).add(imported)
+    graphlib.TopologicalSorter(uses).prepare()  # raises CycleError, which names the circle
 
 
 def test_third_party_packages_stay_where_they_belong() -> None:
@@ -186,7 +179,7 @@ def test_every_runtime_dependency_is_known_to_the_confinement_table() -> None:
 
 
 def test_no_module_is_longer_than_six_hundred_lines() -> None:
-    files = [*modules(), *sorted(SOURCE.glob("*.pyx")), *sorted((ROOT / "bench").glob("*.py"))]
+    files = [*modules(), *sorted(SOURCE.rglob("*.pyx")), *sorted((ROOT / "bench").glob("*.py"))]
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in files}
     assert {name: count for name, count in lengths.items() if count > MAX_LINES} == {}
 
@@ -234,7 +227,7 @@ print(json.dumps(problems))
 
 def test_every_module_imports_alone_without_side_effects_or_warnings(tmp_path: Path) -> None:
     names = [dotted(path) for path in modules() if path.name != "__main__.py"]
-    names += [f"ocspd.{path.stem}" for path in SOURCE.glob("*.pyx")]
+    names += [dotted(path) for path in sorted(SOURCE.rglob("*.pyx"))]
     run = subprocess.run(
         [sys.executable, "-c", IMPORT_ALONE, json.dumps(names)],
         check=True,

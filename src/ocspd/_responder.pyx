@@ -3,7 +3,7 @@
 
 Rules of this file
 1. The hot path is `nogil`: `_settle` decides, `_render` writes head and body where the caller wants them.
-2. What is written equals what `web/ocsp.py` writes, octet for octet, Date aside.
+2. What is written equals what `responder/ocsp.py` writes, octet for octet, Date aside.
 3. Connections are `_fastpath`'s: nothing here waits, keeps or closes.
 """
 

@@ -1,7 +1,7 @@
 """What a worker counts: the names, in order, of the 64-bit counters in its block of shared memory.
 
 The native request path (`_fastpath`) and the aiohttp path count into the same block;
-`web/metrics.py` sums the blocks of all workers and gives the numbers their Prometheus names.
+`responder/metrics.py` sums the blocks of all workers and gives the numbers their Prometheus names.
 Nothing here is taken from a client: every name is known before the first request.
 
 Each request is counted exactly once under `requests_METHOD_OUTCOME`, by whoever writes its answer

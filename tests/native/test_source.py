@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "src" / "ocspd"
-MODULES = sorted(SOURCES.glob("*.pyx"))
+MODULES = sorted(SOURCES.rglob("*.pyx"))
 UNSIGNED = r"size_t|uint\d+_t|unsigned(?: \w+)?"
 CAST = re.compile(r"<(?:const )?(?:\w+)(?: \*+)?> ?(?=[\w(&*.])")
 ORDER = re.compile(r"(?<![<>=-])(?:<=|>=|<|>)(?![<>=])")
@@ -33,7 +33,7 @@ def code_lines(text: str) -> list[str]:
 
 def pointers() -> set[str]:
     """Every name that is declared as a pointer: differences of two of them are signed."""
-    text = "".join(path.read_text() for path in SOURCES.glob("*.p[yx][xd]"))
+    text = "".join(path.read_text() for path in SOURCES.rglob("*.p[yx][xd]"))
     return set(re.findall(r"\*\s*(\w+)\s*(?=[,=)\n])", text))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from ocspd.responder.listeners import in_use
+from ocspd.ops.listeners import in_use
 from tests.authority.cfssl import free_port
 from tests.responder.raw_http import get, post
 from tests.responder.responder import (

@@ -1,4 +1,4 @@
-"""CFSSL's certificate database (layer 3) on SQLite and PostgreSQL."""
+"""CFSSL's certificate database (floor 3) on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 

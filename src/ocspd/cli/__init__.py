@@ -1,1 +1,1 @@
-"""The command line (layer 7): one module per family of verbs, Go's flag grammar."""
+"""The command line (floor 6): one module per family of verbs, Go's flag grammar."""

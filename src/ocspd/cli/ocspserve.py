@@ -18,9 +18,10 @@ from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
+from ocspd.ops import listeners
 from ocspd.ops.server import HTTPServer
 from ocspd.ops.systemd import Notifier, passed_sockets
-from ocspd.responder import descriptors, listeners
+from ocspd.responder import descriptors
 from ocspd.responder.admin import Admin
 from ocspd.responder.control import WorkerSettings
 from ocspd.responder.examining import Examining
@@ -133,7 +134,8 @@ async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     from ocspd.certdb import open_certdb, parse_db_config  # noqa: PLC0415
     from ocspd.cli.io import read_file  # noqa: PLC0415
     from ocspd.cli.signers import follow_files, issuer_configs  # noqa: PLC0415
-    from ocspd.responder.table import TableSource  # noqa: PLC0415
+    from ocspd.responder.table import GRACE_S, TableSource  # noqa: PLC0415
+    from ocspd.signer.serving import ServingSigner  # noqa: PLC0415
 
     signers = None
     if any(flags.strings(name) for name in ("ca", "responder", "responder-key")):
@@ -144,7 +146,9 @@ async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
     except OCSPDError as err:
         raise ConfigError(f"unable to read configuration file {path}: {err}") from err
     db = await stack.enter_async_context(await open_certdb(config, clock))
-    return TableSource(db=db, signers=signers, directory=_private_directory(stack), clock=clock)
+    directory = _private_directory(stack)
+    signer = None if signers is None else ServingSigner(db, signers, directory, clock, grace_s=GRACE_S)
+    return TableSource(db=db, signer=signer, directory=directory, clock=clock)
 
 
 def _private_directory(stack: AsyncExitStack) -> IndexDirectory:

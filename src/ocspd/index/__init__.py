@@ -1,1 +1,1 @@
-"""Index directories (layer 3): write segments, publish and pull manifests."""
+"""Index directories (floor 2): segments, manifests, stores."""

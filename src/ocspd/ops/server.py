@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ocspd.errors import OCSPDError
-from ocspd.responder.listeners import in_use
+from ocspd.ops.listeners import in_use
 
 if TYPE_CHECKING:
     import ssl

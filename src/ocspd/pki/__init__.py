@@ -1,1 +1,1 @@
-"""Keys, names, requests, certificates and OCSP answers (layer 2): pure; the only importer of cryptography."""
+"""Keys, names, requests, certificates, OCSP (floor 2): pure; the only importer of cryptography."""

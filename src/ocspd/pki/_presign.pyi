@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
-from ocspd.index._writer import SegmentWriter
+from ocspd.pki.ocsp_template import ResponseWriter
 
 @final
 class Presigner:
@@ -36,7 +36,7 @@ class Presigner:
         good: bytes,
         other: Callable[[int, int, float | None], bytes | str],
         certid_hashes: Sequence[str],
-        writer: SegmentWriter | None,
+        writer: ResponseWriter | None,
         due_s: int,
         keep: bool,
         yielding: bool,

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
@@ -38,7 +38,6 @@ from ocspd.pki.certid import check_hash_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ocspd.index._writer import SegmentWriter
 
 _BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
 _SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")
@@ -50,6 +49,14 @@ _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = tuple[int, int, int, float | None]
 """Serial, status, reason, revocation time in seconds since the epoch: cheap to pickle."""
+
+
+class ResponseWriter(Protocol):
+    """Where signed responses go; `index._writer.SegmentWriter` is one."""
+
+    def add(self, der: bytes, refresh_at: int | None = None) -> None:
+        """Take one response, due for replacement at `refresh_at` (seconds since the epoch)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,7 @@ class Batch:
         rows: Sequence[Row],
         certid_hashes: Sequence[str],
         *,
-        writer: SegmentWriter | None,
+        writer: ResponseWriter | None,
         due_s: int,
         keep: bool,
         yielding: bool = False,

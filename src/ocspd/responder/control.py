@@ -6,7 +6,7 @@
     listen     accept on exactly these sockets        trouble     why not, or that descriptors are used up
     drain      finish within a time and exit          alive       once a second, with its connections
 
-    supervisor to examiner (`web/examiner.py`)        examiner to supervisor
+    supervisor to examiner (`responder/examiner.py`)  examiner to supervisor
     check      can this generation be used            checked     with its numbers of entries and segments
     survey     describe a generation, once checked   surveyed    the state of each issuer's responses
                                                       refused     why not

@@ -2,7 +2,7 @@
 
 A mapped file that is truncated ends whoever touches its pages (SIGBUS), without a word. The supervisor,
 whose end is the end of everything, therefore never maps one: it asks this process, which can be replaced.
-`web/control.py` has what they say to each other, `web/examining.py` is the supervisor's side.
+`responder/control.py` has what they say to each other, `responder/examining.py` is the supervisor's side.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ Names follow Prometheus' conventions: prefix `ocspd_`, base units, `_total` for 
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -15,12 +13,12 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
 from ocspd.metrics import COUNTERS, HASHES, LATENCY_BOUNDS_NS, METHODS, OUTCOMES, SLOW_CAUSES
+from ocspd.ops.exposition import build_info
 from ocspd.responder.pulling import PulledIndex
 
 if TYPE_CHECKING:
@@ -239,17 +237,4 @@ def _histogram(
     labels = [*map(repr, bounds), "+Inf"]
     return HistogramMetricFamily(
         name, text, buckets=list(zip(labels, accumulate(counts), strict=True)), sum_value=total
-    )
-
-
-def build_info() -> InfoMetricFamily:
-    """Return the metric that names the version of ocspd and of Python."""
-    try:
-        release = version("ocspd")
-    except PackageNotFoundError:
-        release = "unknown"
-    return InfoMetricFamily(
-        "ocspd_build",
-        "Version of this program.",
-        value={"version": release, "python": platform.python_version()},
     )

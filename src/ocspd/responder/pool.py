@@ -26,7 +26,7 @@ from ocspd.responder.control import Channel, WorkerSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ocspd.responder.listeners import Listeners
+    from ocspd.ops.listeners import Listeners
 
 _START_S = 30.0  # a worker that has not mapped the index by then is stuck
 _SILENCE_S = 15.0  # one that has said nothing for so long is stuck, too (it speaks every second)

@@ -1,6 +1,6 @@
 """The index in use: watched in its directory, checked before a worker hears of it, described for metrics.
 
-Nothing here touches a page of a segment: the examiner does (`web/examiner.py`).
+Nothing here touches a page of a segment: the examiner does (`responder/examiner.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Answers from certdb: those of the table `ocsp_responses`, and those signed here for what certdb says.
+"""Responses from certdb: those of the table `ocsp_responses`, and those signed here for what certdb says.
 
-Without signers an index directory of its own is kept in step with the unexpired rows of the table. With
-signers the rows read at the start are what a `Refresher` begins with: it signs what has no fresh answer
-there, and what changes from then on; of the table only rows of other issuers are still followed.
+Without a signer an index directory of its own is kept in step with the unexpired rows of the table. With
+one, the rows read at the start are what it begins with: it signs what has no fresh response there, and
+what changes from then on; of the table only rows of other issuers are still followed. This module knows
+it as a `TableSigner`; the assembly brings the two together.
 
 What fails once it serves (database gone, signing refused) is told once and tried again; what was
 published goes on being served until it expires.
@@ -15,36 +16,61 @@ import time
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ocspd._index import Segment
 from ocspd.errors import DERError, OCSPDError
 from ocspd.logs import logger
-from ocspd.signer.generations import Generations
-from ocspd.signer.health import PARTS
-from ocspd.signer.refreshing import Refresher
-from ocspd.signer.signer_parts import RefreshSettings
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.index._writer import SegmentWriter
     from ocspd.index.directory import IndexDirectory
     from ocspd.model import OCSPRow
-    from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.signer_parts import SignerSource
 
 _EVERY_S = 0.5
 _SHARE = 20
 """The table is read at most a twentieth of the time: every 0.5 s while small, less often when large."""
 _LATEST_S = 60.0
 _RETRY_S = (0.5, 30.0)
-_GRACE_S = 60.0
+GRACE_S = 60.0
+"""How long files of the private index stay after they are not named any more, in seconds."""
 
 Digest = tuple[int, int]
+
+
+class TableSigner(Protocol):
+    """Who signs for certificates of some issuers into the same index directory (`signer.serving`)."""
+
+    @property
+    def akis(self) -> frozenset[str]:
+        """Key identifiers of the issuers that are signed for."""
+        ...
+
+    @property
+    def up(self) -> bool:
+        """Whether signers, database and index can be used."""
+        ...
+
+    async def prepare(self) -> None:
+        """Begin to work; returns when everything known has its response. OCSPDError when that fails."""
+        ...
+
+    async def follow(self) -> None:
+        """Go on until cancelled."""
+        ...
+
+    async def add(self, change: Callable[[SegmentWriter], None]) -> None:
+        """Publish responses about other issuers."""
+        ...
+
+    def stop(self) -> None:
+        """End what `prepare` began."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,66 +80,35 @@ class TableSource:
     db: CertDB
     directory: IndexDirectory
     clock: Clock
-    signers: SignerSource | None = None
-    _generations: Generations = field(init=False)
-    _known: _KnownSigners | None = None
-    _refresher: Refresher | None = None
-    _work: asyncio.Task[None] | None = None
+    signer: TableSigner | None = None
     _digest: Digest = (0, 0)
     _read_s: float = 0.0
     _forced: asyncio.Event = field(default_factory=asyncio.Event)
     _table_up: bool = True
 
-    def __post_init__(self) -> None:
-        self._generations = Generations(self.directory, self.clock, grace_s=_GRACE_S)
-        if self.signers is not None:
-            self._known = _KnownSigners(self.signers)
-
     async def prepare(self) -> None:
-        """Read the table and sign what has no fresh answer; OCSPDError when that is impossible."""
+        """Read the table and sign what has no fresh response; OCSPDError when that is impossible."""
         await self.db.check()
         await self._read_table()
-        if self._known is None:
-            return
-        self._refresher = Refresher(
-            db=self.db,
-            source=self._known,
-            generations=self._generations,
-            clock=self.clock,
-            settings=RefreshSettings(),
-        )
-        self._work = asyncio.create_task(self._refresher.run())
-        ready = asyncio.create_task(self._refresher.ready.wait())
-        try:
-            await asyncio.wait([self._work, ready], return_when=asyncio.FIRST_COMPLETED)
-            if self._work.done():
-                self._work.result()
-        finally:
-            ready.cancel()
-        stats = self._refresher.stats
-        logger.info("signed %d OCSP responses for %d certificates", stats.answers, stats.pass_certificates)
-        self._digest = await self._fingerprint()  # from now on without the signers' own issuers
+        if self.signer is not None:
+            await self.signer.prepare()
+            self._digest = await self._fingerprint()  # from now on without the signer's own issuers
 
     async def follow(self) -> None:
         """Follow table and certificates until cancelled."""
         try:
             async with Tasks() as tasks:
                 tasks.create_task(self._follow_table())
-                if self._refresher is not None:
-                    if self._work is None or self._work.done():
-                        self._work = asyncio.create_task(self._refresher.run())
-                    tasks.create_task(_finish(self._work))
+                if self.signer is not None:
+                    tasks.create_task(self.signer.follow())
         finally:
-            if self._work is not None:
-                self._work.cancel()
+            if self.signer is not None:
+                self.signer.stop()
 
     @property
     def up(self) -> bool:
         """Whether the table could be read last time, and signers, database and index could be used."""
-        if self._refresher is None:
-            return self._table_up
-        health = self._refresher.stats.health
-        return self._table_up and all(map(health.up, PARTS))
+        return self._table_up and (self.signer is None or self.signer.up)
 
     def reload(self) -> None:
         """Read the table again at once."""
@@ -145,7 +140,7 @@ class TableSource:
 
     async def _rows(self) -> AsyncIterator[list[OCSPRow]]:
         """Yield the unexpired rows, without those of issuers that are signed for here."""
-        ours = frozenset() if self._known is None else self._known.akis
+        ours = frozenset() if self.signer is None else self.signer.akis
         async for rows in self.db.unexpired_ocsp():
             yield [row for row in rows if row.aki not in ours] if ours else rows
 
@@ -169,10 +164,10 @@ class TableSource:
                 skipped += await asyncio.to_thread(_add_rows, writer, rows)
             added = writer.added
             await asyncio.to_thread(writer.finish)
-            if self._refresher is None:
+            if self.signer is None:
                 await asyncio.to_thread(self._replace, writer)
             else:
-                await self._add(writer.path)
+                await self._add(self.signer, writer.path)
         self._digest = digest
         logger.info("Read %d OCSP responses", added)
         if skipped:
@@ -180,38 +175,19 @@ class TableSource:
                 "%s: %d rows of ocsp_responses hold no OCSP response: skipped", self.db.name, skipped
             )
 
-    async def _add(self, path: str) -> None:
-        """Publish a segment's answers before those of the refresher, which are about other issuers."""
+    async def _add(self, signer: TableSigner, path: str) -> None:
+        """Publish a segment's responses before those of the signer, which are about other issuers."""
 
         def copy(newest: SegmentWriter) -> None:
             newest.add_segment(Segment(path))
             Path(path).unlink()
 
-        await self._generations.add_changes(copy, ())
+        await signer.add(copy)
 
     def _replace(self, writer: SegmentWriter) -> None:
         now = self.clock.now().timestamp()
         self.directory.publish([self.directory.adopt(writer.path)], int(now))
-        self.directory.collect(now, _GRACE_S)
-
-
-class _KnownSigners:
-    """Passes signers on and remembers whose answers they sign."""
-
-    def __init__(self, source: SignerSource) -> None:
-        self._source = source
-        self.akis: frozenset[str] = frozenset()
-
-    def load(self) -> Sequence[OCSPSigner] | None:
-        """Return the signers when they are new or have changed."""
-        signers = self._source.load()
-        if signers is not None:
-            self.akis = frozenset(signer.aki for signer in signers)
-        return signers
-
-
-async def _finish(task: asyncio.Task[None]) -> None:
-    await task
+        self.directory.collect(now, GRACE_S)
 
 
 def _add_rows(writer: SegmentWriter, rows: Sequence[OCSPRow]) -> int:

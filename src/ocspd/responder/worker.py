@@ -1,6 +1,6 @@
 """A worker: answers requests on the sockets its supervisor made, from the index it is told to use.
 
-It holds no key and opens no database; `web/control.py` has what it obeys. It listens only once it has
+It holds no key and opens no database; `responder/control.py` has what it obeys. It listens only once it has
 an index. SIGTERM and SIGINT are left to the supervisor (Ctrl-C reaches the whole group).
 """
 

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ocspd.responder.metrics import build_info
+from ocspd.ops.exposition import build_info
 from ocspd.signer.health import PARTS
 from ocspd.signer.signer_parts import LATENCY_BOUNDS_S
 
