@@ -44,7 +44,7 @@ def test_a_dump_becomes_an_index_and_its_bad_line_is_named(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = build(files)
-    assert "answer 21: not base64: skipped" in capsys.readouterr().err
+    assert "response 21: not base64: skipped" in capsys.readouterr().err
     assert main(["index", "stats", str(path)]) == 0
     stats = json.loads(capsys.readouterr().out)
     assert stats["entries"] == 20
@@ -133,7 +133,7 @@ def test_a_serial_that_is_not_there_is_said_so_with_exit_code_1(
 def test_verify_checks_every_signature(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = build(files)
     assert main(["index", "verify", str(path), "-ca", str(files / "ca.pem")]) == 0
-    assert "good: 20 answers checked, 0 failed" in capsys.readouterr().out
+    assert "sound: 20 responses checked, 0 failed" in capsys.readouterr().out
 
 
 def test_verify_finds_a_forged_answer(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,7 @@ def test_verify_finds_a_forged_answer(files: Path, capsys: pytest.CaptureFixture
     path = build(files)
     assert main(["index", "verify", str(path), "-ca", str(files / "ca.pem")]) == 1
     output = capsys.readouterr()
-    assert "NOT GOOD: 20 answers checked, 1 failed" in output.out
+    assert "NOT SOUND: 20 responses checked, 1 failed" in output.out
     assert "serial 77 (sha1): its signature is not the responder's" in output.err
 
 

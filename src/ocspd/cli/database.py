@@ -159,7 +159,7 @@ VERBS = (
         (
             "serial",
             "aki",
-            "cert",
+            string("cert", "certificate to revoke, in place of -serial and -aki"),
             "db-config",
             string("reason", "Reason code for revocation; none means unspecified"),
             boolean("force", "replace date and reason of a certificate that is revoked already"),

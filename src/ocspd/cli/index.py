@@ -108,9 +108,9 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
 
 def _tell_bad(report: indexing.BuildReport) -> None:
     for number, why in report.bad[:_BAD_SHOWN]:
-        logger.error("answer %d: %s: skipped", number, why)
+        logger.error("response %d: %s: skipped", number, why)
     if report.skipped > _BAD_SHOWN:
-        logger.error("%d answers skipped in all", report.skipped)
+        logger.error("%d responses skipped in all", report.skipped)
 
 
 def _write_report(
@@ -164,15 +164,15 @@ async def _stats(_flags: Flags, arguments: list[str]) -> int:
 async def _verify(flags: Flags, arguments: list[str]) -> int:
     directory = _directory("verify", arguments)
     issuers = _certificates(flags)
-    with ByteProgress("verifying answers", None) as progress:
+    with ByteProgress("verifying responses", None) as progress:
         report = indexing.verify(directory, issuers, _now_s(), progress.set)
     for example in report.examples:
         logger.error("%s", example)
     for cause, count in report.failures.most_common():
-        logger.error("%d answers: %s", count, cause)
-    verdict = "good" if report.good else "NOT GOOD"
+        logger.error("%d responses: %s", count, cause)
+    verdict = "sound" if report.good else "NOT SOUND"
     write_stdout(
-        f"{directory.path}: {verdict}: {report.checked} answers checked, {report.failures.total()} failed, "
+        f"{directory.path}: {verdict}: {report.checked} responses checked, {report.failures.total()} failed, "
         f"{report.replaced} replaced by newer ones\n"
     )
     return 0 if report.good else 1

@@ -40,7 +40,7 @@ SOURCE_FLAGS = (
 )
 BUILD_FLAGS = (
     *SOURCE_FLAGS,
-    strings("responder", "certificate that signs the answers; one for each -ca, in their order"),
+    strings("responder", "certificate that signs the responses; one for each -ca, in their order"),
     strings("responder-key", "its private key"),
     "interval",
     CERTID_HASH,

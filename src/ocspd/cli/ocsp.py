@@ -237,10 +237,10 @@ Usage of ocspsign:
         ocspd ocspsign -ca cert -responder cert -responder-key key -cert cert [-status status] \\
                        [-reason code] [-revoked-at YYYY-MM-DD] [-interval 96h] [-certid-hash sha256]""",
         (
-            "ca",
+            string("ca", "CA certificate that issued -cert -- accepts '[file:]fname' or 'env:varname'"),
             "responder",
             "responder-key",
-            "cert",
+            string("cert", "certificate to answer for"),
             "reason",
             "status",
             "revoked-at",

@@ -64,7 +64,9 @@ def _from_flags(flags: Flags) -> SignerConfig:
         ("index", flags.string("index"), "index directory"),
     ):
         if not given:
-            raise ConfigError(f"need {what} (provide with -{name}, or name a configuration file)")
+            raise ConfigError(
+                f"need {what} (provide with -{name}, or give a configuration file: ocspd refresh ocspd.toml)"
+            )
     issuers = issuer_configs(flags)
     config = SignerConfig(
         crl=sources.crls,
