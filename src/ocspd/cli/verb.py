@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ocspd.cli.flags import Flag, Flags, parse, quote
 from ocspd.cli.global_flags import GLOBAL_FLAGS
 from ocspd.errors import UsageError
+from ocspd.shown import shown
 
 Run = Callable[[Flags, list[str]], Awaitable[int | None] | int | None]
 """Takes the flags and the positional arguments; the exit code is what it returns, None meaning 0."""
@@ -56,7 +57,9 @@ class Verb:
         if not arguments:
             raise UsageError(f"{self.name} needs one of {', '.join(known)}")
         if arguments[0] not in known:
-            raise UsageError(f"{self.name} has no {quote(arguments[0][:100])}: use one of {', '.join(known)}")
+            raise UsageError(
+                f"{self.name} has no {quote(shown(arguments[0], 100))}: use one of {', '.join(known)}"
+            )
         return known[arguments[0]]
 
     def _shown(self) -> list[Flag]:
