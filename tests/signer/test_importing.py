@@ -539,7 +539,8 @@ async def test_any_number_of_serials_needs_little_memory(
         rows += len(chunk)
     assert rows == count
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000  # KiB; the rows are 80 MB
-    assert sorted(path.name for path in files.folder.iterdir()) == ["index.txt", "serials", "sources.json"]
+    left = sorted(path.name for path in files.folder.iterdir())
+    assert left == ["index.txt", "serials", "sources.copy.json", "sources.json"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -661,7 +662,46 @@ async def test_S14_an_older_index_txt_put_in_place_is_refused_by_name(files: Fil
     assert told(await files.read_index(newer)) == {7: 0, 8: 0}
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b'{"x": [1]}', b"\xff", b"[" * 100_000])
-async def test_S14_a_spoilt_memory_of_what_was_read_stops_nothing(files: Files, content: bytes) -> None:
+SPOILT = [b"", b"[1]", b'{"x": [1]}', b'{"x": [1, 1e999]}', b'{"x": [-1, 5]}', b"\xff", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("content", SPOILT)
+async def test_S14_a_spoilt_memory_of_what_was_read_lets_no_older_crl_in(
+    files: Files, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = NOW - timedelta(hours=2)
+    newest = der(crl([revoked(7)], number=5, start=start))
+    older = der(crl([], number=4, start=start - timedelta(hours=1)))
+    assert told(await files.read_crls(newest, serials="7\n")) == {7: 0}
+    good = (files.folder / "sources.json").read_bytes()
     files.write("sources.json", content)
-    assert told(await files.read_crls(der(crl([revoked(7)])), serials="7\n")) == {7: 0}
+    with pytest.raises(ConfigError, match="older than the CRL used before"):
+        await files.read_crls(older, serials="7\n")
+    assert told(await files.read_crls(newest, serials="7\n")) == {7: 0}
+    assert (files.folder / "sources.json").read_bytes() == good
+    assert "sources.json: cannot be read" in caplog.text
+    for name in ("sources.json", "sources.copy.json"):
+        files.write(name, content)
+    for each in (older, newest):
+        with pytest.raises(ConfigError, match=r"sources\.json: cannot be read .*or remove it"):
+            await files.read_crls(each, serials="7\n")
+    (files.folder / "sources.json").unlink()
+    assert told(await files.read_crls(newest, serials="7\n")) == {7: 0}
+    with pytest.raises(ConfigError, match="older than the CRL used before"):
+        await files.read_crls(older, serials="7\n")
+
+
+async def test_S14_a_lower_number_with_a_later_time_is_an_older_crl(files: Files) -> None:
+    start = NOW - timedelta(hours=2)
+    assert told(await files.read_crls(der(crl([revoked(7)], number=5, start=start)), serials="7\n")) == {7: 0}
+    for number in (4, None):
+        later = der(crl([], number=number, start=start + timedelta(hours=1)))
+        with pytest.raises(ConfigError, match=r"older than the CRL used before \(number 5"):
+            await files.read_crls(later, serials="7\n")
+
+
+async def test_S14_numbers_of_20_bytes_are_remembered(files: Files) -> None:
+    start = NOW - timedelta(hours=2)
+    newest = der(crl([revoked(7)], number=(1 << 159) - 1, start=start))
+    for _ in range(2):
+        assert told(await files.read_crls(newest, serials="7\n")) == {7: 0}

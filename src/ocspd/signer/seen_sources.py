@@ -4,17 +4,25 @@ Kept in `sources.json` in the index directory, by issuer (its subject and key): 
 the highest cRLNumber and latest thisUpdate used, and for its index.txt the latest date of revocation. An
 edition from before these is refused by name. A CA that begins again with lower numbers, or a row of
 index.txt that is called valid again by hand, needs the file removed.
+
+A file that is there and cannot be read is no file removed: nobody could tell an older CRL then. Its copy
+(`sources.copy.json`, written after it) takes its place, and where that cannot be read either nothing is
+used until somebody decides. A file removed counts as nothing seen, whatever the copy says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ocspd import strict_json
 from ocspd.errors import ConfigError
-from ocspd.files import write_atomic
+from ocspd.files import read_bounded, write_atomic
+from ocspd.logs import logger
 from ocspd.pki.certid import parts_of
 
 if TYPE_CHECKING:
@@ -25,22 +33,38 @@ if TYPE_CHECKING:
     from ocspd.pki.crl import Heading
 
 STATE_NAME = "sources.json"
+COPY_NAME = "sources.copy.json"
+_MAX_BYTES = 16 << 20
+_NUMBER = re.compile(r"0x[0-9a-f]+")
+"""CRL numbers, which have up to 20 bytes (RFC 5280 §5.2.3), are written in hexadecimal."""
 
 
 class SeenSources:
     """Compares what is read with what was read before; `save` when all of it has been."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the index directory. A file that cannot be read counts as none."""
+        """`folder` is the index directory. ConfigError when neither file nor copy can be read."""
         self._path = folder / STATE_NAME
-        self._before: dict[str, Any] = {}
-        try:
-            found = json.loads(self._path.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            self._before = found
+        self._copy = folder / COPY_NAME
+        self._mend = False
+        self._before: dict[str, Any] = self._read()
         self._now: dict[str, Any] = dict(self._before)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return _parse(read_bounded(self._path, _MAX_BYTES + 1))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as err:
+            with contextlib.suppress(OSError, ValueError):
+                found = _parse(read_bounded(self._copy, _MAX_BYTES + 1))
+                logger.warning("%s: cannot be read (%s); its copy is used", self._path, _cause(err))
+                self._mend = True
+                return found
+            raise ConfigError(
+                f"{self._path}: cannot be read ({_cause(err)}), so that an older CRL or index.txt would "
+                "not be noticed: restore it, or remove it to take the current ones as they are"
+            ) from err
 
     def crls(self, issuer: Certificate, scope: bytes, used: Iterable[Heading]) -> None:
         """Take note of a complete CRL and its deltas; ConfigError when a newer edition was used before."""
@@ -56,12 +80,12 @@ class SeenSources:
                 f"{newest.where}: is older than the CRL used before ({what}{_when(known_update)}): "
                 f"give the current one, or remove {self._path} to go back to this one"
             )
-        self._now[key] = [number, this_update]
+        self._now[key] = [hex(number), max(this_update, 0)]
 
     def index_txt(self, issuer: Certificate, where: str, revoked_s: int) -> None:
         """Take note of the latest revocation in an issuer's index.txt; ConfigError as `crls`."""
         key = f"{_name(issuer)} index.txt"
-        _, known = _pair([0, self._before.get(key)])
+        known = self._before.get(key, 0)
         if revoked_s < known:
             raise ConfigError(
                 f"{where}: is older than the index.txt used before, which had a revocation of "
@@ -71,9 +95,28 @@ class SeenSources:
 
     def save(self) -> None:
         """Keep what was seen; OCSPDError when that cannot be written."""
-        if self._now != self._before:
-            write_atomic(self._path, (json.dumps(self._now, indent=1) + "\n").encode())
-            self._before = self._now
+        if self._now != self._before or self._mend:
+            data = (json.dumps(self._now, indent=1) + "\n").encode()
+            write_atomic(self._path, data)
+            write_atomic(self._copy, data)
+            self._before, self._mend = self._now, False
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """Read what `save` writes; ValueError for anything else."""
+    found = strict_json.read(data, _MAX_BYTES)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004  (of a file, not of an argument)
+    for name, value in found.items():
+        number, moment = value if isinstance(value, list) and len(value) == 2 else (0, value)
+        if not isinstance(number, str) or not _NUMBER.fullmatch(number):
+            strict_json.natural(number, name)
+        strict_json.natural(moment, name, strict_json.MAX_TIME_S)
+    return found
+
+
+def _cause(err: Exception) -> str:
+    return str(err.strerror if isinstance(err, OSError) else err)
 
 
 def _name(issuer: Certificate) -> str:
@@ -82,10 +125,11 @@ def _name(issuer: Certificate) -> str:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    """Read two numbers; zeros for what is none."""
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(each, int) for each in value):
-        return value[0], value[1]
-    return 0, 0
+    """Return number and time; zeros where nothing was seen."""
+    if not value:
+        return 0, 0
+    number, moment = value
+    return int(number, 16) if isinstance(number, str) else number, moment
 
 
 def _when(seconds: int) -> str:
