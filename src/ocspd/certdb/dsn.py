@@ -90,8 +90,8 @@ class DataSource:
         given = _number("connect_timeout", self.options.get("connect_timeout", "0"))
         return given * len(self.hosts) if given else CONNECT_TIMEOUT_S
 
-    def connect_arguments(self) -> dict[str, Any]:
-        """Return keyword arguments of asyncpg.connect and create_pool.
+    def connect_arguments(self, place: int = 0) -> dict[str, Any]:
+        """Return keyword arguments of asyncpg.connect for one of the hosts.
 
         Reads certificate files. Raises CodedError 11000 naming the one that cannot be used.
         """
@@ -101,11 +101,11 @@ class DataSource:
             options.get("application_name") or options.get("fallback_application_name") or "ocspd"
         )
         arguments: dict[str, Any] = {
-            "host": self.hosts,
-            "port": self.ports,
+            "host": [self.hosts[place]],
+            "port": [self.ports[place]],
             "user": self.user,
             # asyncpg would look into a password file of its own accord, and read it in its own way
-            "password": self._password() or "",
+            "password": self._password(place) or "",
             "database": self.database,
             "ssl": self._ssl(),
             "timeout": self.connect_timeout_s / len(self.hosts),
@@ -114,22 +114,21 @@ class DataSource:
         }
         return arguments
 
-    def _password(self) -> str | None:
-        """Return the password given, or the first that the password file has for one of the hosts."""
+    def _password(self, place: int) -> str | None:
+        """Return the password given, or the first that the password file has for the host."""
         if self.password is not None:
             return self.password
         path = (
             Path(self.options["passfile"]) if "passfile" in self.options else Path("~/.pgpass").expanduser()
         )
-        entries = _password_entries(path)
-        for host, port in zip(self.hosts, self.ports, strict=True):
-            wanted = ("localhost" if host.startswith("/") else host, str(port), self.database, self.user)
-            for fields in entries:
-                if all(
-                    field == "*" or _unescaped(field) == value
-                    for field, value in zip(fields[:4], wanted, strict=True)
-                ):
-                    return _unescaped(fields[-1])
+        host, port = self.hosts[place], str(self.ports[place])
+        wanted = ("localhost" if host.startswith("/") else host, port, self.database, self.user)
+        for fields in _password_entries(path):
+            if all(
+                field == "*" or _unescaped(field) == value
+                for field, value in zip(fields[:4], wanted, strict=True)
+            ):
+                return _unescaped(fields[-1])
         return None
 
     def _ssl(self) -> ssl.SSLContext | str | bool:

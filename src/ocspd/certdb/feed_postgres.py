@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb import rows
 from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange, row_number
-from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY
-from ocspd.certdb.postgres_snapshot import Snapshot
-from ocspd.errors import Code, CodedError
+from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY, RefusedError
+from ocspd.certdb.postgres_snapshot import ABANDONED, Snapshot, is_abandoned
+from ocspd.errors import CodedError
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
@@ -146,11 +146,12 @@ class PostgresFeed:
         snapshot, source, trimmed, truncated, recovering = await connection.fetchrow(_POSITION)
         if recovering:
             # its snapshots do not say which transactions are still running
-            raise CodedError(
-                Code.STORE_FAILED,
+            raise RefusedError(
                 f"{self._database.name} is a standby, which cannot be followed: name the primary in "
-                "data_source, or every host without target_session_attrs",
+                "data_source, or every host without target_session_attrs"
             )
+        if self._database.newest.leaves(source):
+            raise RefusedError(f"{self._database.name} {ABANDONED}")
         return snapshot, source, trimmed, truncated
 
     def _check(
@@ -159,7 +160,10 @@ class PostgresFeed:
         """Raise CursorLostError when changes since the cursor may be missing."""
         name = self._database.name
         seen = [Snapshot(window["seen"]) for lane in lanes.values() for window in (lane, *lane["later"])]
-        if cursor.get("source") != source or any(lane.xmax > now.xmax for lane in seen):
+        followed = cursor.get("source")
+        if isinstance(followed, str) and is_abandoned(source, followed):
+            raise RefusedError(f"{name} {ABANDONED}")
+        if followed != source or any(lane.xmax > now.xmax for lane in seen):
             raise CursorLostError(f"{name} is not the one this cursor was made in")
         trimmed, truncated = (0 if mark >= now.xmax else mark for mark in marks)  # see _TRIM
         if any(trimmed >= lane.xmin or not lane.sees(truncated) for lane in seen):

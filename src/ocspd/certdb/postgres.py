@@ -146,7 +146,7 @@ class PostgresCertDB:
 
     async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
         """See CertDB."""
-        records = await self._by_serials(_STATUS_COLUMNS, serials)
+        records = await self._by_serials(_STATUS_COLUMNS, serials, newest=True)
         return rows.odd_rows(records, rows.status_row_from_times).rows
 
     async def get_pem(self, row: StatusRow) -> bytes:
@@ -336,11 +336,16 @@ class PostgresCertDB:
         )
 
     async def _by_serials(
-        self, columns: str, serials: Sequence[int], *, table: str = "certificates"
+        self, columns: str, serials: Sequence[int], *, table: str = "certificates", newest: bool = False
     ) -> list[Any]:
-        """Return the rows with one of these serial numbers, in any spelling."""
+        """Return the rows with one of these serial numbers, in any spelling.
+
+        With `newest` the server must have what the change feed was read from: what is signed depends on it.
+        """
         texts = [serial_to_text(serial).encode() for serial in serials]
         async with self._database.connection() as connection:
+            if newest:
+                await self._database.not_behind(connection)
             return list(
                 await connection.fetch(
                     _BY_SERIALS.format(columns=columns, table=table), texts, stripped(serials)

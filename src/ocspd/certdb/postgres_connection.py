@@ -33,9 +33,13 @@ MAINTENANCE_TIMEOUT_S = 86400.0
 """The same for migrations and trimming, which may build an index over every certificate."""
 
 SERVER_IDENTITY = """(SELECT system_identifier FROM pg_control_system()) || '/' ||
-       (SELECT timeline_id FROM pg_control_checkpoint()) || '/' ||
+       CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+       ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END || '/' ||
        (SELECT oid FROM pg_database WHERE datname = current_database())"""
-"""An SQL expression for server, timeline and database: numbers of transactions mean something in one only."""
+"""An SQL expression for server, timeline and database: numbers of transactions mean something in one only.
+
+The timeline is that of the log now written: the control file has it minutes after a promotion only.
+"""
 
 _SEARCH_PATH = """
 SELECT set_config('search_path', quote_ident(coalesce(
@@ -44,10 +48,33 @@ SELECT set_config('search_path', quote_ident(coalesce(
     current_schema())) || ', pg_temp', false)
 """
 
+
+class RefusedError(CodedError):
+    """The server reached must not be read from (11000): it is left, and the next host tried first."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.STORE_FAILED, message)
+
+
+_PLACE = f"SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, pg_is_in_recovery()"
+
 _COPY_AHEAD = 2  # pieces of at most some hundred kilobytes
 
 POOL_SIZE = 4
 """Connections at most. One signer streams, upserts and reads the feed; an authority inserts."""
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
+    """A connection that knows which of the hosts it is to."""
+
+    __slots__ = ("place",)
+
+
+def _telling(error: Exception) -> int:
+    """Return how much an error says about why nobody can be reached."""
+    if isinstance(error, asyncpg.PostgresError):
+        return 2
+    return int(isinstance(error, asyncpg.TargetServerAttributeNotMatched))
 
 
 async def _prepare(connection: Any) -> None:
@@ -92,7 +119,8 @@ class Database:
                     raise CodedError(Code.STORE_FAILED, f"{self.name} is closed")
                 if self._pool is None:
                     self._pool = await asyncpg.create_pool(
-                        **self.source.connect_arguments(),
+                        connect=self._open,
+                        connection_class=_Connection,
                         min_size=0,
                         max_size=POOL_SIZE,
                         command_timeout=COMMAND_TIMEOUT_S,
@@ -100,7 +128,10 @@ class Database:
                         reset=_prepare,
                     )
             wait_s = None if limit_s is None else limit_s + self.source.connect_timeout_s
-            async with self._pool.acquire(timeout=wait_s) as connection:
+            async with (
+                self._pool.acquire(timeout=wait_s) as connection,
+                self._leaving(self._pool, connection),
+            ):
                 if limit_s is None:
                     yield connection
                     return
@@ -119,6 +150,16 @@ class Database:
                     raise
                 finally:
                     timer.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _leaving(self, pool: asyncpg.Pool, connection: Any) -> AsyncIterator[None]:
+        """Leave a server that is refused inside the block."""
+        try:
+            yield
+        except RefusedError:
+            self.newest.first = connection.place + 1
+            await pool.expire_connections()
+            raise
 
     async def copy_out(self, sql: str, *values: Any) -> AsyncIterator[bytes]:
         """Stream a query's rows in binary COPY format, in pieces as the server sends them.
@@ -160,26 +201,53 @@ class Database:
     async def connect(self) -> Any:
         """Open a connection outside the pool; the caller closes it."""
         with self.errors():
-            connection = await asyncpg.connect(**self.source.connect_arguments())
+            connection = await self._open()
             try:
                 await _prepare(connection)
-            except BaseException:
+                await self.not_behind(connection)
+            except BaseException as err:
+                if isinstance(err, RefusedError):
+                    self.newest.first = connection.place + 1
                 connection.terminate()
                 raise
             return connection
 
-    async def not_behind(self, connection: Any) -> None:
-        """Raise CodedError 11000 on a standby that has not yet got what was read from its primary.
+    async def _open(self, *_: object, **settings: Any) -> Any:
+        """Connect to the first host that is what is meant; asyncpg's errors, the most telling one.
 
-        Its revocations of the last seconds would be taken back.
+        One by one, because each host has its own line in a password file, and beginning with another one
+        after a server was refused (RefusedError).
         """
-        if not await connection.fetchval("SELECT pg_is_in_recovery()"):
-            return
-        snapshot, source = await connection.fetchrow(f"SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}")
-        if self.newest.is_newer_than(source, snapshot):
-            raise CodedError(
-                Code.STORE_FAILED, f"{self.name} is a standby that lags behind what was read before"
-            )
+        places = len(self.source.hosts)
+        target = self.source.target
+        failure: Exception | None = None
+        for wanted in ("standby", "any") if target == "prefer-standby" else (target,):
+            for turn in range(places):
+                place = (self.newest.first + turn) % places
+                arguments = self.source.connect_arguments(place)
+                try:
+                    connection = await asyncpg.connect(
+                        **settings
+                        | arguments
+                        | {"target_session_attrs": wanted, "connection_class": _Connection}
+                    )
+                except Exception as err:  # noqa: BLE001  (whatever it is, another host may be well)
+                    failure = max(failure or err, err, key=_telling)
+                else:
+                    connection.place = place
+                    return connection
+        assert failure is not None
+        raise failure
+
+    async def not_behind(self, connection: Any) -> None:
+        """Raise CodedError 11000 on a server that does not have what was read before from the one followed.
+
+        A standby that lags, an old primary beside the new one, or another server altogether: revocations
+        would be taken back.
+        """
+        snapshot, source, recovering = await connection.fetchrow(_PLACE)
+        if objection := self.newest.objection(source, snapshot, recovering=recovering):
+            raise RefusedError(f"{self.name} {objection}")
 
     @contextlib.contextmanager
     def errors(self) -> Any:

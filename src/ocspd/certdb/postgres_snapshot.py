@@ -34,18 +34,54 @@ class Snapshot:
 
 
 class Newest:
-    """The newest state of a database that was read from it: nothing older may be taken for its state."""
+    """The newest state of a database that was read from it: nothing older may be taken for its state.
+
+    A source is `system/timeline/database` (`postgres_connection.SERVER_IDENTITY`). A timeline begins with
+    each promotion, so a lower one is a server that others have gone on without.
+    """
 
     def __init__(self) -> None:
+        self.first = 0
+        """At which of the hosts connecting begins: another one after a server that was refused."""
         self._source = ""
         self._xmax = 0
 
     def see(self, source: str, snapshot: str) -> None:
-        """Remember a snapshot of the server and timeline called `source`."""
+        """Remember a snapshot of the source that is followed."""
         xmax = Snapshot(snapshot).xmax
         if source != self._source or xmax > self._xmax:
             self._source, self._xmax = source, xmax
 
-    def is_newer_than(self, source: str, snapshot: str) -> bool:
-        """Say whether a later state of the same server and timeline was seen."""
-        return source == self._source and Snapshot(snapshot).xmax < self._xmax
+    def leaves(self, source: str) -> bool:
+        """Say whether a source is an earlier timeline of the one that is followed."""
+        return is_abandoned(source, self._source)
+
+    def objection(self, source: str, snapshot: str, *, recovering: bool) -> str:
+        """Return why a server must not be read from, as the end of a sentence about it; "" if it may be."""
+        if not self._source:
+            return ""
+        if is_abandoned(source, self._source):
+            return ABANDONED
+        if source == self._source and Snapshot(snapshot).xmax < self._xmax:
+            return "is a standby that lags behind what was read before" if recovering else "has been set back"
+        if _parts(source)[::2] != _parts(self._source)[::2]:
+            return "is not the server whose changes are followed"
+        return ""
+
+
+ABANDONED = (
+    "is an old primary: another server was promoted since and has been followed. Stop this one, or, to go "
+    "back to it, start the signer without the file signer.json of its index"
+)
+
+
+def is_abandoned(source: str, followed: str) -> bool:
+    """Say whether a source is an earlier timeline of the one that was followed."""
+    one, other = _parts(source), _parts(followed)
+    return one[::2] == other[::2] and one[1].isdigit() and other[1].isdigit() and int(one[1]) < int(other[1])
+
+
+def _parts(source: str) -> tuple[str, str, str]:
+    system, _, rest = source.partition("/")
+    timeline, _, database = rest.partition("/")
+    return system, timeline, database

@@ -247,7 +247,6 @@ class Refresher:
                 self._save_cursor(cursor)
                 if self._following.is_set():
                     self._pass_wanted.set()
-            self._following.set()
             async with Tasks() as tasks:
                 trimming = tasks.create_task(self._trim(feed))
                 try:
@@ -273,6 +272,7 @@ class Refresher:
             begun = loop.time()
             begun_s = self._clock.now().timestamp()
             changes, after = await feed.read(cursor, pace.limit)
+            self._following.set()  # now the database is known to be the one that was followed before, if any
             self.stats.health.works("follow", "database")
             if self.stats.behind_since is None and changes:
                 self.stats.behind_since = begun_s

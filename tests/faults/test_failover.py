@@ -1,0 +1,93 @@
+"""D1, D2, D11: servers that stop, freeze, lag, are promoted, or come back from the past."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ocspd.certdb import DBConfig, migrate, open_certdb
+from ocspd.clock import SystemClock
+from tests.certdb.raw import execute, fetch
+from tests.faults.cluster import Cluster, clusters, data_source
+from tests.faults.daemon import Rows, signing
+from tests.pki.chain import make_chain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CHAIN = make_chain()
+SIGNER = CHAIN.signer(clock=SystemClock())
+AKI = SIGNER.aki
+GOOD, REVOKED = 0, 1
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ocspd'"
+
+
+@pytest.fixture(scope="module")
+def pair(postgres_server: str) -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary, and a place for its standby. The shared server sees to the rights of the programs."""
+    assert postgres_server
+    with clusters(2) as (one, other):
+        one.make()
+        one.start()
+        yield one, other
+
+
+def url(server: Cluster) -> DBConfig:
+    """Return the database of one server, for asyncpg too."""
+    return DBConfig("postgres", f"postgres://postgres@/postgres?host={server.path}&sslmode=disable")
+
+
+async def test_D11_neither_a_lagging_standby_nor_an_old_primary_is_ever_believed(
+    pair: tuple[Cluster, Cluster], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = pair
+    async with await open_certdb(url(old), SystemClock()) as db:
+        await migrate.up(db)
+    at_old, at_new = Rows(url(old)), Rows(url(new))
+    for serial in range(1, 30):
+        await at_old.insert(str(serial), AKI)
+    new.standby(old)
+    new.set("recovery_min_apply_delay = 1h\n")
+    new.start()
+    source = DBConfig("postgres", data_source(old, new))
+    async with (
+        await open_certdb(source, SystemClock()) as db,
+        signing(db, tmp_path / "index", SIGNER, bound_s=30) as signer,
+    ):
+        health = signer.refresher.stats.health
+        with signer.oracle.committing(0, 7, ["revoked"]):
+            await at_old.says("7", AKI, "revoked")
+        await signer.until(lambda: signer.status(7) == REVOKED, "a revocation on the primary")
+        assert (await fetch(url(new), "SELECT count(*) FROM certificates WHERE status = 'revoked'")) == [(0,)]
+        # only the standby is left, which does not know of it
+        old.stop()
+        signer.refresher._pass_wanted.set()
+        await signer.until(lambda: not health.up("database"), "the gauge")
+        assert "standby" in health.trouble("database") or "primary" in health.trouble("database")
+        new.promote()
+        await signer.until(lambda: health.up("database"), "the new primary is followed")
+        with signer.oracle.committing(0, 8, ["revoked"]):
+            await at_new.says("8", AKI, "revoked")
+        await signer.until(lambda: signer.status(8) == REVOKED, "a revocation on the new primary")
+        # the old one comes back, the first of the hosts, and nobody has told it
+        old.start()
+
+        def is_revoked(serial: int) -> bool:
+            return signer.status(serial) == REVOKED
+
+        await execute(url(new), CUT)
+        for serial in (9, 10):
+            with signer.oracle.committing(0, serial, ["revoked"]):
+                await at_new.says(str(serial), AKI, "revoked")
+            await signer.until(partial(is_revoked, serial), "one after that")
+            await signer.another_pass()
+        assert [signer.status(serial) for serial in (7, 8, 9, 10, 11)] == [REVOKED] * 4 + [GOOD]
+    # nor does a new start go back
+    async with (
+        await open_certdb(source, SystemClock()) as db,
+        signing(db, tmp_path / "index", SIGNER) as signer,
+    ):
+        assert [signer.status(serial) for serial in (7, 8, 9, 10, 11)] == [REVOKED] * 4 + [GOOD]
