@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import json
+import os
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -243,11 +244,7 @@ class RemoteSigner:
         except aiohttp.ClientPayloadError as err:
             raise CodedError(Code.CLIENT_IO, f"failed to read the answer of {url}: {err}") from err
         except (aiohttp.ClientError, OSError, ValueError) as err:
-            hint = ""
-            if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError):
-                scheme = "https://" if url.startswith("http:") else "http://"
-                hint = f" (does the server speak {scheme}?)"
-            raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: {err}{hint}") from err
+            raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: {_cause(err, url)}") from err
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -304,6 +301,24 @@ def _result(answer: bytes) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise CodedError(Code.CLIENT_JSON, "the server's result is not an object")
     return result
+
+
+def _cause(err: Exception, url: str) -> str:
+    """Say why nothing came back, in words of our own where aiohttp's are about its own objects."""
+    if isinstance(err, aiohttp.ClientConnectorCertificateError):
+        failure: Exception = err.certificate_error
+        reason = getattr(failure, "verify_message", "") or str(failure)
+        return f"the server's certificate is not accepted: {reason} (-tls-remote-ca names the CAs to trust)"
+    if isinstance(err, aiohttp.ClientConnectorDNSError):
+        return f"no address is known for {err.host}"
+    if isinstance(err, aiohttp.ClientConnectorError) and err.os_error.errno:
+        return f"cannot connect to {err.host}, port {err.port}: {os.strerror(err.os_error.errno).lower()}"
+    if isinstance(err, aiohttp.InvalidURL):
+        return "that is not the URL of a server"
+    if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError):
+        scheme = "https://" if url.startswith("http:") else "http://"
+        return f"{err} (does the server speak {scheme}?)"
+    return str(err)
 
 
 def _proxy_for(url: str) -> str | None:
