@@ -21,6 +21,10 @@ _MAX_DEPTH_TEXT = "exceeded max depth"
 _CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 
 
+MAX_OBJECTS = 100_000
+"""Objects and lists of one text: making and forgetting more holds up every other thread."""
+
+
 class JSONError(OCSPDError):
     """Text that is not the JSON it should be; the message says where and why, in Go's words."""
 
@@ -54,6 +58,7 @@ def loads(data: bytes | str) -> Any:
 
     As in Go, octets that are not UTF-8 and halves of surrogate pairs become U+FFFD. A number of more
     digits than any field could take is read as infinity, so it has a wrong type wherever it is used.
+    More than MAX_OBJECTS brackets and braces are refused.
     """
     if isinstance(data, bytes):
         if data[:2] in _UTF16_MARKS:
@@ -65,6 +70,8 @@ def loads(data: bytes | str) -> Any:
         raise JSONError("the text begins with a byte order mark: save it as UTF-8 without one")
     if not text.strip(" \t\r\n"):
         raise JSONError("unexpected end of JSON input")
+    if text.count("{") + text.count("[") > MAX_OBJECTS:
+        raise JSONError(f"more than {MAX_OBJECTS} objects and lists")
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPE.sub(_whole_characters, text)
     try:
@@ -134,12 +141,13 @@ def _describe(err: json.JSONDecodeError, text: str) -> str:
             f"typographic quote {text[err.pos]!r} in JSON at line {err.lineno}, column {err.colno}: "
             'replace it by a straight quote (")'
         )
-    for number, line in enumerate(text.splitlines(), 1):
-        if any(char in line for char in _CURLY_QUOTES[:3]):
-            return (
-                f"invalid JSON at line {err.lineno}, column {err.colno}; line {number} has typographic "
-                'quotes, which JSON does not know: replace them by straight ones (")'
-            )
+    curly = min((at for char in _CURLY_QUOTES[:3] if (at := text.find(char)) >= 0), default=-1)
+    if curly >= 0:
+        line = text.count("\n", 0, curly) + 1
+        return (
+            f"invalid JSON at line {err.lineno}, column {err.colno}; line {line} has "
+            'typographic quotes, which JSON does not know: replace them by straight ones (")'
+        )
     if err.pos >= len(text.rstrip()) or err.msg.startswith("Unterminated string"):
         return "unexpected end of JSON input"
     if err.msg.startswith("Extra data"):
@@ -231,12 +239,12 @@ class Fields:
         if values is None:
             return None
         for value in values:
-            if not isinstance(value, str):
+            if value is not None and not isinstance(value, str):
                 raise JSONError(
                     f"json: cannot unmarshal {_go_type(value)} into Go struct field "
                     f"{self.struct}.{key} of type string"
                 )
-        return values
+        return ["" if value is None else value for value in values]  # null leaves Go's zero value
 
     def items(self, key: str, struct: str) -> list[Fields]:
         """Return a list of objects; empty when absent or null."""
@@ -266,6 +274,8 @@ _UNIT_NS = {
 }
 _TERM = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+MAX_DURATION = timedelta(microseconds=((1 << 63) - 1) // 1000)
+"""The longest one Go has: 292 years."""
 _MAX_NS_DIGITS = 19  # as many as 1 << 63 has
 
 

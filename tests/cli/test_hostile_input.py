@@ -35,8 +35,16 @@ COMMANDS = {
     "ocspsign -ca X -responder responder.pem -responder-key responder-key.pem -cert leaf.pem": "ca.pem",
     "ocspsign -ca ca.pem -responder X -responder-key responder-key.pem -cert leaf.pem": "responder.pem",
     "revoke -db-config X -serial 1": "db.json",
-    f"index build {RESPOND} -crl X out": "list.crl",
-    "index lookup X -ca ca.pem 1": "ca.pem",
+    f"index build {RESPOND} -crl X -serials serials -processes 1 -o out": "list.crl",
+    f"index build {RESPOND} -index-txt X -processes 1 -o out2": "index.txt",
+    f"index build {RESPOND} -serials X -processes 1 -o out3": "serials",
+    "index build -responses X -ca ca.pem -o out4": "responses",
+    "index lookup index 5 -ca X": "ca.pem",
+    "revoke -db-config db.json -cert X": "leaf.pem",
+    "gencsr -key ca-key.pem -cert X": "ca.pem",
+    "gencsr -cert ca.pem -key X": "ca-key.pem",
+    "selfsign host -config X request.json": "config.json",
+    "sign -ca ca.pem -ca-key ca-key.pem leaf.csr X": "subject.json",
     "json -f X": "request.json",
 }
 PYTHON = re.compile(
@@ -54,6 +62,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "list.crl").write_bytes(der(crl([revoked(5)])))
     request = {"CN": "x", "hosts": ["a.b"], "names": [{"C": "FR", "OID": {"1.2.3": "v"}}]}
+    (folder / "subject.json").write_text(json.dumps({"CN": "x", "names": [{"O": "y"}]}))
+    (folder / "serials").write_text("5\n6\n0x07\n")
+    (folder / "index.txt").write_text("R\t360101000000Z\t260101000000Z,keyCompromise\t05\tunknown\t/CN=x\n")
+    (folder / "responses").write_text("MAMKAQY=\n")
     (folder / "request.json").write_text(json.dumps(request))
     policy = {"signing": {"default": {"expiry": "24h", "usages": ["server auth"]}}}
     (folder / "config.json").write_text(json.dumps(policy))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from ocspd.cli.main import main
 from ocspd.errors import CodedError
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ONE, TRUE, FALSE = b"\x01\x01\x01", b"\x01\x01\xff", b"\x01\x01\x00"
+LONG_OID = tlv(6, b"\x2a" + b"\x81\x01" * 35)
+POINT = e.key_info(make_key("ecdsa-256"))[-64:]
+COMPRESSED = e.sequence(
+    e.sequence(oid("1.2.840.10045.2.1"), oid("1.2.840.10045.3.1.7")),
+    tlv(3, b"\0", bytes((2 + (POINT[-1] & 1),)), POINT[:32]),
+)
 CN = e.attribute(e.COMMON_NAME, b"Old CA")
 PLAIN = e.name(CN)
 CA = e.extension(e.BASIC_CONSTRAINTS, e.sequence(TRUE), TRUE)
@@ -102,6 +110,38 @@ FOREIGN = {
     ),
     "uri with spaces": e.certificate(subject=PLAIN, extensions=(*USUAL, e.names((0x86, b"http://a b/")))),
     "idn in utf-8": e.certificate(subject=PLAIN, extensions=(*USUAL, e.names((0x82, "ü.de".encode())))),
+    "long object identifiers": e.certificate(
+        subject=e.sequence(e.set_of(e.sequence(LONG_OID, tlv(12, b"x"))), e.set_of(CN)),
+        extensions=(*USUAL, e.sequence(LONG_OID, tlv(4, b"x"))),
+    ),
+    "a number of 280 bits in an object identifier": e.certificate(
+        subject=e.sequence(
+            e.set_of(e.sequence(tlv(6, b"\x2a" + b"\xff" * 40 + b"\x01"), tlv(12, b"x"))), e.set_of(CN)
+        ),
+        extensions=USUAL,
+    ),
+    "path length of 64 bits": e.certificate(
+        subject=PLAIN,
+        extensions=(
+            e.extension(e.BASIC_CONSTRAINTS, e.sequence(TRUE, tlv(2, b"\x7f" * 8)), TRUE),
+            USAGE,
+            IDENTIFIER,
+        ),
+    ),
+    "x400 address": e.certificate(subject=PLAIN, extensions=(*USUAL, e.names((0xA3, e.sequence())))),
+    "edi party": e.certificate(subject=PLAIN, extensions=(*USUAL, e.names((0xA5, tlv(0xA1, tlv(12, b"p")))))),
+    "unknown tls feature": e.certificate(
+        subject=PLAIN, extensions=(*USUAL, e.extension("1.3.6.1.5.5.7.1.24", e.sequence(tlv(2, b"\1"))))
+    ),
+    "begins in the year 0": e.certificate(
+        subject=PLAIN, extensions=USUAL, validity=validity(b"00000101000000Z", b"99991231235959Z", 0x18)
+    ),
+    "offset beyond the year 9999": e.certificate(
+        subject=PLAIN,
+        extensions=USUAL,
+        validity=validity(b"00010101000000+0100", b"99991231235959-0100", 0x18),
+    ),
+    "compressed key": e.certificate(subject=PLAIN, extensions=USUAL, info=COMPRESSED),
     "unknown critical": e.certificate(subject=PLAIN, extensions=(*USUAL, e.extension("1.2.3", b"x", TRUE))),
 }
 OPENSSL_REFUSES = {
@@ -114,6 +154,9 @@ OPENSSL_REFUSES = {
     "no seconds",
     "offset",
     "fraction of a second",
+    "begins in the year 0",
+    "offset beyond the year 9999",
+    "path length of 64 bits",
 }
 """What OpenSSL 3.0 cannot read itself, or turns down for its content, whoever signed below it."""
 
@@ -221,6 +264,8 @@ def test_a_foreign_ca_signs_ocsp_responses_that_openssl_accepts(
         (e.certificate(validity=validity(b"yesterday", b"today")), "a time that cannot be read"),
         (e.sequence(), "the certificate's content is missing"),
         (b"\x30", "cut short"),
+        (e.certificate(serial=b"\x05" * 2000), "its serial number has 2000 bytes"),
+        (e.certificate(serial=b"\x85" * 2000, version=b""), "its serial number has 2000 bytes"),
     ],
 )
 def test_what_stays_refused_is_refused_with_its_cause(data: bytes, cause: str) -> None:
@@ -239,3 +284,66 @@ def test_an_extension_twice_is_told_when_extensions_are_asked_for() -> None:
     found = certs.load_certificate(e.certificate(subject=PLAIN, extensions=(*USUAL, CA)))
     with pytest.raises(x509.DuplicateExtension):
         _ = found.extensions
+
+
+def pkcs7(*certificates: bytes) -> bytes:
+    """Encode a SignedData that only carries certificates, as `openssl crl2pkcs7` does."""
+    data = e.sequence(oid("1.2.840.113549.1.7.1"))
+    signed = e.sequence(tlv(2, b"\1"), e.set_of(), data, tlv(0xA0, *certificates), e.set_of())
+    return e.sequence(oid("1.2.840.113549.1.7.2"), tlv(0xA0, signed))
+
+
+KEY = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pkcs7(FOREIGN["t61"]),
+        pkcs7(FOREIGN["t61"]) + b"\n",
+        e.pem("PKCS7", pkcs7(FOREIGN["t61"])).encode(),
+        FOREIGN["t61"] + b"\r\n",
+        (KEY + e.pem("CERTIFICATE", FOREIGN["t61"])).encode(),
+        (e.pem("CERTIFICATE", FOREIGN["t61"]) + KEY).encode(),
+        e.pem("TRUSTED CERTIFICATE", FOREIGN["t61"] + e.sequence()).encode(),
+        e.pem("certificate", FOREIGN["t61"]).encode(),
+    ],
+)
+def test_a_foreign_certificate_is_found_in_whatever_holds_it(data: bytes) -> None:
+    found = certs.load_certificate(data)
+    assert found.public_bytes(serialization.Encoding.DER) == FOREIGN["t61"]
+    assert found.subject.rfc4514_string() == "CN=Old CA,CN=Müller"
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (KEY.encode(), "its PEM label is PRIVATE KEY"),
+        (e.pem("CERTIFICATE REQUEST", e.request()).encode(), "its PEM label is CERTIFICATE REQUEST"),
+        (b"\xef\xbb\xbf" + FOREIGN["t61"], "byte order mark"),
+        (FOREIGN["t61"] + b"\n\0", "bytes after the certificate"),
+        (pkcs7(b"\x30\x80"), "PKCS #7 object cannot be read"),
+        (pkcs7(e.sequence()), "the certificate's content is missing"),
+    ],
+)
+def test_what_holds_no_certificate_is_called_what_it_is(data: bytes, cause: str) -> None:
+    with pytest.raises(CodedError, match=cause):
+        certs.load_certificate(data)
+
+
+def test_a_ca_that_never_ends_is_renewed_for_as_long_as_go_can_say(tmp_path: Path) -> None:
+    data = e.certificate(
+        subject=PLAIN, extensions=USUAL, validity=validity(b"20000101000000Z", b"99991231235959Z", 0x18)
+    )
+    (tmp_path / "ca.pem").write_text(e.pem("CERTIFICATE", data))
+    (tmp_path / "ca-key.pem").write_bytes(key_pem(make_key("ecdsa-256")))
+    words = ["-renewca", "-ca", str(tmp_path / "ca.pem"), "-ca-key", str(tmp_path / "ca-key.pem")]
+    texts = []
+    for program in ([sys.executable, "-m", "ocspd"], [need("cfssl")]):
+        result = subprocess.run(
+            [*program, "gencert", *words], capture_output=True, text=True, check=True, timeout=120
+        )
+        texts.append(json.loads(result.stdout)["cert"])
+    ours, theirs = (certs.load_certificate(text.encode()) for text in texts)
+    assert (ours.not_valid_after_utc - ours.not_valid_before_utc).days == ((1 << 63) - 1) // (86400 * 10**9)
+    assert abs(ours.not_valid_after_utc - theirs.not_valid_after_utc) <= timedelta(minutes=5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -472,3 +473,50 @@ def test_a_damaged_certificate_is_loaded_or_refused_and_no_crash(position: int, 
     else:
         certs.basic_constraints(certificate)
         certs.ski_hex(certificate)
+
+
+TLS_FEATURE = [1, 3, 6, 1, 5, 5, 7, 1, 24]
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        ("MAMCAQU=", True),  # status_request
+        ("MAYCAQUCARE=", True),  # and status_request_v2
+        ("MAA=", True),
+        ("MAMCAQE=", True),  # max_fragment_length, which is odd and well-formed
+        ("BQA=", False),
+        ("", False),
+        ("MAUCAwEAAA==", False),  # 65536
+        ("MAMCAf8=", False),
+        ("MAMBAf8=", False),
+        ("MIACAQUAAA==", False),
+        ("/////w==", False),
+    ],
+)
+def test_A7_a_tls_feature_is_copied_when_it_is_one(value: str, *, allowed: bool) -> None:
+    profile = {**LOCAL, "copy_extensions": True}
+    fields = {"hosts": ["a.example"], "extensions": [{"Id": TLS_FEATURE, "Value": value}]}
+    if allowed:
+        assert "1.3.6.1.5.5.7.1.24" in oids(sign(profile, fields))
+    else:
+        assert "1.3.6.1.5.5.7.1.24" in refused(9003, profile, fields)
+
+
+@pytest.mark.parametrize(
+    ("code", "fields", "request_fields", "cause"),
+    [
+        (9300, {"names": [{"OU": "x"}] * 1001}, {}, "1001 attributes"),
+        (9300, {"names": [{"E": "x"}] * 1001}, {}, "1001 attributes"),
+        (1300, {}, {"subject": csr.Subject(names=(csr.NameEntry(unit="x"),) * 1001)}, "1001 attributes"),
+        (1300, {"CN": "x" * 600_000}, {}, "600[0-9]{3} bytes"),
+        (1300, {}, {"hosts": ["a" * 170] * 5000}, "8[0-9]{5} bytes"),
+        (1300, {}, {"crl_url": "a" * 600_000}, "600[0-9]{3} bytes"),
+        (9300, {"extensions": [{"Id": [1, 2, n], "Value": ""} for n in range(201)]}, {}, "201 extensions"),
+    ],
+)
+def test_A3_a_certificate_that_nobody_would_read_is_not_signed(
+    code: int, fields: dict[str, Any], request_fields: dict[str, Any], cause: str
+) -> None:
+    message = refused(code, LOCAL, fields, **request_fields)
+    assert re.search(cause, message), message

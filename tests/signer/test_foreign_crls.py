@@ -13,6 +13,7 @@ from ocspd.pki.ocsp_der import oid, tlv
 from tests.pki import encodings as e
 from tests.pki.chain import make_key
 
+LONG_OID = tlv(6, b"\x2a" + b"\x81\x01" * 35)
 TRUE, FALSE, ONE = b"\x01\x01\xff", b"\x01\x01\x00", b"\x01\x01\x01"
 SUBJECT = e.name(
     e.attribute(e.COUNTRY, b"FR", e.PRINTABLE), e.attribute(e.COMMON_NAME, b"Example  CA", e.PRINTABLE)
@@ -73,6 +74,10 @@ def read(data: bytes) -> tuple[Heading, list[Entry]]:
         crl(entry(reason(1)), times=tlv(0x17, b"2601010000Z") + tlv(0x18, b"20360101000000Z")),
         crl(entry(reason(1)), times=WHEN),
         crl(entry(reason(1)), version=b""),
+        crl(entry(reason(1))) + b"\r\n",
+        crl(
+            entry(reason(1)), extensions=(e.extension(NUMBER, tlv(2, b"\x07")), e.sequence(LONG_OID, tlv(4)))
+        ),
         crl(entry(reason(1)), extensions=(e.extension(NUMBER, tlv(2, b"\0\x07"), FALSE),)),
         crl(entry(reason(1)), extensions=(e.extension(NUMBER, tlv(2, b"\x07")), e.extension("1.2.3", b"?"))),
     ],
@@ -178,6 +183,20 @@ def test_an_entry_whose_reason_cannot_be_read_is_revoked_without_one(extensions:
         (crl(extensions=(e.extension("1.2.3", b"", TRUE),)), r"critical extension 1\.2\.3"),
         (crl(extensions=(e.extension(SCOPE, e.sequence(tlv(0x84, b"\1")), TRUE),)), "indirect CRL"),
         (crl(issuer=e.sequence(e.sequence())), "not a CRL, or damaged"),
+        (crl(entry(e.sequence(LONG_OID, TRUE, tlv(4, b"x")))), "critical extension 1.2.129.129"),
+        (
+            crl(entry(e.sequence(tlv(6, b"\x2a" * 600), TRUE, tlv(4)))),
+            "critical extension that cannot be read",
+        ),
+        (
+            crl(entry(e.sequence(tlv(6, b""), ONE, tlv(4)), reason(1))),
+            "critical extension that cannot be read",
+        ),
+        (crl(extensions=(e.extension(NUMBER, tlv(2, b"\x7f" * 2500)),)), "a CRL number of 2500 bytes"),
+        (
+            crl(entry(e.extension(ISSUER, e.sequence(tlv(0xA4, SUBJECT)), TRUE), serial=b"\x7f" * 2500)),
+            "entry with a serial number of 2500 bytes is of another issuer",
+        ),
     ],
 )
 def test_a_crl_that_cannot_be_used_is_refused_with_its_cause(data: bytes, cause: str) -> None:

@@ -19,7 +19,7 @@ from ocspd.pki.extensions import BasicConstraints
 from ocspd.pki.issuer import Issuer, SignRequest
 from ocspd.pki.profiles import CAConstraint, Profile, SigningConfig
 from ocspd.pki.template import Template
-from ocspd.wire import DurationError, format_duration, parse_duration
+from ocspd.wire import MAX_DURATION, DurationError, format_duration, parse_duration
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -120,7 +120,10 @@ def request_from_certificate(certificate: x509.Certificate) -> CertificateReques
     ca = None
     if constraints.ca:
         ca = CAConfig(
-            expiry=format_duration(certificate.not_valid_after_utc - certificate.not_valid_before_utc),
+            # Go's durations end after 292 years, and so does what CFSSL renews for
+            expiry=format_duration(
+                min(certificate.not_valid_after_utc - certificate.not_valid_before_utc, MAX_DURATION)
+            ),
             path_len=-1 if constraints.path_len is None else constraints.path_len,
             path_len_zero=constraints.path_len == 0,
         )

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 
 from ocspd.errors import DERError
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
 
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _EXTENSIONS = 0xA3
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
+MAX_SERIAL_BYTES = 1024
+"""RFC 5280 has 20; programs in the field wrote some more. Longer ones have no decimal form here."""
 
 
 def read_certificate(data: bytes) -> x509.Certificate:
@@ -49,9 +50,17 @@ def read_certificate(data: bytes) -> x509.Certificate:
             # read on first use, so what cannot be read comes out here
             _ = found.subject, found.issuer, found.serial_number, found.version
             _ = found.not_valid_before_utc, found.not_valid_after_utc, found.extensions
-    except (*_UNREADABLE, x509.DuplicateExtension, OverflowError):
+            serial = found.serial_number
+    except Exception:  # noqa: BLE001  (KeyError and types of its own: whatever it is, the other reader decides)
         return cast("x509.Certificate", ForeignCertificate(data))
+    _check_serial(serial)
     return found
+
+
+def _check_serial(serial: int) -> None:
+    size = serial.bit_length() // 8 + 1
+    if size > MAX_SERIAL_BYTES:
+        raise DERError(f"its serial number has {size} bytes, more than the {MAX_SERIAL_BYTES} that are read")
 
 
 def check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
@@ -94,6 +103,7 @@ class ForeignCertificate:
             del fields[0]
         serial = reader.expect(fields, 0, reader.INTEGER, "the serial number")
         self.serial_number = reader.integer(serial.content, lenient=True)
+        _check_serial(self.serial_number)
         if reader.expect(fields, 1, reader.SEQUENCE, "the signature algorithm").raw != algorithm.raw:
             raise DERError("the two signature algorithms differ")
         self._algorithm = _plain_algorithm(algorithm.content)
@@ -129,7 +139,7 @@ class ForeignCertificate:
                 found = x509.load_der_x509_certificate(der.sequence(body, self._algorithm, signature))
                 _ = found.subject, found.issuer
                 return found
-        except (*_UNREADABLE, OverflowError) as err:
+        except Exception as err:
             raise DERError("its names, its key or its signature algorithm cannot be read") from err
 
     @property
@@ -150,6 +160,8 @@ class ForeignCertificate:
         """
         found: list[x509.Extension[x509.ExtensionType]] = []
         for each in self._extensions:
+            if not reader.is_common(each.oid):
+                continue  # cryptography has no form for it, and nobody here looks for it
             oid = x509.ObjectIdentifier(each.oid)
             if any(other.oid == oid for other in found):
                 raise x509.DuplicateExtension(f"the extension {each.oid} is there twice", oid)
@@ -159,7 +171,7 @@ class ForeignCertificate:
     def _extension(self, each: Extension, oid: x509.ObjectIdentifier) -> x509.Extension[x509.ExtensionType]:
         try:
             plain: x509.Extension[x509.ExtensionType] = self._strict((_plain_extension(each),)).extensions[0]
-        except _UNREADABLE:
+        except Exception:  # noqa: BLE001  (as in read_certificate)
             return x509.Extension(oid, each.critical, x509.UnrecognizedExtension(oid, each.value))
         return plain
 
@@ -234,7 +246,11 @@ def _plain_name(data: bytes) -> bytes:
     rdns = []
     for rdn in names.rdns(data, lenient=True):
         attributes = sorted(
-            {der.sequence(der.oid(oid), der.tlv(0x0C, text.encode("utf-8", "replace"))) for oid, text in rdn}
+            {
+                der.sequence(der.oid(oid), der.tlv(0x0C, text.encode("utf-8", "replace")))
+                for oid, text in rdn
+                if reader.is_common(oid)
+            }
         )
         if attributes:
             rdns.append(der.tlv(reader.SET, *attributes))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.model import CertificateRow
-from ocspd.pki import extensions, names, pem, sans
+from ocspd.pki import der_reader, extensions, names, pem, sans
 from ocspd.pki import ocsp_der as der
 from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+_TRUSTED = "TRUSTED CERTIFICATE"
+_LABELS = {"CERTIFICATE", "X509 CERTIFICATE", _TRUSTED, "PKCS7", "PKCS #7 SIGNED DATA", "CMS"}
+_LABEL = re.compile(r"[A-Z0-9# ]{1,60}", re.ASCII)
 
 Certificate = x509.Certificate
 """What this layer hands to those that must not import cryptography themselves."""
@@ -39,28 +43,64 @@ def load_certificate(data: bytes) -> x509.Certificate:
 
 def load_certificates(data: bytes) -> list[x509.Certificate]:
     """Load every certificate of a text; never an empty list (errors as of `load_certificate`)."""
-    is_der = data[:1] == b"\x30"
-    contents = [data] if is_der else [block.content for block in pem.blocks(data)]
-    if not contents:
-        raise CodedError(
-            Code.CERT_DECODE_FAILED, f"Failed to decode certificate: no PEM block in it{pem.hint(data)}"
-        )
-    found = [certificate for content in contents for certificate in _parse(content)]
+    if data[:1] == b"\x30":
+        found = _parse(pem.without_newline(data))
+    else:
+        blocks = _chosen(pem.blocks(data))
+        if not blocks:
+            raise CodedError(
+                Code.CERT_DECODE_FAILED, f"Failed to decode certificate: no PEM block in it{pem.hint(data)}"
+            )
+        found = [certificate for block in blocks for certificate in _parse(block.content, block.label)]
     if not found:
         raise CodedError(Code.CERT_DECODE_FAILED, "Failed to decode certificate: the PKCS #7 object is empty")
     return found
 
 
-def _parse(content: bytes) -> list[x509.Certificate]:
+def _chosen(blocks: list[pem.Block]) -> list[pem.Block]:
+    """Return the blocks that are certificates by their labels, all when none is: CFSSL ignores labels.
+
+    A key or parameters in the same file, as HAProxy wants it, do no harm to OpenSSL either.
+    """
+    return [block for block in blocks if block.label.upper() in _LABELS] or blocks
+
+
+def _parse(content: bytes, label: str = "") -> list[x509.Certificate]:
     try:
+        if label == _TRUSTED:  # of OpenSSL: settings of its own follow the certificate
+            _, _, end = der_reader.span(content, 0, len(content))
+            content = content[:end]
         return [read_certificate(content)]
     except DERError as err:
         if _is_pkcs7(content):
-            try:
-                return pkcs7.load_der_pkcs7_certificates(content)
-            except (ValueError, UnsupportedAlgorithm):
-                pass
-        raise CodedError(Code.CERT_PARSE_FAILED, f"Failed to parse certificate: {err}") from err
+            return _parse_pkcs7(content)
+        known = not label or label.upper() in _LABELS or not _LABEL.fullmatch(label)
+        cause = str(err) if known else f"its PEM label is {label}"
+        raise CodedError(Code.CERT_PARSE_FAILED, f"Failed to parse certificate: {cause}") from err
+
+
+def _parse_pkcs7(content: bytes) -> list[x509.Certificate]:
+    """Return the certificates of a SignedData (RFC 5652 §5.1), read as any other."""
+    try:
+        encoded = [found.raw for found in _certificate_set(content) if found.tag == der_reader.SEQUENCE]
+    except DERError:  # BER, which a library reads
+        try:
+            encoded = [
+                found.public_bytes(serialization.Encoding.DER)
+                for found in pkcs7.load_der_pkcs7_certificates(content)
+            ]
+        except Exception:  # noqa: BLE001  (whatever a library does not like of it)
+            raise CodedError(
+                Code.CERT_PARSE_FAILED, "Failed to parse certificate: the PKCS #7 object cannot be read"
+            ) from None
+    return [certificate for data in encoded for certificate in _parse(data)]
+
+
+def _certificate_set(content: bytes) -> list[der_reader.Element]:
+    outer = der_reader.elements(der_reader.single(content, der_reader.SEQUENCE, "the PKCS #7 object"))
+    wrapped = der_reader.expect(outer, 1, 0xA0, "the PKCS #7 object's content").content
+    signed = der_reader.elements(der_reader.single(wrapped, der_reader.SEQUENCE, "the SignedData"))
+    return [found for part in signed[3:] if part.tag == 0xA0 for found in der_reader.elements(part.content)]
 
 
 def _is_pkcs7(content: bytes) -> bool:

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from ocspd.errors import ConfigError, DERError
 from ocspd.pki import der_reader as reader
-from ocspd.pki import extensions, names, signatures
+from ocspd.pki import extensions, names, pem, signatures
 from ocspd.pki.certid import parts_of
 from ocspd.pki.der_reader import span
 
@@ -41,6 +41,8 @@ _INVALIDITY_DATE = "2.5.29.24"
 _DELTA_INDICATOR = "2.5.29.27"
 _DISTRIBUTION_POINT = "2.5.29.28"
 _CERTIFICATE_ISSUER = "2.5.29.29"
+_MAX_NUMBER_BYTES = 256
+"""RFC 5280 has 20 for CRL numbers and serials; what is longer is not written out in decimal."""
 _KNOWN = {
     _CRL_NUMBER,
     _DELTA_INDICATOR,
@@ -288,7 +290,12 @@ class RevocationList:
                 yield self._with_extensions(serial, revoked_s, data[end:position])
 
     def _with_extensions(self, serial: int, revoked_s: int, encoded: bytes) -> Entry:
-        found, unreadable = _readable(encoded)
+        found, unreadable, critical = _readable(encoded)
+        if critical:
+            raise ConfigError(
+                f"{self.where}: entry {_shown(serial)} has a critical extension that cannot be read, so the "
+                "CRL cannot be used (RFC 5280 §5.3)"
+            )
         reasons: set[int] = set()
         for extension in found:
             if extension.oid == _REASON_CODE:
@@ -298,12 +305,12 @@ class RevocationList:
                     unreadable = True
             elif extension.oid == _CERTIFICATE_ISSUER:
                 raise ConfigError(
-                    f"{self.where}: entry {serial} is of another issuer: indirect CRLs cannot be used"
+                    f"{self.where}: entry {_shown(serial)} is of another issuer: indirect CRLs cannot be used"
                 )
             elif extension.critical and extension.oid != _INVALIDITY_DATE:
                 raise ConfigError(
-                    f"{self.where}: entry {serial} has the critical extension {extension.oid}, which is "
-                    "not known here, so the CRL cannot be used (RFC 5280 §5.3)"
+                    f"{self.where}: entry {_shown(serial)} has the critical extension {extension.oid}, which "
+                    "is not known here, so the CRL cannot be used (RFC 5280 §5.3)"
                 )
         reason = reasons.pop() if len(reasons) == 1 else 0
         removed = reason == _REMOVE_FROM_CRL
@@ -318,21 +325,35 @@ class RevocationList:
 
 
 @lru_cache(maxsize=1024)
-def _readable(encoded: bytes) -> tuple[tuple[Extension, ...], bool]:
-    """Return those of an entry's extensions that can be read, and whether there are others.
+def _readable(encoded: bytes) -> tuple[tuple[Extension, ...], bool, bool]:
+    """Return those of an entry's extensions that can be read, whether there are others, and critical ones.
 
     Remembered, because the entries of a list have a few combinations of reasons only.
     """
-    found, others = [], False
+    found, others, critical = [], False, False
     try:
         for part in reader.each(reader.single(encoded, reader.SEQUENCE, "the entry's extensions")):
             try:
                 found.append(extensions.parse_extension(part.content, lenient=True))
             except DERError:
                 others = True
+                critical = critical or _says_critical(part.content)
     except DERError:
         others = True
-    return tuple(found), others
+    return tuple(found), others, critical
+
+
+def _says_critical(content: bytes) -> bool:
+    """Whether an extension that cannot be read says that it is critical."""
+    try:
+        return any(part.tag == reader.BOOLEAN and part.content != b"\0" for part in reader.each(content))
+    except DERError:
+        return False
+
+
+def _shown(serial: int) -> str:
+    size = serial.bit_length() // 8 + 1
+    return str(serial) if size <= _MAX_NUMBER_BYTES else f"with a serial number of {size} bytes"
 
 
 class _Parts:
@@ -392,7 +413,10 @@ def _serial_and_date(data: bytes, tag: int, at: int, end: int) -> tuple[int, int
 def _number(extension: Extension | None) -> int | None:
     if extension is None:
         return None
-    return reader.integer(reader.single(extension.value, reader.INTEGER, "a CRL number"), lenient=True)
+    content = reader.single(extension.value, reader.INTEGER, "a CRL number")
+    if len(content) > _MAX_NUMBER_BYTES:
+        raise DERError(f"a CRL number of {len(content)} bytes, which is more than {_MAX_NUMBER_BYTES}")
+    return reader.integer(content, lenient=True)
 
 
 def _reason(value: bytes) -> int:
@@ -427,7 +451,7 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
     ConfigError naming the file (and which CRL) when it has none or one cannot be read.
     """
     if data[:1] == b"\x30":
-        yield RevocationList(data, name)
+        yield RevocationList(pem.without_newline(data), name)
         return
     found = 0
     position = 0
@@ -441,7 +465,8 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
             raise ConfigError(f"{where}: its base64 is broken: {err}") from err
         yield RevocationList(content, where)
     if not found:
-        raise ConfigError(f"{name}: not a CRL: neither DER nor a PEM block 'X509 CRL'")
+        hint = "" if b"-----BEGIN" in data else pem.hint(data)
+        raise ConfigError(f"{name}: not a CRL: neither DER nor a PEM block 'X509 CRL'{hint}")
 
 
 def _block(data: bytes, position: int, name: str) -> tuple[int, int, int] | None:

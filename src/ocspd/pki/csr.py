@@ -306,6 +306,11 @@ def _attributes(request: CertificateRequest) -> bytes:
     if request.delegation_enabled:
         wanted.append(extensions.delegation_usage())
     wanted += request.extensions
+    if len(wanted) > extensions.MAX_EXTENSIONS:
+        raise CodedError(
+            Code.CSR_BAD_REQUEST,
+            f"{len(wanted)} extensions are more than a request can have ({extensions.MAX_EXTENSIONS})",
+        )
     seen: set[str] = set()
     for extension in wanted:
         if extension.oid in seen:

@@ -31,10 +31,14 @@ SET = 0x31
 
 _MAX_OID_BYTES = 63
 """What every reader of our certificates takes, the one we verify them with included."""
+_MAX_FOREIGN_OID_BYTES = 512
+_MAX_ARC = 1 << 127
 _TIMES = {
     UTC_TIME: re.compile(rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(Z|[+-]\d{4})"),
     GENERALIZED_TIME: re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:[.,]\d{1,20})?(Z|[+-]\d{4})"),
 }
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(microsecond=0, tzinfo=UTC)
 _NAMES = {
     BOOLEAN: "a BOOLEAN",
     INTEGER: "an INTEGER",
@@ -137,16 +141,20 @@ def bits(content: bytes) -> bytes:
     return content[1:]
 
 
-def object_identifier(content: bytes) -> str:
-    """Read the content of an OBJECT IDENTIFIER; one of more than 63 octets is refused."""
+def object_identifier(content: bytes, *, lenient: bool = False) -> str:
+    """Read the content of an OBJECT IDENTIFIER; one of more than 63 octets is refused, lenient of 512.
+
+    Lenient takes numbers in more octets than they need too, as older versions of Go and others do.
+    """
     if not content or content[-1] & 0x80:
         raise DERError("an object identifier is cut short")
-    if len(content) > _MAX_OID_BYTES:
-        raise DERError(f"an object identifier of more than {_MAX_OID_BYTES} bytes")
+    limit = _MAX_FOREIGN_OID_BYTES if lenient else _MAX_OID_BYTES
+    if len(content) > limit:
+        raise DERError(f"an object identifier of more than {limit} bytes")
     arcs: list[int] = []
     value, begins = 0, True
     for octet in content:
-        if begins and octet == 0x80:
+        if begins and octet == 0x80 and not lenient:
             raise DERError("an object identifier with a number in more bytes than it needs")
         value = value << 7 | octet & 0x7F
         begins = octet & 0x80 == 0
@@ -155,6 +163,12 @@ def object_identifier(content: bytes) -> str:
             value = 0
     first = min(arcs[0] // 40, 2)
     return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
+def is_common(dotted: str) -> bool:
+    """Whether `cryptography` can hold an object identifier, so that it can be in a strict copy."""
+    arcs = dotted.split(".")
+    return len(dotted) <= _MAX_OID_BYTES and all(int(arc) < _MAX_ARC for arc in arcs)
 
 
 def algorithm(content: bytes) -> tuple[str, Element | None]:
@@ -168,7 +182,8 @@ def moment(tag: int, content: bytes) -> datetime:
     """Read a UTCTime or GeneralizedTime as an aware UTC datetime.
 
     Seconds may be absent and there may be an offset or a fraction, as old programs write them (Go takes
-    the first two in a UTCTime); a fraction is dropped.
+    the first two in a UTCTime); a fraction is dropped. What lies before the year 1 or after 9999, the year
+    0 or an offset at the end, is the first or last second of these.
     """
     form = _TIMES.get(tag)
     match = form.fullmatch(content) if form else None
@@ -179,10 +194,16 @@ def moment(tag: int, content: bytes) -> datetime:
         year += 1900 if year >= 50 else 2000
     zone = match[7]
     try:
-        found = datetime(year, month, day, hour, minute, int(match[6] or 0), tzinfo=UTC)
-        if zone != b"Z":
-            offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:]))
-            found += offset if zone[:1] == b"-" else -offset
-    except (ValueError, OverflowError):
+        # the year 0 was a leap year, as 4 is
+        found = datetime(year or 4, month, day, hour, minute, int(match[6] or 0), tzinfo=UTC)
+    except ValueError:
         raise DERError("a time that does not exist") from None
-    return found
+    if year == 0:
+        return _FIRST
+    if zone == b"Z":
+        return found
+    offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:]))
+    try:
+        return found + offset if zone[:1] == b"-" else found - offset
+    except OverflowError:
+        return _LAST if zone[:1] == b"-" else _FIRST

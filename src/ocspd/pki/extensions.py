@@ -32,6 +32,9 @@ AUTHORITY_INFO_ACCESS = "1.3.6.1.5.5.7.1.1"
 OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
 DELEGATION_USAGE = "1.3.6.1.4.1.44363.44"
 
+MAX_EXTENSIONS = 200
+"""Of one request or certificate that is made here."""
+
 _OCSP = "1.3.6.1.5.5.7.48.1"
 _CA_ISSUERS = "1.3.6.1.5.5.7.48.2"
 _CPS = "1.3.6.1.5.5.7.2.1"
@@ -83,7 +86,7 @@ def parse_extension(content: bytes, *, lenient: bool = False) -> Extension:
         critical = reader.boolean(parts[1].content, lenient=lenient)
         del parts[1]
     value = reader.expect(parts, 1, reader.OCTET_STRING, "the value of an extension")
-    return Extension(reader.object_identifier(kind), critical, value.content)
+    return Extension(reader.object_identifier(kind, lenient=lenient), critical, value.content)
 
 
 def of_certificate(certificate: x509.Certificate) -> tuple[Extension, ...]:
@@ -113,7 +116,9 @@ def parse_basic_constraints(value: bytes, *, lenient: bool = False) -> BasicCons
     if parts and not lenient:
         raise DERError("basicConstraints holds something else than cA and pathLenConstraint")
     if path_len is not None and path_len.bit_length() > 31:
-        raise DERError("the pathLenConstraint is too large")
+        if not lenient:
+            raise DERError("the pathLenConstraint is too large")
+        path_len = None  # longer than any chain
     return BasicConstraints(ca, None if path_len is None or path_len < 0 else path_len)
 
 

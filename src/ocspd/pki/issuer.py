@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ocspd.errors import Code, CodedError
+from ocspd.errors import Code, CodedError, DERError
 from ocspd.logs import logger
 from ocspd.pki import certs, extensions, keys, sans
+from ocspd.pki import der_reader as reader
+from ocspd.pki import ocsp_der as der
 from ocspd.pki.csr_reader import ReceivedCSR, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import Name
@@ -253,6 +255,23 @@ def _serial(profile: Profile, request: SignRequest) -> int:
     return request.serial
 
 
+def _check_copied(extension: Extension) -> None:
+    """Look into what is copied by default: clients refuse a certificate in which it is no such thing."""
+    try:
+        if extension.oid == _TLS_FEATURE:
+            features = reader.elements(reader.single(extension.value, reader.SEQUENCE, "the TLS feature"))
+            numbers = [reader.integer(each.content) for each in features if each.tag == reader.INTEGER]
+            well_formed = len(numbers) == len(features) and all(0 <= number < 1 << 16 for number in numbers)
+        else:
+            well_formed = extension.oid != extensions.DELEGATION_USAGE or extension.value == der.NULL
+    except DERError:
+        well_formed = False
+    if not well_formed:
+        raise CodedError(
+            Code.CSR_PARSE_FAILED, f"the CSR's extension {extension.oid} is no such thing inside"
+        )
+
+
 def _extra_extensions(csr: ReceivedCSR, profile: Profile, request: SignRequest) -> tuple[Extension, ...]:
     extra = []
     copied = _ALWAYS_COPIED
@@ -260,6 +279,7 @@ def _extra_extensions(csr: ReceivedCSR, profile: Profile, request: SignRequest) 
         copied |= (_COPIED | profile.allowed_extensions) - NEVER_COPIED
     for extension in csr.extensions:
         if extension.oid in copied:
+            _check_copied(extension)
             extra.append(extension)
         elif profile.copy_extensions and extension.oid not in NEVER_COPIED:
             logger.info("extension %s of the CSR is not copied: allowed_extensions lacks it", extension.oid)

@@ -263,9 +263,9 @@ def check_key_matches(key: PrivateKey, certificate: x509.Certificate) -> None:
     try:
         public = certificate.public_key()
     except (UnsupportedAlgorithm, ValueError) as err:
-        raise _unsupported(f"certificate: {err}") from err
-    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    if public.public_bytes(encoding, form) != public_key_info(key):
+        raise _unsupported("the certificate's key is damaged, or of a kind that is not known") from err
+    # compared as keys: a point may be compressed in the certificate
+    if public != key.public_key():
         raise CodedError(
             Code.KEY_MISMATCH,
             "Private key does not match public key: key and certificate do not belong together",

@@ -23,6 +23,9 @@ COMMON_NAME = "2.5.4.3"
 SERIAL_NUMBER = "2.5.4.5"
 EMAIL = "1.2.840.113549.1.9.1"
 
+MAX_ATTRIBUTES = 1000
+"""Of a name that is written here: a few hundred are seen, and each of them costs every reader time."""
+
 _MULTI_VALUED = {
     "2.5.4.6": "country",
     "2.5.4.8": "province",
@@ -69,7 +72,10 @@ class Name:
     extra: tuple[tuple[str, str], ...] = field(default=())
 
     def encode(self) -> bytes:
-        """Return the DER of the Name; DERError for a text that UTF-8 cannot hold."""
+        """Return the DER of the Name; DERError for a text UTF-8 cannot hold, and for too many attributes."""
+        count = len(self.extra) + sum(len(getattr(self, each)) for each in _MULTI_VALUED.values())
+        if count > MAX_ATTRIBUTES:
+            raise DERError(f"{count} attributes are more than a name can have ({MAX_ATTRIBUTES})")
         replaced = {oid for oid, _ in self.extra}
         groups: list[tuple[str, tuple[str, ...]]] = [
             (oid, getattr(self, attribute)) for oid, attribute in _MULTI_VALUED.items()
@@ -134,7 +140,7 @@ def rdns(data: bytes, *, lenient: bool = False) -> list[list[tuple[str, str]]]:
                 raise DERError("an attribute of a name is not a SEQUENCE")
             parts = reader.elements(attribute.content)
             kind = reader.expect(parts, 0, reader.OBJECT_IDENTIFIER, "the type of a name's attribute")
-            oid = reader.object_identifier(kind.content)
+            oid = reader.object_identifier(kind.content, lenient=lenient)
             if len(parts) < 2:
                 raise DERError("an attribute of a name has no value")
             text = string(parts[1].tag, parts[1].content, lenient=lenient)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ocspd.errors import ConfigError
-from ocspd.pki import ocsp_der as der
+from ocspd.errors import CodedError, ConfigError
 from ocspd.pki.cert_reader import check_issued_by
+from ocspd.pki.keys import check_key_matches
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -46,13 +45,12 @@ def check_responder(
     The key belongs to the responder certificate, which is the issuer's own or was issued directly by
     it, for OCSP signing, and is valid now. Raises ConfigError naming file, subject and remedy.
     """
-    public = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    if der.children(public)[1] != der.children(responder.parts.key_info)[1]:
+    try:
+        check_key_matches(key, responder.certificate)
+    except CodedError:
         raise ConfigError(
             f"{key_name}: is not the private key of {responder.name}: give the key that belongs to it"
-        )
+        ) from None
     direct = issuer.certificate == responder.certificate
     if not direct:
         _check_delegation(issuer, responder)

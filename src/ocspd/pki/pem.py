@@ -11,6 +11,9 @@ import binascii
 import re
 from dataclasses import dataclass
 
+from ocspd.errors import DERError
+from ocspd.pki import der_reader
+
 _BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
 _HEADER = re.compile(r"([A-Za-z0-9-]+)[ \t]*:[ \t]*(.*)")
 
@@ -61,11 +64,24 @@ def _block(data: bytes, begin: int, end: int) -> Block | None:
     return Block(label.decode("latin-1"), headers, content, data[begin : end + len(last_line)] + b"\n")
 
 
+def without_newline(data: bytes) -> bytes:
+    """Return DER without the white space that editors and scripts leave at the end of a file."""
+    if data[-1:] not in {b"\n", b"\r", b" "}:
+        return data
+    try:
+        _, _, end = der_reader.span(data, 0, len(data))
+    except DERError:
+        return data
+    return data[:end] if not data[end:].strip(b" \r\n") else data
+
+
 def hint(data: bytes) -> str:
     """Say why a text has no PEM block where that can be told: a remedy in brackets, or ""."""
     head = data[:64]
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"} or (head and head.count(0) * 3 > len(head)):
         return " (it is in UTF-16: save it as ASCII or UTF-8)"
+    if data[:4] == b"\xef\xbb\xbf\x30":
+        return " (it is DER after a byte order mark: remove the first three bytes)"
     if _BEGIN in data:
         return " (there is a BEGIN line, but no whole block: it was cut off or changed)"
     return ""

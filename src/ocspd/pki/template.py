@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError, DERError
+from ocspd.pki import der_reader as reader
 from ocspd.pki import extensions, keys
 from ocspd.pki import ocsp_der as der
 from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
 from ocspd.pki.certs import subject_key_id, to_row
-from ocspd.pki.extensions import BasicConstraints, Extension
+from ocspd.pki.extensions import MAX_EXTENSIONS, BasicConstraints, Extension
 from ocspd.pki.sans import AlternativeNames
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _UTC_TIME = 0x17
 _EMPTY_NAME = b"\x30\x00"
+
+MAX_BYTES = 512 * 1024
+"""TLS clients take 100 KB to 16 MB of certificates; reading this many takes a twentieth of a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +72,25 @@ class Template:
             body = self._body(subject, issuer_name, authority, keys.signature_algorithm(key))
         except DERError as err:
             raise CodedError(Code.CERT_BAD_REQUEST, str(err)) from err
+        if len(body) > MAX_BYTES:
+            raise CodedError(
+                Code.CERT_BAD_REQUEST,
+                f"the certificate would have {len(body)} bytes, more than clients read "
+                f"({MAX_BYTES}): ask for several",
+            )
         _rehearse(body, keys.signature_algorithm(key))
         signature = der.tlv(der.BIT_STRING, b"\0", keys.sign(key, body))
         return read_certificate(der.sequence(body, keys.signature_algorithm(key), signature))
 
     def _body(self, subject: bytes, issuer_name: bytes, authority: bytes | None, algorithm: bytes) -> bytes:
         wanted = self._extensions(subject, authority)
+        if len(wanted) > MAX_EXTENSIONS:
+            raise DERError(
+                f"{len(wanted)} extensions are more than a certificate can have ({MAX_EXTENSIONS})"
+            )
+        for dotted in (*(each.oid for each in wanted), *(kind for kind, _ in self.subject.extra)):
+            # the reader that certificates are verified with has the same limit
+            reader.object_identifier(der.content(der.oid(dotted)))
         encoded = der.sequence(*(extension.encode() for extension in wanted))
         return der.sequence(
             der.tlv(der.context(0, constructed=True), der.integer(2)),

@@ -74,7 +74,7 @@ class SeenSources:
         this_update = int(max(heading.this_update for heading in headings).timestamp())
         key = f"{_name(issuer)} crl {scope.hex()}"
         known_number, known_update = _pair(self._before.get(key))
-        if number < known_number or this_update < known_update:
+        if key in self._before and (number < known_number or this_update < known_update):
             what = f"number {known_number} of " if known_number else ""
             raise ConfigError(
                 f"{newest.where}: is older than the CRL used before ({what}{_when(known_update)}): "
