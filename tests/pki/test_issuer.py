@@ -36,6 +36,7 @@ def make_ca(fields: dict[str, Any] | None = None) -> tuple[x509.Certificate, Any
 def sign(
     profile: dict[str, Any],
     csr_fields: dict[str, Any] | None = None,
+    /,
     *,
     authority: dict[str, Any] | None = None,
     now: datetime = NOW,
@@ -151,6 +152,16 @@ def test_a_profile_may_make_a_ca_under_a_path_length_of_zero_with_a_warning(
     profile = {"expiry": "1h", "usages": ["cert sign"], "ca_constraint": {"is_ca": True}}
     sign(profile, authority={"ca": {"pathlenzero": True}})
     assert "pathLenConstraint is 0" in caplog.text
+
+
+def test_a_profile_that_is_not_there_is_the_default_one_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sign(LOCAL, profile="clinet\n")
+    assert "there is no profile 'clinet\\n' (there are: none): signed with the default one" in caplog.text
+    caplog.clear()
+    sign(LOCAL)
+    assert "profile" not in caplog.text
 
 
 def test_a_leaf_may_outlive_its_issuer_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,6 +20,7 @@ from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import Name
 from ocspd.pki.profiles import DEFAULT_BACKDATE, CSRWhitelist
 from ocspd.pki.template import Template, random_serial
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,6 +158,13 @@ class Issuer:
             extra=_extra_extensions(csr, profile, request),
         ).sign(self._key, self.certificate)
         self._warn(certificate)
+        if request.profile and request.profile not in self.config.profiles:
+            known = ", ".join(sorted(self.config.profiles)) or "none"
+            logger.warning(
+                "there is no profile %s (there are: %s): signed with the default one",
+                shown(request.profile, 100),
+                shown(known),
+            )
         logger.info("signed certificate with serial number %d", serial)
         return certificate
 
