@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -155,6 +157,30 @@ def test_a_port_in_use_is_avoided() -> None:
         other = free_port(port)
         assert other != port
         assert free_port(other) == other
+
+
+def test_two_demos_never_choose_the_same_port(tmp_path: Path) -> None:
+    with Processes(tmp_path) as one:
+        chosen = one.port(free_port(0))
+        with Processes(tmp_path) as other:
+            assert other.port(chosen) != chosen
+
+
+def test_somebody_elses_server_on_the_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as foreign, Processes(tmp_path) as processes:
+        Thread(target=foreign.serve_forever, daemon=True).start()
+        port = foreign.server_port
+        with pytest.raises(OCSPDError, match=rf"cannot listen on 127\.0\.0\.1:{port}"):
+            processes.server(["serve", "-port", str(port)], f"http://127.0.0.1:{port}/")
+        foreign.shutdown()
 
 
 def test_a_verb_that_fails_is_shown_with_its_complaint(tmp_path: Path) -> None:

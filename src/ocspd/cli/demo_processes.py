@@ -32,6 +32,7 @@ class Processes:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
+        self._claims: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         """Start with no server."""
@@ -58,10 +59,29 @@ class Processes:
             raise OCSPDError(f"ocspd {' '.join(words)}\nended with {done.returncode}: {complaint}")
         return done.stdout
 
+    def port(self, preferred: int) -> int:
+        """Return `preferred` if nothing listens there and no other demo has chosen it, else a free port.
+
+        A server listens some seconds after its port was chosen. Until the demo ends an abstract socket
+        (Linux) tells other demos of the choice.
+        """
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0ocspd-demo-{preferred}")
+        except OSError:
+            claim.close()
+            return free_port(0)
+        self._claims.append(claim)
+        return free_port(preferred)
+
     def server(self, words: Sequence[str], ready_url: str) -> None:
-        """Start a verb that stays, its output in VERB.log, and wait until `ready_url` answers 200."""
+        """Start a verb that stays, its output in VERB.log; wait until it listens and `ready_url` answers.
+
+        The address alone would not do: somebody else may have taken the port, and answer there.
+        """
         name = words[0]
-        with (self._directory / f"{name}.log").open("wb") as log:
+        file = self._directory / f"{name}.log"
+        with file.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603  (our own program and words)
                 _command(words),
                 cwd=self._directory,
@@ -73,7 +93,7 @@ class Processes:
             )
         self._servers[name] = process
         deadline = time.monotonic() + _START_S
-        while not _answers(ready_url):
+        while not (b"Now listening on" in file.read_bytes() and _answers(ready_url)):
             self.check()
             if time.monotonic() > deadline:
                 raise OCSPDError(
@@ -105,6 +125,9 @@ class Processes:
                     os.killpg(process.pid, signal.SIGKILL)  # its own session: workers go with it
                 process.wait()
         self._servers.clear()
+        for claim in self._claims:
+            claim.close()
+        self._claims.clear()
 
 
 def _command(words: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from ocspd.cli.demo_processes import Processes, fetch, free_port
+from ocspd.cli.demo_processes import Processes, fetch
 from ocspd.cli.demo_questions import CHAIN, ISSUER, Answer, asker, openssl_words
 from ocspd.cli.io import write_stdout
 from ocspd.errors import OCSPDError
@@ -63,8 +63,8 @@ class Story:
         self._directory = directory
         self._processes = processes
         self._step = 0
-        self.api_port = free_port(_API_PORT)
-        self.responder_port = free_port(_RESPONDER_PORT)
+        self.api_port = self._processes.port(_API_PORT)
+        self.responder_port = self._processes.port(_RESPONDER_PORT)
         self.metrics = ""
         self.api = f"http://127.0.0.1:{self.api_port}/api/v1/cfssl"
         self.responder = f"http://127.0.0.1:{self.responder_port}"
@@ -188,7 +188,7 @@ class Story:
     def _serve_answers(self) -> None:
         self._explain("The responder, in the background; with the signer's key it also follows the database.")
         words = ["ocspserve", "-port", str(self.responder_port), *self._signing_flags()]
-        admin_port = free_port(_ADMIN_PORT)  # a default port, so chosen as late as possible
+        admin_port = self._processes.port(_ADMIN_PORT)  # a default port, so chosen as late as possible
         self.metrics = f"http://127.0.0.1:{admin_port}/metrics"
         words += ["-admin-port", str(admin_port)]
         self._show(["ocspd", *words], background=True)
