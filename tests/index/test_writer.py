@@ -391,3 +391,28 @@ def test_a_gentle_writer_can_be_told_to_hurry(tmp_path: Path) -> None:
         writer.add(AUTHORITIES[0].answer(1))
         writer.finish()
     assert Segment(writer.path).entries == 1
+
+
+@pytest.mark.parametrize("hours", [[0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2], [1, 1, 0], [0, 1, 1]])
+def test_of_a_dump_the_newest_answer_counts_in_any_order_and_what_comes_after_it_replaces_it(
+    tmp_path: Path, hours: list[int]
+) -> None:
+    authority = AUTHORITIES[0]
+    many = range(1, 400)
+    with SegmentWriter(str(tmp_path / "segment"), created_at=NOW_S) as writer:
+        for serial in many:
+            for hour in hours:
+                revoked_at = NOW - 9 * HOUR if hour == 0 else None
+                writer.add(authority.answer(serial, this_update=NOW - hour * HOUR, revoked_at=revoked_at))
+        writer.order_by_time()
+        writer.add(authority.answer(7, this_update=NOW - 5 * HOUR))
+        writer.finish()
+    index = Index([Segment(str(tmp_path / "segment"))])
+    key = "sha1", *authority.hashes("sha1")
+    found = {serial: index.lookup(*key, serial) for serial in many}
+    assert {answer.status for serial, answer in found.items() if answer and serial != 7} == {1}
+    assert found[7] is not None
+    assert found[7].status == 0
+    assert index.segments[0].entries == len(many)
+    (stats,) = index.segments[0].issuer_stats()
+    assert (stats["good"], stats["revoked"]) == (1, len(many) - 1)

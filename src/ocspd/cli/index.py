@@ -84,6 +84,7 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         if flags.string("db-config"):
             await _add_table(writer, flags.string("db-config"), report)
         _tell_bad(report)
+        writer.order_by_time()  # whatever the order of dumps
         if sources:  # last, as later answers replace earlier ones
             imported = await import_files(writer, sources, signers, flags, clock)
         if not report.answers + imported.signed.answers:

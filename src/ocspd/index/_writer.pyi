@@ -25,6 +25,11 @@ class SegmentWriter:
         """Whether it writes gently."""
     def hurry(self) -> None:
         """Write as fast as possible from now on; any thread may call this while another one writes."""
+    def order_by_time(self) -> None:
+        """Of what was added so far let the answer with the newest thisUpdate count for each key.
+
+        What is added afterwards replaces it as always.
+        """
     def stop(self) -> None:
         """Have the next write fail with IndexFileError; any thread may call this while another one writes."""
     @property

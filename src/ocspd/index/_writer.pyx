@@ -88,6 +88,7 @@ cdef class SegmentWriter:
     cdef int64_t _created_at
     cdef uint64_t _seed
     cdef uint64_t _records_size
+    cdef uint64_t _by_time  # records before this offset: of one key that with the newest thisUpdate counts
     cdef uint8_t *_buffer
     cdef size_t _buffered
     cdef Tables _tables
@@ -146,6 +147,9 @@ cdef class SegmentWriter:
 
     def hurry(self):
         self.gentle = False
+
+    def order_by_time(self):
+        self._by_time = self._records_size
 
     def stop(self):
         self._stopped = True
@@ -420,18 +424,16 @@ cdef class SegmentWriter:
                 return 0
             if slot[0] >> 40 == fingerprint:
                 code = self._replaces(slot[0] & ((<uint64_t> 1 << 40) - 1), pair.offset)
-                if code < 0:
-                    return code
                 if code == 0:
                     slot[0] = fingerprint << 40 | pair.offset
-                    return 0
+                if code != 1:
+                    return 0 if code == 2 else code
         return 1
 
     cdef int _replaces(self, uint64_t old, uint64_t new) noexcept nogil:
-        """0 when both records have the same key, and then the old one is marked dead; 1 when not."""
+        """0 when both records have the same key, and the old one is dead then; 2: the new one is; 1 when not."""
         cdef uint8_t a[RECORD_HEAD + MAX_SERIAL]
         cdef uint8_t b[RECORD_HEAD + MAX_SERIAL]
-        cdef uint8_t dead
         cdef Template *one
         cdef Template *two
         cdef Span left, right
@@ -456,11 +458,16 @@ cdef class SegmentWriter:
         right = magnitude(right)
         if one.issuer_key != two.issuer_key or left.n != right.n or memcmp(left.p, right.p, <size_t> left.n) != 0:
             return 1
-        if not a[0] & RECORD_DEAD:
-            dead = a[0] | RECORD_DEAD
-            if pwrite(self._file, &dead, 1, <Py_ssize_t> (PAGE + old)) != 1:
+        if new < self._by_time and two.this_update < one.this_update:
+            return self._bury(b[0], two, new) or 2
+        return self._bury(a[0], one, old)
+
+    cdef int _bury(self, uint8_t head, Template *template, uint64_t offset) noexcept nogil:
+        if not head & RECORD_DEAD:
+            head = head | RECORD_DEAD
+            if pwrite(self._file, &head, 1, <Py_ssize_t> (PAGE + offset)) != 1:
                 return E_IO
-            one.count -= 1
+            template.count -= 1
         return 0
 
     cdef int _are_crowded(self, uint64_t slot_pages) except? -99:

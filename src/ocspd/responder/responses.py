@@ -133,6 +133,7 @@ class ResponsesFile:
         self.directory.create()
         with self.directory.writer(now) as writer:
             added, bad = writer.add_base64(data)
+            writer.order_by_time()  # a dump that was put together has old responses behind new ones
             if not first and not added:
                 raise OCSPDError(f"{self._path} holds no OCSP response")
             tokens = added + writer.skipped
