@@ -4,6 +4,7 @@
      ├─ UsageError          exit code 2: the command line cannot be understood
      ├─ ConfigError         a configuration file or setting cannot be used
      ├─ CodedError          carries a CFSSL number; JSON on stderr and in API answers
+     │   └─ SetupError      a database that is of no use until a person has done something about it
      ├─ DERError            bytes that are not the DER structure they should be
      ├─ IndexFileError      a segment, manifest or index directory cannot be used
      ├─ SignerError         the signer of one issuer cannot sign at present
@@ -134,3 +135,16 @@ class CodedError(OCSPDError):
         for char in "<>&":
             text = text.replace(char, f"\\u{ord(char):04x}")
         return f'{{"code":{int(self.code)},"message":{text}}}'
+
+
+class SetupError(CodedError):
+    """A database that is of no use until a person does something: make it, migrate it, correct a login.
+
+    Waiting for it to come back, as for one that is away, would be for ever.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.STORE_FAILED, message)
+
+    def __reduce__(self) -> tuple[type[SetupError], tuple[str]]:
+        return SetupError, (self.message,)

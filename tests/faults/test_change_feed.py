@@ -458,3 +458,34 @@ async def test_a_cursor_from_before_migration_4_goes_on(postgres_db: CertDB) -> 
     paged = old | {"upto": cursor["rest"]["seen"], "xid": "0", "id": 0}
     assert [change.serial for change in (await feed.read(paged, 10))[0]] == [1]
     await feed.close()
+
+
+async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on_again(
+    postgres_db: CertDB, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = postgres_db.change_feed()
+    config = DBConfig("postgres", postgres_url)
+    try:
+        cursor = await feed.current_cursor()
+        # as pg_restore --data-only --disable-triggers has it, beside one that nobody enables again
+        await raw.execute(config, "ALTER TABLE certificates DISABLE TRIGGER ALL")
+        with pytest.raises(CursorLostError, match="triggers were off"):
+            await feed.read(cursor, 10)
+        off = await feed.current_cursor()
+        assert await feed.read(off, 10) == ([], off)
+        assert caplog.text.count("does not note changes") == 1
+        await raw.execute(config, "ALTER TABLE certificates ENABLE TRIGGER ALL")
+        with pytest.raises(CursorLostError, match="triggers were off"):
+            await feed.read(off, 10)
+        on = await feed.current_cursor()
+        await raw.execute(
+            config,
+            "BEGIN; ALTER TABLE certificates DISABLE TRIGGER ocspd_update; "
+            "UPDATE certificates SET status = 'revoked'; "
+            "ALTER TABLE certificates ENABLE ALWAYS TRIGGER ocspd_update; COMMIT",
+        )
+        with pytest.raises(CursorLostError, match="triggers were off"):
+            await feed.read(on, 10)
+        assert caplog.text.count("does not note changes") == 1
+    finally:
+        await feed.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
 from tests.certdb.raw import execute, fetch
 from tests.faults.cluster import Cluster, clusters, data_source
-from tests.faults.daemon import Rows, signing
+from tests.faults.daemon import SETTINGS, Rows, signing
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
@@ -91,3 +92,30 @@ async def test_D11_neither_a_lagging_standby_nor_an_old_primary_is_ever_believed
         signing(db, tmp_path / "index", SIGNER) as signer,
     ):
         assert [signer.status(serial) for serial in (7, 8, 9, 10, 11)] == [REVOKED] * 4 + [GOOD]
+
+
+async def test_D12_a_role_that_may_not_trim_is_told_so_once_and_follows(
+    postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DBConfig("postgres", postgres_url)
+    rows = Rows(config)
+    role = postgres_url.partition("?")[0].rsplit("/", 1)[-1] + "_signer"
+    async with await open_certdb(config, SystemClock()) as db:
+        await migrate.up(db)
+    await rows.insert("7", AKI)
+    tables = "certificates, ocspd_changes, ocspd_feed"
+    await execute(config, f'CREATE ROLE "{role}" LOGIN', f'GRANT SELECT ON {tables} TO "{role}"')
+    few = DBConfig("postgres", f"{postgres_url}&options=-crole%3D{role}")
+    settings = replace(SETTINGS, trim_interval_s=0.01)
+    async with (
+        await open_certdb(few, SystemClock()) as db,
+        signing(db, tmp_path / "index", SIGNER, settings=settings) as signer,
+    ):
+        with signer.oracle.committing(0, 7, ["revoked"]):
+            await rows.says("7", AKI, "revoked")
+        await signer.until(lambda: signer.status(7) == REVOKED, "a change is answered")
+        await signer.until(lambda: "stays in the change feed" in caplog.text, "the warning")
+        await signer.another_pass()
+        assert signer.refresher.stats.health.up("database")
+    assert caplog.text.count("stays in the change feed") == 1
+    await execute(config, f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')

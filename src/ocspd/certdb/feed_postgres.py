@@ -5,10 +5,12 @@ number N" loses changes. A cursor is therefore a whole snapshot, as pg_current_s
 what is visible now and was not visible then. That is exact whatever order transactions commit in, and
 waits for none of them.
 
-A cursor is {"source", "urgent", "rest"}. `source` is the server's identity and timeline: numbers of
-transactions mean nothing on another one. The two lanes (rule 4 of `feed`) are {"seen": the snapshot up to
-which everything was read or put off, "later": the windows that were put off, newest last}; a window is
-{"seen", "upto", "xid", "id"}: what is visible in `upto` and was not in `seen`, behind entry (xid, id).
+A cursor is {"source", "triggers", "urgent", "rest"}. `source` is the server's identity and timeline: numbers
+of transactions mean nothing on another one. `triggers` changes whenever those that note changes are disabled
+or enabled: what happened in between was not noted. The two lanes (rule 4 of `feed`) are {"seen": the
+snapshot up to which everything was read or put off, "later": the windows that were put off, newest last}; a
+window is {"seen", "upto", "xid", "id"}: what is visible in `upto` and was not in `seen`, behind entry
+(xid, id).
 """
 
 from __future__ import annotations
@@ -40,11 +42,15 @@ _LEAST_LIMIT = 50
 _TRIM_ROWS = 5_000
 _TRIM_PAUSE_S = 0.05
 
+_TRIGGERS = ("ocspd_delete", "ocspd_insert", "ocspd_truncate", "ocspd_update")
 _LANES = (("urgent", True), ("rest", False))
+# The triggers' rows in the catalogue are new ones whenever one was disabled, enabled, dropped or made.
 _POSITION = f"""
-SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, trimmed::text, truncated::text, pg_is_in_recovery()
+SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, trimmed::text, truncated::text, pg_is_in_recovery(),
+       (SELECT coalesce(string_agg(tgenabled::text || xmin::text, ' ' ORDER BY tgname), '') FROM pg_trigger
+        WHERE tgrelid = 'certificates'::regclass AND tgname = ANY('{{{",".join(_TRIGGERS)}}}'))
 FROM ocspd_feed
-"""  # noqa: S608  (a constant)
+"""  # noqa: S608  (constants)
 # What was not visible in a snapshot is what ran then ($2, few: each looked up by itself) and what began
 # later. Bounded above as well, so that a page costs what is in it.
 _READ = """
@@ -108,9 +114,13 @@ class PostgresFeed:
     async def current_cursor(self) -> Cursor:
         """See ChangeFeed."""
         async with self._database.connection(READ_TIMEOUT_S) as connection:
-            snapshot, source, _, _ = await self._position(connection)
+            snapshot, source, triggers, _ = await self._position(connection)
         self._database.newest.see(source, snapshot)
-        return {"source": source, **{name: {"seen": snapshot, "later": []} for name, _ in _LANES}}
+        return {
+            "source": source,
+            "triggers": triggers,
+            **{name: {"seen": snapshot, "later": []} for name, _ in _LANES},
+        }
 
     async def read(self, cursor: Mapping[str, Any], limit: int) -> tuple[list[StatusRowChange], Cursor]:
         """See ChangeFeed."""
@@ -133,17 +143,21 @@ class PostgresFeed:
             self._database.connection(READ_TIMEOUT_S) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            snapshot, source, trimmed, truncated = await self._position(connection)
-            self._check(cursor, lanes, source, Snapshot(snapshot), (int(trimmed), int(truncated)))
+            snapshot, source, triggers, marks = await self._position(connection)
+            self._check(cursor, lanes, source, Snapshot(snapshot), marks)
+            if cursor.get("triggers", triggers) != triggers:
+                name = self._database.name
+                raise CursorLostError(f"{name} may not have noted every change: its triggers were off")
             for name, urgent in _LANES:
                 room = limit - len(records)
                 if room > 0:
                     records += await _read_lane(connection, lanes[name], urgent, snapshot, room)
         self._database.newest.see(source, snapshot)
-        return records, {"source": source, **lanes}
+        return records, {"source": source, "triggers": triggers, **lanes}
 
-    async def _position(self, connection: Any) -> tuple[str, str, str, str]:
-        snapshot, source, trimmed, truncated, recovering = await connection.fetchrow(_POSITION)
+    async def _position(self, connection: Any) -> tuple[str, str, str, tuple[int, int]]:
+        record = await connection.fetchrow(_POSITION)
+        snapshot, source, trimmed, truncated, recovering, triggers = record
         if recovering:
             # its snapshots do not say which transactions are still running
             raise RefusedError(
@@ -152,7 +166,16 @@ class PostgresFeed:
             )
         if self._database.newest.leaves(source):
             raise RefusedError(f"{self._database.name} {ABANDONED}")
-        return snapshot, source, trimmed, truncated
+        at_work = sum(trigger[0] in "AO" for trigger in triggers.split()) == len(_TRIGGERS)
+        if not at_work and not self._database.newest.blind:
+            logger.warning(
+                "%s does not note changes, so that they wait for the next pass: enable the triggers of "
+                "certificates again (ALTER TABLE certificates ENABLE ALWAYS TRIGGER ...: %s)",
+                self._database.name,
+                ", ".join(_TRIGGERS),
+            )
+        self._database.newest.blind = not at_work
+        return snapshot, source, triggers, (int(trimmed), int(truncated))
 
     def _check(
         self, cursor: Cursor, lanes: dict[str, Any], source: str, now: Snapshot, marks: tuple[int, int]

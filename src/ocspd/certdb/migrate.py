@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ocspd.errors import Code, CodedError
+from ocspd.errors import Code, CodedError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -215,9 +215,7 @@ async def require_latest(db: Migratable) -> None:
 
 def unmigrated(name: str, detail: str) -> CodedError:
     """Return the error of a database that lacks tables or columns."""
-    return CodedError(
-        Code.STORE_FAILED, f"{name} is not migrated ({detail}): run ocspd db up -db-config FILE"
-    )
+    return SetupError(f"{name} is not migrated ({detail}): run ocspd db up -db-config FILE")
 
 
 async def _begin_state(db: Migratable, session: MigrationSession) -> None:

@@ -18,7 +18,7 @@ import asyncpg
 from ocspd.certdb import migrate
 from ocspd.certdb.dsn import DataSource, parse_data_source
 from ocspd.certdb.postgres_snapshot import Newest
-from ocspd.errors import Code, CodedError, OCSPDError
+from ocspd.errors import Code, CodedError, OCSPDError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -269,16 +269,25 @@ class Database:
             except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 pool.terminate()
 
+    def _by_hand(self, err: Exception, text: str) -> str:
+        """Return what a person has to do about an error; "" where waiting may help."""
+        match err:
+            case asyncpg.InvalidCatalogNameError():
+                return f"{self.name} does not exist: create it (createdb) and run ocspd db up -db-config FILE"
+            case asyncpg.InvalidAuthorizationSpecificationError():
+                return f"{self.name} refuses the login: {text}"
+            case asyncpg.InsufficientPrivilegeError():
+                return f"{self.name}: {text}: grant the right to this user"
+        return ""
+
     def _translate(self, err: Exception) -> CodedError:
         name = self.name
         text = str(err).splitlines()[0] if str(err) else type(err).__name__
+        if by_hand := self._by_hand(err, text):
+            return SetupError(by_hand)
         match err:
-            case asyncpg.InvalidCatalogNameError():
-                text = f"{name} does not exist: create it (createdb), then run ocspd db up -db-config FILE"
             case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
                 return migrate.unmigrated(name, text)
-            case asyncpg.InvalidAuthorizationSpecificationError():
-                text = f"{name} refuses the login: {text}"
             case asyncpg.UniqueViolationError():
                 text = f"{name}: there is such a row already ({text})"
             case asyncpg.TargetServerAttributeNotMatched():
@@ -292,6 +301,8 @@ class Database:
                 text = f"{name} gives no answer"
             case OSError():
                 text = f"{name} cannot be reached: {err.strerror or text}"
+            case asyncpg.InternalClientError() | asyncpg.InterfaceError():
+                text = f"{name}: the connection was lost"  # the driver speaks of its own states
             case _:
                 text = f"{name}: {text}"
         return CodedError(Code.STORE_FAILED, text)

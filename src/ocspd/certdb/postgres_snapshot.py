@@ -43,6 +43,8 @@ class Newest:
     def __init__(self) -> None:
         self.first = 0
         """At which of the hosts connecting begins: another one after a server that was refused."""
+        self.blind = False
+        """Whether the database was seen to note no changes, which the log hears of once."""
         self._source = ""
         self._xmax = 0
 

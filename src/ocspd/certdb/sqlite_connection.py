@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ocspd.certdb import migrate
-from ocspd.errors import Code, CodedError
+from ocspd.errors import Code, CodedError, SetupError
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
@@ -196,9 +196,7 @@ class Worker:
 
 def _connect(location: Location, *, create: bool) -> sqlite3.Connection:
     if location.file is not None and not create and not location.file.exists():
-        raise CodedError(
-            Code.STORE_FAILED, f"{location.name} does not exist: make it with ocspd db up -db-config FILE"
-        )
+        raise SetupError(f"{location.name} does not exist: make it with ocspd db up -db-config FILE")
     connection = sqlite3.connect(
         location.uri(create=create),
         uri=True,
@@ -220,11 +218,10 @@ def _check_affinity(connection: sqlite3.Connection, location: Location) -> None:
         if column == b"serial_number" and not any(
             word in kind.upper() for word in (b"BLOB", b"CHAR", b"CLOB", b"TEXT")
         ):
-            raise CodedError(
-                Code.STORE_FAILED,
+            raise SetupError(
                 f"{location.name} was made by an old CFSSL: its column serial_number is declared "
                 f"{kind.decode('utf-8', 'replace')}, so SQLite keeps rounded numbers instead of serials. "
-                "Make a new database with ocspd db up and insert the certificates from the column pem",
+                "Make a new database with ocspd db up and insert the certificates from the column pem"
             )
 
 
@@ -238,5 +235,5 @@ def _translate(err: Exception, location: Location) -> CodedError:
             f"{location.name} cannot be opened: check that the directory exists and its rights",
         )
     if "not a database" in text:
-        return CodedError(Code.STORE_FAILED, f"{location.name}: the file is not an SQLite database")
+        return SetupError(f"{location.name}: the file is not an SQLite database")
     return CodedError(Code.STORE_FAILED, f"{location.name}: {text}")

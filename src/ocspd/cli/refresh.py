@@ -23,7 +23,7 @@ from ocspd.cli.signers import follow_files, issuer_configs
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.config import SignerConfig, load_signer_config
-from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.errors import CodedError, ConfigError, OCSPDError, SetupError
 from ocspd.index.directory import IndexDirectory
 from ocspd.logs import logger
 from ocspd.ops.systemd import Notifier
@@ -153,9 +153,6 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
         return code
 
 
-_BY_HAND = ("ocspd db up", "refuses the login")
-
-
 async def _first_look(database: CertDB, *, wait: bool) -> int | None:
     """Return about how many certificates there are, None where the database is away.
 
@@ -166,7 +163,7 @@ async def _first_look(database: CertDB, *, wait: bool) -> int | None:
         await database.check()
         return await database.estimate_unexpired()
     except CodedError as err:
-        if not wait or any(remedy in err.message for remedy in _BY_HAND):
+        if not wait or isinstance(err, SetupError):
             raise
         logger.warning("%s; waiting for it", err)
         return None

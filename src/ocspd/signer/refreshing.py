@@ -69,7 +69,6 @@ STATE_NAME = "signer.json"
 """The file beside the manifest that keeps the position in the change feed, and what was asked for."""
 _SIGN_AGAIN = "sign_again"
 _FEED_WAIT_S = 5.0
-_TRIM_EVERY_S = 600.0
 _TRIM_KEEP = timedelta(days=1)
 _OWED_S = 5.0
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -114,6 +113,7 @@ class Refresher:
         self._crew = Crew(settings.processes or usable_cpus())
         self._owed = Owed()
         self._turns = TableTurns()
+        self._trim_trouble = ""
         self._state: dict[str, Any] = {}
         self._sweep_due = False
         self._pass_wanted = asyncio.Event()
@@ -295,9 +295,18 @@ class Refresher:
     async def _trim(self, feed: ChangeFeed) -> None:
         """Take what is read out of the feed from time to time, beside reading it."""
         while True:
-            await asyncio.sleep(_TRIM_EVERY_S)
-            if (cursor := self._cursor()) is not None:
+            await asyncio.sleep(self._settings.trim_interval_s)
+            if (cursor := self._cursor()) is None:
+                continue
+            try:
                 await feed.trim(cursor, _TRIM_KEEP)
+            except CodedError as err:
+                # no reason to stop following; a right that is lacking is told once, not at every attempt
+                if self._trim_trouble != err.message:
+                    logger.warning("%s; what is read stays in the change feed meanwhile", err.message)
+                self._trim_trouble = err.message
+            else:
+                self._trim_trouble = ""
 
     async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], issuers: Issuers) -> None:
         """Sign what all rows of changed certificates say now, and publish it before anything else.

@@ -59,6 +59,7 @@ class RefreshSettings:
     """The share of an answer's life by which its renewal may come early, by a hash of the serial."""
     merge_interval_s: float = 5.0
     signers_interval_s: float = 5.0
+    trim_interval_s: float = 600.0
     table: bool = False
     """Whether answers are also written to certdb's `ocsp_responses`, as CFSSL's ocsprefresh does."""
 
