@@ -173,13 +173,15 @@ cdef class Connections(Reactor):
         cdef Connection *c
         self._check()
         self._draining = True
+        self._accept_at_once()
+        self._wake()
         for slot in range(self._slots()):
             c = self._at(slot)
             if c.state == FAST and c.unsent == NULL:
                 generation = c.generation
-                self._readable(c)  # its next request may be here already
-                if c.generation == generation and c.state == FAST and not c.begun and c.unsent == NULL:
-                    c.state = CLOSING
+                self._read_now(c)  # its next request may be here already
+                if c.generation == generation:
+                    self._rest(c)
                 self._settle(c, generation)
 
     def abort(self):
@@ -274,7 +276,7 @@ cdef class Connections(Reactor):
         return 0
 
     cdef int _go_on(self, Connection *c) except -1:
-        """Go on with the bytes kept of a FAST connection that could not be answered at once."""
+        """Go on with a FAST connection, and the bytes kept of it, that could not be answered at once."""
         cdef uint8_t *taken = c.kept
         cdef Py_ssize_t size = c.kept_size
         if taken != NULL:
@@ -286,6 +288,14 @@ cdef class Connections(Reactor):
                 free(taken)
         if c.ended:
             self._end(c)
+        if self._draining:
+            self._rest(c)
+        return 0
+
+    cdef int _rest(self, Connection *c) except -1:
+        """While draining, end a connection that has nothing to wait for."""
+        if c.state == FAST and not c.begun and c.unsent == NULL:
+            c.state = CLOSING
         return 0
 
     cdef Py_ssize_t _process(
@@ -449,10 +459,10 @@ cdef class Connections(Reactor):
         cdef Connection *c = slow._find()
         if c == NULL or c.state != SLOW:
             return
-        self._drop_slow(c, None)
         c.state = FAST
         c.begun = False
         c.since = self._ticks
+        self._drop_slow(c, None)
         try:
             if c.unsent == NULL:
                 self._go_on(c)

@@ -4,7 +4,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
-    READ_ROOM = 1 << 16  # bytes of one read
+    READ_ROOM = 1 << 14  # bytes of one read
     KEPT_LIMIT = 1 << 15  # bytes of an unfinished request: more than HEAD_LIMIT + BODY_LIMIT
     OUT_ROOM = 1 << 14  # bytes of responses in one system call
     HIGH_WATER = 1 << 16  # bytes waiting for a client at which aiohttp is asked to stop writing
@@ -60,6 +60,7 @@ cdef class Reactor:
     cdef int64_t _woken_ns
 
     cdef int _check(self) except -1
+    cdef int _wake(self) noexcept nogil
     cdef uint32_t _slots(self) noexcept nogil
     cdef int _begin(self, uint32_t maximum) except -1
     cdef int _serve(self, uint32_t events, uint64_t data) except -1
@@ -68,6 +69,8 @@ cdef class Reactor:
     cdef uint32_t _wanted(self, const Connection *c) noexcept nogil
     cdef int _arm(self, Connection *c) except -1
     cdef int _accept(self, int listener) except -1
+    cdef int _accept_at_once(self) except -1
+    cdef int _read_now(self, Connection *c) except -1
     cdef int _admit(self, int descriptor) except -1
     cdef int _starve(self, int listener) except -1
     cdef int _stop_accepting(self) except -1

@@ -17,10 +17,24 @@ Rules of this file
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport PyObject
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK, EOPNOTSUPP, errno
+from libc.errno cimport (
+    EAGAIN,
+    EBADF,
+    EINTR,
+    EINVAL,
+    EMFILE,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    ENOSPC,
+    ENOTSOCK,
+    EOPNOTSUPP,
+    errno,
+)
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close
 
@@ -115,7 +129,6 @@ cdef class Reactor:
     def turn(self):
         cdef epoll_event events[EVENTS]
         cdef int count = EVENTS, at, rounds = 0
-        cdef timespec now
         self._check()
         while count == EVENTS and rounds < ROUNDS:
             rounds += 1
@@ -124,8 +137,7 @@ cdef class Reactor:
                 if errno == EINTR:
                     return
                 raise OSError(errno, os.strerror(errno))
-            clock_gettime(CLOCK_MONOTONIC, &now)
-            self._woken_ns = now.tv_sec * 1_000_000_000 + now.tv_nsec
+            self._wake()
             for at in range(count):
                 self._serve(events[at].events, events[at].data.u64)
 
@@ -155,6 +167,7 @@ cdef class Reactor:
     def adopt(self, int descriptor):
         self._check()
         os.set_blocking(descriptor, False)
+        self._wake()
         self._admit(descriptor)
 
     @property
@@ -164,6 +177,13 @@ cdef class Reactor:
     @property
     def starved_by(self):
         return self._starved_by
+
+    cdef int _wake(self) noexcept nogil:
+        """Note the time from which on the latency of what is read now counts."""
+        cdef timespec now
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        self._woken_ns = now.tv_sec * 1_000_000_000 + now.tv_nsec
+        return 0
 
     cdef int _check(self) except -1:
         if self._epoll < 0:
@@ -175,7 +195,9 @@ cdef class Reactor:
         if self._epoll >= 0:
             raise TypeError("a reactor is initialised once")
         self._maximum = maximum
-        self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = _open_reserve()
+        if self._reserve < 0:
+            raise OSError(errno, os.strerror(errno))
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, os.strerror(errno))
@@ -278,6 +300,13 @@ cdef class Reactor:
             # anything else is about the one connection (accept(2)): its client has gone, say
         return 0
 
+    cdef int _accept_at_once(self) except -1:
+        """Take connections that have not said anything too: without us, the kernel resets those it holds back."""
+        cdef int off = 0
+        for listener in self._listeners:
+            setsockopt(<int> listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &off, sizeof(int))
+        return 0
+
     cdef int _admit(self, int descriptor) except -1:
         cdef Connection *c
         cdef uint32_t generation
@@ -291,11 +320,17 @@ cdef class Reactor:
             close(descriptor)
             return 0
         generation = c.generation
+        self._read_now(c)
+        return self._settle(c, generation)
+
+    cdef int _read_now(self, Connection *c) except -1:
+        """Read without being told that there is something to read."""
+        cdef uint32_t generation = c.generation
         try:
             self._readable(c)
         except Exception as err:
             self._failed(c, generation, err)
-        return self._settle(c, generation)
+        return 0
 
     cdef int _starve(self, int listener) except -1:
         """No descriptor is left: refuse the client instead of leaving it in the queue, with the one kept for
@@ -325,9 +360,10 @@ cdef class Reactor:
         return 0
 
     cdef int _accept_again(self) except -1:
-        """Once a second: end what `_starve` began as far as descriptors are there again."""
+        """Once a second: end what `_starve` began as far as descriptors and watches are there again."""
         cdef epoll_event event
         cdef int descriptor
+        cdef bint all_watched = True
         if not self._starved_by:
             return 0
         if self._reserve < 0:
@@ -337,11 +373,17 @@ cdef class Reactor:
             return 0
         close(descriptor)
         if not self._accepting:
-            self._accepting = True
             for listener in self._listeners:
                 event.events = EPOLLIN
                 event.data.u64 = <uint64_t> <int> listener << 32 | LISTENER
-                epoll_ctl(self._epoll, EPOLL_CTL_ADD, <int> listener, &event)
+                if epoll_ctl(self._epoll, EPOLL_CTL_ADD, <int> listener, &event) and (
+                    errno == ENOMEM or errno == ENOSPC
+                ):
+                    self._starved_by = errno
+                    all_watched = False
+            if not all_watched:  # a listener nobody watches would be deaf for good: the next tick tries again
+                return 0
+            self._accepting = True
         self._starved_by = 0
         return 0
 
@@ -468,6 +510,7 @@ cdef class Reactor:
         if room > c.unsent_room:
             grown = <uint8_t *> realloc(c.unsent, <size_t> room)
             if grown == NULL:
+                self._lost(c)  # part of a reply may be out: nothing may follow it, an error reply neither
                 raise MemoryError
             c.unsent = grown
             c.unsent_room = room
@@ -539,8 +582,5 @@ cdef bint is_passing(int error) noexcept nogil:
     return error == EAGAIN or error == EINTR or error == ENOBUFS or error == ENOMEM
 
 
-cdef int _open_reserve() noexcept:
-    try:
-        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
+cdef int _open_reserve() noexcept nogil:
+    return open(b"/dev/null", O_RDONLY | O_CLOEXEC)

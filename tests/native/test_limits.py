@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -195,6 +196,51 @@ async def test_draining_ends_idle_connections_at_once_and_the_others_after_their
     late.receive(GET)
     assert ANSWER in late.written
     assert late.is_closing()
+
+
+async def test_draining_ends_a_connection_when_its_client_has_taken_the_reply() -> None:
+    service = Service()
+    client = connect(service, takes=False, room=4_608)
+    client.receive(GET * 17)  # one buffer of replies, more than the socket takes
+    assert service.connections.buffered_bytes
+    service.connections.drain()
+    client.takes = True
+    await settle(client)
+    assert client.written.count(ANSWER) == 17
+    assert client.is_closing()  # at once, not at the end of the time for draining
+    assert service.connections.current == 0
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_draining_ends_a_connection_wherever_aiohttp_is_with_its_request(turns: int) -> None:
+    service = Service()
+    client = connect(service)
+    client.receive(ODD)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    service.connections.drain()
+    await settle(client)
+    assert client.written.count(ANSWER) == 1
+    assert client.is_closing()
+    assert service.connections.current == 0
+
+
+async def test_draining_lets_the_kernel_hold_back_no_silent_client() -> None:
+    """Their connections are reset when the socket is closed, before they have said what they want."""
+    service = Service()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        service.connections.listen(listener.fileno())
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) > 0
+        service.connections.drain()
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
+        with socket.create_connection(listener.getsockname()) as client:
+            service.connections.turn()
+            assert service.connections.current == 1
+            client.sendall(GET)
+            service.connections.turn()
+            assert ANSWER in client.recv(65_536)
+            assert client.recv(1) == b""
+        service.connections.unlisten(listener.fileno())
 
 
 async def test_a_pipelined_flood_is_answered_in_order_in_bounded_memory() -> None:

@@ -380,6 +380,24 @@ def test_sockets_from_systemd_are_used_and_survive_a_restart(index: Path) -> Non
                 assert read_all(waiting).endswith(UNAUTHORIZED)
 
 
+def test_sigterm_lets_workers_accept_clients_that_have_not_spoken_yet(index: Path) -> None:
+    """The kernel would hold them back, and reset them when the socket closes."""
+    start = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1', "
+        "LISTEN_PID=str(os.getpid())); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        command = [sys.executable, "-c", start, str(held.fileno()), "-m", "ocspd.cli.main"]
+        options = {"command": command, "pass_fds": (held.fileno(),)}
+        with started(index, "-drain-delay", "600s", **options) as running:
+            until(lambda: held.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) > 0)
+            running.process.send_signal(signal.SIGTERM)
+            until(lambda: held.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0)
+            with socket.create_connection(held.getsockname(), timeout=120):
+                until(lambda: running.metric("ocspd_connections_open") == 1)
+            assert running.process.poll() is None  # still in the delay
+
+
 def test_everything_listens_on_ipv6_too(index: Path) -> None:
     with started(index, "-address", "") as running:
         for address in ("127.0.0.1", "::1"):

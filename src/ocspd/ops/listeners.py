@@ -6,6 +6,7 @@ connections waiting in a socket's queue survive the worker that should have acce
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from dataclasses import dataclass
@@ -46,6 +47,16 @@ class Listeners:
         """Let connections in: from now on they wait for a worker instead of being refused."""
         for listener in self.sockets:
             listener.listen(backlog)
+
+    def accept_at_once(self) -> None:
+        """Let workers accept connections that have not said anything yet.
+
+        The kernel holds those back for up to a second (TCP_DEFER_ACCEPT, which workers set), and resets
+        them when the sockets close: their clients would not even see the end of the connection.
+        """
+        for listener in self.sockets:
+            with contextlib.suppress(OSError):  # a Unix socket knows no such thing
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
 
     def close(self) -> None:
         """Close this process's hold of the sockets. Idempotent."""

@@ -269,6 +269,7 @@ class Supervisor:
         return 1
 
     async def _end(self) -> bool:
+        self.pool.listeners.accept_at_once()
         await asyncio.sleep(self.drain_delay_s)
         self.pool.listeners.close()
         return await self.pool.stop(self.drain_timeout_s)
