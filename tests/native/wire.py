@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _QUIET_ROUNDS = 12
 """Turns of the loop without a byte from the server after which it has nothing more to say."""
 
+_READS = 8
+"""Reads after which a buffer of the kernel, which counts as a whole, has been taken."""
+
 
 class Wire:
     """One client. What the server says lands in `written`; with `takes` False it stays in the socket."""
@@ -79,12 +82,7 @@ class Wire:
     def receive(self, data: bytes) -> None:
         """Send bytes, and let the server have its turns until it has taken them or stops reading."""
         self.unsent += data
-        while True:
-            before = len(self.unsent), len(self._written)
-            self.turn()
-            if not self.unsent or before == (len(self.unsent), len(self._written)):
-                break
-        self.turn()
+        self._run()
 
     @property
     def waiting(self) -> int:
@@ -93,9 +91,25 @@ class Wire:
 
     def is_reading(self) -> bool:
         """Tell whether the server has taken all that was sent."""
+        self._run()
+        return not self.unsent and self._under_way == 0
+
+    def _run(self) -> None:
+        """Give the server turns until nothing moves any more: it reads less at once than the kernel keeps."""
+        quiet, before = 0, None
+        while quiet < _READS:
+            self.turn()
+            now = len(self.unsent), len(self._written), self._under_way
+            quiet = quiet + 1 if now == before else 0
+            before = now
+            if not self.unsent and self._under_way == 0:
+                break
         self.turn()
-        waiting = struct.unpack("i", fcntl.ioctl(self._client, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-        return not self.unsent and waiting == 0
+
+    @property
+    def _under_way(self) -> int:
+        """Bytes that the server has not read yet."""
+        return int(struct.unpack("i", fcntl.ioctl(self._client, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
 
     def says_no_more(self) -> bool:
         """Tell whether the client, having read all, sees the end of the server's stream."""
