@@ -192,10 +192,7 @@ def test_a_verb_that_fails_is_shown_with_its_complaint(tmp_path: Path) -> None:
 def test_a_server_that_does_not_stay_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes, pytest.raises(OCSPDError) as caught:
         processes.server(["json"], "http://127.0.0.1:9/")
-    assert str(caught.value) == (
-        "ocspd json ended with 1: Failed to parse input: unexpected end of JSON input "
-        "(nothing came in: the message of the command before says why)"
-    )
+    assert str(caught.value) == "ocspd json ended with 1: Failed to parse input: unexpected end of JSON input"
     assert gone(tmp_path)
 
 

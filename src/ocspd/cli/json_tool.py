@@ -125,8 +125,7 @@ def members_of(data: bytes, *, bare: bool) -> dict[str, Any]:
         success = fields.boolean("success")
         reasons = [item.string("message") for item in fields.items("errors", "ResponseMessage")]
     except wire.JSONError as err:
-        hint = "" if data.strip() else " (nothing came in: the message of the command before says why)"
-        raise OCSPDError(f"Failed to parse input: {err}{hint}") from err
+        raise OCSPDError(f"Failed to parse input: {err}") from err
     if success:
         return result or {}
     if fields.get("success") is None:
