@@ -310,7 +310,7 @@ def prepared(bound_s: float) -> Iterator[Place]:
         served = None
         try:
             manifest = folder / "index" / "manifest.json"
-            asyncio.run(place.until(manifest.exists, "the first pass"))
+            asyncio.run(place.until(manifest.exists, "the first pass", 400))
             served = subprocess.Popen(
                 ocspd_command(folder / "index", place.port, workers=1),
                 stdin=subprocess.DEVNULL,

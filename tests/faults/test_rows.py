@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ocspd._der import parse_response
+from ocspd.authority.revoking import revoke
 from ocspd.clock import ManualClock, SystemClock
 from ocspd.model import OCSPRow
 from ocspd.pki.ocsp import OCSPSigner
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ocspd.certdb import DBConfig
     from ocspd.certdb.base import CertDB
-    from ocspd.model import StatusRow
+    from ocspd.model import CertStatus, StatusRow
 
 CHAIN, OTHER = make_chain(), make_chain(name="Other CA", number=1)
 SIGNER, OTHER_SIGNER = CHAIN.signer(clock=SystemClock()), OTHER.signer(clock=SystemClock())
@@ -273,6 +274,28 @@ async def test_one_key_under_two_names_is_answered_under_both(
         assert (signer.status(7), signer.status(7, 1)) == (GOOD, GOOD)
         await rows.says("7", AKI, "revoked")
         await signer.until(lambda: signer.status(7) == REVOKED == signer.status(7, 1), "under both")
+
+
+@pytest.mark.parametrize("aki", [None, AKI, COLONS], ids=["no aki", "plain", "colons"])
+async def test_D9_every_row_of_a_certificate_is_revoked_held_and_released_in_its_own_spelling(
+    certdb: CertDB, migrated_db_config: DBConfig, aki: str | None
+) -> None:
+    rows = Rows(migrated_db_config)
+    for key in (("7", AKI), ("07", AKI.upper()), ("7", COLONS), ("0007", AKI), ("8", AKI), ("7", OTHER_AKI)):
+        if aki is not None or key[1] != OTHER_AKI:
+            await rows.insert(*key)
+
+    async def says() -> tuple[set[CertStatus], set[CertStatus]]:
+        found = await certdb.find_statuses([7, 8])
+        ours = {row.status for row in found if row.serial == 7 and row.aki != OTHER_AKI}
+        return ours, {row.status for row in found if row.serial == 8 or row.aki == OTHER_AKI}
+
+    for reason, status in (("certificateHold", REVOKED), ("removeFromCRL", GOOD), ("keyCompromise", REVOKED)):
+        assert not await revoke(certdb, serial_text="7", aki=aki, reason=reason)
+        assert await says() == ({status}, {GOOD})
+    # what is revoked stays as it is, in every row
+    assert "revoked already" in await revoke(certdb, serial_text="7", aki=aki, reason="superseded")
+    assert {row.reason for row in await certdb.find_statuses([7]) if row.status} == {1}
 
 
 async def stored(config: DBConfig) -> dict[str, int]:

@@ -75,11 +75,13 @@ async def _only_issuer(db: CertDB, serial: int, hint: str) -> str:
             Code.STORE_NOT_FOUND,
             f"failed to revoke the certificate: no certificate has serial {serial}{hint}",
         )
-    if len(found) > 1:
-        choices = ", ".join(row.aki or '""' for row in found)
+    spelled = {normalize_aki(row.aki): row.aki for row in found}  # rows may be about one certificate
+    if len(spelled) > 1:
+        choices = ", ".join(aki or '""' for aki in spelled.values())
         raise CodedError(
             Code.CERT_MISSING_SERIAL,
-            f"{len(found)} certificates have serial {serial}: name the issuer with an aki, one of {choices}",
+            f"{len(spelled)} certificates have serial {serial}: name the issuer with an aki, one of "
+            f"{choices}",
         )
     return found[0].aki
 
