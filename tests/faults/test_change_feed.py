@@ -12,12 +12,15 @@ import sys
 import time
 from contextlib import closing
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
+from ocspd.authority.api.envelope import HTTPStatusError
+from ocspd.authority.api.status import StatusEndpoints
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.feed import CursorLostError
 from ocspd.certdb.feed_postgres import PostgresFeed
@@ -489,3 +492,20 @@ async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on
         assert caplog.text.count("does not note changes") == 1
     finally:
         await feed.close()
+
+
+async def test_health_of_the_authority_says_that_its_database_is_away(
+    sqlite_config: DBConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(sqlite_config.data_source)
+    async with await open_certdb(sqlite_config, SystemClock()) as db:
+        endpoints = StatusEndpoints(SystemClock(), db=db)
+        assert (await endpoints.health(b"")).result == {"healthy": True}
+        away = path.rename(path.with_suffix(".away"))
+        for _ in range(2):
+            with pytest.raises(HTTPStatusError, match="cannot be used now") as caught:
+                await endpoints.health(b"")
+            assert caught.value.status == HTTPStatus.SERVICE_UNAVAILABLE
+        assert caplog.text.count("/health says so") == 1
+        away.rename(path)
+        assert (await endpoints.health(b"")).result == {"healthy": True}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ocspd.authority.api.dispatch import Endpoint
 from ocspd.authority.api.keys import KeyEndpoints
 from ocspd.authority.api.sign import SignEndpoints
-from ocspd.authority.api.status import StatusEndpoints, health
+from ocspd.authority.api.status import StatusEndpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -118,4 +118,4 @@ class _Makers:
         return Endpoint("POST", StatusEndpoints(self._backend.clock, ocsp_signer=signer).ocspsign)
 
     def health(self) -> Endpoint:
-        return Endpoint("GET", health)
+        return Endpoint("GET", StatusEndpoints(self._backend.clock, db=self._backend.db).health)

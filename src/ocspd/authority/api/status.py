@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ocspd import wire
-from ocspd.authority.api.envelope import BadRequest, Success
+from ocspd.authority.api.envelope import DATABASE_FAILED, BadRequest, HTTPStatusError, Success
 from ocspd.authority.offload import offload, read_input
 from ocspd.authority.revoking import revoke as revoke_certificate
 from ocspd.errors import Code, CodedError, OCSPDError
+from ocspd.logs import logger
 from ocspd.model import REASONS, CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 
@@ -22,9 +25,8 @@ if TYPE_CHECKING:
 _HASHES = {"SHA1": "sha1", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sha512", "MD5": "md5"}
 
 
-async def health(_body: bytes) -> Success:
-    """Say that the process answers; whether the database does is the business of /readyz."""
-    return Success({"healthy": True})
+HEALTH_S = 3.0
+"""How long the database has to answer until it counts as away."""
 
 
 def _read_object(body: bytes) -> wire.Fields:
@@ -46,6 +48,26 @@ class StatusEndpoints:
         self._clock = clock
         self._db = db
         self._signer = ocsp_signer
+        self._trouble = ""
+
+    async def health(self, _body: bytes) -> Success:
+        """Say whether this can do its work: the database, where there is one, answers. Otherwise 503."""
+        trouble = ""
+        if self._db is not None:
+            try:
+                await asyncio.wait_for(self._db.find_certificates(0), HEALTH_S)
+            except CodedError as err:
+                trouble = err.message
+            except TimeoutError:
+                trouble = f"{self._db.name} gives no answer"
+        if trouble and trouble != self._trouble:
+            logger.error("%s; /health says so until it is back", trouble)
+        elif self._trouble and not trouble:
+            logger.info("the database answers again")
+        self._trouble = trouble
+        if trouble:
+            raise HTTPStatusError(HTTPStatus.SERVICE_UNAVAILABLE, DATABASE_FAILED)
+        return Success({"healthy": True})
 
     async def revoke(self, body: bytes) -> Success:
         """Revoke `serial` of the issuer `authority_key_id` for `reason`; the result is `{}`."""
