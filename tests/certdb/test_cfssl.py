@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from ocspd.authority.revoking import revoke
+from ocspd.certdb import migrate
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus, OCSPRow
 from tests.binary import ocspd
@@ -171,3 +174,25 @@ async def test_cfssl_refreshes_responses_for_our_certificates_and_we_read_them(
     newest = await certdb.get_ocsp(issued.serial_number, stored.aki)
     assert newest is not None
     assert [base64.b64decode(line) for line in dumped] == [newest.body]
+
+
+async def test_cfssl_goes_on_issuing_while_the_database_is_migrated(cfssl: CFSSL, certdb: CertDB) -> None:
+    async def issue() -> list[int]:
+        return [(await asyncio.to_thread(cfssl.issue)).serial_number for _ in range(4)]
+
+    work = asyncio.gather(issue(), issue())
+    steps = 0
+    while steps < 2 or not work.done():
+        assert await migrate.down(certdb) == "004_OCSPDUrgency.sql"
+        assert await migrate.up(certdb) == ["004_OCSPDUrgency.sql"]
+        steps += 1
+        await asyncio.sleep(0.05)
+    for serial in chain.from_iterable(await work):
+        assert len(await certdb.find_certificates(serial)) == 1
+    # and what it issues is noted again
+    feed = certdb.change_feed()
+    cursor = await feed.current_cursor()
+    serial = cfssl.issue().serial_number
+    changes, _ = await feed.read(cursor, 10)
+    await feed.close()
+    assert [change.serial for change in changes] == [serial]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,11 +13,11 @@ from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
 from tests.certdb.raw import execute, fetch
 from tests.faults.cluster import Cluster, clusters, data_source
-from tests.faults.daemon import SETTINGS, Rows, signing
+from tests.faults.daemon import SETTINGS, Rows, Signer, signing
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 CHAIN = make_chain()
@@ -26,6 +27,11 @@ GOOD, REVOKED = 0, 1
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ocspd'"
 
 
+async def migrated(server: Cluster) -> None:
+    async with await open_certdb(url(server), SystemClock()) as db:
+        await migrate.up(db)
+
+
 @pytest.fixture(scope="module")
 def pair(postgres_server: str) -> Iterator[tuple[Cluster, Cluster]]:
     """A primary, and a place for its standby. The shared server sees to the rights of the programs."""
@@ -33,6 +39,7 @@ def pair(postgres_server: str) -> Iterator[tuple[Cluster, Cluster]]:
     with clusters(2) as (one, other):
         one.make()
         one.start()
+        asyncio.run(migrated(one))
         yield one, other
 
 
@@ -45,8 +52,6 @@ async def test_D11_neither_a_lagging_standby_nor_an_old_primary_is_ever_believed
     pair: tuple[Cluster, Cluster], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = pair
-    async with await open_certdb(url(old), SystemClock()) as db:
-        await migrate.up(db)
     at_old, at_new = Rows(url(old)), Rows(url(new))
     for serial in range(1, 30):
         await at_old.insert(str(serial), AKI)
@@ -92,6 +97,35 @@ async def test_D11_neither_a_lagging_standby_nor_an_old_primary_is_ever_believed
         signing(db, tmp_path / "index", SIGNER) as signer,
     ):
         assert [signer.status(serial) for serial in (7, 8, 9, 10, 11)] == [REVOKED] * 4 + [GOOD]
+
+
+async def test_D1_revocations_around_power_cuts_are_answered(
+    pair: tuple[Cluster, Cluster], tmp_path: Path
+) -> None:
+    server, _ = pair
+    rows = Rows(url(server))
+    for serial in range(1001, 1020):
+        await rows.insert(str(serial), AKI)
+    async with (
+        await open_certdb(url(server), SystemClock()) as db,
+        signing(db, tmp_path / "index", SIGNER, bound_s=30) as signer,
+    ):
+        for serial in (1001, 1004, 1007):
+            for each in (serial, serial + 1):
+                with signer.oracle.committing(0, each, ["revoked"]):
+                    await rows.says(str(each), AKI, "revoked")
+            server.stop("immediate" if serial % 2 else "fast")
+            server.start()
+            with signer.oracle.committing(0, serial + 2, ["revoked"]):
+                await rows.says(str(serial + 2), AKI, "revoked")
+            await signer.until(partial(all_revoked, signer, range(1001, serial + 3)), f"{serial} and later")
+            await signer.another_pass()
+            assert all_revoked(signer, range(1001, serial + 3))
+            assert signer.status(serial + 3) == GOOD
+
+
+def all_revoked(signer: Signer, serials: Iterable[int]) -> bool:
+    return all(signer.status(serial) == REVOKED for serial in serials)
 
 
 async def test_D12_a_role_that_may_not_trim_is_told_so_once_and_follows(
