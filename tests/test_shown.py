@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +105,16 @@ AUTH = "8f3a1c5e7b9d2046af13579bdf02468a"
         {"signing": {"default": {"auth_remote": {"remote": "r", "auth_key": AUTH}}}, "remotes": {"r": "h"}},
         {"signing": {"default": {"auth_remote": {"remote": AUTH, "auth_key": "x"}}}},
         {"signing": {"default": {"remote": AUTH}}},
+        {"signing": {"default": {"expiry": AUTH}}},
+        {"signing": {"default": {"expiry": "1h", "not_before": AUTH}}},
+        {"signing": {"default": {"expiry": "1h", "policies": [{"ID": AUTH}]}}},
+        {
+            "signing": {
+                "default": {"expiry": "1h", "policies": [{"ID": "1.2", "Qualifiers": [{"Type": AUTH}]}]}
+            }
+        },
+        {"signing": {"default": {"expiry": "1h", "allowed_extensions": [AUTH]}}},
+        {"signing": {"default": {AUTH: 1, AUTH.upper(): 2}}},
     ],
 )
 def test_no_configuration_shows_an_auth_key(config: dict[str, object]) -> None:
@@ -183,3 +195,23 @@ def test_what_is_no_secret_is_shown(text: str) -> None:
 def test_what_is_shown_is_printable_and_short(text: str) -> None:
     assert shown(text).isprintable()
     assert len(shown(text)) <= 12 * 200
+
+
+@pytest.mark.parametrize("kind", ["ecdsa-256", "ecdsa-521", "rsa-2048", "ed25519"])
+@pytest.mark.parametrize("form", ["PKCS8", "TraditionalOpenSSL"])
+def test_a_key_without_its_armour_is_hidden_in_any_line(kind: str, form: str) -> None:
+    if (kind, form) == ("ed25519", "TraditionalOpenSSL"):
+        form = "PKCS8"
+    encoded = base64.b64encode(
+        make_key(kind).private_bytes(
+            serialization.Encoding.DER,
+            getattr(serialization.PrivateFormat, form),
+            serialization.NoEncryption(),
+        )
+    ).decode()
+    assert masked(f"what is {encoded}?") == "what is (hidden)?"
+    assert masked(f"what is {encoded[:60]}?") == "what is (hidden)?"
+
+
+def test_a_password_with_an_at_sign_is_hidden_whole() -> None:
+    assert masked("at postgres://u:a@b:c@host/db") == "at postgres://u:(hidden)@host/db"

@@ -18,10 +18,14 @@ _FEWEST_DIGITS = 3
 _MASKS = (
     # a private key in PEM, its line breaks perhaps escaped, up to the end of what looks like it
     re.compile(r"(-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----)[A-Za-z0-9+/=\s\\:,-]*()", re.ASCII),
-    re.compile(r"(://[^/\s:@]{0,200}:)[^/\s@]{1,500}(@)", re.ASCII),
+    re.compile(r"(://[^/\s:@]{0,200}:)[^/\s]{1,500}(@)", re.ASCII),
     re.compile(r"((?i:password|passwd)\s{0,5}=\s{0,5})(?:'[^']{0,500}'|[^\s'&]{1,500})()", re.ASCII),
 )
 """What a group holds is kept, what is between the groups is not."""
+_BARE_KEY = re.compile(
+    r"\bM[A-Z0-9][A-Za-z0-9+/]{0,6}(?:AgEA|AgEB|IBAD|IBAA|CAQA|CAQE)[A-Za-z0-9+/=]{12,8192}", re.ASCII
+)
+"""A private key in base64 without its armour: PKCS #8, PKCS #1 or SEC 1 begin with a small INTEGER."""
 
 
 def is_secret(text: str) -> bool:
@@ -44,4 +48,4 @@ def masked(line: str) -> str:
     if "PRIVATE KEY" in line or "://" in line or "passw" in line.lower():
         for pattern in _MASKS:
             line = pattern.sub(r"\1(hidden)\2", line)
-    return line
+    return _BARE_KEY.sub("(hidden)", line)  # last: the others look for the armour

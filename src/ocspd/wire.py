@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from ocspd.errors import OCSPDError
+from ocspd.shown import shown
 
 _MAX_DEPTH_TEXT = "exceeded max depth"
 _CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -107,7 +108,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise JSONError(f"the key {key[:60]!r} is given twice in one object")
+                raise JSONError(f"the key {shown(key, 60)!r} is given twice in one object")
             seen.add(key)
     return members
 
@@ -186,7 +187,9 @@ class Fields:
         for key in value:
             other = self._folded.setdefault(fold(key), key)
             if other != key:
-                raise JSONError(f"the keys {other[:60]!r} and {key[:60]!r} are the same one, given twice")
+                raise JSONError(
+                    f"the keys {shown(other, 60)!r} and {shown(key, 60)!r} are the same one, given twice"
+                )
         self.struct = struct
 
     def get(self, key: str) -> Any:
@@ -284,7 +287,7 @@ def parse_duration(text: str) -> timedelta:
 
     Resolution is one microsecond (timedelta); Go's is one nanosecond.
     """
-    bad = DurationError(f'time: invalid duration "{text[:64]}"')
+    bad = DurationError(f'time: invalid duration "{shown(text, 64)}"')
     body = text[1:] if text[:1] in {"+", "-"} else text
     if body == "0":
         return timedelta()
@@ -294,7 +297,7 @@ def parse_duration(text: str) -> timedelta:
         term = _TERM.match(body, position)
         if term is None:
             if _NUMBER.fullmatch(body, position):
-                raise DurationError(f'time: missing unit in duration "{text[:64]}"')
+                raise DurationError(f'time: missing unit in duration "{shown(text, 64)}"')
             raise bad
         whole, fraction = term[1].lstrip("0"), (term[2] or "")[:_MAX_NS_DIGITS]
         if len(whole) > _MAX_NS_DIGITS or not (term[1] or term[2]):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import ssl
 from typing import TYPE_CHECKING
 
@@ -142,6 +143,33 @@ def test_a_broken_configuration_is_5200(data: bytes) -> None:
     with pytest.raises(CodedError) as caught:
         parse_db_config(data)
     assert caught.value.code is Code.POLICY_INVALID
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "postgres://u:Tr0ub4dor@h/db",
+        "u:Tr0ub4dor@tcp(h:3306)/db?parseTime=true",
+        "u:Tr0ub4dor@h/db",
+        "postgres:u:Tr0ub4dor@h/db",
+        "host=h PASSWORD = 'Tr0ub4dor'",
+        "mysql://u:Tr0ub4dor?@h/db",
+    ],
+)
+def test_a_source_of_another_driver_is_no_name_of_a_file(source: str) -> None:
+    data = json.dumps({"driver": "sqlite3", "data_source": source}).encode()
+    with pytest.raises(CodedError, match="make them fit") as caught:
+        parse_db_config(data)
+    assert "Tr0ub4dor" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source", ["certs.db", "/var/lib/a:b@c.db", "./a:b@c.db", ":memory:", "file:x?mode=ro"]
+)
+def test_a_name_of_a_file_may_be_odd(source: str) -> None:
+    assert (
+        parse_db_config(json.dumps({"driver": "sqlite3", "data_source": source}).encode()).driver == "sqlite3"
+    )
 
 
 def test_an_unknown_driver_is_named_with_the_known_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ocspd import wire
@@ -9,6 +10,8 @@ from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.shown import shown
 
 DRIVERS = ("postgres", "sqlite3")
+_OTHER_SOURCE = re.compile(r"(?i)^[a-z]+://|\bpassw(?:or)?d\s*=|^(?![./])[^/]*:[^/]*@")
+"""postgres://…, password=…, user:password@…"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +46,11 @@ def parse_db_config(data: bytes) -> DBConfig:
         )
     if driver not in DRIVERS:
         raise ConfigError(f"sql: unknown driver {shown(driver)!r}: use one of {', '.join(DRIVERS)}")
+    if driver == "sqlite3" and _OTHER_SOURCE.search(source):
+        # not shown: it may hold a password, which would come out as the name of a file
+        raise CodedError(
+            Code.POLICY_INVALID,
+            'Invalid database configuration: "data_source" is that of PostgreSQL or MySQL, and "driver" is '
+            "sqlite3: make them fit (a file of such a name can be given as ./NAME)",
+        )
     return DBConfig(driver, source)

@@ -296,7 +296,7 @@ def _time(fields: wire.Fields, key: str) -> datetime | None:
             raise ValueError(text)  # noqa: TRY301  (one text for every form that is not RFC 3339)
         return value.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise _wrong(f"{key}: {text[:40]!r} is not a time as 2006-01-02T15:04:05Z") from None
+        raise _wrong(f"{key}: {shown(text, 40)!r} is not a time as 2006-01-02T15:04:05Z") from None
 
 
 def _rest(fields: wire.Fields, profile: Profile) -> Profile:
@@ -359,7 +359,7 @@ def _policy(fields: wire.Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
     for item in fields.items("Qualifiers", "CertificatePolicyQualifier"):
         kind, value = item.string("Type"), item.string("Value")
         if kind not in _QUALIFIERS:
-            raise _wrong(f"invalid policy qualifier type {kind[:40]!r}: use {' or '.join(_QUALIFIERS)}")
+            raise _wrong(f"invalid policy qualifier type {shown(kind, 40)!r}: use {' or '.join(_QUALIFIERS)}")
         if kind == "id-qt-cps" and not value.isascii():
             raise _wrong(f"policy {oid}: a CPS URI is ASCII only")
         qualifiers.append((kind, value))
@@ -368,7 +368,7 @@ def _policy(fields: wire.Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 def _check_oid(where: str, oid: str) -> None:
     if not names.is_oid(oid):
-        raise _wrong(f"{where}: {oid[:60]!r} is not an object identifier such as 1.2.3.4")
+        raise _wrong(f"{where}: {shown(oid, 60)!r} is not an object identifier such as 1.2.3.4")
 
 
 def _name_whitelist(pattern: str) -> str:

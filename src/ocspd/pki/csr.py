@@ -18,6 +18,7 @@ from ocspd.pki import ocsp_der as der
 from ocspd.pki.csr_reader import ReceivedCSR, csr_text, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import EMAIL, Name, is_oid
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from ocspd.pki.keys import PrivateKey
@@ -124,7 +125,7 @@ class CertificateRequest:
         for entry in self.names:
             for oid, value in entry.oids:
                 if not is_oid(oid):
-                    raise CodedError(Code.CSR_BAD_REQUEST, f"invalid OID {oid[:60]!r} in names")
+                    raise CodedError(Code.CSR_BAD_REQUEST, f"invalid OID {shown(oid, 60)!r} in names")
                 extra.append((oid, value))
             if entry.email:
                 extra.append((EMAIL, entry.email))
