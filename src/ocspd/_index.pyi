@@ -38,7 +38,7 @@ class Answer:
 
 @final
 class Segment:
-    """A mapped segment. Structure is validated on open; `verify` checks every byte."""
+    """A segment, mapped or (small ones) read. Structure is validated on open; `verify` checks all."""
 
     def __init__(self, path: str) -> None:
         """Map the file; IndexFileError naming it when it is truncated, foreign or of another version."""
@@ -64,7 +64,7 @@ class Segment:
         Contents are not covered: the manifest's SHA-256 and the answers' signatures are for that.
         """
     def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> Answer | None:
-        """Find an answer by its CertID."""
+        """Find an answer by its CertID; IndexFileError when what should be it is damaged."""
     def records(self) -> Iterator[tuple[int, int, Answer]]:
         """Yield (issuer key number, serial, answer) for every key, in file order."""
 
@@ -72,7 +72,12 @@ class Segment:
 class Index:
     """Several segments, newest first, asked as one."""
 
-    def __init__(self, segments: Sequence[Segment], *, generation: int = 0) -> None: ...
+    def __init__(
+        self, segments: Sequence[Segment], *, generation: int = 0, out_of_service: bool = False
+    ) -> None:
+        """Ask these segments; with `out_of_service` a responder says tryLater, as it knows nothing yet."""
+    @property
+    def out_of_service(self) -> bool: ...
     @property
     def generation(self) -> int: ...
     @property

@@ -24,6 +24,13 @@ Trust: a segment may come from anywhere. `Segment` checks header and tables on o
 offset in them); `read_record` checks every record against the file before it is used. Contents are
 covered by the manifest's SHA-256 and by the signatures in the answers themselves.
 
+A mapped file may change after it was checked: a disk fails, somebody writes into it. So nothing that
+says where to read or how much is used as it lies in the map. Header and issuers are copied out; of each
+template a sum is kept, and one is used only as a copy that still has it. A key whose slot leads to a
+record of another key is damaged: it is answered by nobody, as an older segment might still say good.
+Small segments, where the newest changes are, are not mapped but read: what happens to their files then
+changes nothing.
+
 This file must not write, verify signatures or know of HTTP.
 """
 
@@ -37,13 +44,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.errno cimport errno
 from libc.string cimport memcmp, memcpy, memset
 
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
+from posix.mman cimport munmap
 
 from ocspd._der cimport Span, hash_name, hash_number
-from ocspd._text cimport format_time
+from ocspd._opening cimport contents, inside, issuer_good, template_good
 from ocspd.errors import IndexFileError
 
 cdef extern from *:
@@ -54,11 +60,18 @@ cdef extern from *:
     """
     uint64_t ocspd_mulhi(uint64_t a, uint64_t b) noexcept nogil
 
-cdef int64_t FIRST_TIME = -62167219200  # year 0, where HTTP dates begin
 cdef Header NO_HEADER
 cdef uint32_t[1] NO_ISSUERS
 memset(&NO_HEADER, 0, sizeof(Header))
 NO_ISSUERS[0] = 0
+
+if sizeof(Template) != TEMPLATE_WORDS * 4:
+    raise ImportError("a template has another size than the format says")
+
+# Random in each process, so that nobody can make another template with the same sum.
+cdef uint64_t[TEMPLATE_WORDS] SUM_KEYS
+cdef bytes random_octets = os.urandom(sizeof(SUM_KEYS))
+memcpy(SUM_KEYS, <const char *> random_octets, sizeof(SUM_KEYS))
 
 cdef uint64_t OFFSET_MASK = ((<uint64_t> 1) << 40) - 1
 NO_NEXT_UPDATE = (1 << 63) - 1
@@ -97,11 +110,30 @@ cdef Span magnitude(Span serial) noexcept nogil:
     return serial
 
 
+cdef uint32_t template_sum(const Template *template) noexcept nogil:
+    """Multilinear hash of a template: 32-bit words, 64-bit keys, of the sum the upper half.
+
+    Any change goes unnoticed with a probability of 2**-32.
+    """
+    cdef uint32_t words[TEMPLATE_WORDS]
+    cdef uint64_t total = 0
+    cdef int i
+    memcpy(words, template, sizeof(Template))
+    for i in range(TEMPLATE_WORDS):
+        total += words[i] * SUM_KEYS[i]
+    return <uint32_t> (total >> 32)
+
+
+cdef bint copy_template(const SegmentView *view, uint64_t number, Template *out) noexcept nogil:
+    """Copy a template, which must exist; False when it is no longer what was checked on opening."""
+    memcpy(out, &view.templates[number], sizeof(Template))
+    return template_sum(out) == view.template_sums[number]
+
+
 cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out) noexcept nogil:
-    """Read the record at an offset; its size, or -1 when it does not lie inside the file."""
+    """Read the record at an offset; its size, or -1 when it does not lie inside the file or is damaged."""
     cdef const Header *header = view.header
     cdef const uint8_t *record
-    cdef const Template *template
     cdef uint32_t number
     cdef uint64_t size
     if offset + RECORD_HEAD > header.records_size:  # an offset has 40 bits
@@ -110,12 +142,13 @@ cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out
     number = record[1] | (<uint32_t> record[2] << 8) | (<uint32_t> record[3] << 16)
     if number >= header.template_count:
         return -1
-    template = &view.templates[number]
-    size = RECORD_HEAD + <uint64_t> template.serial_size + template.data_size
-    if offset + size > header.records_size or (record[0] & ~RECORD_DEAD) != template.serial_size:
+    if not copy_template(view, number, &out.template):
+        return -1
+    size = RECORD_HEAD + <uint64_t> out.template.serial_size + out.template.data_size
+    if offset + size > header.records_size or (record[0] & ~RECORD_DEAD) != out.template.serial_size:
         return -1
     out.segment = view
-    out.template = template
+    out.number = number
     out.payload = record + RECORD_HEAD
     return <Py_ssize_t> size
 
@@ -143,31 +176,30 @@ cdef inline int64_t find_issuer(const SegmentView *view, int hash_id, Span name_
         at = (at + 1) & view.issuer_mask
 
 
-cdef bint find_in_segment(
-    const SegmentView *view, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out, bint *issuer_known
+cdef Lookup find_in_segment(
+    const SegmentView *view, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out
 ) noexcept nogil:
-    """Find a key; `serial` must be a magnitude. False when the segment does not have it."""
+    """Find a key; `serial` must be a magnitude. DAMAGED when the segment may have it, but cannot be read."""
     cdef int64_t issuer = find_issuer(view, hash_id, name_hash, key_hash)
     cdef uint64_t h, slot, fingerprint
     cdef const uint64_t *page
     cdef Span stored
     cdef int i
     if issuer < 0:
-        return False
-    issuer_known[0] = True
+        return Lookup.UNKNOWN_ISSUER
     if serial.n > MAX_SERIAL:
-        return False
+        return Lookup.UNKNOWN_SERIAL
     h = key_hash64(view.header.seed, <uint32_t> issuer, serial.p, serial.n)
     page = view.slots + slot_page(h, view.header.slot_pages) * SLOTS_PER_PAGE
     fingerprint = h & 0xFFFFFF
     for i in range(SLOTS_PER_PAGE):
         slot = page[((h >> 24) + <uint64_t> i) & (SLOTS_PER_PAGE - 1)]
         if slot == 0:
-            return False
+            return Lookup.UNKNOWN_SERIAL
         if slot >> 40 != fingerprint:
             continue
         if read_record(view, slot & OFFSET_MASK, out) < 0:
-            continue
+            return Lookup.DAMAGED
         stored.p = out.payload
         stored.n = out.template.serial_size
         stored = magnitude(stored)
@@ -176,13 +208,16 @@ cdef bint find_in_segment(
             and stored.n == serial.n
             and memcmp(stored.p, serial.p, <size_t> serial.n) == 0
         ):
-            return True
-    return False
+            return Lookup.FOUND
+        # another key with this fingerprint, one of 16 million, or not what the slot was made for
+        if key_hash64(view.header.seed, out.template.issuer_key, stored.p, stored.n) & 0xFFFFFF != fingerprint:
+            return Lookup.DAMAGED
+    return Lookup.UNKNOWN_SERIAL
 
 
 cdef void assemble(const Found *found, uint8_t *out) noexcept nogil:
     """Write the answer's `template.der_size` octets."""
-    cdef const Template *template = found.template
+    cdef const Template *template = &found.template
     cdef const Hole *hole
     cdef int i
     memcpy(out, found.segment.blobs + template.blob_offset, template.der_size)
@@ -203,7 +238,7 @@ cdef class Answer:
 
 
 cdef Answer make_answer(const Found *found):
-    cdef const Template *template = found.template
+    cdef const Template *template = &found.template
     cdef bytes der = PyBytes_FromStringAndSize(NULL, template.der_size)
     cdef Answer answer = Answer.__new__(Answer)
     assemble(found, <uint8_t *> <char *> der)
@@ -239,6 +274,9 @@ cdef class Segment:
         self._base = NULL
         self._size = 0
         self._opened = False
+        self._issuers = NULL
+        self._sums = NULL
+        self._issuer_table = NULL
         self._close_view()
 
     def __init__(self, str path not None):
@@ -255,9 +293,10 @@ cdef class Segment:
             size = os.fstat(descriptor).st_size
             if size < PAGE:
                 raise IndexFileError(f"{path}: not a segment: shorter than its header")
-            self._acquire(descriptor, size)
+            self._base = contents(descriptor, size)
+            self._size = size
         except OSError as err:
-            raise IndexFileError(f"{path}: cannot map segment: {err.strerror}") from err
+            raise IndexFileError(f"{path}: cannot map segment: {err.strerror or err}") from err
         finally:
             os.close(descriptor)
         try:
@@ -270,20 +309,12 @@ cdef class Segment:
         self._opened = True
 
     def __dealloc__(self):
-        if self._opened:
-            PyMem_Free(self.view.issuer_table)
+        PyMem_Free(self._issuers)
+        PyMem_Free(self._sums)
+        PyMem_Free(self._issuer_table)
         if self._base != NULL:
             with nogil:  # giving back the pages of a large one takes milliseconds
                 munmap(self._base, self._size)
-
-    cdef int _acquire(self, int descriptor, size_t size) except -1:
-        """Map a file. Not by Python's mmap, which keeps a descriptor for as long as the mapping lives."""
-        cdef void *base = mmap(NULL, size, PROT_READ, MAP_SHARED, descriptor, 0)
-        if base == MAP_FAILED:
-            raise OSError(errno, os.strerror(errno))
-        self._base = base
-        self._size = size
-        return 0
 
     cdef int _close_view(self) except -1:
         """Make the segment an empty one: what is not opened, or was refused, has nothing to read."""
@@ -297,24 +328,25 @@ cdef class Segment:
 
     cdef int _check_header(self) except -1:
         cdef const uint8_t *base = <const uint8_t *> self._base
-        cdef const Header *header = <const Header *> base
+        cdef const Header *header = &self._header
         cdef uint64_t size = <uint64_t> self._size
+        head = bytearray((<const char *> base)[:PAGE])
+        memcpy(&self._header, <const char *> head, sizeof(Header))
         if header.magic[:8] != b"OCSPDSEG":
             self._refuse("not a segment: wrong magic")
         if header.version != VERSION:
             self._refuse(f"segment version {header.version} is not the version {VERSION} this ocspd reads")
         if header.file_size != size:
             self._refuse(f"segment has {size} octets instead of {header.file_size}: truncated or damaged")
-        head = bytearray((<const char *> base)[:PAGE])
         head[12:16] = bytes(4)
         if zlib.crc32(head) != header.header_crc:
             self._refuse("segment header is damaged: checksum mismatch")
         if not (
-            _inside(header.records_offset, header.records_size, 1, size)
-            and _inside(header.slots_offset, header.slot_pages, PAGE, size)
-            and _inside(header.issuers_offset, header.issuer_count, sizeof(IssuerKey), size)
-            and _inside(header.templates_offset, header.template_count, sizeof(Template), size)
-            and _inside(header.blobs_offset, header.blobs_size, 1, size)
+            inside(header.records_offset, header.records_size, 1, size)
+            and inside(header.slots_offset, header.slot_pages, PAGE, size)
+            and inside(header.issuers_offset, header.issuer_count, sizeof(IssuerKey), size)
+            and inside(header.templates_offset, header.template_count, sizeof(Template), size)
+            and inside(header.blobs_offset, header.blobs_size, 1, size)
             and header.slot_pages > 0
             and header.slots_offset % PAGE == 0
             and header.templates_offset % 8 == 0
@@ -327,7 +359,6 @@ cdef class Segment:
         self.view.header = header
         self.view.records = base + header.records_offset
         self.view.slots = <const uint64_t *> (base + header.slots_offset)
-        self.view.issuers = <const IssuerKey *> (base + header.issuers_offset)
         self.view.templates = <const Template *> (base + header.templates_offset)
         self.view.blobs = base + header.blobs_offset
         return 0
@@ -337,61 +368,31 @@ cdef class Segment:
         cdef const Header *header = self.view.header
         cdef uint64_t number
         cdef bint good = True
+        cdef Template template
+        cdef size_t issuers_size = header.issuer_count * sizeof(IssuerKey)
+        self._issuers = <IssuerKey *> PyMem_Malloc(issuers_size)
+        self._sums = <uint32_t *> PyMem_Malloc(header.template_count * sizeof(uint32_t))
+        if self._issuers == NULL or self._sums == NULL:
+            raise MemoryError
+        self.view.issuers = self._issuers
+        self.view.template_sums = self._sums
         cdef object octets = PyMemoryView_FromMemory(<char *> self._base, <Py_ssize_t> self._size, PyBUF_READ)
         tables = octets[header.issuers_offset:header.blobs_offset + header.blobs_size]
         if zlib.crc32(tables) != header.tables_crc:
             self._refuse("segment tables are damaged: checksum mismatch")
         with nogil:
+            memcpy(self._issuers, self.view.base + header.issuers_offset, issuers_size)
             for number in range(header.issuer_count):
-                good = good and self.view.issuers[number].name_size <= MAX_HASH
-                good = good and 4 <= self.view.issuers[number].key_size <= MAX_HASH
-                good = good and self.view.issuers[number].hash_id < 4
+                good = good and issuer_good(&self._issuers[number])
             for number in range(header.template_count):
-                if not self._template_good(&self.view.templates[number]):
+                memcpy(&template, &self.view.templates[number], sizeof(Template))
+                if not template_good(header, &template):
                     good = False
                     break
+                self._sums[number] = template_sum(&template)
         if not good:
             self._refuse("segment tables are damaged: an entry points outside its range")
         return 0
-
-    cdef bint _template_good(self, const Template *template) noexcept nogil:
-        """Whether everything that is later done with a template stays inside the file and inside HTTP.
-
-        Holes stand in order and apart, as the writer makes them: who copies what is between them relies
-        on it. Times are such that no difference overflows. The two dates go into response heads.
-        """
-        cdef const Header *header = self.view.header
-        cdef const Hole *hole
-        cdef char date[29]
-        cdef uint32_t at = 0
-        cdef int i
-        if not (
-            template.blob_offset <= header.blobs_size
-            and template.der_size <= MAX_DER
-            and template.blob_offset + template.der_size <= header.blobs_size
-            and template.count <= header.records_size
-            and template.issuer_key < header.issuer_count
-            and template.hole_count <= MAX_HOLES
-            and 0 < template.serial_size <= MAX_SERIAL
-            and <uint64_t> template.etag_offset + ETAG_OCTETS <= template.der_size
-            and template.status <= 2
-            and FIRST_TIME <= template.refresh_at <= template.next_update
-        ):
-            return False
-        for i in range(template.hole_count):
-            hole = &template.holes[i]
-            if not (
-                at <= hole.target <= template.der_size
-                and <uint64_t> hole.target + hole.size <= template.der_size
-                and <uint32_t> hole.source + hole.size <= <uint32_t> template.serial_size + template.data_size
-            ):
-                return False
-            at = hole.target + hole.size
-        if format_time(template.this_update, date) or memcmp(date, template.last_modified, 29) != 0:
-            return False
-        return template.next_update == INT64_MAX or (
-            format_time(template.next_update, date) == 0 and memcmp(date, template.expires, 29) == 0
-        )
 
     cdef int _index_issuers(self) except -1:
         cdef uint64_t count = self.view.header.issuer_count
@@ -402,7 +403,7 @@ cdef class Segment:
         cdef uint32_t *table = <uint32_t *> PyMem_Malloc(size * sizeof(uint32_t))
         if table == NULL:
             raise MemoryError
-        self.view.issuer_table = table
+        self._issuer_table = self.view.issuer_table = table
         for at in range(size):
             self.view.issuer_table[at] = 0
         self.view.issuer_mask = size - 1
@@ -445,14 +446,15 @@ cdef class Segment:
         return keys
 
     def issuer_stats(self):
-        cdef const Template *template
+        cdef Template template
         cdef uint64_t number
         stats = [
             {"entries": 0, "good": 0, "revoked": 0, "unknown": 0}
             for _ in range(self.view.header.issuer_count)
         ]
         for number in range(self.view.header.template_count):
-            template = &self.view.templates[number]
+            if not copy_template(&self.view, number, &template):
+                self._refuse("segment tables have changed since it was opened")
             if template.count == 0:
                 continue
             row = stats[template.issuer_key]
@@ -490,13 +492,16 @@ cdef class Segment:
 
     def lookup(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None, serial not None):
         cdef Found found
-        cdef bint known = False
+        cdef Lookup result
         octets = serial_octets(serial)
-        if octets is None or not find_in_segment(
-            &self.view, hash_number(hash_name), span_of(name_hash), span_of(key_hash), span_of(octets), &found, &known
-        ):
+        if octets is None:
             return None
-        return make_answer(&found)
+        result = find_in_segment(
+            &self.view, hash_number(hash_name), span_of(name_hash), span_of(key_hash), span_of(octets), &found
+        )
+        if result == Lookup.DAMAGED:
+            self._refuse("a record of the segment is damaged")
+        return make_answer(&found) if result == Lookup.FOUND else None
 
     def records(self):
         cdef uint64_t offset = RECORD_HEAD
@@ -516,11 +521,6 @@ cdef class Segment:
             offset += <uint64_t> size
 
 
-cdef bint _inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size) noexcept nogil:
-    """Whether count units from offset lie behind the header and inside size octets."""
-    return PAGE <= offset <= size and count <= size // unit and offset + count * unit <= size
-
-
 @cython.no_gc  # _views point into segments
 cdef class Index:
     """See _index.pyi."""
@@ -528,13 +528,14 @@ cdef class Index:
     def __cinit__(self):
         self._views = NULL
 
-    def __init__(self, segments not None, *, generation=0):
+    def __init__(self, segments not None, *, generation=0, bint out_of_service=False):
         cdef Segment segment
         cdef int i, count
         if self._views != NULL:
             raise TypeError("an Index is initialised once")
         self.segments = tuple(segments)
         self.generation = generation
+        self.out_of_service = out_of_service
         count = len(self.segments)
         self._views = <const SegmentView **> PyMem_Malloc((<size_t> count + 1) * sizeof(SegmentView *))
         if self._views == NULL:
@@ -552,15 +553,24 @@ cdef class Index:
     cdef Lookup find(
         self, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out
     ) noexcept nogil:
-        """Ask every segment, newest first. `serial` as in the request: sign and zeros are handled here."""
-        cdef bint known = False
+        """Ask every segment, newest first. `serial` as in the request: sign and zeros are handled here.
+
+        DAMAGED in one ends the search: what an older segment says may have been replaced by it.
+        """
+        cdef Lookup result, worst = Lookup.UNKNOWN_ISSUER
         cdef bint negative = serial.n > 0 and (serial.p[0] & 0x80) != 0
         cdef int i
+        if self.out_of_service:
+            return Lookup.DAMAGED
         serial = magnitude(serial)
         for i in range(self._count):
-            if find_in_segment(self._views[i], hash_id, name_hash, key_hash, serial, out, &known) and not negative:
-                return Lookup.FOUND
-        return Lookup.UNKNOWN_SERIAL if known else Lookup.UNKNOWN_ISSUER
+            result = find_in_segment(self._views[i], hash_id, name_hash, key_hash, serial, out)
+            if result == Lookup.UNKNOWN_ISSUER:
+                continue
+            if result != Lookup.UNKNOWN_SERIAL and not negative:
+                return result
+            worst = Lookup.UNKNOWN_SERIAL
+        return worst
 
     @property
     def entries(self):

@@ -91,7 +91,7 @@ cdef char *put_hex(char *at, const uint8_t *data, int size) noexcept nogil:
 
 cdef void etag_octets(const Found *found, uint8_t *out) noexcept nogil:
     """The 16 octets an entity tag is made of, without assembling the answer."""
-    cdef const Template *template = found.template
+    cdef const Template *template = &found.template
     cdef uint64_t begin = template.etag_offset, end = begin + ETAG_OCTETS, low, high
     cdef int i
     memcpy(out, found.segment.blobs + template.blob_offset + begin, ETAG_OCTETS)
@@ -181,7 +181,7 @@ cdef class Responder:
 
         Never beyond nextUpdate (RFC 9919 §7.1); an answer whose refresh is late is kept for a minute.
         """
-        cdef const Template *template = found.template
+        cdef const Template *template = &found.template
         cdef int64_t left, due
         if template.next_update == INT64_MAX:
             return 0
@@ -212,6 +212,8 @@ cdef class Responder:
             verdict.outcome = UNKNOWN_SERIAL
         elif result == Lookup.UNKNOWN_ISSUER:
             verdict.outcome = UNKNOWN_ISSUER
+        elif result == Lookup.DAMAGED:
+            verdict.outcome = TRY_LATER
         elif verdict.found.template.next_update <= self._now:
             verdict.outcome = TRY_LATER
         else:
@@ -246,7 +248,7 @@ cdef class Responder:
             else:
                 self._decide(der, size, verdict)
         if verdict.outcome <= UNKNOWN:
-            verdict.template = verdict.found.template
+            verdict.template = &verdict.found.template
             verdict.body_size = verdict.template.der_size
             if request.if_none_match.p != NULL and request.method != POST:
                 put_hex(hexed, verdict.tag, ETAG_OCTETS)

@@ -34,8 +34,9 @@ def exercise(path: Path) -> None:
     responder = Responder(Index([segment]))
     responder.set_time(NOW_S)
     for answer in stored():
-        found = segment.lookup(*answer.key)
-        assert found is None or len(found.der) < 1 << 20
+        with suppress(IndexFileError):
+            found = segment.lookup(*answer.key)
+            assert found is None or len(found.der) < 1 << 20
     for request in REQUESTS:
         assert responder.answer(request).body
     for action in (

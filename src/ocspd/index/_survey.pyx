@@ -19,6 +19,7 @@ from ocspd._index cimport (
     Segment,
     SegmentView,
     Template,
+    copy_template,
     find_in_segment,
     key_hash64,
     magnitude,
@@ -31,13 +32,15 @@ from ocspd._index cimport (
 cdef enum:
     MAX_AHEAD_S = 60  # `pki.ocsp.change_time` may sign that far ahead
 
+cdef int64_t FIRST_DATETIME = -62135596800  # year 1; a GeneralizedTime may have the year 0
+
 
 cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
     """Whether a revoked answer has this GeneralizedTime and reason (0: none).
 
     A time after thisUpdate is signed as thisUpdate.
     """
-    cdef const Template *template = found.template
+    cdef const Template *template = &found.template
     cdef int stored = 0
     cdef int order
     if template.hole_count < 3 or template.holes[1].size != 15 or len(revoked_at) != 15:
@@ -46,6 +49,8 @@ cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
     if order > 0:
         return False
     if order < 0:
+        if template.this_update < FIRST_DATETIME:
+            return False
         at = datetime.fromtimestamp(template.this_update, _UTC)
         this_update = b"%04d%02d%02d%02d%02d%02dZ" % at.timetuple()[:6]
         if memcmp(found.payload + template.holes[1].source, <const char *> this_update, 15) != 0:
@@ -88,7 +93,7 @@ def stale(
                 if index.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
                     due = True
                     continue
-                template = found.template
+                template = &found.template
                 if template.status == 1 and status != 1:
                     lowers = True
                     break
@@ -143,7 +148,6 @@ cdef void replace_older(const SegmentView **views, int64_t **counts, int own, in
     cdef Span name_hash, key_hash, serial
     cdef uint64_t offset = RECORD_HEAD
     cdef Py_ssize_t size
-    cdef bint known = False
     cdef int other
     while offset < view.header.records_size:
         if offset % PAGE + RECORD_HEAD > PAGE or view.records[offset] == 0:
@@ -164,15 +168,15 @@ cdef void replace_older(const SegmentView **views, int64_t **counts, int own, in
         serial.n = found.template.serial_size
         serial = magnitude(serial)
         for other in range(own + 1, total):
-            if find_in_segment(views[other], <int> issuer.hash_id, name_hash, key_hash, serial, &old, &known):
-                counts[other][old.template - views[other].templates] -= 1
+            if find_in_segment(views[other], <int> issuer.hash_id, name_hash, key_hash, serial, &old) == Lookup.FOUND:
+                counts[other][old.number] -= 1
                 break
 
 
 def live_stats(Index index not None):
     cdef Segment segment
     cdef const SegmentView *view
-    cdef const Template *template
+    cdef Template template
     cdef uint64_t number
     cdef tuple segments = index.segments
     cdef int total = len(segments)
@@ -190,7 +194,8 @@ def live_stats(Index index not None):
             if counts[position] == NULL:
                 raise MemoryError
             for number in range(view.header.template_count):
-                counts[position][number] = <int64_t> view.templates[number].count
+                if copy_template(view, number, &template):
+                    counts[position][number] = <int64_t> template.count
         with nogil:
             for position in range(total - 1):
                 replace_older(views, counts, position, total)
@@ -198,9 +203,8 @@ def live_stats(Index index not None):
             segment = segments[position]
             keys = segment.issuer_keys
             for number in range(views[position].header.template_count):
-                template = &views[position].templates[number]
-                if counts[position][number] <= 0:
-                    continue
+                if counts[position][number] <= 0 or not copy_template(views[position], number, &template):
+                    continue  # damaged since it was checked: its answers are not given out either
                 row = stats.setdefault(
                     keys[template.issuer_key],
                     {"entries": 0, "good": 0, "revoked": 0, "unknown": 0, "expiries": {}},

@@ -346,6 +346,7 @@ cdef class SegmentWriter:
         cdef const IssuerKey *issuer
         cdef Template form
         cdef Found found, other
+        cdef Lookup result
         cdef Span name_hash, key_hash, serial, data
         cdef int64_t number
         cdef uint32_t *numbers
@@ -365,7 +366,7 @@ cdef class SegmentWriter:
                 if size < 0:
                     code = 1
                     break
-                source = <uint32_t> (found.template - view.templates)
+                source = found.number
                 offset += <uint64_t> size
                 if view.records[offset - <uint64_t> size] & RECORD_DEAD:
                     continue
@@ -379,14 +380,16 @@ cdef class SegmentWriter:
                 key_hash.n = issuer.key_size
                 serial.p = found.payload
                 serial.n = found.template.serial_size
-                if (
-                    newer is not None
-                    and newer.find(<int> issuer.hash_id, name_hash, key_hash, serial, &other) == Lookup.FOUND
-                ):
-                    superseded += 1
-                    continue
+                if newer is not None:
+                    result = newer.find(<int> issuer.hash_id, name_hash, key_hash, serial, &other)
+                    if result == Lookup.FOUND:
+                        superseded += 1
+                        continue
+                    if result == Lookup.DAMAGED:
+                        code = 2
+                        break
                 if numbers[source] == 0:
-                    form = found.template[0]
+                    form = found.template
                     number = self._tables.issuer(<int> issuer.hash_id, name_hash, key_hash)
                     if number >= 0:
                         form.issuer_key = <uint32_t> number
@@ -404,8 +407,13 @@ cdef class SegmentWriter:
         free(numbers)
         if code < 0:
             self._raise(code)
+        if code == 2:
+            raise IndexFileError(f"{segment.path}: a newer segment, which replaces answers of this one, is damaged")
         if code:
             raise IndexFileError(f"{segment.path}: segment record at {offset} is damaged")
+        if copied + superseded + expired != view.header.entries:
+            offset = copied + superseded + expired
+            raise IndexFileError(f"{segment.path}: {offset} records instead of {view.header.entries}: damaged")
         self.added += copied
         return copied, superseded, expired
 

@@ -86,6 +86,8 @@ class ServedIndex:
             self._looks += 1
             due = self.manifest is None or self.lack or (self.complaint and self._looks % _RETRY_LOOKS == 0)
             if stamp == self._seen and not force and not due:
+                if not self.complaint and self._looks % _RETRY_LOOKS == 0:
+                    self._look_for_damage()
                 return False
             self._seen = stamp
             manifest = self._read()
@@ -93,10 +95,12 @@ class ServedIndex:
             if changed:
                 self._history.check(manifest, str(self.directory.manifest_path), self._now_s())
                 await self._check(manifest)
+            elif damage := self.damage():
+                raise IndexFileError(damage)
         except IndexFileError as err:
             self._refuse(err)
             return False
-        if self.lack:
+        if self.complaint and not changed:
             logger.info("%s: it can be read again", self.directory.path)
         self.complaint = self.lack = ""
         return changed
@@ -112,6 +116,14 @@ class ServedIndex:
             if size != ref.size_bytes:
                 return f"{path}: {size} bytes instead of {ref.size_bytes}: truncated while it was mapped"
         return ""
+
+    def _look_for_damage(self) -> None:
+        """Tell once of a segment in use that is gone or cut off, before a worker that starts needs it.
+
+        Those that have it open answer on from memory, or until they touch a page that is gone.
+        """
+        if damage := self.damage():
+            self._refuse(IndexFileError(damage))
 
     async def close(self) -> None:
         """End the examiner."""
