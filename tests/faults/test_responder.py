@@ -185,7 +185,18 @@ def test_R9_a_whole_group_that_was_frozen_goes_on(index: Path) -> None:
         assert "killed" not in running.log
 
 
-def test_S9_a_segment_truncated_in_place_ends_no_supervisor_and_is_named(index: Path) -> None:
+def many() -> list[bytes]:
+    """Sign what makes a segment that is mapped: a small one is read. The signatures are all the same one."""
+    first = 0x4001000000000000
+    der = answer(first)
+    return [
+        der.replace(first.to_bytes(8, "big"), (first + number).to_bytes(8, "big")) for number in range(4000)
+    ]
+
+
+def test_S9_a_segment_truncated_in_place_ends_no_supervisor_and_is_named(tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    publish(index, [answer(1), *many()])
     with started(index) as running:
         (segment,) = index.glob("*.seg")
         data = segment.read_bytes()
@@ -208,9 +219,30 @@ def test_S9_a_segment_truncated_in_place_ends_no_supervisor_and_is_named(index: 
         assert "Traceback" not in running.log
 
 
-def test_S9_neither_the_supervisor_maps_a_segment_nor_does_a_mapping_hold_a_descriptor(index: Path) -> None:
+def test_S9_a_small_segment_damaged_in_place_costs_no_answer_and_is_named_once(index: Path) -> None:
     with started(index) as running:
-        publish(index, [answer(1, revoked=True)], keep=True)
+        workers = running.workers()
+        (segment,) = index.glob("*.seg")
+        data = segment.read_bytes()
+        os.truncate(segment, 0)
+        said = f"{segment}: 0 bytes instead of {len(data)}: truncated while it was mapped"
+        until(lambda: said in running.log)
+        assert {running.status(1) for _ in range(20)} == {"good"}
+        with segment.open("r+b") as file:
+            file.write(data)
+        until(lambda: f"{index}: it can be read again" in running.log)
+        assert running.workers() == workers
+        assert running.log.count(said) == 1
+        assert running.admin("/readyz") == (200, "ok\n")
+
+
+def test_S9_neither_the_supervisor_maps_a_segment_nor_does_a_mapping_hold_a_descriptor(
+    tmp_path: Path,
+) -> None:
+    index = tmp_path / "index"
+    publish(index, [answer(1), *many()])
+    with started(index) as running:
+        publish(index, [answer(1, revoked=True), *many()], keep=True)
         until(lambda: running.status(1) == "revoked")
         until(lambda: generations(running) == [2, 2])
         assert ".seg" not in Path(f"/proc/{running.process.pid}/maps").read_text()

@@ -15,9 +15,9 @@ import pytest
 
 from ocspd._index import Index, Segment
 from ocspd._responder import Responder
+from ocspd.errors import IndexFileError
 from ocspd.index._survey import live_stats, stale
 from ocspd.index._writer import SegmentWriter
-from ocspd.errors import IndexFileError
 from tests.native.answers import NOW
 from tests.native.segments import HEADER, TEMPLATE_SIZE, Header, read_header
 from tests.native.world import NOW_S, authorities
