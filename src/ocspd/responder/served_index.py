@@ -87,7 +87,7 @@ class ServedIndex:
             due = self.manifest is None or self.lack or (self.complaint and self._looks % _RETRY_LOOKS == 0)
             if stamp == self._seen and not force and not due:
                 if not self.complaint and self._looks % _RETRY_LOOKS == 0:
-                    self._look_for_damage()
+                    self._is_damaged()
                 return False
             self._seen = stamp
             manifest = self._read()
@@ -95,8 +95,8 @@ class ServedIndex:
             if changed:
                 self._history.check(manifest, str(self.directory.manifest_path), self._now_s())
                 await self._check(manifest)
-            elif damage := self.damage():
-                raise IndexFileError(damage)
+            elif self._is_damaged():
+                return False
         except IndexFileError as err:
             self._refuse(err)
             return False
@@ -117,13 +117,15 @@ class ServedIndex:
                 return f"{path}: {size} bytes instead of {ref.size_bytes}: truncated while it was mapped"
         return ""
 
-    def _look_for_damage(self) -> None:
+    def _is_damaged(self) -> bool:
         """Tell once of a segment in use that is gone or cut off, before a worker that starts needs it.
 
         Those that have it open answer on from memory, or until they touch a page that is gone.
         """
-        if damage := self.damage():
+        damage = self.damage()
+        if damage:
             self._refuse(IndexFileError(damage))
+        return bool(damage)
 
     async def close(self) -> None:
         """End the examiner."""
