@@ -24,16 +24,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport pread, pwrite
 
-from ocspd._der cimport (
-    ResponseView,
-    SingleView,
-    Span,
-    read_response,
-    read_single,
-    read_tlv,
-    reason_text,
-)
-from ocspd._text cimport decode_base64, format_time
+from ocspd._der cimport ResponseView, SingleView, Span, read_response, read_single, reason_text
+from ocspd._text cimport decode_base64
 from ocspd._index cimport (
     MAX_HOLES,
     MAX_ISSUERS,
@@ -47,7 +39,6 @@ from ocspd._index cimport (
     VERSION,
     Found,
     Header,
-    Hole,
     Index,
     IssuerKey,
     Lookup,
@@ -407,13 +398,10 @@ cdef class SegmentWriter:
         free(numbers)
         if code < 0:
             self._raise(code)
-        if code == 2:
-            raise IndexFileError(f"{segment.path}: a newer segment, which replaces answers of this one, is damaged")
-        if code:
-            raise IndexFileError(f"{segment.path}: segment record at {offset} is damaged")
-        if copied + superseded + expired != view.header.entries:
-            offset = copied + superseded + expired
-            raise IndexFileError(f"{segment.path}: {offset} records instead of {view.header.entries}: damaged")
+        # what marks the rest of a page as unused may be the damage
+        if code or copied + superseded + expired != view.header.entries:
+            why = "a newer segment, which replaces answers of this one," if code == 2 else f"segment record at {offset}"
+            raise IndexFileError(f"{segment.path}: {why} is damaged")
         self.added += copied
         return copied, superseded, expired
 
