@@ -75,7 +75,7 @@ def make_material(directory: Path) -> Path:
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until something accepts connections on port of 127.0.0.1."""
-    for _ in range(400):
+    for _ in range(4800):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ocspd.signer.signer_parts import RefreshSource
 
 SETTINGS = RefreshSettings(processes=1, pass_interval_s=3600, merge_interval_s=0.05, signers_interval_s=0.05)
-WAIT_S = 60.0
+WAIT_S = 120.0
 """How long a test waits before it calls something lost; what is in time the oracle says."""
 
 

@@ -31,7 +31,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path = tmp_path_factory.mktemp("hostile")
     publish(path / "index", ANSWERS.values())
     with responder(path / "log", "-index", str(path / "index")) as running:
-        until(lambda: all(worker["ready"] for worker in running.health()["workers"]), 60)
+        until(lambda: all(worker["ready"] for worker in running.health()["workers"]))
         yield running
 
 

@@ -149,7 +149,7 @@ def responder(
         running = Running(process, port, admin_port, log)
         try:
             if wait:
-                until(lambda: _ready(running), 60)
+                until(lambda: _ready(running))
             yield running
         finally:
             process.kill()

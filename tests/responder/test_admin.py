@@ -126,7 +126,7 @@ def test_health_ready_live_and_what_there_is_not(running: Running) -> None:
 def test_it_is_not_ready_when_every_answer_has_expired(tmp_path: Path) -> None:
     publish(tmp_path / "index", [CA.answer(1)])  # of a fixed time in the past
     with responder(tmp_path / "log", "-index", str(tmp_path / "index"), wait=False) as running:
-        until(lambda: "Now listening" in running.log, 20)
+        until(lambda: "Now listening" in running.log)
         assert running.admin("/readyz") == (503, "every answer has expired\n")
         assert running.status(1) == "try_later"
 
@@ -146,5 +146,5 @@ def test_admin_port_0_means_none(tmp_path: Path) -> None:
     publish(tmp_path / "index", [answer(1)])
     flags = ("-index", str(tmp_path / "index"), "-admin-port", "0", "-port", str(free_port()))
     with responder(tmp_path / "log", *flags, wait=False) as running:
-        until(lambda: "Now listening" in running.log, 20)
+        until(lambda: "Now listening" in running.log)
         assert "admin" not in running.log
