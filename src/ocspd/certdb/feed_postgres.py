@@ -44,12 +44,13 @@ _TRIM_PAUSE_S = 0.05
 
 _TRIGGERS = ("ocspd_delete", "ocspd_insert", "ocspd_truncate", "ocspd_update")
 _LANES = (("urgent", True), ("rest", False))
+# Certificates are named so that their lock is waited for, and its deadline met, although nothing has changed.
 # The triggers' rows in the catalogue are new ones whenever one was disabled, enabled, dropped or made.
 _POSITION = f"""
 SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, trimmed::text, truncated::text, pg_is_in_recovery(),
        (SELECT coalesce(string_agg(tgenabled::text || xmin::text, ' ' ORDER BY tgname), '') FROM pg_trigger
         WHERE tgrelid = 'certificates'::regclass AND tgname = ANY('{{{",".join(_TRIGGERS)}}}'))
-FROM ocspd_feed
+FROM ocspd_feed WHERE NOT EXISTS (SELECT FROM certificates WHERE false)
 """  # noqa: S608  (constants)
 # What was not visible in a snapshot is what ran then ($2, few: each looked up by itself) and what began
 # later. Bounded above as well, so that a page costs what is in it.
