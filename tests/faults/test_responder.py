@@ -211,6 +211,7 @@ def test_S9_a_segment_truncated_in_place_ends_no_supervisor_and_is_named(tmp_pat
         until(lambda: "(SIGBUS)" in running.log)
         assert f"{segment}: 4096 bytes instead of {len(data)}: truncated while it was mapped" in running.log
         until(lambda: running.admin("/readyz")[0] == 503)
+        until(lambda: running.status(1) == "try_later")  # nobody waits in a queue
         assert running.process.poll() is None
         segment.with_suffix(".new").write_bytes(data)
         segment.with_suffix(".new").replace(segment)

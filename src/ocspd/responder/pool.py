@@ -267,6 +267,7 @@ class WorkerPool:
             return
         slot.trouble[part] = why
         self.refused += part == "index"
+        self._assign()
         logger.error("worker %d: %s; %s, trying again", slot.number, why, _TROUBLE[part])
 
     def _note_refusals(self, slot: Slot, refused: int) -> None:
@@ -311,20 +312,26 @@ class WorkerPool:
                 slot.process.kill()
 
     def _assign(self) -> None:
-        """Give each ready worker its own socket, and those of workers that are not."""
-        ready = [slot for slot in self.slots if slot.ready and slot.channel is not None]
-        total = len(self.listeners.sockets)
-        wanted: dict[int, list[int]] = {slot.number: [] for slot in ready}
-        for number in range(total):
+        """Give each ready worker its own socket, and those of workers that are not.
+
+        While none is ready, those that cannot open the index answer tryLater: clients that are told at once
+        ask somebody else, in a queue they would wait.
+        """
+        alive = [slot for slot in self.slots if slot.channel is not None]
+        serving = [slot for slot in alive if slot.ready] or [
+            slot for slot in alive if "index" in slot.trouble
+        ]
+        wanted: dict[int, list[int]] = {slot.number: [] for slot in serving}
+        for number in range(len(self.listeners.sockets)):
             if self.listeners.shared:
-                for slot in ready:
-                    wanted[slot.number].append(number)
+                for sockets in wanted.values():
+                    sockets.append(number)
             elif number in wanted:
                 wanted[number].append(number)
-            elif ready:
-                wanted[ready[number % len(ready)].number].append(number)
-        for slot in ready:
-            sockets = tuple(wanted[slot.number])
-            if sockets != slot.sockets and slot.channel is not None:
-                slot.sockets = sockets
-                slot.channel.send("listen", sockets=list(sockets))
+            elif serving:
+                wanted[serving[number % len(serving)].number].append(number)
+        for slot in alive:
+            own = tuple(wanted.get(slot.number, ()))
+            if own != slot.sockets and slot.channel is not None:
+                slot.sockets = own
+                slot.channel.send("listen", sockets=list(own))

@@ -83,7 +83,7 @@ class Worker:
         self._wanted_sockets: list[int] = []
         self._index_asked, self._sockets_asked = asyncio.Event(), asyncio.Event()
         self._responder = Responder(
-            Index([]),
+            Index([], out_of_service=True),  # until the first one is opened
             path=settings.path,
             counters=self._counters,
             max_age_cap_s=settings.max_age_cap_s,
