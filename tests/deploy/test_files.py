@@ -34,13 +34,18 @@ def systemd_analyze() -> str:
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """A copy of the units whose command exists: systemd-analyze wants to see an executable file."""
+    """A copy of the units whose commands exist: systemd-analyze wants to see executable files.
+
+    A container may lack procps, whose /bin/kill has the units reload.
+    """
     program = tmp_path / "ocspd"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     for name in UNITS:
         text = (DEPLOY / "systemd" / name).read_text()
-        (tmp_path / name).write_text(text.replace("/opt/ocspd/bin/ocspd", str(program)))
+        for command in ("/opt/ocspd/bin/ocspd", "/bin/kill"):
+            text = text.replace(f"={command} ", f"={program} ")
+        (tmp_path / name).write_text(text)
     return tmp_path
 
 
