@@ -45,10 +45,13 @@ def answer(serial: int, *, revoked: bool = False, hash_name: str = "sha1") -> by
     )
 
 
-def publish(path: Path, answers: Iterable[bytes], *, keep: bool = False) -> int:
-    """Publish a segment as the next generation, before the old ones if they are kept; its number."""
+def publish(path: Path, answers: Iterable[bytes], *, keep: bool = False, later_s: int = 0) -> int:
+    """Publish a segment as the next generation, before the old ones if they are kept; its number.
+
+    `later_s` makes it newer than what another index published in the same second.
+    """
     directory = IndexDirectory(path)
-    seconds = int(time.time())
+    seconds = int(time.time()) + later_s
     with directory.lock():
         old = directory.manifest()
         with directory.writer(seconds) as writer:

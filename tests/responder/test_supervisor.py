@@ -224,7 +224,7 @@ def test_an_index_that_cannot_be_used_is_named_once_and_the_one_before_serves_on
         old = set(index.glob("*.seg"))
         manifest = (index / "manifest.json").read_bytes()
         publish(index.parent / "other", [answer(serial) for serial in range(50)])
-        publish(index.parent / "other", [answer(77)])
+        publish(index.parent / "other", [answer(77)], later_s=60)
         new_manifest = (index.parent / "other" / "manifest.json").read_bytes()
         (segment,) = [
             path for path in (index.parent / "other").glob("*.seg") if path.name[:64].encode() in new_manifest
