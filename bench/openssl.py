@@ -54,6 +54,8 @@ class Target:
     certificates: tuple[Path, ...]
     admin_url: str = ""
     """Where the responder's metrics are, if that is known."""
+    pid: int = 0
+    """Its process, if it was started here."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -280,11 +282,11 @@ def own_responder(scratch: Path) -> Iterator[Target]:
     cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     with (
         (scratch / "ocspd.log").open("wb") as log,
-        servers.running("ocspd", command, port, cpus=cpus, log=log),
+        servers.running("ocspd", command, port, cpus=cpus, log=log) as server,
     ):
         ca = scratch / "ca.pem"
         admin_url = f"http://127.0.0.1:{admin_port}"
-        yield Target(f"http://127.0.0.1:{port}", ca, ca, tuple(certificates), admin_url)
+        yield Target(f"http://127.0.0.1:{port}", ca, ca, tuple(certificates), admin_url, server.process.pid)
 
 
 def main() -> int:

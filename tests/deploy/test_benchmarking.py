@@ -31,6 +31,7 @@ def test_every_command_of_the_page_works_as_it_stands(tmp_path: Path) -> None:
             "URL": target.url,
             "ADMIN": target.admin_url,
             "CA": str(target.issuer),
+            "RESPONDER": str(target.pid),
             "CERT": str(target.certificates[0]),
             "RUN": "1",
             "PY": sys.executable,
@@ -55,4 +56,4 @@ def test_every_command_of_the_page_works_as_it_stands(tmp_path: Path) -> None:
     assert done.stdout.count("Requests/sec") == 2
     spent = re.search(r"^(\d+) us of CPU per request$", done.stdout, re.MULTILINE)
     assert spent is not None
-    assert int(spent[1]) < 10_000
+    assert 0 < int(spent[1]) < 10_000
