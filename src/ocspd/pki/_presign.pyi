@@ -27,7 +27,7 @@ class Presigner:
     def sign(self, serial: int, rest: bytes, certid_hashes: Sequence[str]) -> list[bytes]:
         """Sign one certificate's response under each CertID hash, in their order.
 
-        ValueError for a serial number that is negative or longer than 64 octets.
+        ValueError for a serial number that is negative or longer than 1024 bytes.
         """
     def sign_rows(
         self,

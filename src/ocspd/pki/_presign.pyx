@@ -25,6 +25,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     LENGTHS_SHIFT = 20  # two lengths in one number
     MAX_SERIAL_BITS = 511  # what an index has room for, sign included
+    MAX_SINGLE_BITS = 8191  # of a response that is signed by itself, which needs no index
     YIELD_NS = 50_000  # every fourth P-256 signature, every RSA one; the call takes 0.4 us
 
 
@@ -92,16 +93,16 @@ cdef class Presigner:
         put(put(at, signature), self._tail)
         return der
 
-    cdef bytes _octets(self, object serial):
-        """The content of a serial number's INTEGER; None for a negative one and one longer than 64 octets."""
-        if serial < 0 or serial.bit_length() > MAX_SERIAL_BITS:
+    cdef bytes _octets(self, object serial, int limit):
+        """The content of a serial number's INTEGER; None for a negative one and one of more bits than that."""
+        if serial < 0 or serial.bit_length() > limit:
             return None
         return serial.to_bytes((serial.bit_length() >> 3) + 1, "big")
 
     def sign(self, serial not None, bytes rest not None, certid_hashes not None):
-        cdef bytes number = self._octets(serial)
+        cdef bytes number = self._octets(serial, MAX_SINGLE_BITS)
         if number is None:
-            raise ValueError("the serial number is negative or longer than 64 octets")
+            raise ValueError("the serial number is negative or longer than 1024 bytes")
         return [self._answer(name, self._prefixes_of(name), number, rest) for name in certid_hashes]
 
     def sign_rows(
@@ -122,7 +123,7 @@ cdef class Presigner:
                     answers.append(said)
                     continue
                 rest = said
-            number = self._octets(serial)
+            number = self._octets(serial, MAX_SERIAL_BITS)
             if number is None:
                 answers.append("bad serial")
                 continue

@@ -43,6 +43,7 @@ _BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
 _SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")
 _GOOD = der.tlv(der.context(CertStatus.GOOD, constructed=False))
 _UNKNOWN = der.tlv(der.context(CertStatus.UNKNOWN, constructed=False))
+_MAX_SERIAL_BITS = 8191  # 1024 bytes with the sign; a certificate has at most 20 (RFC 5280 §4.1.2.2)
 _REASONS = frozenset(REASONS.values())
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -152,6 +153,8 @@ class Batch:
         """Sign one certificate's OCSPResponse under each CertID hash, in their order; see `sign`."""
         if serial < 0:
             raise SerialError(f"serial {serial} is negative")
+        if serial.bit_length() > _MAX_SERIAL_BITS:
+            raise SerialError("a serial number of more than 1024 bytes cannot be answered for")
         rest = self._good if status == 0 else self._rest(status, reason, revoked_at)
         return self._presigner.sign(serial, rest, certid_hashes)
 
@@ -176,6 +179,8 @@ class Batch:
             nonlocal dropped
             if status == CertStatus.UNKNOWN:
                 return self._rest(status, 0, None)
+            if status != CertStatus.REVOKED:
+                return "unknown status"
             known = reason if reason in _REASONS else 0
             dropped += known != reason
             return self._rest(
