@@ -205,15 +205,15 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "pki.sans.ip_address": (repeated("1."), repeated("1:"), repeated("9"), repeated("%")),
     "pki.sans.parse": (element(0x30, b"\x82\x01a"), element(0x30, b"\x87\x04aaaa"), nested(0x30)),
     "pki.usages.parse_usages": (listed("signing"), listed("any"), listed("x")),
-    "web.dispatch.clean_path": (repeated("/a"), repeated("/.."), repeated("/a/.."), repeated("/")),
-    "web.dispatch.split_target": (
+    "authority.api.dispatch.clean_path": (repeated("/a"), repeated("/.."), repeated("/a/.."), repeated("/")),
+    "authority.api.dispatch.split_target": (
         repeated("/a"),
         repeated("/%41"),
         repeated("%"),
         repeated("#", before="a:"),
     ),
-    "web.remote.parse_address": ADDRESSES,
-    "web.remote.parse_addresses": ADDRESSES,
+    "authority.remote.parse_address": ADDRESSES,
+    "authority.remote.parse_addresses": ADDRESSES,
     "wire.loads": JSON_TEXTS,
     "wire.parse_duration": DURATIONS,
 }
@@ -234,13 +234,13 @@ ELSEWHERE = {
     "cli.issue_input.read_request": "pki.csr.parse_request",
     "index.manifest.parse_manifest": "see parse",
     "pki.crl.load_crls": "lists of 2 GiB are read in pieces, tests/signer/test_importing.py",
-    "service.index_txt.parse_row": "lines are bounded, see check_size",
-    "service.index_txt.parse_serial_line": "lines are bounded, see check_size",
+    "signer.index_txt.parse_row": "lines are bounded, see check_size",
+    "signer.index_txt.parse_serial_line": "lines are bounded, see check_size",
     "pki.public_keys.read_public_key": "a few elements of a request that is read already",
     "strict_json.read": "JSON of our own, of at most 1 MiB",
-    "service.offload.read_input": "applies another reader",
-    "service.serial_buckets.split_key": "fixed size",
-    "web.ocsp.decode_path": "bounded by the head of 8 KB",
+    "authority.offload.read_input": "applies another reader",
+    "signer.serial_buckets.split_key": "fixed size",
+    "responder.ocsp.decode_path": "bounded by the head of 8 KB",
 }
 """Why a function that reads has no entry above."""
 

@@ -10,7 +10,7 @@ from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.shown import shown
 
 DRIVERS = ("postgres", "sqlite3")
-_OTHER_SOURCE = re.compile(r"(?i)^[a-z]+://|\bpassw(?:or)?d\s*=|^(?![./])[^/]*:[^/]*@")
+_OTHER_SOURCE = re.compile(r"^[a-z]+://|\bpassw(?:or)?d\s*=|^(?![./])[^/]*:[^/]*@", re.ASCII | re.IGNORECASE)
 """postgres://…, password=…, user:password@…"""
 
 
