@@ -343,6 +343,10 @@ class HeldUp:
         self._db = db
         self.has_read = asyncio.Event()
         self.may_go_on = asyncio.Event()
+        # Since CPython 3.12 isinstance() of a protocol does not ask __getattr__.
+        for name in dir(db):
+            if not name.startswith("_") and not hasattr(type(self), name) and callable(getattr(db, name)):
+                setattr(self, name, getattr(db, name))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)

@@ -464,7 +464,7 @@ async def test_one_cpu_in_the_background_has_a_signing_process_too(*, background
         background=background,
         on_progress=lambda _: seen.append(len(signing_processes())),
     )
-    assert set(seen) == {int(background)}
+    assert max(seen) == int(background)  # it may have ended before the last rows are told of
     assert len(db.responses) == 1200
 
 
