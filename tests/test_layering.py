@@ -277,3 +277,11 @@ def test_no_error_travels_in_a_group_of_errors() -> None:
             if isinstance(node, ast.Attribute | ast.Name) and path.name != "tasks.py":
                 name = node.attr if isinstance(node, ast.Attribute) else node.id
                 assert name != "TaskGroup", f"{path.name}:{node.lineno}: use tasks.Tasks"
+
+
+def test_no_cancellation_is_lost_in_wait_for() -> None:
+    """Before CPython 3.12 `asyncio.wait_for` forgets a cancellation that comes with its result."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr != "wait_for", f"{path.name}:{node.lineno}: use asyncio.timeout"

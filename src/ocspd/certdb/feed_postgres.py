@@ -205,7 +205,8 @@ class PostgresFeed:
                     await asyncio.sleep(min(RETRY_S, timeout_s))
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._noticed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._noticed.wait()
         self._noticed.clear()
 
     async def trim(self, cursor: Mapping[str, Any], keep: timedelta) -> int:

@@ -185,7 +185,11 @@ class Database:
             await self.not_behind(connection)
             copying = asyncio.create_task(copy(connection))
             try:
-                while (piece := await asyncio.wait_for(pieces.get(), COMMAND_TIMEOUT_S)) is not None:
+                while True:
+                    async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                        piece = await pieces.get()
+                    if piece is None:
+                        break
                     room.release()
                     yield piece
                 await copying
@@ -265,7 +269,8 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
-                await asyncio.wait_for(pool.close(), 2)
+                async with asyncio.timeout(2):
+                    await pool.close()
             except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 pool.terminate()
 

@@ -200,7 +200,8 @@ class WorkerPool:
             slot.restarts += 1
             logger.warning("worker %d is started again in %.1f s", slot.number, delay)
             with contextlib.suppress(TimeoutError):  # a drain need not wait for the pause to end
-                await asyncio.wait_for(self._stopping.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
             delay = min(delay * 2, _LAST_DELAY_S)
 
     async def _run(self, slot: Slot) -> None:
@@ -291,7 +292,8 @@ class WorkerPool:
         """Measure for how long a worker has been behind."""
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
+                async with asyncio.timeout(_LOOK_S):
+                    await self._stopping.wait()
             behind = any(self.is_behind(slot) for slot in self.slots)
             self._behind_s = self._behind_s + _LOOK_S if behind else 0.0
 

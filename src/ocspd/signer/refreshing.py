@@ -175,7 +175,8 @@ class Refresher:
             pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
             with contextlib.suppress(TimeoutError):
                 limit_s = _FOLLOW_BACKOFF_S if name == "follow" else pause_s
-                await asyncio.wait_for(woken.wait(), min(pause_s, limit_s))
+                async with asyncio.timeout(min(pause_s, limit_s)):
+                    await woken.wait()
             failures += 1
 
     # -- signers ---------------------------------------------------------------------------------
@@ -221,7 +222,8 @@ class Refresher:
     async def _watch_signers(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._looking.wait(), self._settings.signers_interval_s)
+                async with asyncio.timeout(self._settings.signers_interval_s):
+                    await self._looking.wait()
             self._looking.clear()
             self._look_at_expiry()
             signers = await asyncio.to_thread(self._source.load)
@@ -440,7 +442,8 @@ class Refresher:
             self.ready.set()
             with contextlib.suppress(TimeoutError):
                 pause = max(self._settings.pass_interval_s, 9 * elapsed)
-                await asyncio.wait_for(self._pass_wanted.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._pass_wanted.wait()
 
     async def _pass(self) -> None:
         issuers = self._issuers

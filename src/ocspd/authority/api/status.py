@@ -55,7 +55,8 @@ class StatusEndpoints:
         trouble = ""
         if self._db is not None:
             try:
-                await asyncio.wait_for(self._db.find_certificates(0), HEALTH_S)
+                async with asyncio.timeout(HEALTH_S):
+                    await self._db.find_certificates(0)
             except CodedError as err:
                 trouble = err.message
             except TimeoutError:
