@@ -173,7 +173,6 @@ cdef class Connections(Reactor):
         cdef Connection *c
         self._check()
         self._draining = True
-        self._accept_at_once()
         self._wake()
         for slot in range(self._slots()):
             c = self._at(slot)

@@ -69,7 +69,6 @@ cdef class Reactor:
     cdef uint32_t _wanted(self, const Connection *c) noexcept nogil
     cdef int _arm(self, Connection *c) except -1
     cdef int _accept(self, int listener) except -1
-    cdef int _accept_at_once(self) except -1
     cdef int _read_now(self, Connection *c) except -1
     cdef int _admit(self, int descriptor) except -1
     cdef int _starve(self, int listener) except -1

@@ -13,8 +13,8 @@ class Reactor:
     def listen(self, descriptor: int) -> None:
         """Accept on this listening socket (TCP of either family, or Unix), which stays the caller's.
 
-        TCP sockets get TCP_DEFER_ACCEPT: a connection is told of when its first bytes are there, or a second
-        later. OSError when the descriptor cannot be watched.
+        Whether the kernel holds back connections that have not spoken is for their owner to set
+        (`ocspd.ops.listeners`). OSError when the descriptor cannot be watched.
         """
     def unlisten(self, descriptor: int) -> None:
         """Accept no more on this socket. Call it before closing the descriptor."""

@@ -67,7 +67,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY, TCP_DEFER_ACCEPT
+    int TCP_NODELAY
 
 cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
@@ -148,9 +148,8 @@ cdef class Reactor:
         if descriptor in self._listeners:
             return
         os.set_blocking(descriptor, False)
-        # Inherited by what is accepted; a Unix socket knows neither, which does not matter.
+        # Inherited by what is accepted; a Unix socket does not know it, which does not matter.
         setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(int))
-        setsockopt(descriptor, IPPROTO_TCP, TCP_DEFER_ACCEPT, &on, sizeof(int))
         event.events = EPOLLIN
         event.data.u64 = <uint64_t> descriptor << 32 | LISTENER
         if self._accepting and epoll_ctl(self._epoll, EPOLL_CTL_ADD, descriptor, &event):
@@ -298,13 +297,6 @@ cdef class Reactor:
                 self.unlisten(listener)  # closed by its owner
                 break
             # anything else is about the one connection (accept(2)): its client has gone, say
-        return 0
-
-    cdef int _accept_at_once(self) except -1:
-        """Take connections that have not said anything too: without us, the kernel resets those it holds back."""
-        cdef int off = 0
-        for listener in self._listeners:
-            setsockopt(<int> listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, &off, sizeof(int))
         return 0
 
     cdef int _admit(self, int descriptor) except -1:

@@ -44,24 +44,34 @@ class Listeners:
         return port
 
     def listen(self, backlog: int) -> None:
-        """Let connections in: from now on they wait for a worker instead of being refused."""
+        """Let connections in: from now on they wait for a worker instead of being refused.
+
+        A worker is given a connection when its first bytes are there, or after about a second
+        (TCP_DEFER_ACCEPT). It is set here and nowhere else: a worker that starts late must not undo
+        `accept_at_once` on a socket that others share.
+        """
         for listener in self.sockets:
+            _defer(listener, seconds=1)
             listener.listen(backlog)
 
     def accept_at_once(self) -> None:
         """Let workers accept connections that have not said anything yet.
 
-        The kernel holds those back for up to a second (TCP_DEFER_ACCEPT, which workers set), and resets
-        them when the sockets close: their clients would not even see the end of the connection.
+        The kernel holds those back, and resets them when the sockets close: their clients would not even
+        see the end of the connection.
         """
         for listener in self.sockets:
-            with contextlib.suppress(OSError):  # a Unix socket knows no such thing
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+            _defer(listener, seconds=0)
 
     def close(self) -> None:
         """Close this process's hold of the sockets. Idempotent."""
         for listener in self.sockets:
             listener.close()
+
+
+def _defer(listener: socket.socket, *, seconds: int) -> None:
+    with contextlib.suppress(OSError):  # a Unix socket knows no such thing
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
 
 
 def bind(address: str, port: int, workers: int) -> Listeners:

@@ -100,6 +100,7 @@ class Supervisor:
     """How often each duty of this process ended with a bug and was begun again."""
     ready: bool = False
     """Whether to send clients here: workers answer, answers are valid, nobody is draining."""
+    _started: bool = False
     _signals: int = 0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _force: asyncio.Event = field(default_factory=asyncio.Event)
@@ -150,6 +151,8 @@ class Supervisor:
             return "draining"
         if self.index.manifest is None:
             return "no index yet"
+        if not self._started:
+            return f"starting: {self.pool.ready} of {self.pool.count} workers are ready"
         if not self.pool.ready:
             return self.pool.trouble or "no worker is running"
         return self._why_behind() or self._why_expired()
@@ -204,7 +207,7 @@ class Supervisor:
             await asyncio.sleep(_START_LOOK_S)
         else:
             raise OCSPDError("the workers do not start: see the messages above")
-        self.ready = True
+        self._started = self.ready = True
         logger.info("Now listening on %s", self.pool.listeners.name)
 
     async def _watch_index(self) -> None:
