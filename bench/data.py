@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ocspd.model import StatusRow
-    from ocspd.pki.ocsp_template import Batch
+    from ocspd.pki.ocsp_template import ResponseBatch
 
 SERIAL_OCTETS = 16
 _TOP = 1 << 126  # serials keep 16 octets and a clear top bit, so every answer of a kind has one length
@@ -143,7 +143,7 @@ def make_authority(kind: str) -> Authority:
     return Authority(signer, ca_key, responder_key)
 
 
-def _sign(batch: Batch, number: int) -> bytes:
+def _sign(batch: ResponseBatch, number: int) -> bytes:
     if number % _REVOKED_EVERY == 1:
         return batch.sign(serial_of(number), CertStatus.REVOKED, 1, datetime(2026, 3, 1, tzinfo=UTC))
     return batch.sign(serial_of(number))

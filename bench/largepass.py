@@ -2,9 +2,9 @@
 
     python -m bench.largepass DIRECTORY [--certificates 100000000] [--repeat]
 
-`Refresher`, the daemon's own class, signs every row with a P-256 key into the index of DIRECTORY and merges
-as in production; one row in a hundred is revoked, CertIDs are SHA-1. Told are wall clock and CPU time of the
-pass and of what is merged after it, sizes, anonymous memory of all processes, the largest number of segments
+`SignerDaemon` (the class behind `ocspd refresh`) signs every row with a P-256 key into the index of DIRECTORY
+and merges as in production; one row in a hundred is revoked, CertIDs are SHA-1. Reported: wall clock and CPU
+time of the pass and of the merges after it, sizes, anonymous memory of all processes, the most segments
 a lookup had to ask, and the most disk space the directory took. `--repeat` makes the pass a second time, by
 a new signer: it asks the index about every row and finds all of them fresh.
 """
@@ -30,7 +30,7 @@ from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.signer.generations import Generations
 from ocspd.signer.priority import weigh_session_least
-from ocspd.signer.refreshing import Refresher
+from ocspd.signer.refreshing import SignerDaemon
 from ocspd.signer.signer_parts import RefreshSettings
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ async def make_pass(
     peaks = Peaks()
     with index.lock():
         generations = Generations(index, SystemClock(), grace_s=grace_s)
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=Source(count, signer.aki),
             source=OneSigner(signer),
             generations=generations,

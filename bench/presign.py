@@ -31,7 +31,7 @@ from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp import OCSPSigner
-from ocspd.signer.presigning import refresh_table, usable_cpus
+from ocspd.signer.presigning import run_pass, usable_cpus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -206,7 +206,7 @@ def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         report = run_uvloop(
-            refresh_table(
+            run_pass(
                 source,
                 [signer],
                 clock=SystemClock(),

@@ -22,7 +22,7 @@ import ocspd
 from ocspd.cli import flags, json_tool
 from ocspd.errors import OCSPDError
 from ocspd.index import manifest
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 
 if TYPE_CHECKING:
     from collections.abc import Callable

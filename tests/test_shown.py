@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocspd.authority.api.envelope import failure_of
+from ocspd.authority.api.api_response import failure_of
 from ocspd.authority.remote import parse_address
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.certdb.dsn import parse_data_source

@@ -67,7 +67,7 @@ from ocspd._reactor cimport (
     Connection,
     Reactor,
 )
-from ocspd._responder cimport HEAD_ROOM, Responder, Verdict, strange_condition
+from ocspd._responder cimport HEAD_ROOM, Responder, Decision, unsupported_if_none_match
 
 from ocspd import metrics
 
@@ -302,7 +302,7 @@ cdef class Connections(Reactor):
     ) except -1:
         """Answer the requests in p; the bytes used up. The rest has to wait for more, or for the client."""
         cdef Request request
-        cdef Verdict verdict
+        cdef Decision verdict
         cdef uint8_t *out = self._out
         cdef Py_ssize_t used = 0, filled = 0, total
         cdef bytes large
@@ -313,7 +313,7 @@ cdef class Connections(Reactor):
                 continue
             if not read_head(p + used, size - used, &request):
                 break
-            if request.cause == C_NONE and strange_condition(&request):
+            if request.cause == C_NONE and unsupported_if_none_match(&request):
                 request.cause = Cause.C_HEADER
             if request.cause == C_NONE:
                 total = request.head_size

@@ -11,7 +11,7 @@ NO_NEXT_UPDATE: int
 """`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
 
 @final
-class Answer:
+class StoredResponse:
     """One stored answer, assembled."""
 
     @property
@@ -63,9 +63,9 @@ class Segment:
 
         Contents are not covered: the manifest's SHA-256 and the answers' signatures are for that.
         """
-    def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> Answer | None:
+    def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> StoredResponse | None:
         """Find an answer by its CertID; IndexFileError when what should be it is damaged."""
-    def records(self) -> Iterator[tuple[int, int, Answer]]:
+    def records(self) -> Iterator[tuple[int, int, StoredResponse]]:
         """Yield (issuer key number, serial, answer) for every key, in file order."""
 
 @final
@@ -85,7 +85,7 @@ class Index:
         """Sum over the segments; a key that stands in several counts several times."""
     @property
     def segments(self) -> tuple[Segment, ...]: ...
-    def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> Answer | None:
+    def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> StoredResponse | None:
         """Find the newest answer for a CertID."""
     def knows_issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> bool:
         """Tell whether any segment has answers under this CertID prefix."""

@@ -226,7 +226,7 @@ cdef void assemble(const Found *found, uint8_t *out) noexcept nogil:
         memcpy(out + hole.target, found.payload + hole.source, hole.size)
 
 
-cdef class Answer:
+cdef class StoredResponse:
     """See _index.pyi."""
     cdef readonly bytes der
     cdef readonly int status
@@ -237,10 +237,10 @@ cdef class Answer:
     cdef readonly str etag
 
 
-cdef Answer make_answer(const Found *found):
+cdef StoredResponse make_stored_response(const Found *found):
     cdef const Template *template = &found.template
     cdef bytes der = PyBytes_FromStringAndSize(NULL, template.der_size)
-    cdef Answer answer = Answer.__new__(Answer)
+    cdef StoredResponse answer = StoredResponse.__new__(StoredResponse)
     assemble(found, <uint8_t *> <char *> der)
     answer.der = der
     answer.status = template.status
@@ -501,7 +501,7 @@ cdef class Segment:
         )
         if result == Lookup.DAMAGED:
             self._refuse("a record of the segment is damaged")
-        return make_answer(&found) if result == Lookup.FOUND else None
+        return make_stored_response(&found) if result == Lookup.FOUND else None
 
     def records(self):
         cdef uint64_t offset = RECORD_HEAD
@@ -517,7 +517,7 @@ cdef class Segment:
                 self._refuse(f"segment record at {offset} is damaged")
             if not self.view.records[offset] & RECORD_DEAD:
                 serial = int.from_bytes((<const char *> found.payload)[:found.template.serial_size], "big")
-                yield found.template.issuer_key, serial, make_answer(&found)
+                yield found.template.issuer_key, serial, make_stored_response(&found)
             offset += <uint64_t> size
 
 

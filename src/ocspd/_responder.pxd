@@ -20,7 +20,7 @@ cdef enum Outcome:
     NOT_MODIFIED = 8
     HEALTH = 9
 
-cdef struct Verdict:
+cdef struct Decision:
     Outcome outcome
     Found found
     const Template *template  # NULL for an answer that is not signed
@@ -28,7 +28,7 @@ cdef struct Verdict:
     int64_t max_age_s
     uint8_t tag[ETAG_OCTETS]
 
-cdef bint strange_condition(Request *request) noexcept nogil
+cdef bint unsupported_if_none_match(Request *request) noexcept nogil
 
 cdef class Responder:
     cdef Index _index
@@ -43,7 +43,7 @@ cdef class Responder:
     cdef Py_ssize_t _prefix_size
     cdef int64_t _cap
     cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil
-    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Verdict *verdict) noexcept nogil
-    cdef bint _settle(self, Request *request, const uint8_t *body, Verdict *verdict) noexcept nogil
-    cdef Py_ssize_t _render(self, const Request *request, const Verdict *verdict, uint8_t *out) noexcept nogil
-    cdef bytes _response(self, const Request *request, const Verdict *verdict)
+    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Decision *verdict) noexcept nogil
+    cdef bint _settle(self, Request *request, const uint8_t *body, Decision *verdict) noexcept nogil
+    cdef Py_ssize_t _render(self, const Request *request, const Decision *verdict, uint8_t *out) noexcept nogil
+    cdef bytes _response(self, const Request *request, const Decision *verdict)

@@ -195,7 +195,7 @@ cdef class Responder:
             due = left
         return due - due * (tag[0] & 63) // 1024
 
-    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Verdict *verdict) noexcept nogil:
+    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Decision *verdict) noexcept nogil:
         """Answer a DER request, below HTTP."""
         cdef RequestView view
         cdef Lookup result
@@ -221,7 +221,7 @@ cdef class Responder:
             etag_octets(&verdict.found, verdict.tag)
             verdict.max_age_s = self._max_age(&verdict.found, verdict.tag)
 
-    cdef bint _settle(self, Request *request, const uint8_t *body, Verdict *verdict) noexcept nogil:
+    cdef bint _settle(self, Request *request, const uint8_t *body, Decision *verdict) noexcept nogil:
         """Decide on a complete request that the fast path knows; False, with its cause set, when it does not."""
         cdef uint8_t der[TARGET_LIMIT]
         cdef const uint8_t *prefix = <const uint8_t *> self._prefix_text
@@ -258,7 +258,7 @@ cdef class Responder:
             verdict.template = NULL
         return True
 
-    cdef Py_ssize_t _render(self, const Request *request, const Verdict *verdict, uint8_t *out) noexcept nogil:
+    cdef Py_ssize_t _render(self, const Request *request, const Decision *verdict, uint8_t *out) noexcept nogil:
         """Write the HTTP response to a settled request and count it; the octets written.
 
         `out` has room for HEAD_ROOM and verdict.body_size octets.
@@ -314,7 +314,7 @@ cdef class Responder:
         self._counters[N_SENT] += <uint64_t> size
         return size
 
-    cdef bytes _response(self, const Request *request, const Verdict *verdict):
+    cdef bytes _response(self, const Request *request, const Decision *verdict):
         """Return what `_render` writes."""
         cdef uint8_t small[2048]
         cdef uint8_t *out = small
@@ -330,7 +330,7 @@ cdef class Responder:
         return response
 
     def answer(self, bytes request_der not None):
-        cdef Verdict verdict
+        cdef Decision verdict
         cdef Reply reply = Reply.__new__(Reply)
         cdef char hexed[2 * ETAG_OCTETS]
         cdef Index index = self._index  # kept until the end: a collection in between could run anything
@@ -354,12 +354,12 @@ cdef class Responder:
 
     def respond(self, bytes data not None):
         cdef Request request
-        cdef Verdict verdict
+        cdef Decision verdict
         cdef const uint8_t *p = <const uint8_t *> <const char *> data
         cdef Py_ssize_t total
         if not read_head(p, len(data), &request) or request.cause != C_NONE:
             return None
-        if strange_condition(&request):
+        if unsupported_if_none_match(&request):
             return None
         total = request.head_size + (request.content_length if request.method == POST else 0)
         if total != len(data):
@@ -381,7 +381,7 @@ cdef const char *error_body(Outcome outcome) noexcept nogil:
 
 
 cdef bint matches(Span condition, const char *tag) noexcept nogil:
-    """If-None-Match of the forms `strange_condition` lets through: `*`, `"TAG"`, `W/"TAG"`."""
+    """If-None-Match of the forms `unsupported_if_none_match` lets through: `*`, `"TAG"`, `W/"TAG"`."""
     if condition.n == 1:
         return True
     return condition.n >= 2 * ETAG_OCTETS + 2 and memcmp(
@@ -389,7 +389,7 @@ cdef bint matches(Span condition, const char *tag) noexcept nogil:
     ) == 0 and (condition.p + condition.n - 2 - 2 * ETAG_OCTETS)[0] == c'"'
 
 
-cdef bint strange_condition(Request *request) noexcept nogil:
+cdef bint unsupported_if_none_match(Request *request) noexcept nogil:
     """Whether If-None-Match is anything but `*` or one quoted tag without quotes or commas in it."""
     cdef Span text = request.if_none_match
     cdef Py_ssize_t i

@@ -12,7 +12,7 @@
      └─ ResponseError       an OCSP error answer (RFC 6960 §4.2.1) instead of a definitive one
 
 Each edge has one mapping: the command line prints `str(error)` and exits with `exit_code`; the
-CFSSL API turns CodedError into HTTP 400 (authority/api/envelope.py); the responder turns DERError into
+CFSSL API turns CodedError into HTTP 400 (authority/api/api_response.py); the responder turns DERError into
 malformedRequest. A message names the object (path, serial, issuer) and, where there is one, the
 remedy.
 """

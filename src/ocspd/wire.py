@@ -37,7 +37,7 @@ class DurationError(OCSPDError):
 def dumps(value: Any) -> str:
     """Write a JSON value as Go's encoder does: compact, UTF-8, HTML-relevant characters escaped.
 
-    Keys keep the order of the dict; CFSSL's map results are alphabetical, so sort those first.
+    SlotKeys keep the order of the dict; CFSSL's map results are alphabetical, so sort those first.
     """
     return _escape(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
 

@@ -50,16 +50,16 @@ async def post(url: str, endpoint: str, body: Any) -> tuple[int, dict[str, Any]]
 
 
 async def result_of(url: str, endpoint: str, body: Any) -> dict[str, Any]:
-    status, envelope = await post(url, endpoint, body)
-    assert status == 200, envelope
-    result: dict[str, Any] = envelope["result"]
+    status, api_response = await post(url, endpoint, body)
+    assert status == 200, api_response
+    result: dict[str, Any] = api_response["result"]
     return result
 
 
 async def error_of(url: str, endpoint: str, body: Any) -> tuple[int, int, str]:
-    status, envelope = await post(url, endpoint, body)
-    assert envelope["success"] is False
-    return status, envelope["errors"][0]["code"], envelope["errors"][0]["message"]
+    status, api_response = await post(url, endpoint, body)
+    assert api_response["success"] is False
+    return status, api_response["errors"][0]["code"], api_response["errors"][0]["message"]
 
 
 @asynccontextmanager
@@ -184,9 +184,9 @@ async def test_a_bundle_is_answered_with_a_message_that_there_is_no_bundler(
     ours: str, material: Path
 ) -> None:
     body = {"certificate_request": (material / "leaf.csr").read_text(), "bundle": True}
-    status, envelope = await post(ours, "sign", body)
+    status, api_response = await post(ours, "sign", body)
     assert status == 200
-    assert [message["code"] for message in envelope["messages"]] == [5300]
+    assert [message["code"] for message in api_response["messages"]] == [5300]
 
 
 async def test_newcert_does_not_sign_for_a_profile_that_demands_a_token(ours: str) -> None:

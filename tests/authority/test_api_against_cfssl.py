@@ -51,15 +51,15 @@ async def ask(url: str, method: str, path: str, body: bytes) -> dict[str, Any]:
             "newline": text.endswith("\n"),
         }
         try:
-            envelope = json.loads(text)
+            api_response = json.loads(text)
         except ValueError:
             return seen | {"text": text}
         return seen | {
-            "keys": list(envelope),
-            "success": envelope["success"],
-            "errors": envelope["errors"],
-            "messages": envelope["messages"],
-            "result": shape(envelope["result"]),
+            "keys": list(api_response),
+            "success": api_response["success"],
+            "errors": api_response["errors"],
+            "messages": api_response["messages"],
+            "result": shape(api_response["result"]),
         }
 
 

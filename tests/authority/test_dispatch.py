@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from ocspd.authority.api import dispatch
+from ocspd.authority.api.api_response import Success
 from ocspd.authority.api.dispatch import Dispatcher, Endpoint, clean_path, common_name
-from ocspd.authority.api.envelope import Success
 from ocspd.authority.tls import ServerTLS
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.ops import server

@@ -98,8 +98,8 @@ async def test_A5_one_request_does_not_hold_up_the_others(ours: str, name: str) 
     assert len(body) < 1 << 20
     task = asyncio.create_task(answer(ours, path, body))
     longest = await longest_step(task)
-    status, envelope = await task
-    assert status in {200, 400}, envelope
+    status, api_response = await task
+    assert status in {200, 400}, api_response
     assert longest < LONGEST_S
 
 
@@ -124,9 +124,9 @@ async def test_A5_one_request_does_not_hold_up_the_others(ours: str, name: str) 
     ],
 )
 async def test_A1_a_body_that_is_no_json_is_400_in_words_of_ours(ours: str, path: str, body: bytes) -> None:
-    status, envelope = await answer(ours, path, body)
-    assert (status, envelope["success"], envelope["errors"][0]["code"]) == (400, False, 400)
-    text = envelope["errors"][0]["message"]
+    status, api_response = await answer(ours, path, body)
+    assert (status, api_response["success"], api_response["errors"][0]["code"]) == (400, False, 400)
+    text = api_response["errors"][0]["message"]
     assert not any(
         word in text for word in ("Expecting", "sys.", "int_max", "codec", "utf-8-sig", "Traceback")
     )
@@ -151,8 +151,8 @@ async def test_A1_a_body_of_100_MB_is_refused_before_it_is_read(ours: str) -> No
 async def test_A1_half_a_surrogate_pair_is_replaced_as_in_go(ours: str, text: str) -> None:
     subject = f'"CN":"{text}","names":[{{"O":"{text}"}}]'
     body = f'{{"request":{{{subject},"hosts":["h"]}},"profile":"client"}}'
-    status, envelope = await answer(ours, "newcert", body.encode())
-    assert (status, envelope["errors"]) == (200, [])
+    status, api_response = await answer(ours, "newcert", body.encode())
+    assert (status, api_response["errors"]) == (200, [])
 
 
 async def test_A7_a_key_given_twice_chooses_no_other_profile(ours: str, material: Path) -> None:
@@ -160,5 +160,5 @@ async def test_A7_a_key_given_twice_chooses_no_other_profile(ours: str, material
     for second in ("profile", "Profile", "PROFILE", "pro\\u0066ile"):
         for values in (("client", "ocsp"), ("ocsp", "client"), ("client", "client")):
             body = f'{{"certificate_request":{csr},"profile":"{values[0]}","{second}":"{values[1]}"}}'
-            status, envelope = await answer(ours, "sign", body.encode())
-            assert status == 400, envelope
+            status, api_response = await answer(ours, "sign", body.encode())
+            assert status == 400, api_response

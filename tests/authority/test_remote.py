@@ -143,7 +143,7 @@ async def test_an_authenticator_makes_it_authsign_with_an_hmac_over_the_sent_byt
     assert isinstance(outer["timestamp"], int)
 
 
-def envelope(message: str, code: int = 5300) -> str:
+def api_response(message: str, code: int = 5300) -> str:
     errors = [{"code": code, "message": message}]
     return json.dumps({"success": False, "result": None, "errors": errors, "messages": []})
 
@@ -153,19 +153,24 @@ def envelope(message: str, code: int = 5300) -> str:
     [
         (500, "oops\n", Code.CLIENT_HTTP, "oops\n"),
         (302, "", Code.CLIENT_HTTP, "HTTP status 302"),
-        (400, envelope("no such profile"), Code.CLIENT_HTTP, r"^no such profile \(the server's code 5300\)$"),
         (
             400,
-            envelope('{"code":9002,"message":"bad \\"CSR\\""}'),
+            api_response("no such profile"),
+            Code.CLIENT_HTTP,
+            r"^no such profile \(the server's code 5300\)$",
+        ),
+        (
+            400,
+            api_response('{"code":9002,"message":"bad \\"CSR\\""}'),
             Code.CLIENT_HTTP,
             r'^bad "CSR" \(the server\'s code 9002\)$',
         ),
-        (400, envelope(""), Code.CLIENT_HTTP, "HTTP status 400"),
+        (400, api_response(""), Code.CLIENT_HTTP, "HTTP status 400"),
         (400, "[" * 100_000, Code.CLIENT_HTTP, r"^\[\["),
         (400, '{"errors":[7],"message":7}', Code.CLIENT_HTTP, "errors"),
         (
             200,
-            envelope('{"code":5,"message":"in"}'),
+            api_response('{"code":5,"message":"in"}'),
             Code.CLIENT_SERVER_FAILED,
             r"^in \(the server's code 5\)$",
         ),

@@ -19,7 +19,7 @@ CERT, KEY, CSR = (f"-----BEGIN {name}-----\nAA==\n-----END {name}-----\n" for na
 DER = base64.b64encode(bytes(range(256))).decode()
 
 
-def envelope(result: Any, **more: Any) -> dict[str, Any]:
+def api_response(result: Any, **more: Any) -> dict[str, Any]:
     return {"success": True, "result": result, "errors": [], "messages": []} | more
 
 
@@ -75,8 +75,8 @@ EQUAL: list[tuple[list[str], Any]] = [
     (["-bare", "-stdout"], {"cert": CERT, "key": KEY, "csr": CSR, "ocspResponse": DER, "encrypted_key": DER}),
     (["-bare"], {"cert": "é<>&\u2028\U0001f600\0"}),
     (["-bare", "-f", "-"], {"cert": CERT}),
-    ([], envelope({"certificate": CERT, "private_key": KEY, "certificate_request": CSR})),
-    (["base"], envelope({"ocspResponse": DER})),
+    ([], api_response({"certificate": CERT, "private_key": KEY, "certificate_request": CSR})),
+    (["base"], api_response({"ocspResponse": DER})),
     (["-stdout"], {"SUCCESS": True, "Result": {"cert": CERT}}),
 ]
 
@@ -224,7 +224,7 @@ def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     ("words", "value", "hint"),
     [
         ([], {"cert": CERT}, "for the output of a command, give -bare"),
-        (["-bare"], envelope({"certificate": CERT}), "leave -bare out for an API answer"),
+        (["-bare"], api_response({"certificate": CERT}), "leave -bare out for an API answer"),
         (["-bare"], {"status": 1}, "no member is known"),
     ],
 )

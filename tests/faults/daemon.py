@@ -13,7 +13,7 @@ from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.pki.certid import issuer_hashes
 from ocspd.signer.generations import Generations
-from ocspd.signer.refreshing import Refresher
+from ocspd.signer.refreshing import SignerDaemon
 from ocspd.signer.signer_parts import RefreshSettings
 from tests.certdb.raw import execute
 from tests.faults.oracle import Oracle
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from ocspd._index import Answer
+    from ocspd._index import StoredResponse
     from ocspd.certdb import DBConfig
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
@@ -49,7 +49,7 @@ class Signers:
 class Signer:
     """A running signer, its index and its judge."""
 
-    refresher: Refresher
+    refresher: SignerDaemon
     generations: Generations
     source: Signers
     oracle: Oracle
@@ -57,7 +57,7 @@ class Signer:
     task: asyncio.Task[None]
     passes: int = field(default=0)
 
-    def answer(self, serial: int, issuer: int = 0, name: str = "sha1") -> Answer | None:
+    def answer(self, serial: int, issuer: int = 0, name: str = "sha1") -> StoredResponse | None:
         """Return what the index answers now."""
         prefix = issuer_hashes(self.signers[issuer].issuer, name)
         return self.generations.directory.open().lookup(name, *prefix, serial)
@@ -111,7 +111,7 @@ async def signing(
         generations = Generations(directory, clock)
         generations.published = lambda manifest: oracle.observe(directory, manifest)
         source = Signers(*signers)
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=db, source=source, generations=generations, clock=clock, settings=settings, on_pass=on_pass
         )
         task = asyncio.create_task(refresher.run())

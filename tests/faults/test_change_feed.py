@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from ocspd.authority.api.envelope import HTTPStatusError
+from ocspd.authority.api.api_response import HTTPStatusError
 from ocspd.authority.api.status import StatusEndpoints
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.feed import CursorLostError

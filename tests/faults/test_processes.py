@@ -16,7 +16,7 @@ import pytest
 from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.signer.generations import Generations
-from ocspd.signer.refreshing import Refresher
+from ocspd.signer.refreshing import SignerDaemon
 from tests.certdb.raw import execute
 from tests.faults.daemon import SETTINGS, Rows, Signers, until
 from tests.pki.chain import make_chain
@@ -49,7 +49,7 @@ async def test_S2_a_signing_process_that_is_killed_ends_neither_the_daemon_nor_t
     directory = IndexDirectory(tmp_path / "index")
     with directory.lock():
         generations = Generations(directory, SystemClock())
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=certdb,
             source=Signers(signer),
             generations=generations,

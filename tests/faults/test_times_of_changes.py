@@ -14,7 +14,7 @@ from ocspd.model import CertStatus, StatusRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import MAX_AHEAD, change_time
 from ocspd.signer.generations import Generations
-from ocspd.signer.signing import Bench, Chunk, reduced, to_chunk
+from ocspd.signer.signing import BatchSigner, Chunk, reduced, to_chunk
 from ocspd.signer.staleness import Staleness
 from tests.pki.chain import make_chain
 
@@ -37,7 +37,7 @@ def row(status: CertStatus, revoked_at: datetime | None = None, serial: int = 5)
 
 
 def answers(chunk: Chunk, signer: OCSPSigner = SIGNER) -> list[ocsp.OCSPResponse]:
-    signed = Bench([signer]).sign(chunk)
+    signed = BatchSigner([signer]).sign(chunk)
     found = []
     for each in signed.answers:
         assert not isinstance(each, str)
@@ -53,7 +53,10 @@ class Stored:
 
     async def add(self, chunk: Chunk) -> ocsp.OCSPResponse:
         signed = [
-            der for each in Bench([SIGNER]).sign(chunk).answers for der in each if isinstance(der, bytes)
+            der
+            for each in BatchSigner([SIGNER]).sign(chunk).answers
+            for der in each
+            if isinstance(der, bytes)
         ]
 
         def fill(writer: SegmentWriter) -> None:

@@ -350,19 +350,19 @@ def test_thousands_of_forms_and_dozens_of_issuers_find_room(tmp_path: Path) -> N
 def test_a_gentle_writer_writes_the_same(tmp_path: Path) -> None:
     authority = AUTHORITIES[0]
     ders = [authority.answer(serial) for serial in range(300)]
-    plain, many = write(tmp_path / "plain.seg", *ders), tmp_path / "gentle.seg"
-    with SegmentWriter(str(many), created_at=NOW_S, gentle=True) as writer:
+    plain, many = write(tmp_path / "plain.seg", *ders), tmp_path / "paced.seg"
+    with SegmentWriter(str(many), created_at=NOW_S, paced=True) as writer:
         for der in ders:
             writer.add(der)
         writer.add_segment(plain, None, 0)
         writer.finish()
-    gentle = Segment(str(many))
-    gentle.verify()
-    assert gentle.entries == plain.entries == 300
-    assert gentle.size_bytes > 1 << 14  # several pieces
+    paced = Segment(str(many))
+    paced.verify()
+    assert paced.entries == plain.entries == 300
+    assert paced.size_bytes > 1 << 14  # several pieces
     hashes = authority.hashes("sha1")
     for serial in range(300):
-        one, other = (segment.lookup("sha1", *hashes, serial) for segment in (plain, gentle))
+        one, other = (segment.lookup("sha1", *hashes, serial) for segment in (plain, paced))
         assert one is not None
         assert other is not None
         assert one.der == other.der
@@ -370,7 +370,7 @@ def test_a_gentle_writer_writes_the_same(tmp_path: Path) -> None:
 
 def test_a_writer_that_is_told_to_stop_leaves_nothing(tmp_path: Path) -> None:
     ders = [AUTHORITIES[0].answer(serial) for serial in range(40)]
-    with SegmentWriter(str(tmp_path / "stopped.seg"), created_at=NOW_S, gentle=True) as writer:
+    with SegmentWriter(str(tmp_path / "stopped.seg"), created_at=NOW_S, paced=True) as writer:
         for der in ders:
             writer.add(der)
         stopping = threading.Thread(target=writer.stop)
@@ -384,10 +384,10 @@ def test_a_writer_that_is_told_to_stop_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_gentle_writer_can_be_told_to_hurry(tmp_path: Path) -> None:
-    with SegmentWriter(str(tmp_path / "hurried.seg"), created_at=NOW_S, gentle=True) as writer:
-        before = writer.gentle
-        writer.hurry()
-        assert (before, writer.gentle) == (True, False)
+    with SegmentWriter(str(tmp_path / "hurried.seg"), created_at=NOW_S, paced=True) as writer:
+        before = writer.paced
+        writer.full_speed()
+        assert (before, writer.paced) == (True, False)
         writer.add(AUTHORITIES[0].answer(1))
         writer.finish()
     assert Segment(writer.path).entries == 1

@@ -16,7 +16,7 @@ import pytest
 from ocspd._index import Index, Segment
 from ocspd._responder import Responder
 from ocspd.errors import IndexFileError
-from ocspd.index._survey import live_stats, stale
+from ocspd.index._freshness import live_stats, stale
 from ocspd.index._writer import SegmentWriter
 from tests.native.answers import NOW
 from tests.native.segments import HEADER, TEMPLATE_SIZE, Header, read_header

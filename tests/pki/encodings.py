@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from ocspd.pki.ocsp_der import oid, tlv
+from ocspd.pki.der import oid, tlv
 from tests.pki.chain import make_key
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ocspd._der import parse_response
 from ocspd.errors import OCSPDError
 from ocspd.model import CertStatus
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 from ocspd.pki.answer_check import AnswerChecker
 from ocspd.pki.certid import issuer_hashes
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocspd.pki.ocsp_der import oid, tlv
+from ocspd.pki.der import oid, tlv
 from tests.pki import encodings as e
 from tests.pki.chain import make_key
 from tests.pki.der import shape

@@ -16,8 +16,8 @@ from ocspd.clock import SystemClock
 from ocspd.errors import CodedError
 from ocspd.pki import profiles
 from ocspd.pki.csr_reader import load_csr
+from ocspd.pki.der import oid, tlv
 from ocspd.pki.issuer import Issuer, SignRequest
-from ocspd.pki.ocsp_der import oid, tlv
 from tests.pki import encodings as e
 from tests.pki.chain import make_chain, make_key
 from tests.pki.der import shape

@@ -18,7 +18,7 @@ from ocspd.cli.main import main
 from ocspd.errors import CodedError
 from ocspd.pki import certs
 from ocspd.pki.certid import parts_of
-from ocspd.pki.ocsp_der import oid, tlv
+from ocspd.pki.der import oid, tlv
 from tests.pki import encodings as e
 from tests.pki.chain import key_pem, make_key
 from tests.tools import need

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ocspd.clock import ManualClock
 from ocspd.errors import CodedError, ConfigError
 from ocspd.model import CertStatus
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 from ocspd.pki.answer_check import AnswerChecker
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at

@@ -10,7 +10,7 @@ from cryptography.x509 import ocsp
 
 from ocspd.errors import OCSPDError
 from ocspd.model import CertStatus
-from ocspd.pki.ocsp_client import Verdict, check_answer, make_request
+from ocspd.pki.ocsp_client import Decision, check_answer, make_request
 from tests.pki.chain import NOW, Chain, make_chain, make_key
 from tests.tools import need
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LATER = NOW + timedelta(minutes=1)
 
 
-def check(chain: Chain, der: bytes) -> Verdict:
+def check(chain: Chain, der: bytes) -> Decision:
     return check_answer(der, certificate=chain.leaf, issuer=chain.ca, now=LATER)
 
 
@@ -56,7 +56,7 @@ def test_a_revocation_comes_with_its_reason_and_time() -> None:
 def test_an_error_status_is_told_by_its_name() -> None:
     unauthorized = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.UNAUTHORIZED)
     der = unauthorized.public_bytes(serialization.Encoding.DER)
-    assert check(make_chain(), der) == Verdict(status="unauthorized")
+    assert check(make_chain(), der) == Decision(status="unauthorized")
 
 
 def test_an_answer_of_another_ca_is_refused() -> None:

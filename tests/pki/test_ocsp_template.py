@@ -22,9 +22,9 @@ from ocspd._index import Segment
 from ocspd.errors import CodedError, ConfigError
 from ocspd.index._writer import SegmentWriter
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 from ocspd.pki.certid import HASHES, issuer_hashes
-from ocspd.pki.ocsp_template import Batch, SerialError, known_reason
+from ocspd.pki.ocsp_template import ResponseBatch, SerialError, known_reason
 
 from .chain import KEY_KINDS, NOW, Chain, make_certificate, make_chain, make_key
 
@@ -108,7 +108,7 @@ def verify(chain: Chain, answer: ocsp.OCSPResponse, *, direct: bool = False) -> 
         key.verify(answer.signature, signed)
 
 
-def check_fields(answer: ocsp.OCSPResponse, batch: Batch, chain: Chain, case: Case) -> None:
+def check_fields(answer: ocsp.OCSPResponse, batch: ResponseBatch, chain: Chain, case: Case) -> None:
     assert answer.response_status is ocsp.OCSPResponseStatus.SUCCESSFUL
     assert len(list(answer.responses)) == 1
     assert answer.serial_number == case.serial
@@ -175,7 +175,7 @@ def test_C01_bytes_equal_those_cryptography_builds(case: Case, *, by_key: bool, 
     if not direct:
         builder = builder.certificates([certificate])
     theirs = builder.sign(chain.ca_key if direct else chain.responder_key, None)
-    batch = Batch(
+    batch = ResponseBatch(
         sign=signer._sign_bytes,
         signature_algorithm=signer._signature_algorithm,
         responder_id=template._start[: -len(der.generalized_time(template.produced_at))],

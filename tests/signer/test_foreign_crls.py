@@ -8,8 +8,8 @@ import pytest
 
 from ocspd.errors import ConfigError
 from ocspd.pki.certs import load_certificate
-from ocspd.pki.crl import Entry, Heading, Listed, load_crls
-from ocspd.pki.ocsp_der import oid, tlv
+from ocspd.pki.crl import CRLInfo, Entry, Listed, load_crls
+from ocspd.pki.der import oid, tlv
 from tests.pki import encodings as e
 from tests.pki.chain import make_key
 
@@ -55,7 +55,7 @@ def crl(
     return e.sequence(body, algorithm, tlv(3, b"\0", e.sign(key, body)))
 
 
-def read(data: bytes) -> tuple[Heading, list[Entry]]:
+def read(data: bytes) -> tuple[CRLInfo, list[Entry]]:
     (found,) = load_crls(data, "a.crl")
     return found.heading([CA]), list(found.entries())
 

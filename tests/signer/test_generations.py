@@ -83,18 +83,18 @@ def unfinished(directory: Path) -> list[Path]:
 
 
 class Watched(IndexDirectory):
-    """Notes the policy of every thread that adopts a segment, and gentle writers; holds up `map`."""
+    """Notes the policy of every thread that adopts a segment, and paced writers; holds up `map`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.policies: list[int] = []
-        self.gentle: list[SegmentWriter] = []
+        self.paced: list[SegmentWriter] = []
         self.mapping, self.may_map = threading.Event(), threading.Event()
 
-    def writer(self, now_s: int, *, gentle: bool = False) -> SegmentWriter:
-        writer = super().writer(now_s, gentle=gentle)
-        if gentle:
-            self.gentle.append(writer)
+    def writer(self, now_s: int, *, paced: bool = False) -> SegmentWriter:
+        writer = super().writer(now_s, paced=paced)
+        if paced:
+            self.paced.append(writer)
         return writer
 
     def adopt(self, path: str | Path) -> SegmentRef:
@@ -146,11 +146,11 @@ async def test_a_merge_that_somebody_waits_for_hurries(tmp_path: Path) -> None:
     await generations.end_pass()
     merging = asyncio.create_task(generations.merge())
     assert await asyncio.to_thread(directory.mapping.wait, 10)
-    (merged,) = directory.gentle
-    before = merged.gentle
+    (merged,) = directory.paced
+    before = merged.paced
     beginning = asyncio.create_task(generations.begin_pass())
     await asyncio.sleep(0)
-    assert (before, merged.gentle, beginning.done()) == (True, False, False)
+    assert (before, merged.paced, beginning.done()) == (True, False, False)
     directory.may_map.set()
     assert await merging
     await beginning
@@ -165,12 +165,12 @@ async def test_a_merge_hurries_while_slices_pile_up(tmp_path: Path) -> None:
     await generations.end_pass()
     merging = asyncio.create_task(generations.merge())
     assert await asyncio.to_thread(directory.mapping.wait, 10)
-    (merged,) = directory.gentle
-    gentle_at = []
+    (merged,) = directory.paced
+    paced_at = []
     for number in range(2, 2 * MAX_SEGMENTS + 1):
         await add_slice(generations, range(number * 10, number * 10 + 10))
-        gentle_at.append(merged.gentle)
-    assert gentle_at == [True] * (len(gentle_at) - 1) + [False]
+        paced_at.append(merged.paced)
+    assert paced_at == [True] * (len(paced_at) - 1) + [False]
     directory.may_map.set()
     assert await merging
     assert generations.open().entries == (2 * MAX_SEGMENTS + 1) * 10

@@ -18,7 +18,7 @@ from ocspd.model import CertStatus, StatusRow
 from ocspd.signer import serial_buckets
 from ocspd.signer.importing import FileStatus, IssuerFiles, Sources
 from ocspd.signer.index_txt import LineError, lines, parse_row, parse_serial_line
-from ocspd.signer.serial_buckets import Says, SerialBuckets
+from ocspd.signer.serial_buckets import Claim, SerialBuckets
 from tests.pki.chain import NOW, make_certificate, make_chain
 from tests.signer.revocation import CHAIN, OTHER, REVOKED_AT, crl, der, part, pem, revoked
 
@@ -545,10 +545,12 @@ async def test_any_number_of_serials_needs_little_memory(
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 1), st.integers(0, (1 << 160) - 1), st.sampled_from(Says)), max_size=60)
+    st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, (1 << 160) - 1), st.sampled_from(Claim)), max_size=60
+    )
 )
 def test_what_is_put_into_buckets_comes_out_in_order(
-    tmp_path_factory: pytest.TempPathFactory, put: list[tuple[int, int, Says]]
+    tmp_path_factory: pytest.TempPathFactory, put: list[tuple[int, int, Claim]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serial_buckets, "_BUFFER_BYTES", 62)

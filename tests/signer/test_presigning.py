@@ -28,9 +28,9 @@ from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
 from ocspd.signer import presigning
 from ocspd.signer.index_pass import index_pass
-from ocspd.signer.pass_parts import Progress, RefreshReport, SkippedRow
-from ocspd.signer.presigning import dump_table, refresh_table
-from ocspd.signer.signing import Bench, Chunk, LocalSigning, to_chunk
+from ocspd.signer.pass_parts import PassReport, Progress, SkippedRow
+from ocspd.signer.presigning import dump_table, run_pass
+from ocspd.signer.signing import BatchSigner, Chunk, LocalSigning, to_chunk
 from ocspd.signer.signing_pool import SigningPool
 from tests import sessions
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, make_key, pem
@@ -108,8 +108,8 @@ def rows_of(signer: OCSPSigner, count: int, first: int = 1 << 150) -> list[Statu
     ]
 
 
-async def refresh(db: TableDB, *signers: OCSPSigner, **options: Any) -> RefreshReport:
-    return await refresh_table(cast("CertDB", db), signers, clock=CLOCK, **options)
+async def refresh(db: TableDB, *signers: OCSPSigner, **options: Any) -> PassReport:
+    return await run_pass(cast("CertDB", db), signers, clock=CLOCK, **options)
 
 
 class Answers:
@@ -235,7 +235,7 @@ async def test_a_revocation_with_a_reason_or_time_that_does_not_exist_is_answere
 
 async def test_an_empty_database_is_a_pass_of_nothing() -> None:
     report = await refresh(TableDB([]), CHAIN.signer())
-    assert report == RefreshReport()
+    assert report == PassReport()
 
 
 async def test_two_signers_for_one_issuer_are_refused() -> None:
@@ -271,7 +271,7 @@ async def test_an_expired_responder_is_told_in_the_end() -> None:
     db = TableDB(rows_of(signer, 3))
     late = ManualClock(CHAIN.responder.not_valid_after_utc)
     with pytest.raises(SignerError, match=r"OCSP of Example CA.*expired on"):
-        await refresh_table(cast("CertDB", db), [signer], clock=late)
+        await run_pass(cast("CertDB", db), [signer], clock=late)
     assert db.responses == {}
 
 
@@ -487,7 +487,7 @@ def test_signing_in_the_background_gives_way_between_two_ticks_of_the_kernel() -
     chunk = to_chunk(0, NOW, [row(number, signer.aki) for number in range(400)])
 
     def interruptions(*, background: bool) -> int:
-        bench = Bench([signer], background=background)
+        bench = BatchSigner([signer], background=background)
         bench.sign(chunk)
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
         bench.sign(chunk)

@@ -19,7 +19,7 @@ from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertificateRow, CertStatus
 from ocspd.pki.certid import issuer_hashes
 from ocspd.signer.pass_parts import Progress, SkippedRow
-from ocspd.signer.presigning import dump_table, refresh_table
+from ocspd.signer.presigning import dump_table, run_pass
 from ocspd.signer.staleness import Staleness
 from tests.certdb.raw import execute, fetch
 from tests.pki.chain import make_chain, pem
@@ -63,7 +63,7 @@ async def test_a_table_of_many_chunks_is_signed_while_it_is_read(
     signer = CHAIN.signer(certid_hashes=("sha1",))
     await execute(migrated_db_config, many_rows(migrated_db_config.driver, signer.aki))
     for _ in range(2):  # the second time every row is replaced
-        report = await refresh_table(certdb, [signer], clock=SystemClock(), processes=2)
+        report = await run_pass(certdb, [signer], clock=SystemClock(), processes=2)
         assert (report.certificates, report.signed, report.revoked) == (COUNT, COUNT, COUNT // 10)
         assert not report.foreign
         assert not report.skipped
@@ -100,7 +100,7 @@ async def test_what_debians_cfssl_issues_is_signed_and_its_own_refresh_agrees(
     )
     serial = x509.load_pem_x509_certificate(issued["cert"].encode()).serial_number
     signer = CHAIN.signer(responder_id="name")
-    report = await refresh_table(certdb, [signer], clock=SystemClock())
+    report = await run_pass(certdb, [signer], clock=SystemClock())
     assert (report.certificates, report.signed) == (1, 1)
     (ours,) = await stored(certdb)
     assert ours.serial_number == serial
@@ -133,7 +133,7 @@ async def test_a_row_without_key_identifier_is_found_by_its_signature(certdb: Ce
     expiry = datetime.now(UTC) + timedelta(days=5)
     for serial, text in ((5, pem(CHAIN.issue(5)).decode()), (6, "nonsense")):
         await certdb.insert_certificate(CertificateRow(serial=serial, aki="", pem=text, expiry=expiry))
-    report = await refresh_table(certdb, [signer], clock=SystemClock())
+    report = await run_pass(certdb, [signer], clock=SystemClock())
     assert (report.signed, report.foreign) == (1, {"": 1})
     found = await certdb.get_ocsp(5, "")
     assert found is not None
@@ -194,7 +194,7 @@ async def test_a_pass_into_segments_takes_every_kind_of_row(
     sink = Sink(tmp_path / "index")
     skipped: list[SkippedRow] = []
     progress: list[Progress] = []
-    report = await refresh_table(
+    report = await run_pass(
         certdb,
         signers,
         clock=SystemClock(),
@@ -230,7 +230,7 @@ async def test_a_pass_into_segments_takes_every_kind_of_row(
 
     # a second pass asks the index: nothing is due but what the database says differently now
     await certdb.revoke_certificate(7, mine, 4)
-    again = await refresh_table(
+    again = await run_pass(
         certdb,
         signers,
         clock=SystemClock(),

@@ -19,7 +19,7 @@ from ocspd.model import CertificateRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.signer.admin import SignerAdmin
 from ocspd.signer.generations import Generations, due_for_merge
-from ocspd.signer.refreshing import Refresher
+from ocspd.signer.refreshing import SignerDaemon
 from ocspd.signer.signer_parts import RefreshSettings
 from tests.pki.chain import make_chain
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
-    from ocspd._index import Answer
+    from ocspd._index import StoredResponse
     from ocspd.certdb.base import CertDB
     from ocspd.pki.ocsp import OCSPSigner
 
@@ -61,11 +61,11 @@ def certificate(serial: int, aki: str) -> CertificateRow:
 @contextlib.asynccontextmanager
 async def refreshing(
     db: CertDB, path: Path, *signers: OCSPSigner, settings: RefreshSettings = SETTINGS
-) -> AsyncIterator[tuple[Refresher, Generations]]:
+) -> AsyncIterator[tuple[SignerDaemon, Generations]]:
     directory = IndexDirectory(path)
     with directory.lock():
         generations = Generations(directory, CLOCK)
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=db, source=Signers(*signers), generations=generations, clock=CLOCK, settings=settings
         )
         task = asyncio.create_task(refresher.run())
@@ -82,7 +82,7 @@ async def refreshing(
                 await task
 
 
-def answer_in(path: Path, signer: OCSPSigner, serial: int, name: str = "sha1") -> Answer | None:
+def answer_in(path: Path, signer: OCSPSigner, serial: int, name: str = "sha1") -> StoredResponse | None:
     return IndexDirectory(path).open().lookup(name, *issuer_hashes(signer.issuer, name), serial)
 
 
@@ -222,7 +222,7 @@ async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
     source = BadSigners(ours)
     directory = IndexDirectory(tmp_path / "index")
     with directory.lock():
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=certdb,
             source=source,
             generations=Generations(directory, CLOCK),
@@ -277,7 +277,7 @@ async def test_a_replaced_responder_is_taken_over_without_restart(
     source = Signers(ours)
     directory = IndexDirectory(path)
     with directory.lock():
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=certdb,
             source=source,
             generations=Generations(directory, CLOCK),

@@ -287,15 +287,15 @@ def _refusal(answer: bytes) -> str:
 
 
 def _result(answer: bytes) -> dict[str, Any]:
-    """Take the result out of an envelope; 7500 when the server said no."""
+    """Take the result out of an api_response; 7500 when the server said no."""
     try:
-        envelope = wire.Fields(wire.loads(answer), "api.Response")
-        success = envelope.boolean("success")
-        errors = envelope.items("errors", "api.ResponseMessage")
+        api_response = wire.Fields(wire.loads(answer), "api.Response")
+        success = api_response.boolean("success")
+        errors = api_response.items("errors", "api.ResponseMessage")
         message = _refusal(answer) if errors and errors[0].string("message") else ""
     except wire.JSONError as err:
         raise CodedError(Code.CLIENT_JSON, str(err)) from err
-    result = envelope.get("result")
+    result = api_response.get("result")
     if not success or result is None:
         raise CodedError(Code.CLIENT_SERVER_FAILED, message[:_MAX_MESSAGE_CHARS] or _SERVER_FAILED)
     if not isinstance(result, dict):

@@ -20,7 +20,7 @@ CHAIN = "chain.pem"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StatusReport:
     """What the responder said: the status, whether its signature was verified, and the details."""
 
     status: str
@@ -33,7 +33,7 @@ class Asker(Protocol):
 
     who: str
 
-    def ask(self, name: str) -> Answer:
+    def ask(self, name: str) -> StatusReport:
         """Ask for the status of NAME.pem."""
         ...
 
@@ -57,7 +57,7 @@ class OpenSSL:
     def __init__(self, directory: Path, url: str, program: str) -> None:
         self._directory, self._url, self._program = directory, url, program
 
-    def ask(self, name: str) -> Answer:
+    def ask(self, name: str) -> StatusReport:
         """Ask for the status of NAME.pem; OCSPDError with openssl's complaint when it gets no answer."""
         done = subprocess.run(  # noqa: S603  (openssl and our own words)
             [self._program, *openssl_words(name, self._url)],
@@ -70,12 +70,12 @@ class OpenSSL:
         )
         text = done.stdout + done.stderr
         if error := re.search(r"Responder Error: (\w+)", text):
-            return Answer(error[1], verified=False, details="an error answer has no signature")
+            return StatusReport(error[1], verified=False, details="an error answer has no signature")
         status = re.search(rf"^{re.escape(name)}\.pem: (\w+)", text, re.MULTILINE)
         if status is None:
             raise OCSPDError(f"openssl ocsp, asked for {name}.pem: {text.strip()}")
         fields = dict(re.findall(r"^\t([\w ]+): (.+)$", text, re.MULTILINE))
-        return Answer(
+        return StatusReport(
             status[1],
             verified="Response verify OK" in text,
             details=_details(
@@ -92,7 +92,7 @@ class BuiltIn:
     def __init__(self, directory: Path, url: str) -> None:
         self._directory, self._url = directory, url
 
-    def ask(self, name: str) -> Answer:
+    def ask(self, name: str) -> StatusReport:
         """Ask for the status of NAME.pem; OCSPDError when the answer is not acceptable."""
         from ocspd.pki.certs import load_certificate  # noqa: PLC0415  (only without openssl)
         from ocspd.pki.ocsp_client import check_answer, make_request  # noqa: PLC0415
@@ -103,9 +103,9 @@ class BuiltIn:
         der = fetch(self._url, body=question, content_type="application/ocsp-request")
         verdict = check_answer(der, certificate=certificate, issuer=issuer, now=datetime.now(UTC))
         if verdict.this_update is None:
-            return Answer(verdict.status, verified=False, details="an error answer has no signature")
+            return StatusReport(verdict.status, verified=False, details="an error answer has no signature")
         revoked = None if verdict.revoked_at is None else str(verdict.revoked_at)
-        return Answer(
+        return StatusReport(
             verdict.status,
             verified=True,
             details=_details(str(verdict.next_update), verdict.reason or None, revoked),

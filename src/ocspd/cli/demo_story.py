@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ocspd.cli.demo_processes import Processes, fetch
-from ocspd.cli.demo_questions import CHAIN, ISSUER, Answer, asker, openssl_words
+from ocspd.cli.demo_questions import CHAIN, ISSUER, StatusReport, asker, openssl_words
 from ocspd.cli.io import write_stdout
 from ocspd.errors import OCSPDError
 
@@ -209,7 +209,7 @@ class Story:
                     f"signature {'' if answer.verified else 'not '}verified ({answer.details})"
                 )
 
-    def _table(self, answers: dict[str, Answer]) -> None:
+    def _table(self, answers: dict[str, StatusReport]) -> None:
         rows = [("certificate", self._asker.who, "signature", "details")]
         for name, answer in answers.items():
             rows.append((name, answer.status, "verified" if answer.verified else "-", answer.details))

@@ -27,7 +27,7 @@ from ocspd.signer import indexing
 from ocspd.wire import dumps_indented
 
 if TYPE_CHECKING:
-    from ocspd._index import Answer
+    from ocspd._index import StoredResponse
     from ocspd.cli.flags import Flags
     from ocspd.index._writer import SegmentWriter
     from ocspd.pki.certs import Certificate
@@ -204,7 +204,7 @@ async def _lookup(flags: Flags, arguments: list[str]) -> int:
     return 0
 
 
-def _show(answer: Answer, *, whole: bool) -> dict[str, Any]:
+def _show(answer: StoredResponse, *, whole: bool) -> dict[str, Any]:
     shown = {
         "status": CertStatus(answer.status).word,
         "produced_at": indexing.iso(answer.produced_at),

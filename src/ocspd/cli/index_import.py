@@ -15,8 +15,8 @@ from ocspd.cli.signer_flags import CERTID_HASH, EMBED_CA, RESPONDER_ID
 from ocspd.errors import ConfigError
 from ocspd.logs import logger
 from ocspd.signer.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
-from ocspd.signer.pass_parts import RefreshReport
-from ocspd.signer.presigning import refresh_table
+from ocspd.signer.pass_parts import PassReport
+from ocspd.signer.presigning import run_pass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ class Imported:
     """What came of the files."""
 
     read: ImportReport = field(default_factory=ImportReport)
-    signed: RefreshReport = field(default_factory=RefreshReport)
+    signed: PassReport = field(default_factory=PassReport)
     named: list[tuple[str, str]] = field(default_factory=list)
     """The first of what was skipped, apart from expired certificates: where and why."""
 
@@ -121,7 +121,7 @@ async def import_files(
             reading.stop()  # a terminal takes one bar at a time
             signing.update(progress)
 
-        imported.signed = await refresh_table(
+        imported.signed = await run_pass(
             status,
             signers,
             clock=clock,

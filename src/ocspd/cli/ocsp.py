@@ -25,14 +25,14 @@ from ocspd.model import CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 from ocspd.shown import shown
 from ocspd.signer.index_pass import index_pass
-from ocspd.signer.presigning import dump_table, refresh_table
+from ocspd.signer.presigning import dump_table, run_pass
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.pass_parts import RefreshReport, SkippedRow
+    from ocspd.signer.pass_parts import PassReport, SkippedRow
 
 _SHOWN_ISSUERS = 5
 _KEPT = timedelta(days=7)
@@ -125,7 +125,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
         progress = stack.enter_context(
             PassProgress("signing OCSP responses", clock, await db.estimate_unexpired())
         )
-        report = await refresh_table(
+        report = await run_pass(
             db,
             signers,
             clock=clock,
@@ -160,7 +160,7 @@ def _print_skipped(row: SkippedRow) -> None:
     write_stdout(f"{row.serial}\t{row.aki}\t{row.cause}\n")
 
 
-def _tell(report: RefreshReport, signers: list[OCSPSigner], database: str) -> None:
+def _tell(report: PassReport, signers: list[OCSPSigner], database: str) -> None:
     logger.info(
         "signed %d OCSP responses for %d certificates (%d revoked)%s",
         report.answers,

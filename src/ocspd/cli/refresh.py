@@ -32,7 +32,7 @@ from ocspd.shown import shown
 from ocspd.signer.generations import Generations
 from ocspd.signer.importing import EXPIRED, FileStatus, IssuerFiles, Sources
 from ocspd.signer.priority import weigh_session_least
-from ocspd.signer.refreshing import Refresher
+from ocspd.signer.refreshing import SignerDaemon
 from ocspd.signer.signer_parts import RefreshSettings, RefreshSource
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
         if publisher is not None:
             generations.published = publisher.offer
         progress = stack.enter_context(PassProgress("signing OCSP responses", clock, total))
-        refresher = Refresher(
+        refresher = SignerDaemon(
             db=db,
             source=follow_files(config.issuer, clock),
             generations=generations,
@@ -240,7 +240,7 @@ async def _working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed: str) -> int:
+async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, followed: str) -> int:
     """Work until a signal (or, with -once, until the first pass is published)."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -276,7 +276,7 @@ async def _run(refresher: Refresher, notifier: Notifier, *, once: bool, followed
                 await task
 
 
-def _look_now(refresher: Refresher) -> None:
+def _look_now(refresher: SignerDaemon) -> None:
     logger.info("SIGHUP: looking at certificates and keys")
     refresher.look_now()
 

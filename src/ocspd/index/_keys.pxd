@@ -9,12 +9,12 @@ cdef struct Pair:
     uint64_t key_hash
     uint64_t offset
 
-cdef class Keys:
+cdef class SlotKeys:
     cdef uint64_t count
     cdef bint spilled
     cdef bint torn
     cdef int _file
-    cdef const bint *_gentle
+    cdef const bint *_paced
     cdef const bint *_stopped
     cdef uint8_t *_buffers
     cdef uint32_t *_buffered
@@ -27,7 +27,7 @@ cdef class Keys:
     cdef const uint8_t *_next
     cdef const uint8_t *_end
     cdef Pair _pair
-    cdef void watch(self, const bint *gentle, const bint *stopped) noexcept
+    cdef void watch(self, const bint *paced, const bint *stopped) noexcept
     cdef int add(self, uint64_t key_hash, uint64_t offset) noexcept nogil
     cdef int open(self, int part) noexcept nogil
     cdef const Pair *next(self) noexcept nogil

@@ -3,7 +3,7 @@
 from typing import final
 
 @final
-class Keys:
+class SlotKeys:
     """Hashes and offsets, a few in memory and the rest in a file without a name; used by `_writer` only."""
 
     def __init__(self, directory: str) -> None:

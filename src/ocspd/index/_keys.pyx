@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport pread
 
-from ocspd.index._output cimport E_IO, write_until
+from ocspd.index._paced_write cimport E_IO, write_until
 from ocspd.index._tables cimport E_MEMORY
 
 cdef extern from "<fcntl.h>" nogil:
@@ -32,10 +32,10 @@ cdef enum:
     LONGEST = HASH_OCTETS + 10
 
 
-cdef class Keys:
+cdef class SlotKeys:
     """See _keys.pyi; every operation that returns int returns a negative code for a failure.
 
-    `watch` says which flags its writes obey (`_output`), `add` takes offsets in ascending order, `open`
+    `watch` says which flags its writes obey (`_paced_write`), `add` takes offsets in ascending order, `open`
     begins to read a part and `next` returns its keys in the order they were added, then NULL, with `torn`
     when what came back from the disk is no key; `release`
     gives the disk space of a part back: it can be read no more. `spilled` is whether there is any.
@@ -46,7 +46,7 @@ cdef class Keys:
 
     def __init__(self, str directory not None):
         if self._file >= 0:
-            raise TypeError("Keys are initialised once")
+            raise TypeError("SlotKeys are initialised once")
         with tempfile.TemporaryFile(dir=directory) as file:
             self._file = os.dup(file.fileno())
         # octets of memory that is not touched cost nothing: a segment of a few answers uses a few pages
@@ -71,8 +71,8 @@ cdef class Keys:
             os.close(self._file)
             self._file = -1
 
-    cdef void watch(self, const bint *gentle, const bint *stopped) noexcept:
-        self._gentle = gentle
+    cdef void watch(self, const bint *paced, const bint *stopped) noexcept:
+        self._paced = paced
         self._stopped = stopped
 
     cdef int add(self, uint64_t key_hash, uint64_t offset) noexcept nogil:
@@ -112,7 +112,7 @@ cdef class Keys:
             self._owners = <uint8_t *> grown
             self._room += 1 << 12
         code = write_until(
-            self._file, self._buffers + part * BLOCK, BLOCK, -1, self._gentle, self._stopped
+            self._file, self._buffers + part * BLOCK, BLOCK, -1, self._paced, self._stopped
         )
         if code:
             return code

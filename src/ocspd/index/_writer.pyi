@@ -14,16 +14,16 @@ class SegmentWriter:
     (templates): answers that share nothing stay in memory whole until the segment is finished.
     """
 
-    def __init__(self, path: str, *, created_at: int, gentle: bool = False) -> None:
+    def __init__(self, path: str, *, created_at: int, paced: bool = False) -> None:
         """Start a segment at path; `created_at` in seconds since the epoch goes into its header.
 
-        A gentle writer writes pieces of 16 KiB with a pause of a millisecond after each, so that the kernel's
+        A paced writer writes pieces of 16 KiB with a pause of a millisecond after each, so that the kernel's
         work for the disk does not hold up others on the CPU.
         """
     @property
-    def gentle(self) -> bool:
+    def paced(self) -> bool:
         """Whether it writes gently."""
-    def hurry(self) -> None:
+    def full_speed(self) -> None:
         """Write as fast as possible from now on; any thread may call this while another one writes."""
     def order_by_time(self) -> None:
         """Of what was added so far let the answer with the newest thisUpdate count for each key.

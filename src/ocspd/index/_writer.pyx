@@ -50,8 +50,8 @@ from ocspd._index cimport (
     read_record,
     slot_page,
 )
-from ocspd.index._keys cimport KEY_PARTS, Keys, Pair
-from ocspd.index._output cimport E_IO, E_STOPPED, damaged, write_until
+from ocspd.index._keys cimport KEY_PARTS, SlotKeys, Pair
+from ocspd.index._paced_write cimport E_IO, E_STOPPED, damaged, write_until
 from ocspd.index._tables cimport E_ISSUERS, E_TEMPLATES, Tables, unusable
 
 from ocspd.errors import DERError, IndexFileError
@@ -73,8 +73,8 @@ cdef class SegmentWriter:
     cdef readonly object skipped
     cdef str _temporary
     cdef int _file
-    cdef Keys _keys
-    cdef readonly bint gentle
+    cdef SlotKeys _keys
+    cdef readonly bint paced
     cdef bint _stopped
     cdef int64_t _created_at
     cdef uint64_t _seed
@@ -88,19 +88,19 @@ cdef class SegmentWriter:
         self._file = -1
         self._buffer = NULL
 
-    def __init__(self, str path not None, *, created_at, bint gentle=False):
+    def __init__(self, str path not None, *, created_at, bint paced=False):
         if self._buffer != NULL:
             raise TypeError("a SegmentWriter is initialised once")
         self.path = path
         self.added = 0
         self.skipped = 0
-        self.gentle = gentle
+        self.paced = paced
         self._created_at = created_at
         self._seed = int.from_bytes(os.urandom(8), "little")
         directory, name = os.path.split(path)
         try:
             self._file, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory or ".")
-            self._keys = Keys(directory or ".")
+            self._keys = SlotKeys(directory or ".")
         except OSError as err:
             self.abort()
             raise IndexFileError(f"{path}: cannot write segment: {err.strerror}") from err
@@ -109,7 +109,7 @@ cdef class SegmentWriter:
         self._tables = Tables()
         if self._buffer == NULL:
             raise MemoryError
-        self._keys.watch(&self.gentle, &self._stopped)
+        self._keys.watch(&self.paced, &self._stopped)
         memset(self._buffer, 0, PAGE + RECORD_HEAD)
         self._buffered = PAGE + RECORD_HEAD  # the header is written last, into this room
 
@@ -136,8 +136,8 @@ cdef class SegmentWriter:
             except OSError:
                 pass
 
-    def hurry(self):
-        self.gentle = False
+    def full_speed(self):
+        self.paced = False
 
     def order_by_time(self):
         self._by_time = self._records_size
@@ -169,7 +169,7 @@ cdef class SegmentWriter:
     # -- writing octets ------------------------------------------------------------------------
 
     cdef int _write(self, int descriptor, const void *data, size_t size, int64_t offset) noexcept nogil:
-        return write_until(descriptor, <const uint8_t *> data, size, offset, &self.gentle, &self._stopped)
+        return write_until(descriptor, <const uint8_t *> data, size, offset, &self.paced, &self._stopped)
 
     cdef int _place(self, bytes data, uint64_t offset) except -1:
         cdef int code = self._write(self._file, <const char *> data, <size_t> len(data), <int64_t> offset)

@@ -218,9 +218,9 @@ class IndexDirectory:
         """What the path of a new segment begins with; more of a name and `.seg` follow."""
         return str(self.path / _NEW)
 
-    def writer(self, now_s: int, *, gentle: bool = False) -> SegmentWriter:
+    def writer(self, now_s: int, *, paced: bool = False) -> SegmentWriter:
         """Start a segment in this directory; pass it to `adopt` when it is finished."""
-        return SegmentWriter(str(self.new_path()), created_at=now_s, gentle=gentle)
+        return SegmentWriter(str(self.new_path()), created_at=now_s, paced=paced)
 
     def new_path(self) -> Path:
         """Name a file for a segment in the making; `collect` removes it if it is left behind."""

@@ -1,1 +1,1 @@
-"""Keys, names, requests, certificates, OCSP (floor 2): pure; the only importer of cryptography."""
+"""SlotKeys, names, requests, certificates, OCSP (floor 2): pure; the only importer of cryptography."""

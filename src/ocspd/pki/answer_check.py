@@ -19,7 +19,7 @@ from ocspd._index import NO_NEXT_UPDATE
 from ocspd.errors import OCSPDError
 from ocspd.pki.cert_reader import check_issued_by, read_certificate
 from ocspd.pki.certid import HASHES, issuer_hashes, key_identifier, parts_of
-from ocspd.pki.ocsp_der import content
+from ocspd.pki.der import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

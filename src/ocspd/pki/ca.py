@@ -18,7 +18,7 @@ from ocspd.pki.csr import CAConfig, CertificateRequest, NameEntry, load_csr, mak
 from ocspd.pki.extensions import BasicConstraints
 from ocspd.pki.issuer import Issuer, SignRequest
 from ocspd.pki.profiles import CAConstraint, Profile, SigningConfig
-from ocspd.pki.template import Template
+from ocspd.pki.template import CertificateTemplate
 from ocspd.wire import MAX_DURATION, DurationError, format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def self_sign(
     now = clock.now()
     limit = profile.ca_constraint
     asked = csr.basic_constraints or BasicConstraints()
-    certificate = Template(
+    certificate = CertificateTemplate(
         serial=secrets.randbelow((1 << 63) - 1) or 1,
         subject=csr.subject,
         key_info=csr.key_info,

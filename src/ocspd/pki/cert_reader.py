@@ -18,9 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from ocspd.errors import DERError
+from ocspd.pki import der, extensions, names
 from ocspd.pki import der_reader as reader
-from ocspd.pki import extensions, names
-from ocspd.pki import ocsp_der as der
 from ocspd.pki.signatures import verify
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.errors import ConfigError
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.model import CertificateRow
-from ocspd.pki import der_reader, extensions, names, pem, sans
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der, der_reader, extensions, names, pem, sans
 from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
 

@@ -78,7 +78,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heading:
+class CRLInfo:
     """What identifies a CRL, without its entries."""
 
     where: str
@@ -167,7 +167,7 @@ class RevocationList:
             _, start, stop = inner.take(_CRL_EXTENSIONS, "its extensions")
             self._extensions = data[start:stop]
 
-    def heading(self, issuers: Sequence[x509.Certificate]) -> Heading:
+    def heading(self, issuers: Sequence[x509.Certificate]) -> CRLInfo:
         """Check the list's signature and that all it says is understood; return what identifies it.
 
         ConfigError when it was issued by none of `issuers`, is not signed by its issuer, is an indirect
@@ -190,7 +190,7 @@ class RevocationList:
                     f"{self.where}: has the critical extension {extension.oid}, which is "
                     "not known here, so it cannot be used (RFC 5280 §5.2)"
                 )
-        return Heading(
+        return CRLInfo(
             where=self.where,
             issuer=number,
             scope=b"" if point is None else point.value,
@@ -482,7 +482,7 @@ def _block(data: bytes, position: int, name: str) -> tuple[int, int, int] | None
     return start, end, end + 5
 
 
-def in_force(headings: Sequence[Heading]) -> tuple[list[Heading], list[tuple[Heading, str]]]:
+def in_force(headings: Sequence[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRLInfo, str]]]:
     """Choose the lists that together say what is revoked, in the order to apply them.
 
     For each issuer and scope: the newest complete CRL, then the delta CRLs that carry it on (RFC 5280
@@ -490,11 +490,11 @@ def in_force(headings: Sequence[Heading]) -> tuple[list[Heading], list[tuple[Hea
     these, and the others with the cause why each is left out. ConfigError for a delta CRL without a
     complete CRL it can be applied to.
     """
-    groups: dict[tuple[int, bytes], list[Heading]] = {}
+    groups: dict[tuple[int, bytes], list[CRLInfo]] = {}
     for heading in headings:
         groups.setdefault((heading.issuer, heading.scope), []).append(heading)
-    chosen: list[Heading] = []
-    left: list[tuple[Heading, str]] = []
+    chosen: list[CRLInfo] = []
+    left: list[tuple[CRLInfo, str]] = []
     for group in groups.values():
         complete = [heading for heading in group if not heading.is_delta]
         deltas = [heading for heading in group if heading.is_delta]
@@ -511,11 +511,11 @@ def in_force(headings: Sequence[Heading]) -> tuple[list[Heading], list[tuple[Hea
     return chosen, left
 
 
-def _chain(complete: Heading, deltas: list[Heading]) -> tuple[list[Heading], list[tuple[Heading, str]]]:
+def _chain(complete: CRLInfo, deltas: list[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRLInfo, str]]]:
     if deltas and complete.number is None:
         raise ConfigError(f"{complete.where}: has no CRL number, so no delta CRL can be applied to it")
     known = complete.number or 0
-    chain: list[Heading] = []
+    chain: list[CRLInfo] = []
     for delta in deltas:
         if delta.number is None:
             raise ConfigError(f"{delta.where}: a delta CRL without a CRL number (RFC 5280 §5.2.3)")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ocspd import wire
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.logs import logger
-from ocspd.pki import extensions, keys, pem, sans
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der, extensions, keys, pem, sans
 from ocspd.pki.csr_reader import ReceivedCSR, csr_text, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import EMAIL, Name, is_oid

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.errors import DERError
+from ocspd.pki import der
 from ocspd.pki import der_reader as reader
-from ocspd.pki import ocsp_der as der
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.logs import logger
-from ocspd.pki import certs, extensions, keys, sans
+from ocspd.pki import certs, der, extensions, keys, sans
 from ocspd.pki import der_reader as reader
-from ocspd.pki import ocsp_der as der
 from ocspd.pki.csr_reader import ReceivedCSR, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import Name
 from ocspd.pki.profiles import DEFAULT_BACKDATE, CSRWhitelist
-from ocspd.pki.template import Template, random_serial
+from ocspd.pki.template import CertificateTemplate, random_serial
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class Issuer:
             constraints = BasicConstraints(ca=True, path_len=profile.ca_constraint.path_len())
             alternative = alternative.only_ips()
         crl_url = request.crl_url or profile.crl_url
-        certificate = Template(
+        certificate = CertificateTemplate(
             serial=serial,
             subject=subject,
             key_info=csr.key_info,

@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ocspd.errors import Code, CodedError, DERError
-from ocspd.pki import ocsp_der as der
-from ocspd.pki import pem
+from ocspd.pki import der, pem
 
 try:
     from cryptography.hazmat.primitives.asymmetric import mldsa

@@ -16,8 +16,8 @@ import unicodedata
 from dataclasses import dataclass, field
 
 from ocspd.errors import DERError
+from ocspd.pki import der
 from ocspd.pki import der_reader as reader
-from ocspd.pki import ocsp_der as der
 
 COMMON_NAME = "2.5.4.3"
 SERIAL_NUMBER = "2.5.4.5"

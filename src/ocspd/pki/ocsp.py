@@ -1,7 +1,7 @@
 """Signing OCSP responses for one issuer, by the CA itself or by a responder certificate it issued.
 
 `OCSPSigner` checks the responder certificate before it signs anything (RFC 6960 §4.2.2.2), decides
-the times of a response and hands the encoding to `ocsp_template.Batch`. What it signs has one
+the times of a response and hands the encoding to `ocsp_template.ResponseBatch`. What it signs has one
 SingleResponse, no extensions, and the responder certificate only when it is not the issuer's own, which
 `embed_ca` adds.
 """
@@ -23,12 +23,12 @@ from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.logs import logger
 from ocspd.model import CertStatus
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 from ocspd.pki.cert_reader import check_issued_by, read_certificate
 from ocspd.pki.certid import HASHES, certid_prefix, check_hash_name, key_identifier, parts_of
 from ocspd.pki.certs import load_certificate, ski_hex
 from ocspd.pki.ocsp_check import Named, Remark, check_responder, iso
-from ocspd.pki.ocsp_template import Batch
+from ocspd.pki.ocsp_template import ResponseBatch
 
 try:
     from cryptography.hazmat.primitives.asymmetric import mldsa
@@ -87,7 +87,7 @@ def refresh_at(this_update: datetime, next_update: datetime, *, life: float = 0.
 def change_time(now: datetime, replaced_s: int = 0) -> datetime:
     """Return the thisUpdate of a response that is signed because of a change: the rule for every path.
 
-    The second of `now`, so that it is not before the revocation it tells of (`Batch` writes no later
+    The second of `now`, so that it is not before the revocation it tells of (`ResponseBatch` writes no later
     revocationTime), and later than `replaced_s`, the thisUpdate of the response it replaces (0: none), so
     that no two responses that differ have the same times. For that it may lie up to MAX_AHEAD in the future,
     where several changes meet in one second or the clock was set back a little; a response from further
@@ -293,7 +293,7 @@ class OCSPSigner:
         until: datetime | None = None,
         changed: bool = False,
         replaced_s: int = 0,
-    ) -> Batch:
+    ) -> ResponseBatch:
         """Encode what all responses signed at one instant (the clock's, if not given) share.
 
         thisUpdate is truncated to the signer's step, or where the status has changed that of `change_time`,
@@ -331,7 +331,7 @@ class OCSPSigner:
                 der.context(0, constructed=True),
                 der.sequence(*(each.public_bytes(serialization.Encoding.DER) for each in embedded)),
             )
-        return Batch(
+        return ResponseBatch(
             sign=self._sign_bytes,
             signature_algorithm=self._signature_algorithm,
             responder_id=responder_id,
@@ -351,7 +351,7 @@ class OCSPSigner:
         revoked_at: datetime | None = None,
         certid_hash: str = "sha1",
     ) -> bytes:
-        """Sign one response now and return its DER; see `Batch.sign` for the arguments and errors."""
+        """Sign one response now and return its DER; see `ResponseBatch.sign` for the arguments and errors."""
         batch = self.batch()
         if status == CertStatus.REVOKED and revoked_at is not None and revoked_at > batch.this_update:
             batch = self.batch(changed=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Decision:
     """What a verified answer says; `status` is good, revoked or unknown, or the name of an error status."""
 
     status: str
@@ -47,7 +47,7 @@ def make_request(certificate: x509.Certificate, issuer: x509.Certificate) -> byt
 
 def check_answer(
     der: bytes, *, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime
-) -> Verdict:
+) -> Decision:
     """Return what the answer says about the certificate (RFC 6960 §3.2).
 
     OCSPDError when it is not DER, is about another certificate, is outside its window, or is not signed
@@ -58,14 +58,14 @@ def check_answer(
     except ValueError as err:
         raise OCSPDError(f"not an OCSP answer: {err}") from err
     if answer.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-        return Verdict(status=answer.response_status.name.lower())
+        return Decision(status=answer.response_status.name.lower())
     if answer.serial_number != certificate.serial_number:
         raise OCSPDError(f"the answer is about serial {answer.serial_number}")
     _check_signature(answer, _signer(answer, issuer))
     until = answer.next_update_utc
     if answer.this_update_utc > now or (until is not None and until <= now):
         raise OCSPDError(f"the answer is valid from {answer.this_update_utc} to {until}, not now")
-    return Verdict(
+    return Decision(
         status=answer.certificate_status.name.lower(),
         reason="" if answer.revocation_reason is None else answer.revocation_reason.value,
         this_update=answer.this_update_utc,

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.model import REASONS, ZERO_TIME, CertStatus
-from ocspd.pki import ocsp_der as der
+from ocspd.pki import der
 from ocspd.pki._presign import Presigner
 from ocspd.pki.certid import check_hash_name
 
@@ -77,7 +77,7 @@ class SerialError(OCSPDError, ValueError):
     """A serial number that no response can be made for."""
 
 
-class Batch:
+class ResponseBatch:
     """Signs the responses of one issuer at one instant. Made by `OCSPSigner.batch`; not thread-safe."""
 
     __slots__ = (

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError, DERError
+from ocspd.pki import der, extensions, go_hosts
 from ocspd.pki import der_reader as reader
-from ocspd.pki import extensions, go_hosts
-from ocspd.pki import ocsp_der as der
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

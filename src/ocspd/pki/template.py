@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError, DERError
+from ocspd.pki import der, extensions, keys
 from ocspd.pki import der_reader as reader
-from ocspd.pki import extensions, keys
-from ocspd.pki import ocsp_der as der
 from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.certid import parts_of
 from ocspd.pki.certs import subject_key_id, to_row
@@ -39,7 +38,7 @@ MAX_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Template:
+class CertificateTemplate:
     """Everything of a certificate but its issuer and signature. Fractions of seconds are dropped."""
 
     serial: int

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import IndexFileError
-from ocspd.index._survey import live_stats
+from ocspd.index._freshness import live_stats
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.kept import KeptSegments
@@ -68,7 +68,7 @@ class Examiner:
                 case "check":
                     work = self._check(message["id"], message["directory"], message["manifest"])
                 case _:
-                    work = self._survey(message["id"], message["directory"], message["manifest"])
+                    work = self._freshness(message["id"], message["directory"], message["manifest"])
             task = asyncio.create_task(self._answer(message["id"], work))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -95,7 +95,7 @@ class Examiner:
             del index
             await asyncio.to_thread(self._segments.settle, manifest)
 
-    async def _survey(self, question: int, path: str, text: str) -> None:
+    async def _freshness(self, question: int, path: str, text: str) -> None:
         manifest = parse_manifest(text.encode(), path)
         async with self._checking:
             index = await asyncio.to_thread(self._segments.open, IndexDirectory(path), manifest)

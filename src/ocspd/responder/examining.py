@@ -38,7 +38,7 @@ class Examined:
     """What a checked generation consists of."""
 
     entries: int
-    """Keys; one that stands in several segments counts several times."""
+    """SlotKeys; one that stands in several segments counts several times."""
     segments: int
 
 

@@ -122,7 +122,7 @@ class ResponderCollector(Collector):
             "Whether what the file, table, index directory or URL holds now could be read and is served.",
             value=int(self._supervisor.source_up),
         )
-        yield GaugeMetricFamily("ocspd_index_entries", "Keys in the index.", value=index.entries)
+        yield GaugeMetricFamily("ocspd_index_entries", "SlotKeys in the index.", value=index.entries)
         yield GaugeMetricFamily("ocspd_index_segments", "Segments in the index.", value=index.segments)
         yield GaugeMetricFamily("ocspd_index_generation", "Generation of the index.", value=index.generation)
         yield CounterMetricFamily(

@@ -182,26 +182,26 @@ class OCSPServer(web.Server):
             answer.force_close()
         return answer
 
-    async def _answer(self, request: web.BaseRequest) -> Answer:
+    async def _answer(self, request: web.BaseRequest) -> OCSPReply:
         if request.method not in {"GET", "HEAD", "POST"}:
-            return Answer(self, 405, "method_not_allowed", extra={"Allow": "GET, HEAD, POST"})
+            return OCSPReply(self, 405, "method_not_allowed", extra={"Allow": "GET, HEAD, POST"})
         if request.version < HttpVersion10:
-            return Answer(self, 400, "bad_http", _MALFORMED, closes=True)
+            return OCSPReply(self, 400, "bad_http", _MALFORMED, closes=True)
         path = self._below_prefix(request.raw_path)
         if path is None:
-            return Answer(self, 404, "not_found")
+            return OCSPReply(self, 404, "not_found")
         if request.method == "POST":
             return await self._post(request)
         try:
             der = decode_path(path)
         except MalformedError:
-            return Answer(self, 400, "malformed", _MALFORMED)
+            return OCSPReply(self, 400, "malformed", _MALFORMED)
         if not der:
-            return Answer(self, 200, "health")
+            return OCSPReply(self, 200, "health")
         reply = self.responder.answer(der)
         if reply.cacheable and is_current(request.headers, reply.etag):
-            return Answer(self, 304, "not_modified", reply=reply)
-        return Answer(self, reply.http_status, reply.outcome, reply.body, reply=reply)
+            return OCSPReply(self, 304, "not_modified", reply=reply)
+        return OCSPReply(self, reply.http_status, reply.outcome, reply.body, reply=reply)
 
     def _below_prefix(self, target: str) -> str | None:
         """Return the path below -path, without the slash between them; None when it is elsewhere."""
@@ -213,12 +213,12 @@ class OCSPServer(web.Server):
             return ""
         return path[len(self._prefix) + 1 :] if path.startswith(self._prefix + "/") else None
 
-    async def _post(self, request: web.BaseRequest) -> Answer:
+    async def _post(self, request: web.BaseRequest) -> OCSPReply:
         expected = request.headers.get("Expect")
         if expected is not None and expected.lower() != "100-continue":
-            return Answer(self, 417, "bad_http", closes=True)
+            return OCSPReply(self, 417, "bad_http", closes=True)
         if (request.content_length or 0) > MAX_BODY_BYTES:
-            return Answer(self, 413, "too_large", closes=True)
+            return OCSPReply(self, 413, "too_large", closes=True)
         try:
             async with asyncio.timeout(self.body_timeout_s):
                 if expected is not None and request.version >= HttpVersion11:
@@ -228,13 +228,13 @@ class OCSPServer(web.Server):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:
-                        return Answer(self, 413, "too_large", closes=True)
+                        return OCSPReply(self, 413, "too_large", closes=True)
         except TimeoutError:
-            return Answer(self, 408, "bad_http", closes=True)
+            return OCSPReply(self, 408, "bad_http", closes=True)
         except web.RequestPayloadError:
-            return Answer(self, 400, "bad_http", _MALFORMED, closes=True)
+            return OCSPReply(self, 400, "bad_http", _MALFORMED, closes=True)
         reply = self.responder.answer(bytes(body))
-        return Answer(self, reply.http_status, reply.outcome, reply.body, reply=reply)
+        return OCSPReply(self, reply.http_status, reply.outcome, reply.body, reply=reply)
 
 
 class _Connection(web.RequestHandler):
@@ -256,17 +256,17 @@ class _Connection(web.RequestHandler):
         """Answer a request that is no HTTP (status 400), or a bug of ours (500); ends the connection."""
         if isinstance(exc, ConnectionError) or self.transport is None or self.transport.is_closing():
             # the client has gone, which aiohttp says in several ways: no error, and nobody to answer
-            answer = Answer(self._server, 400, None, _MALFORMED)
+            answer = OCSPReply(self._server, 400, None, _MALFORMED)
         elif status == 500:
             logger.error("a request could not be answered", exc_info=exc)
-            answer = Answer(self._server, 500, "internal_error", _INTERNAL_ERROR)
+            answer = OCSPReply(self._server, 500, "internal_error", _INTERNAL_ERROR)
         else:
-            answer = Answer(self._server, 400, "bad_http", _MALFORMED)
+            answer = OCSPReply(self._server, 400, "bad_http", _MALFORMED)
         answer.force_close()
         return answer
 
 
-class Answer(web.Response):
+class OCSPReply(web.Response):
     """A response with exactly the fields of the module's table, counted when it is written.
 
     Without an outcome nobody will read it, and it is not counted.

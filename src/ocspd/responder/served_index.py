@@ -55,7 +55,7 @@ class ServedIndex:
         self._history = History()
         self._examined = _NONE
         self._surveyed: Manifest | None = None
-        self._survey: asyncio.Task[None] | None = None
+        self._freshness: asyncio.Task[None] | None = None
         self._survey_s = 0.0
         self._seen: tuple[int, int, int] | None = None
         self._looks = 0
@@ -67,7 +67,7 @@ class ServedIndex:
 
     @property
     def entries(self) -> int:
-        """Keys in the index; one that stands in several segments counts several times."""
+        """SlotKeys in the index; one that stands in several segments counts several times."""
         return self._examined.entries
 
     @property
@@ -129,9 +129,9 @@ class ServedIndex:
 
     async def close(self) -> None:
         """End the examiner."""
-        if self._survey is not None:
-            self._survey.cancel()
-            await asyncio.gather(self._survey, return_exceptions=True)
+        if self._freshness is not None:
+            self._freshness.cancel()
+            await asyncio.gather(self._freshness, return_exceptions=True)
         await self._examining.close()
 
     def _refuse(self, error: IndexFileError) -> None:
@@ -169,8 +169,8 @@ class ServedIndex:
             self._surveyed = manifest
         self._examined, self.manifest = examined, manifest
         self._history.note(manifest)
-        if self._survey is None or self._survey.done():
-            self._survey = asyncio.create_task(self._describe_later())
+        if self._freshness is None or self._freshness.done():
+            self._freshness = asyncio.create_task(self._describe_later())
 
     async def _describe_later(self) -> None:
         """Count the newest index, after the workers have it."""

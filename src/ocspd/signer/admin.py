@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ocspd.signer.generations import Generations
-    from ocspd.signer.refreshing import Refresher
+    from ocspd.signer.refreshing import SignerDaemon
 
 
 LAG_S = 10.0
@@ -36,7 +36,7 @@ _BROKEN = {
 class SignerCollector(Collector):
     """Collects one signer's metrics when asked; holds no state of its own."""
 
-    def __init__(self, refresher: Refresher, generations: Generations) -> None:
+    def __init__(self, refresher: SignerDaemon, generations: Generations) -> None:
         self._refresher = refresher
         self._generations = generations
 
@@ -151,7 +151,7 @@ class SignerCollector(Collector):
 class SignerAdmin:
     """Handles the requests; for `web.server.HTTPServer`."""
 
-    def __init__(self, refresher: Refresher, generations: Generations) -> None:
+    def __init__(self, refresher: SignerDaemon, generations: Generations) -> None:
         self._refresher = refresher
         self._registry = CollectorRegistry()
         self._registry.register(SignerCollector(refresher, generations))

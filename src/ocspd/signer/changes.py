@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ocspd.model import StatusRow
     from ocspd.signer.issuers import Issuers
     from ocspd.signer.resolving import AllRows
-    from ocspd.signer.signing import CertKey, Signing
+    from ocspd.signer.signing import CertKey, RowSigner
     from ocspd.signer.staleness import StaleRows
 
 _CHUNK_ROWS = 1_000
@@ -115,7 +115,7 @@ class SignedChanges:
 
 
 async def sign_decided(
-    signing: Signing,
+    signing: RowSigner,
     issuers: Issuers,
     decided: Mapping[CertKey, Decided],
     now: datetime,
@@ -191,7 +191,7 @@ class Crew:
         self._issuers: Issuers | None = None
         self._starting: asyncio.Task[SigningPool] | None = None
 
-    def for_changes(self, count: int, issuers: Issuers, local: Signing) -> Signing:
+    def for_changes(self, count: int, issuers: Issuers, local: RowSigner) -> RowSigner:
         """Return who signs so many changes."""
         if self._issuers is not issuers:
             self.dismiss()

@@ -241,7 +241,7 @@ class Generations:
     async def _merge(self, group: str, run: tuple[SegmentRef, ...]) -> None:
         # nothing comes to lie behind a settled segment while a merge runs
         drop_expired = group == "settled" and run[-1] == self.settled[-1]
-        writer = self.directory.writer(int(self._now_s()), gentle=not self._is_behind())
+        writer = self.directory.writer(int(self._now_s()), paced=not self._is_behind())
         self._joining = writer
         try:
             ref = await asyncio.get_running_loop().run_in_executor(
@@ -277,13 +277,13 @@ class Generations:
             raise
 
     def _is_behind(self) -> bool:
-        """Whether there are so many segments that merges have to hurry: a lookup asks every one."""
+        """Whether there are so many segments that merges have to full_speed: a lookup asks every one."""
         return len(self.segments) > 2 * MAX_SEGMENTS
 
     def _hurry(self) -> None:
         """Have the merge that is running, if there is one, write as fast as it can: somebody waits for it."""
         if self._joining is not None:
-            self._joining.hurry()
+            self._joining.full_speed()
 
     def close(self) -> None:
         """Wait for what is left of a merge that was cancelled."""

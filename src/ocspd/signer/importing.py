@@ -33,7 +33,7 @@ from ocspd.pki.crl import Listed, in_force, load_crls
 from ocspd.signer.file_feed import FileFeed
 from ocspd.signer.index_txt import LineError, check_size, lines, parse_row, parse_serial_line
 from ocspd.signer.seen_sources import SeenSources
-from ocspd.signer.serial_buckets import BUCKETS, Says, SerialBuckets, moment_of, split_key
+from ocspd.signer.serial_buckets import BUCKETS, Claim, SerialBuckets, moment_of, split_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ocspd.clock import Clock
     from ocspd.model import CertificateRow, OCSPRow
     from ocspd.pki.certs import Certificate
-    from ocspd.pki.crl import Heading, RevocationList
+    from ocspd.pki.crl import CRLInfo, RevocationList
 
 CHUNK_ROWS = 5000
 MAX_CRL_BYTES = 2 << 30
@@ -281,8 +281,8 @@ class _Reading:
             self._file(heading.where, _kind(heading)).skipped[cause] += heading.entries
             if self._on_skip is not None:
                 self._on_skip(heading.where, cause)
-        complete: dict[str, list[Heading]] = {}
-        together: dict[tuple[int, bytes], list[Heading]] = {}
+        complete: dict[str, list[CRLInfo]] = {}
+        together: dict[tuple[int, bytes], list[CRLInfo]] = {}
         for heading in chosen:
             together.setdefault((heading.issuer, heading.scope), []).append(heading)
             self._check(heading)
@@ -297,16 +297,16 @@ class _Reading:
                 self._read_from(buckets, files[heading.signature][0], [heading])
         return {heading.issuer for heading in chosen}
 
-    def _headings(self) -> dict[bytes, tuple[str, Heading]]:
+    def _headings(self) -> dict[bytes, tuple[str, CRLInfo]]:
         """Return path and heading of every CRL by its signature, verified; a copy counts once."""
-        files: dict[bytes, tuple[str, Heading]] = {}
+        files: dict[bytes, tuple[str, CRLInfo]] = {}
         for path in dict.fromkeys(self._sources.crls):
             for crl in self._load(path):
                 if crl.signature not in files:
                     files[crl.signature] = path, crl.heading(self._issuers)
         return files
 
-    def _check(self, heading: Heading) -> None:
+    def _check(self, heading: CRLInfo) -> None:
         heading.check_time(self._now, allow_expired=self._sources.allow_expired)
         if heading.next_update is not None and not self._sources.allow_expired:
             before = self._until.get(heading.issuer, _NEVER)
@@ -330,7 +330,7 @@ class _Reading:
         self._on_bytes(len(data))
         yield from load_crls(data, path)
 
-    def _read_from(self, buckets: SerialBuckets, path: str, headings: Sequence[Heading]) -> None:
+    def _read_from(self, buckets: SerialBuckets, path: str, headings: Sequence[CRLInfo]) -> None:
         """Take the entries of some of the CRLs of a file."""
         wanted = {heading.where: heading for heading in headings}
         for crl in self._load(path):
@@ -341,7 +341,7 @@ class _Reading:
         if wanted:
             raise ConfigError(f"{path}: was replaced while it was read: run the command again")
 
-    def _take(self, buckets: SerialBuckets, crl: RevocationList, heading: Heading) -> None:
+    def _take(self, buckets: SerialBuckets, crl: RevocationList, heading: CRLInfo) -> None:
         file = self._file(heading.where, _kind(heading))
         put, number = buckets.put, heading.issuer
         for count, entry in enumerate(crl.entries()):
@@ -353,11 +353,11 @@ class _Reading:
                 self._skip(file, f"serial {entry.serial:#x}", str(err))
                 continue
             if entry.listed is Listed.REVOKED:
-                put(number, entry.serial, Says.LISTED, entry.reason, entry.revoked_s)
+                put(number, entry.serial, Claim.LISTED, entry.reason, entry.revoked_s)
             elif heading.is_delta:
-                put(number, entry.serial, Says.REMOVED)
+                put(number, entry.serial, Claim.REMOVED)
             else:
-                put(number, entry.serial, Says.UNUSABLE)
+                put(number, entry.serial, Claim.UNUSABLE)
                 self._skip(file, f"serial {entry.serial:#x}", "removeFromCRL in a complete CRL")
                 continue
             file.taken += 1
@@ -379,18 +379,18 @@ class _Reading:
             except LineError as err:
                 self._skip(file, f"line {at}", str(err))
                 if err.serial is not None:
-                    put(number, err.serial, Says.UNUSABLE)
+                    put(number, err.serial, Claim.UNUSABLE)
                 continue
             newest_s = max(newest_s, row.revoked_s or 0)
             if row.expiry_s is not None and row.expiry_s <= self._now_s:
-                put(number, row.serial, Says.EXPIRED)
+                put(number, row.serial, Claim.EXPIRED)
                 self._skip(file, f"line {at}", EXPIRED)
                 continue
             if row.revoked:
-                put(number, row.serial, Says.REVOKED, row.reason, row.revoked_s)
+                put(number, row.serial, Claim.REVOKED, row.reason, row.revoked_s)
                 file.notes.update(row.flaws)
             else:
-                put(number, row.serial, Says.VALID)
+                put(number, row.serial, Claim.VALID)
             file.taken += 1
         _refuse_garbage(file, "an index.txt of openssl ca")
         return newest_s
@@ -405,7 +405,7 @@ class _Reading:
                 self._skip(file, f"line {at}", str(err))
                 continue
             if serial is not None:
-                put(number, serial, Says.ISSUED)
+                put(number, serial, Claim.ISSUED)
                 file.taken += 1
         _refuse_garbage(file, "a list of serials")
 
@@ -416,13 +416,13 @@ class _Reading:
         said, listed = self._joined(buckets, bucket)
         found = []
         for key in said | listed:
-            says, reason, moment = said.get(key, (Says.UNUSABLE, 0, 0))
-            if says == Says.EXPIRED or (says == Says.UNUSABLE and key not in listed):
+            says, reason, moment = said.get(key, (Claim.UNUSABLE, 0, 0))
+            if says == Claim.EXPIRED or (says == Claim.UNUSABLE and key not in listed):
                 continue
             if key in listed:
-                self.report.conflicts += says == Says.VALID
-                says, (reason, moment) = Says.REVOKED, listed[key]
-            revoked = says == Says.REVOKED
+                self.report.conflicts += says == Claim.VALID
+                says, (reason, moment) = Claim.REVOKED, listed[key]
+            revoked = says == Claim.REVOKED
             self.report.revoked += revoked
             self.report.good += not revoked
             issuer, serial = split_key(key)
@@ -447,14 +447,14 @@ class _Reading:
         said: dict[bytes, tuple[int, int, int]] = {}
         listed: dict[bytes, tuple[int, int]] = {}
         for key, says, reason, moment in buckets.bucket(bucket):
-            if says == Says.LISTED:
+            if says == Claim.LISTED:
                 listed[key] = reason, moment
-            elif says == Says.REMOVED:
+            elif says == Claim.REMOVED:
                 listed.pop(key, None)
             else:
                 before = said.get(key)
                 if before is not None and (
-                    before[0] == says or before[0] + says == Says.VALID + Says.REVOKED
+                    before[0] == says or before[0] + says == Claim.VALID + Claim.REVOKED
                 ):
                     self.report.duplicates += 1
                 if before is None or says > before[0]:
@@ -462,7 +462,7 @@ class _Reading:
         return said, listed
 
 
-def _kind(heading: Heading) -> str:
+def _kind(heading: CRLInfo) -> str:
     number = "" if heading.number is None else f" {heading.number}"
     return f"delta CRL{number}" if heading.is_delta else f"CRL{number}"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from ocspd._index import Answer
+    from ocspd._index import StoredResponse
     from ocspd.index._writer import SegmentWriter
     from ocspd.index.directory import IndexDirectory
     from ocspd.index.manifest import Manifest
@@ -202,7 +202,7 @@ def verify(
     return report
 
 
-def lookup(index: Index, issuer: Certificate, serial: int) -> dict[str, Answer]:
+def lookup(index: Index, issuer: Certificate, serial: int) -> dict[str, StoredResponse]:
     """Return the answers about a serial of an issuer, by CertID hash."""
     found = {name: index.lookup(name, *issuer_hashes(issuer, name), serial) for name in HASHES}
     return {name: answer for name, answer in found.items() if answer is not None}

@@ -121,7 +121,7 @@ class Progress:
 
 
 @dataclass(slots=True)
-class RefreshReport:
+class PassReport:
     """What a pass did."""
 
     certificates: int = 0

@@ -34,15 +34,15 @@ from ocspd.certdb.packed import PackedSource
 from ocspd.errors import SignerError
 from ocspd.model import CertStatus, OCSPRow
 from ocspd.signer.issuers import Issuers
-from ocspd.signer.pass_parts import AnswerTable, Progress, RefreshReport, SkippedRow, TableTurns
+from ocspd.signer.pass_parts import AnswerTable, PassReport, Progress, SkippedRow, TableTurns
 from ocspd.signer.resolving import AllRows, combined, find_together, id_of
 from ocspd.signer.signing import (
     Chunk,
+    IssuerRouter,
     LocalSigning,
     PackedChunk,
+    RowSigner,
     Segments,
-    Signing,
-    Sorting,
     earlier,
     ends,
     reduced,
@@ -70,7 +70,7 @@ _AKI = attrgetter("aki")
 _STATUS = attrgetter("status")
 
 
-async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
+async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     db: StatusSource,
     signers: Sequence[OCSPSigner],
     *,
@@ -86,7 +86,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
     on_failed: Callable[[int, str], None] | None = None,
-) -> RefreshReport:
+) -> PassReport:
     """Sign every unexpired certificate of the signers' issuers and store the answers.
 
     `table` writes the answer for CFSSL's clients (SHA-1 CertID where that is signed) to
@@ -98,7 +98,7 @@ async def refresh_table(  # noqa: PLR0913  (each is one decision of the caller)
     Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails. A signer
     that cannot sign is told to `on_failed`, by number and reason; without that, SignerError comes in the end.
     """
-    refresh = _Refresh(
+    refresh = _SigningPass(
         db=db,
         issuers=Issuers.of(signers, numbers),
         clock=clock,
@@ -135,7 +135,7 @@ def usable_cpus() -> int:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Refresh:
+class _SigningPass:
     """One pass."""
 
     db: StatusSource
@@ -148,7 +148,7 @@ class _Refresh:
     turns: TableTurns
     on_progress: Callable[[Progress], None] | None
     on_skip: Callable[[SkippedRow], None] | None
-    report: RefreshReport = field(default_factory=RefreshReport)
+    report: PassReport = field(default_factory=PassReport)
     index_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     published: int = 0
     stale_rows: StaleRows | None = None
@@ -156,7 +156,7 @@ class _Refresh:
     spellings: dict[CertKey, list[StatusRow]] = field(default_factory=dict)
     """Every row of the certificates that are being answered together, for the table."""
 
-    async def run(self, processes: int, *, background: bool) -> RefreshReport:
+    async def run(self, processes: int, *, background: bool) -> PassReport:
         if isinstance(self.db, AllRows):
             await self._run_odd(self.db, processes, background=background)
         if isinstance(self.db, PackedSource) and not self._answers_return:
@@ -204,13 +204,13 @@ class _Refresh:
                 await self._do(signing, work(), processes)
 
     @asynccontextmanager
-    async def _signing(self, rows: int, processes: int, *, background: bool) -> AsyncIterator[Signing]:
+    async def _signing(self, rows: int, processes: int, *, background: bool) -> AsyncIterator[RowSigner]:
         """Hand out who signs: this process where `rows`, the first ones, are few."""
         segments = None
         if self.segments is not None:
             created_at = int(self.clock.now().timestamp())
             segments = Segments(self.segments.prefix, created_at, keep=self.table or self.index is not None)
-        sorting = Sorting(self.issuers.numbers, self.staleness, frozenset(self.contested))
+        sorting = IssuerRouter(self.issuers.numbers, self.staleness, frozenset(self.contested))
         if (processes == 1 and not background) or rows < LOCAL_ROWS:
             yield LocalSigning(self.issuers.signers, segments, sorting)
             return
@@ -223,7 +223,7 @@ class _Refresh:
         ) as pool:
             yield pool
 
-    async def _do(self, signing: Signing, work: AsyncGenerator[Awaitable[None]], processes: int) -> None:
+    async def _do(self, signing: RowSigner, work: AsyncGenerator[Awaitable[None]], processes: int) -> None:
         """Do pieces of work side by side and publish what is signed from time to time and at the end."""
         # what the workers have and one that is written; the next one waits for a place
         slots = asyncio.Semaphore(DEPTH * processes + 1)
@@ -250,7 +250,7 @@ class _Refresh:
                     await self._publish(signing)
         await self._publish(signing)
 
-    async def _publish(self, signing: Signing) -> None:
+    async def _publish(self, signing: RowSigner) -> None:
         """Publish what the signing processes have written."""
         if self.segments is None:
             return
@@ -276,7 +276,7 @@ class _Refresh:
 
                 await self._do(signing, work(), processes)
 
-    async def _sign_odd(self, db: AllRows, signing: Signing, odd: OddRows) -> None:
+    async def _sign_odd(self, db: AllRows, signing: RowSigner, odd: OddRows) -> None:
         now = self.clock.now()
         live = [row for row in odd.rows if row.expiry > now]
         self.report.certificates += len(live) + len(odd.unreadable)
@@ -293,7 +293,7 @@ class _Refresh:
                 self.contested.add(key)
         await self._sign_together(signing, together)
 
-    async def _sign_together(self, signing: Signing, found: Mapping[CertKey, list[StatusRow]]) -> None:
+    async def _sign_together(self, signing: RowSigner, found: Mapping[CertKey, list[StatusRow]]) -> None:
         """Answer certificates by all of their rows."""
         now = self.clock.now()
         waiting: dict[int, list[StatusRow]] = {}
@@ -308,7 +308,7 @@ class _Refresh:
         for key in found:
             self.spellings.pop(key, None)
 
-    async def _sign_again(self, signing: Signing, lowering: Sequence[CertKey]) -> None:
+    async def _sign_again(self, signing: RowSigner, lowering: Sequence[CertKey]) -> None:
         """Answer certificates that the index calls revoked, by all of their rows as they are now."""
         assert isinstance(self.db, AllRows)
         found, _ = await find_together(self.db, self.issuers, sorted({serial for _, serial in lowering}))
@@ -350,7 +350,7 @@ class _Refresh:
                 waiting[number] += rows
 
     async def _sign(
-        self, signing: Signing, number: int, rows: list[StatusRow], *, decided: bool = False
+        self, signing: RowSigner, number: int, rows: list[StatusRow], *, decided: bool = False
     ) -> None:
         """Sign rows of one signer; `decided` when they are what all rows of their certificates say."""
         now = self.clock.now()
@@ -434,7 +434,7 @@ class _Refresh:
             self.stale_rows = staleness.open()
         return self.stale_rows
 
-    async def _sign_packed(self, signing: Signing, packed: PackedRows) -> None:
+    async def _sign_packed(self, signing: RowSigner, packed: PackedRows) -> None:
         report = self.report
         signed = await signing.sign_packed(PackedChunk(self.clock.now(), packed.data))
         report.certificates += packed.count - signed.odd

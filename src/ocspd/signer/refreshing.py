@@ -42,9 +42,9 @@ from ocspd.model import CertStatus, OCSPRow
 from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
 from ocspd.signer.issuers import Issuers
 from ocspd.signer.pass_parts import AnswerTable, SkippedRow, TableTurns
-from ocspd.signer.presigning import in_table, refresh_table, table_hash, usable_cpus
+from ocspd.signer.presigning import in_table, run_pass, table_hash, usable_cpus
 from ocspd.signer.resolving import AllRows
-from ocspd.signer.signer_parts import SKIPPED_KEPT, RefreshStats
+from ocspd.signer.signer_parts import SKIPPED_KEPT, SignerStats
 from ocspd.signer.signing import LocalSigning
 from ocspd.signer.staleness import Staleness
 from ocspd.signer.sweeping import good_answers
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from ocspd.signer.generations import Generations
     from ocspd.signer.pass_parts import Progress
     from ocspd.signer.signer_parts import RefreshSettings, RefreshSource, SignerSource
-    from ocspd.signer.signing import CertKey, Signing
+    from ocspd.signer.signing import CertKey, RowSigner
     from ocspd.signer.staleness import StaleRows
 
 STATE_NAME = "signer.json"
@@ -83,7 +83,7 @@ _SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*
 _EXPIRY_WARNING = timedelta(days=14)
 
 
-class Refresher:
+class SignerDaemon:
     """One signer at work. The caller holds the lock of the generations' directory."""
 
     def __init__(  # noqa: PLR0913  (one collaborator each)
@@ -98,7 +98,7 @@ class Refresher:
         on_pass: Callable[[], None] | None = None,
     ) -> None:
         """`on_progress` is told how far a pass is, `on_pass` that one has ended, well or not."""
-        self.stats = RefreshStats()
+        self.stats = SignerStats()
         self.ready = asyncio.Event()
         """Set when the first pass is published: every certificate known then has its answer."""
         self._db = db
@@ -109,7 +109,7 @@ class Refresher:
         self._on_progress = on_progress
         self._on_pass = on_pass
         self._issuers = Issuers.of(())
-        self._local: Signing = LocalSigning(())
+        self._local: RowSigner = LocalSigning(())
         self._crew = Crew(settings.processes or usable_cpus())
         self._owed = Owed()
         self._turns = TableTurns()
@@ -454,7 +454,7 @@ class Refresher:
             await self._generations.begin_pass()
             skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
             failed: dict[int, str] = {}
-            report = await refresh_table(
+            report = await run_pass(
                 self._db,
                 issuers.signers,
                 clock=self._clock,

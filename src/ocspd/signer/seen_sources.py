@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ocspd.pki.certs import Certificate
-    from ocspd.pki.crl import Heading
+    from ocspd.pki.crl import CRLInfo
 
 STATE_NAME = "sources.json"
 COPY_NAME = "sources.copy.json"
@@ -66,7 +66,7 @@ class SeenSources:
                 "not be noticed: restore it, or remove it to take the current ones as they are"
             ) from err
 
-    def crls(self, issuer: Certificate, scope: bytes, used: Iterable[Heading]) -> None:
+    def crls(self, issuer: Certificate, scope: bytes, used: Iterable[CRLInfo]) -> None:
         """Take note of a complete CRL and its deltas; ConfigError when a newer edition was used before."""
         headings = list(used)
         newest = max(headings, key=lambda heading: (heading.number or 0, heading.this_update))

@@ -25,7 +25,7 @@ _RECORD = Struct("<21sBBq")
 _NO_TIME = -(1 << 63)
 
 
-class Says(IntEnum):
+class Claim(IntEnum):
     """A statement about a serial. Of those up to EXPIRED the highest counts."""
 
     ISSUED = 0
@@ -40,7 +40,7 @@ class Says(IntEnum):
 
 
 Statement = tuple[bytes, int, int, int]
-"""Key (issuer number and serial), Says, reason, revocation time in seconds since the epoch."""
+"""Key (issuer number and serial), Claim, reason, revocation time in seconds since the epoch."""
 
 
 class SerialBuckets:
@@ -54,7 +54,9 @@ class SerialBuckets:
         self._file: IO[bytes] | None = None
         self._end = 0
 
-    def put(self, issuer: int, serial: int, says: Says, reason: int = 0, moment_s: int | None = None) -> None:
+    def put(
+        self, issuer: int, serial: int, says: Claim, reason: int = 0, moment_s: int | None = None
+    ) -> None:
         """Add a statement. The serial has at most 160 bits, the issuer is below 256."""
         number = hash(serial) % BUCKETS
         buffer = self._buffers[number]

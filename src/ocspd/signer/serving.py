@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ocspd.logs import logger
 from ocspd.signer.generations import Generations
 from ocspd.signer.health import PARTS
-from ocspd.signer.refreshing import Refresher
+from ocspd.signer.refreshing import SignerDaemon
 from ocspd.signer.signer_parts import RefreshSettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ServingSigner:
         """`grace_s`: how long files stay that the manifest does not name any more, in seconds."""
         self._known = _KnownSigners(source)
         self._generations = Generations(directory, clock, grace_s=grace_s)
-        self._refresher = Refresher(
+        self._refresher = SignerDaemon(
             db=db, source=self._known, generations=self._generations, clock=clock, settings=RefreshSettings()
         )
         self._work: asyncio.Task[None] | None = None

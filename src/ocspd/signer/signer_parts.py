@@ -65,7 +65,7 @@ class RefreshSettings:
 
 
 @dataclass(slots=True)
-class RefreshStats:
+class SignerStats:
     """What a signer has done, for metrics and tests."""
 
     health: Health = field(default_factory=Health)

@@ -5,7 +5,7 @@ they are signed. `signing_pool` does the same in other processes.
 
 Invariant 3, as far as it is kept here: a row that cannot be signed leaves out itself (a chunk that fails is
 signed again row by row), a signer that cannot sign leaves out the rows of its issuer. Invariant 2: rows that
-say less than the index, and those of `Sorting.contested`, are not signed here (`resolving`).
+say less than the index, and those of `IssuerRouter.contested`, are not signed here (`resolving`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ocspd.model import StatusRow
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.pki.ocsp_template import Batch, Row
+    from ocspd.pki.ocsp_template import ResponseBatch, Row
     from ocspd.signer.staleness import Staleness, StaleRows
 
 _STATUS = itemgetter(1)
@@ -113,7 +113,7 @@ class SignedPacked:
 
 
 @dataclass(frozen=True, slots=True)
-class Sorting:
+class IssuerRouter:
     """How rows of a packed chunk are told apart."""
 
     numbers: Mapping[str, tuple[int, ...]]
@@ -137,7 +137,7 @@ class Segments:
     keep: bool = False
 
 
-class Signing(Protocol):
+class RowSigner(Protocol):
     """Whatever signs chunks."""
 
     async def sign(self, chunk: Chunk) -> SignedChunk:
@@ -205,14 +205,14 @@ def _joined(count: int, parts: Sequence[tuple[Sequence[int], SignedChunk]]) -> S
     )
 
 
-class Bench:
+class BatchSigner:
     """Signers with the batch of the current minute of each, and the segment they write."""
 
     def __init__(
         self,
         signers: Iterable[OCSPSigner | SignerError],
         segments: Segments | None = None,
-        sorting: Sorting | None = None,
+        sorting: IssuerRouter | None = None,
         *,
         background: bool = False,
     ) -> None:
@@ -221,7 +221,9 @@ class Bench:
         self._yielding = background
         self._sorting = sorting
         self._stale = None if sorting is None or sorting.staleness is None else sorting.staleness.open()
-        self._batches: dict[tuple[int, bool], tuple[tuple[datetime, datetime | None, int | None], Batch]] = {}
+        self._batches: dict[
+            tuple[int, bool], tuple[tuple[datetime, datetime | None, int | None], ResponseBatch]
+        ] = {}
         self._segments = segments
         self._writer: SegmentWriter | None = None
         self._written = 0
@@ -255,7 +257,7 @@ class Bench:
             raise SignerError(str(signer))
         return signer
 
-    def _batch(self, chunk: Chunk, replaced_s: int | None = None) -> Batch:
+    def _batch(self, chunk: Chunk, replaced_s: int | None = None) -> ResponseBatch:
         """Return the batch of the minute, or where `replaced_s` is given that of a change in this second."""
         signer, changed = self._signer(chunk.signer), replaced_s is not None
         times = chunk.now.replace(microsecond=0), chunk.until, replaced_s
@@ -274,7 +276,7 @@ class Bench:
             self._batches[chunk.signer, changed] = times, batch
         return batch
 
-    def _sign(self, chunk: Chunk, batch: Batch) -> SignedChunk:
+    def _sign(self, chunk: Chunk, batch: ResponseBatch) -> SignedChunk:
         signer = self._signer(chunk.signer)
         try:
             signed = self._sign_rows(signer, batch, chunk.rows)
@@ -291,7 +293,7 @@ class Bench:
             skipped=len(chunk.rows) - signed.made // len(signer.certid_hashes),
         )
 
-    def _sign_rows(self, signer: OCSPSigner, batch: Batch, rows: list[Row]) -> SignedRows:
+    def _sign_rows(self, signer: OCSPSigner, batch: ResponseBatch, rows: list[Row]) -> SignedRows:
         return batch.sign_rows(
             rows,
             signer.certid_hashes,
@@ -301,7 +303,7 @@ class Bench:
             yielding=self._yielding,
         )
 
-    def _sign_one_by_one(self, signer: OCSPSigner, batch: Batch, rows: list[Row]) -> SignedRows:
+    def _sign_one_by_one(self, signer: OCSPSigner, batch: ResponseBatch, rows: list[Row]) -> SignedRows:
         """Find the rows that cannot be signed. SignerError when none can: it is not for the rows then."""
         answers: list[list[bytes] | str] = []
         made = dropped = failures = 0
@@ -327,7 +329,7 @@ class Bench:
         return SignedRows(answers, made, dropped)
 
     @staticmethod
-    def _can_sign(batch: Batch) -> bool:
+    def _can_sign(batch: ResponseBatch) -> bool:
         try:
             batch.sign(1)
         except Exception:  # noqa: BLE001  (a key may fail in any way)
@@ -420,9 +422,9 @@ class LocalSigning:
         self,
         signers: Sequence[OCSPSigner],
         segments: Segments | None = None,
-        sorting: Sorting | None = None,
+        sorting: IssuerRouter | None = None,
     ) -> None:
-        self._bench = Bench(signers, segments, sorting)
+        self._bench = BatchSigner(signers, segments, sorting)
         self._lock = asyncio.Lock()
 
     async def sign(self, chunk: Chunk) -> SignedChunk:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from ocspd.errors import IndexFileError, OCSPDError, ProcessError, SignerError
 from ocspd.logs import capture_warnings
 from ocspd.signer.priority import leave_cpu_to_others, weigh_session_least
-from ocspd.signer.signing import Bench, Chunk, PackedChunk, SignedChunk, SignedPacked
+from ocspd.signer.signing import BatchSigner, Chunk, PackedChunk, SignedChunk, SignedPacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ocspd.pki.ocsp import OCSPSigner, SignerSpec
-    from ocspd.signer.signing import Segments, Sorting
+    from ocspd.signer.signing import IssuerRouter, Segments
 
 _STOP_S = 2.0
 DEPTH = 2
@@ -55,7 +55,7 @@ class _Task:
     specs: list[SignerSpec]
     background: bool
     segments: Segments | None
-    sorting: Sorting | None
+    sorting: IssuerRouter | None
 
 
 _Work = Chunk | PackedChunk | None  # None: finish the segment
@@ -76,7 +76,7 @@ class SigningPool:
         processes: int,
         background: bool = False,
         segments: Segments | None = None,
-        sorting: Sorting | None = None,
+        sorting: IssuerRouter | None = None,
     ) -> None:
         """`background` workers run only where nothing else wants to; `sorting` is for packed chunks."""
         self._task = _Task([signer.spec() for signer in signers], background, segments, sorting)
@@ -277,7 +277,7 @@ def _work(parent: socket.socket, task: _Task) -> None:
     if task.background:
         leave_cpu_to_others()
     light = not task.background
-    bench: Bench | None = None
+    bench: BatchSigner | None = None
     with contextlib.suppress(EOFError, OSError), parent.makefile("rb") as incoming:
         while True:
             chunk = _unframed(incoming)
@@ -290,7 +290,7 @@ def _work(parent: socket.socket, task: _Task) -> None:
                     if bench is None:
                         now = chunk.now
                         signers = [_opened(spec, now) for spec in task.specs]
-                        bench = Bench(signers, task.segments, task.sorting, background=task.background)
+                        bench = BatchSigner(signers, task.segments, task.sorting, background=task.background)
                     result = bench.sign(chunk) if isinstance(chunk, Chunk) else bench.sign_packed(chunk)
             except IndexFileError as err:
                 result = IndexFileError(str(err))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index
-from ocspd.index._survey import replaced, stale
+from ocspd.index._freshness import replaced, stale
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ocspd._index import Answer
+    from ocspd._index import StoredResponse
     from ocspd.index.manifest import SegmentRef
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.pki.ocsp_template import Row
@@ -108,7 +108,7 @@ class StaleRows:
         )
         return found if any(found) else ()
 
-    def find(self, number: int, certid_hash: int, serial: int) -> Answer | None:
+    def find(self, number: int, certid_hash: int, serial: int) -> StoredResponse | None:
         """Return the answer of signer `number` under its CertID hash of that place."""
         return self._index.lookup(*self._staleness.keys[number][certid_hash], serial)
 

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import web
 
-from ocspd.authority.api.envelope import (
+from ocspd.authority.api.api_response import (
     DATABASE_FAILED,
     HTTPStatusError,
     Success,

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ocspd import wire
-from ocspd.authority.api.envelope import BadRequest, Message, Success
+from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.api.sign import NO_BUNDLER
 from ocspd.authority.offload import read_input
 from ocspd.pki import ca, csr

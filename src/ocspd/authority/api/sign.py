@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd import wire
-from ocspd.authority.api.envelope import BadRequest, Message, Success
+from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.offload import read_input
 from ocspd.pki.csr import subject_from_fields
 from ocspd.pki.issuer import SignRequest

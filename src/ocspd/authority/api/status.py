@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from ocspd import wire
-from ocspd.authority.api.envelope import DATABASE_FAILED, BadRequest, HTTPStatusError, Success
+from ocspd.authority.api.api_response import DATABASE_FAILED, BadRequest, HTTPStatusError, Success
 from ocspd.authority.offload import offload, read_input
 from ocspd.authority.revoking import revoke as revoke_certificate
 from ocspd.errors import Code, CodedError, OCSPDError

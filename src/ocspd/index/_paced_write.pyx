@@ -35,9 +35,9 @@ cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t off
 
 
 cdef int write_until(
-    int descriptor, const uint8_t *data, size_t size, int64_t offset, const bint *gentle, const bint *stopped
+    int descriptor, const uint8_t *data, size_t size, int64_t offset, const bint *paced, const bint *stopped
 ) noexcept nogil:
-    """`write_all`, in small pieces with a pause after each while `gentle`; E_STOPPED once `stopped`.
+    """`write_all`, in small pieces with a pause after each while `paced`; E_STOPPED once `stopped`.
 
     Other threads may change both meanwhile.
     """
@@ -48,13 +48,13 @@ cdef int write_until(
     while size:
         if stopped[0]:
             return E_STOPPED
-        part = min(size, <size_t> PIECE) if gentle[0] else size
+        part = min(size, <size_t> PIECE) if paced[0] else size
         if write_all(descriptor, data, part, offset):
             return E_IO
         data += part
         size -= part
         if offset >= 0:
             offset += <int64_t> part
-        if gentle[0]:
+        if paced[0]:
             nanosleep(&pause, NULL)
     return 0

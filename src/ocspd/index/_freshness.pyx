@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Questions about whole indexes, for signers and supervisors. Public surface in _survey.pyi."""
+"""Questions about whole indexes, for signers and supervisors. Public surface in _freshness.pyi."""
 
 from datetime import UTC as _UTC, datetime
 

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""See _output.pyx."""
+"""See _paced_write.pyx."""
 
 from libc.stdint cimport int64_t, uint8_t
 
@@ -10,5 +10,5 @@ cdef enum:
 cdef int damaged() noexcept nogil
 cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil
 cdef int write_until(
-    int descriptor, const uint8_t *data, size_t size, int64_t offset, const bint *gentle, const bint *stopped
+    int descriptor, const uint8_t *data, size_t size, int64_t offset, const bint *paced, const bint *stopped
 ) noexcept nogil

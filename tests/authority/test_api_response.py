@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import pytest
 
-from ocspd.authority.api.envelope import (
+from ocspd.authority.api.api_response import (
     BadRequest,
     Message,
     Success,

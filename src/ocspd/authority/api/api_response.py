@@ -1,4 +1,4 @@
-"""CFSSL's answer envelope: the one place that turns results and errors into HTTP answers.
+"""CFSSL's answer api_response: the one place that turns results and errors into HTTP answers.
 
     {"success":bool,"result":any,"errors":[{"code","message"}],"messages":[{"code","message"}]}
 
@@ -116,9 +116,11 @@ def failure_body(code: int, text: str) -> bytes:
 
 
 def _body(*, success: bool, result: Any, errors: list[Any], messages: list[Any]) -> bytes:
-    envelope = {"success": success, "result": result, "errors": errors, "messages": messages}
+    api_response = {"success": success, "result": result, "errors": errors, "messages": messages}
     # A lone surrogate in a client's JSON string has no UTF-8 form; Go writes U+FFFD in its place.
-    return wire.dumps(envelope).encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode() + b"\n"
+    return (
+        wire.dumps(api_response).encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode() + b"\n"
+    )
 
 
 def success_response(success: Success) -> web.Response:

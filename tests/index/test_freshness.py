@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index, Segment
-from ocspd.index._survey import live_stats, stale
+from ocspd.index._freshness import live_stats, stale
 from ocspd.index._writer import SegmentWriter
 from tests.native.answers import NOW, Authority
 
