@@ -22,10 +22,12 @@ from tests.faults.daemon import SETTINGS, Rows, Signers, until
 from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ocspd.certdb import DBConfig
     from ocspd.certdb.base import CertDB
+    from ocspd.pki.ocsp import OCSPSigner
 
 COUNT = 20_000
 
@@ -72,6 +74,39 @@ async def test_S2_a_signing_process_that_is_killed_ends_neither_the_daemon_nor_t
             await until(refresher.ready.is_set, "the pass", lambda: not task.done())
             assert refresher.stats.health.up("processes")
             assert directory.open().entries == COUNT
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            generations.close()
+
+
+class CancelledOnce(Signers):
+    """Signers whose second look is cancelled by its own means, as a library with a defect may do."""
+
+    def load(self) -> Sequence[OCSPSigner] | None:
+        self.looks += 1
+        if self.looks == 2:
+            raise asyncio.CancelledError
+        return super().load()
+
+    looks = 0
+
+
+async def test_a_duty_that_nobody_cancelled_is_begun_again(
+    certdb: CertDB, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    signer = make_chain().signer(clock=SystemClock(), certid_hashes=("sha1",))
+    directory = IndexDirectory(tmp_path / "index")
+    with directory.lock():
+        generations = Generations(directory, SystemClock())
+        source = CancelledOnce(signer)
+        daemon = SignerDaemon(
+            db=certdb, source=source, generations=generations, clock=SystemClock(), settings=SETTINGS
+        )
+        task = asyncio.create_task(daemon.run())
+        try:
+            await until(lambda: source.looks > 3, "another look at the signers", lambda: not task.done())
+            assert "signers: RuntimeError: cancelled by nobody" in caplog.text
         finally:
             task.cancel()
             await asyncio.wait({task})

@@ -25,6 +25,7 @@ from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENT
 from ocspd.certdb.postgres_snapshot import ABANDONED, Snapshot, is_abandoned
 from ocspd.errors import CodedError
 from ocspd.logs import logger
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -205,7 +206,7 @@ class PostgresFeed:
                     await asyncio.sleep(min(RETRY_S, timeout_s))
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with time_limit(timeout_s):
                 await self._noticed.wait()
         self._noticed.clear()
 

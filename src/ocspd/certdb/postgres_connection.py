@@ -19,6 +19,7 @@ from ocspd.certdb import migrate
 from ocspd.certdb.dsn import DataSource, parse_data_source
 from ocspd.certdb.postgres_snapshot import Newest
 from ocspd.errors import Code, CodedError, OCSPDError, SetupError
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -186,7 +187,7 @@ class Database:
             copying = asyncio.create_task(copy(connection))
             try:
                 while True:
-                    async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                    async with time_limit(COMMAND_TIMEOUT_S):
                         piece = await pieces.get()
                     if piece is None:
                         break
@@ -269,7 +270,7 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is not None:
             try:
-                async with asyncio.timeout(2):
+                async with time_limit(2):
                     await pool.close()
             except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 pool.terminate()

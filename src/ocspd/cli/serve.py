@@ -43,6 +43,7 @@ from ocspd.pki.certs import load_certificate
 from ocspd.pki.issuer import Issuer
 from ocspd.pki.ocsp import OCSPSigner
 from ocspd.pki.profiles import default_config
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +111,7 @@ async def _reload_on(
 async def _warn_if_unusable(db: CertDB) -> None:
     """Tell early what every request would run into; the database may come later, so go on."""
     try:
-        async with asyncio.timeout(_DB_CHECK_S):
+        async with time_limit(_DB_CHECK_S):
             await db.check()
     except TimeoutError:
         logger.warning("%s: no answer within %g s, going on", db.name, _DB_CHECK_S)

@@ -26,6 +26,7 @@ from obstore.exceptions import BaseError, NotFoundError, NotModifiedError
 from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, S3Store
 
 from ocspd.errors import ConfigError, IndexFileError
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
@@ -108,7 +109,7 @@ class RemoteStore:
         options: Any = {"if_none_match": unless} if unless else {}
         with self._translated(name):
             try:
-                async with asyncio.timeout(_REQUEST_S):
+                async with time_limit(_REQUEST_S):
                     result = await obstore.get_async(self._store(), name, options=options)
                     if result.meta["size"] > limit:
                         raise IndexFileError(f"{self.url}/{name}: longer than {limit} octets")
@@ -145,7 +146,7 @@ class RemoteStore:
                 await self._soon(obstore.put_async(store, name, content))
                 return
             part = max(_PART_BYTES, (await asyncio.to_thread(content.stat)).st_size // _PARTS)
-            async with asyncio.timeout(_WHOLE.total_seconds()):
+            async with time_limit(_WHOLE.total_seconds()):
                 await obstore.put_async(store, name, content, chunk_size=part, max_concurrency=CONCURRENCY)
 
     async def names(self) -> list[str]:
@@ -167,7 +168,7 @@ class RemoteStore:
                     await self._soon(obstore.delete_async(self._store(), name))
 
     async def _soon(self, request: Awaitable[T]) -> T:
-        async with asyncio.timeout(_REQUEST_S):
+        async with time_limit(_REQUEST_S):
             return await request
 
     @contextlib.contextmanager

@@ -59,6 +59,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from ocspd._text import http_date
 from ocspd.logs import logger
 from ocspd.metrics import METHODS
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -220,7 +221,7 @@ class OCSPServer(web.Server):
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return OCSPReply(self, 413, "too_large", closes=True)
         try:
-            async with asyncio.timeout(self.body_timeout_s):
+            async with time_limit(self.body_timeout_s):
                 if expected is not None and request.version >= HttpVersion11:
                     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     request.writer.output_size = 0  # the answer has not begun with it

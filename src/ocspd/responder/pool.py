@@ -22,6 +22,7 @@ from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
 from ocspd.responder.control import Channel, WorkerSettings
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -200,7 +201,7 @@ class WorkerPool:
             slot.restarts += 1
             logger.warning("worker %d is started again in %.1f s", slot.number, delay)
             with contextlib.suppress(TimeoutError):  # a drain need not wait for the pause to end
-                async with asyncio.timeout(delay):
+                async with time_limit(delay):
                     await self._stopping.wait()
             delay = min(delay * 2, _LAST_DELAY_S)
 
@@ -292,7 +293,7 @@ class WorkerPool:
         """Measure for how long a worker has been behind."""
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with time_limit(_LOOK_S):
                     await self._stopping.wait()
             behind = any(self.is_behind(slot) for slot in self.slots)
             self._behind_s = self._behind_s + _LOOK_S if behind else 0.0

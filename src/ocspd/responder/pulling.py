@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.index.manifest import check_not_in_the_future
 from ocspd.logs import logger
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from ocspd.clock import Clock
@@ -69,7 +70,7 @@ class PulledIndex:
         self._lock.enter_context(self.directory.lock())
         cached = await self._check_cache()
         try:
-            async with asyncio.timeout(_START_S if cached else None):
+            async with time_limit(_START_S if cached else None):
                 await self._look()
         except TimeoutError:
             self._fail(
@@ -137,7 +138,7 @@ class PulledIndex:
             seconds = max(seconds, min(self._poll_s * 2 ** min(self._failed, 10), _BACKOFF_MAX_S))
         seconds *= random.uniform(0.9, 1.1)  # noqa: S311  (so that responders do not ask in step)
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with time_limit(seconds):
                 await self._forced.wait()
         self._forced.clear()
 

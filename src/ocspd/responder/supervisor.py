@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.ops.systemd import Notifier
+from ocspd.tasks import cancelled_from_outside, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -228,7 +229,7 @@ class Supervisor:
             if forced:
                 self.notifier.ready(self._status())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with time_limit(_LOOK_S):
                     await self._changed.wait()
 
     async def _observe(self, before: int) -> None:
@@ -237,7 +238,7 @@ class Supervisor:
         assert manifest is not None
         changes = [moment for generation, moment in manifest.changes if generation > before]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE_S):
+            async with time_limit(_SETTLE_S):
                 await self.pool.settled(manifest.generation)
             now = self.clock.now().timestamp()
             for moment in changes:
@@ -286,8 +287,7 @@ class Supervisor:
             try:
                 await duty()
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if cancelled_from_outside():
                     raise
                 logger.error("a bug in ocspd, please report it: duty %s was cancelled; serving on", name)
             except Exception:  # noqa: BLE001  (see above)

@@ -30,6 +30,7 @@ from ocspd.logs import logger
 from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
 from ocspd.responder.control import Channel, WorkerSettings
 from ocspd.responder.ocsp import OCSPServer
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -158,7 +159,7 @@ class Worker:
                 if not why:
                     break
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay):
+                    async with time_limit(delay):
                         await asked.wait()
                 delay = min(delay * 2, _RETRY_S[1])
 

@@ -48,7 +48,7 @@ from ocspd.signer.signer_parts import SKIPPED_KEPT, SignerStats
 from ocspd.signer.signing import LocalSigning
 from ocspd.signer.staleness import Staleness
 from ocspd.signer.sweeping import good_answers
-from ocspd.tasks import Tasks
+from ocspd.tasks import Tasks, cancelled_from_outside, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -168,6 +168,10 @@ class SignerDaemon:
             begun = asyncio.get_running_loop().time()
             try:
                 await work()
+            except asyncio.CancelledError:
+                if cancelled_from_outside():
+                    raise
+                self.stats.health.failed(RuntimeError("cancelled by nobody"), name, part)
             except Exception as err:  # noqa: BLE001  (a bug in one task is no reason to stop the others)
                 self.stats.health.failed(err, name, part)
             if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
@@ -175,7 +179,7 @@ class SignerDaemon:
             pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
             with contextlib.suppress(TimeoutError):
                 limit_s = _FOLLOW_BACKOFF_S if name == "follow" else pause_s
-                async with asyncio.timeout(min(pause_s, limit_s)):
+                async with time_limit(min(pause_s, limit_s)):
                     await woken.wait()
             failures += 1
 
@@ -222,7 +226,7 @@ class SignerDaemon:
     async def _watch_signers(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.signers_interval_s):
+                async with time_limit(self._settings.signers_interval_s):
                     await self._looking.wait()
             self._looking.clear()
             self._look_at_expiry()
@@ -442,7 +446,7 @@ class SignerDaemon:
             self.ready.set()
             with contextlib.suppress(TimeoutError):
                 pause = max(self._settings.pass_interval_s, 9 * elapsed)
-                async with asyncio.timeout(pause):
+                async with time_limit(pause):
                     await self._pass_wanted.wait()
 
     async def _pass(self) -> None:

@@ -10,7 +10,6 @@ Limits: `max_body_bytes` (413), `_BODY_S` to send it (408), `max_requests` in fl
 
 from __future__ import annotations
 
-import asyncio
 import html
 import logging
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from ocspd.authority.api.api_response import (
     plain_response,
     success_response,
 )
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -128,7 +128,7 @@ class Dispatcher:
             raise too_long
         body = bytearray()
         try:
-            async with asyncio.timeout(_BODY_S):
+            async with time_limit(_BODY_S):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > limit:

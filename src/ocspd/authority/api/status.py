@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -16,6 +15,7 @@ from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import REASONS, CertStatus, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
+from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
@@ -55,7 +55,7 @@ class StatusEndpoints:
         trouble = ""
         if self._db is not None:
             try:
-                async with asyncio.timeout(HEALTH_S):
+                async with time_limit(HEALTH_S):
                     await self._db.find_certificates(0)
             except CodedError as err:
                 trouble = err.message
