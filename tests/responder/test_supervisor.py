@@ -381,6 +381,47 @@ def test_sockets_from_systemd_are_used_and_survive_a_restart(index: Path) -> Non
                 assert read_all(waiting).endswith(UNAUTHORIZED)
 
 
+def test_workers_share_a_tcp_and_a_unix_socket_from_systemd(index: Path, tmp_path: Path) -> None:
+    start = (
+        "import os, sys; [os.dup2(int(n), 50 + at) for at, n in enumerate(sys.argv[1:3])]; "
+        "os.dup2(50, 3); os.dup2(51, 4); os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid())); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[3:]])"
+    )
+    path = str(tmp_path / "ocsp.sock")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.create_server(path, family=socket.AF_UNIX) as unix,
+    ):
+        numbers = (tcp.fileno(), unix.fileno())
+        command = [sys.executable, "-c", start, *map(str, numbers), "-m", "ocspd.cli.main"]
+        with started(index, command=command, pass_fds=numbers) as running:
+            assert f"Now listening on 127.0.0.1:{tcp.getsockname()[1]}, unix:{path}\n" in running.log
+            for _ in range(50):  # either worker takes them
+                for family, address in ((socket.AF_INET, tcp.getsockname()), (socket.AF_UNIX, path)):
+                    with socket.socket(family, socket.SOCK_STREAM) as client:
+                        client.settimeout(120)
+                        client.connect(address)
+                        client.sendall(
+                            post(CA.request(1)) + get("/odd?really") + get("/", "Connection: close")
+                        )
+                        data = read_all(client)
+                        assert data.count(b"HTTP/1.1 ") == 3
+                        assert b"HTTP/1.1 200 OK" in data
+            assert running.stop() == 0
+
+
+def test_sockets_that_are_announced_but_missing_are_named(index: Path) -> None:
+    start = (
+        "import os, sys; os.environ.update(LISTEN_FDS='1000', LISTEN_PID=str(os.getpid())); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", start, "-m", "ocspd.cli.main"]
+    with started(index, command=command, wait=False) as running:
+        assert running.process.wait(120) == 1
+        assert "LISTEN_FDS=1000: descriptor 3 is not a socket; unset LISTEN_FDS" in running.log
+        assert "Traceback" not in running.log
+
+
 def test_sigterm_lets_workers_accept_clients_that_have_not_spoken_yet(index: Path) -> None:
     """The kernel would hold them back, and reset them when the socket closes."""
     start = (

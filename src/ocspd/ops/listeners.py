@@ -31,17 +31,11 @@ class Listeners:
 
     @property
     def name(self) -> str:
-        """Address and port of the first one, for messages: `127.0.0.1:8889` or `[::1]:8889`."""
-        address: Any = self.sockets[0].getsockname()
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        return f"{host}:{address[1]}"
+        """Where to connect, for messages: `127.0.0.1:8889`, `[::1]:8889` or `unix:/run/ocsp.sock`.
 
-    @property
-    def port(self) -> int:
-        """The port, also when 0 was asked for."""
-        address: Any = self.sockets[0].getsockname()
-        port: int = address[1]
-        return port
+        Sockets that only share the work of one address are named once.
+        """
+        return ", ".join(dict.fromkeys(map(_name, self.sockets)))
 
     def listen(self, backlog: int) -> None:
         """Let connections in: from now on they wait for a worker instead of being refused.
@@ -67,6 +61,14 @@ class Listeners:
         """Close this process's hold of the sockets. Idempotent."""
         for listener in self.sockets:
             listener.close()
+
+
+def _name(listener: socket.socket) -> str:
+    address: Any = listener.getsockname()
+    if listener.family == socket.AF_UNIX:  # an abstract name comes as bytes
+        return f"unix:{address if isinstance(address, str) else '@' + address[1:].decode(errors='replace')}"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}"
 
 
 def _defer(listener: socket.socket, *, seconds: int) -> None:

@@ -7,6 +7,8 @@ import os
 import socket
 import time
 
+from ocspd.errors import OCSPDError
+
 _FIRST_DESCRIPTOR = 3
 
 
@@ -50,21 +52,29 @@ class Notifier:
 
 
 def passed_sockets() -> list[socket.socket]:
-    """Return the listening TCP sockets systemd passed to this process; they belong to the caller.
+    """Return the listening stream sockets (TCP or Unix) systemd passed in; they belong to the caller.
 
     Reads LISTEN_FDS and LISTEN_PID and removes them, so that children do not take the descriptors for
-    theirs. Sockets of other kinds are closed.
+    theirs. Sockets of other kinds are closed. OCSPDError when a descriptor that was announced is no socket.
     """
     count = os.environ.pop("LISTEN_FDS", "")
     pid = os.environ.pop("LISTEN_PID", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
         return []
-    sockets = []
+    sockets: list[socket.socket] = []
     for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
-        os.set_inheritable(descriptor, False)  # noqa: FBT003  (os's own signature)
-        passed = socket.socket(fileno=descriptor)
-        listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        try:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003  (os's own signature)
+            passed = socket.socket(fileno=descriptor)
+            listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except (OSError, OverflowError) as err:
+            for opened in sockets:
+                opened.close()
+            raise OCSPDError(
+                f"LISTEN_FDS={count}: descriptor {descriptor} is not a socket; unset LISTEN_FDS, or start "
+                "this program from its socket unit"
+            ) from err
         if listens and passed.type == socket.SOCK_STREAM:
             sockets.append(passed)
         else:
