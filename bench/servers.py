@@ -70,7 +70,7 @@ class Server:
     def private_bytes(self) -> int:
         """Return the private memory of the largest process that is not the parent (a worker)."""
         pids = self.pids()
-        return max(_private(pid) for pid in (pids[1:] or pids))
+        return max(private_bytes(pid) for pid in (pids[1:] or pids))
 
 
 def _stat(pid: int) -> list[str]:
@@ -78,7 +78,8 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _private(pid: int) -> int:
+def private_bytes(pid: int) -> int:
+    """Return the private memory of a process; 0 when it has gone."""
     with contextlib.suppress(OSError):
         # not Private_Clean: pages of the index file that only one worker maps are the page cache's
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
