@@ -1,35 +1,14 @@
-"""`ocspd.toml`: what a signer daemon signs, for whom, and where to. Unknown keys are refused.
+"""`ocspd.toml`: what a signer daemon signs, for which issuers, and where the responses go.
 
-    db_config = "db-pg.json"         # CFSSL's database configuration; required unless files are given below
-    crl = []                         # instead of a database: CRLs, complete and delta, DER or PEM
-    allow_expired = false            # use CRLs past their nextUpdate
-    index = "/var/lib/ocspd/index"   # index directory to keep fresh; required
-    publish = []                     # URLs the index is also published to (s3://, gs://, az://, file://)
-    processes = 0                    # signing processes of a pass; 0: one for each usable CPU
-    pass_interval = "10m"            # pause between two looks at every certificate
-    table = false                    # write the table ocsp_responses as well, as ocsprefresh does
-    admin_address = "127.0.0.1"      # /metrics, /livez and /readyz
-    admin_port = 9403                # 0: none
-
-    [[issuer]]                       # once for each issuing CA; at least one
-    ca = "ca.pem"                    # required
-    responder = "ocsp.pem"           # required; the CA certificate itself for answers signed by the CA
-    responder_key = "ocsp-key.pem"   # required
-    validity = "96h"                 # nextUpdate - thisUpdate
-    certid_hashes = ["sha1", "sha256"]
-    responder_id = ""                # "key" or "name"; "": key, but name where the CA signs for itself
-    embed_ca = false                 # embed the CA certificate as well
-    refresh_after = 0.5              # the share of its life after which an answer is renewed, 0.1 to 0.9
-    index_txt = []                   # instead of a database: index.txt of openssl ca
-    serials = []                     # beside crl: lists of issued serials, which may be called good
-
-Paths are relative to the file. Durations are Go's: `96h`, `10m`.
+This module is the manual of the file. The keys of `SignerConfig` come first, then one `[[issuer]]` table for
+each issuing CA, with the keys of `IssuerConfig`. `deploy/ocspd.toml` is an example with every key. Unknown
+keys are errors. Paths are relative to the file. Durations are written as in Go: `96h`, `10m`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,39 +19,99 @@ from ocspd.wire import parse_duration
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerConfig:
-    """The files and rules of one issuer, as in `[[issuer]]` above."""
+    """One `[[issuer]]` table: an issuing CA and how responses about its certificates are signed."""
 
     ca: str
+    """The CA certificate, PEM or DER. Required.
+
+    A CA whose key is used under two names (renamed, cross-certified) has one table for each certificate.
+    """
     responder: str
+    """The certificate that signs: issued by `ca` with the extended key usage OCSPSigning. Required.
+
+    Name the CA certificate itself when the CA signs its own responses. A replaced file is checked and then
+    used without a restart; one that cannot be used is reported, and the certificate loaded before stays.
+    """
     responder_key: str
+    """The private key of `responder`, PEM. Required. CFSSL_CA_PK_PASSWORD opens an encrypted one."""
     validity: timedelta = timedelta(hours=96)
+    """How long a response is valid; more than a minute.
+
+    It bounds both how long responders can go on without a signer and how long an old "good" can be
+    replayed. nextUpdate is never later than the end of `responder`, nor than nextUpdate of the CRL used.
+    """
     certid_hashes: tuple[str, ...] = ("sha1", "sha256")
+    """The CertID hash algorithms to sign for: "sha1", "sha256", "sha384", "sha512".
+
+    Clients accept only the one they asked for. Each costs one more signature and one more index entry
+    per certificate.
+    """
     responder_id: str = ""
+    """How responses name their signer: "key" or "name" (RFC 6960 §4.2.2.3).
+
+    By default "key", but "name" where the CA signs for itself, as GnuTLS finds a CA by its name only.
+    """
     embed_ca: bool = False
+    """Whether the CA certificate is embedded as well.
+
+    Servers that staple responses but send a chain of the leaf alone need it. It is stored once per
+    segment, but adds its size to every reply.
+    """
     refresh_after: float = 0.5
+    """The share of its validity after which a response is renewed at the latest, 0.1 to 0.9.
+
+    Each is renewed up to a quarter of the validity earlier, so that they are not all due at once: with the
+    defaults 24 to 48 h after it was signed. A signer may then be away for 48 h before the first response
+    expires. A lower value leaves more time for repairs and signs more often. Renewal is never later than
+    8 h before nextUpdate or 4 days after thisUpdate (Baseline Requirements §4.9.9).
+    """
     index_txt: tuple[str, ...] = ()
+    """Instead of `db_config`: databases of `openssl ca` (index.txt) with this CA's certificates."""
     serials: tuple[str, ...] = ()
+    """Beside `crl` or `index_txt`: lists of issued serial numbers, one a line.
+
+    A certificate named here is good unless it is revoked; a CRL alone makes no certificate good.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerConfig:
-    """A signer daemon, as in the module's example."""
+    """The top of `ocspd.toml`: where statuses come from and where responses go."""
 
     index: str
+    """The index directory to keep fresh; made when it is missing. Required. One signer per directory."""
     issuer: tuple[IssuerConfig, ...]
+    """The `[[issuer]]` tables, at least one."""
     db_config: str = ""
+    """CFSSL's database configuration (JSON). Required, unless `crl`, `index_txt` or `serials` name files."""
     crl: tuple[str, ...] = ()
+    """Instead of `db_config`: CRLs, complete and delta, DER or PEM, each matched to its issuer by name and
+    signature. A file is read again when it changes."""
     allow_expired: bool = False
+    """Whether CRLs past their nextUpdate are used; otherwise they are refused."""
     publish: tuple[str, ...] = ()
+    """URLs to copy the index to: s3://, gs://, az://, file:// (docs/distribution.md). One signer per URL."""
     processes: int = 0
+    """How many processes sign during a pass, 0 to 1024; 0 is one for each CPU the signer may use.
+
+    They run at the lowest priority. Give a number to keep CPUs free on a machine that is never idle.
+    """
     pass_interval: timedelta = timedelta(minutes=10)
+    """The pause between two passes over all certificates; above zero.
+
+    Changes do not wait for a pass. The pause is at least nine times as long as the pass before it, so that
+    passes take a tenth of the time at most.
+    """
     table: bool = False
+    """Whether responses are written to the table `ocsp_responses` as well, as `ocsprefresh` does."""
     admin_address: str = "127.0.0.1"
-    admin_port: int = field(default=9403)
+    """Where /metrics, /livez, /readyz and /healthz listen; keep it away from clients."""
+    admin_port: int = 9403
+    """The TCP port of these, 0 to 65535; 0 means none."""
 
     @property
     def from_files(self) -> bool:
-        """Whether files are named that say the status of certificates."""
+        """Whether statuses come from files instead of a database."""
         return bool(self.crl) or any(issuer.index_txt or issuer.serials for issuer in self.issuer)
 
     def check_source(self, where: str) -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import subprocess
-from dataclasses import fields
+import tomllib
+from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from ocspd import config as config_module
 from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
 from tests.deploy.balanced import DEPLOY, nginx_main
 from tests.tools import do_without, need
@@ -99,8 +104,40 @@ def test_the_signer_daemons_configuration_shows_every_key_with_its_default(tmp_p
     keys = re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)
     known = {entry.name for kind in (SignerConfig, IssuerConfig) for entry in fields(kind)}
     assert sorted(keys) == sorted(known - {"issuer"})
-    shown = "processes|pass_interval|table|allow_expired|certid_hashes|responder_id"
-    defaults = re.sub(rf"^# (?=({shown}) = )", "", text, flags=re.MULTILINE)
-    (tmp_path / "ocspd.toml").write_text(defaults)
-    (tmp_path / "plain.toml").write_text(text)
-    assert load_signer_config(tmp_path / "ocspd.toml") == load_signer_config(tmp_path / "plain.toml")
+    every = re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)
+    for kind, table in (
+        (SignerConfig, tomllib.loads(every)),
+        (IssuerConfig, tomllib.loads(every)["issuer"][0]),
+    ):
+        for entry in fields(kind):
+            if entry.default is not MISSING and entry.default not in ("", ()):
+                (tmp_path / "ocspd.toml").write_text(_only(kind, entry.name, table[entry.name]))
+                loaded = load_signer_config(tmp_path / "ocspd.toml")
+                value = getattr(loaded if kind is SignerConfig else loaded.issuer[0], entry.name)
+                assert value == entry.default, f"{entry.name}: the file shows another default"
+
+
+def _only(kind: type, name: str, value: object) -> str:
+    """Return a configuration with this key and those that are required."""
+    line = f"{name} = {json.dumps(value)}\n"
+    top, issuer = (line, "") if kind is SignerConfig else ("", line)
+    required = 'ca = "ca.pem"\nresponder = "ocsp.pem"\nresponder_key = "ocsp-key.pem"\n'
+    return f'index = "index"\ndb_config = "db.json"\n{top}[[issuer]]\n{required}{issuer}'
+
+
+def test_the_configurations_manual_explains_every_key() -> None:
+    """Each field of the dataclasses is followed by a text, as nobody documents the file a second time."""
+    tree = ast.parse(Path(config_module.__file__).read_text())
+    explained = set()
+    for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for one, following in pairwise(kind.body):
+            if (
+                isinstance(one, ast.AnnAssign)
+                and isinstance(one.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+            ):
+                explained.add((kind.name, one.target.id))
+    assert explained == {
+        (kind.__name__, entry.name) for kind in (SignerConfig, IssuerConfig) for entry in fields(kind)
+    }
