@@ -198,7 +198,7 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "pki.names.attributes": (element(0x30, RDN), nested(0x30)),
     "pki.names.is_oid": (repeated("1."), repeated("1", before="1.")),
     "pki.names.parse": (element(0x30, RDN), element(0x30, b"\x31\x00"), nested(0x30)),
-    "pki.ocsp_der.children": (element(0x30, b"\x05\x00"), nested(0x30)),
+    "pki.der.children": (element(0x30, b"\x05\x00"), nested(0x30)),
     "pki.pem.blocks": PEM_TEXTS,
     "pki.profiles.parse_config": SOME_JSON,
     "pki.sans.classify": tuple(partial(one_host, make) for make in HOSTS),
