@@ -32,6 +32,7 @@ FLOORS = {
     "errors": 0,
     "files": 0,
     "logs": 0,
+    "machine": 0,
     "metrics": 0,
     "model": 0,
     "shown": 0,
@@ -44,6 +45,7 @@ FLOORS = {
 SAME_FLOOR_ALLOWED = {
     ("app", "config"),  # the assembly reads the configuration
     ("__main__", "cli"),
+    ("files", "machine"),
 }
 
 CONFINED = {

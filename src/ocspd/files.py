@@ -6,21 +6,22 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from ocspd.errors import OCSPDError
+from ocspd.machine import MACHINE, Machine
 
 
-def write_atomic(path: str | Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: str | Path, data: bytes, mode: int = 0o644, *, machine: Machine = MACHINE) -> None:
     """Replace path by data in one step, with exactly the permissions `mode`.
 
     A reader sees the old content or the new one; after a crash one of the two is there. Raises
     OCSPDError naming the path when the directory cannot be written to.
     """
     path = Path(path)
+    temporary = path.parent / f".{path.name}.{machine.random_bytes(4).hex()}"
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as err:
         raise OCSPDError(f"{path}: cannot write: {err.strerror}") from err
     try:
@@ -28,12 +29,12 @@ def write_atomic(path: str | Path, data: bytes, mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        fsync_directory(path.parent)
+            machine.fsync(file.fileno())
+        machine.replace(temporary, path)
+        machine.fsync_directory(path.parent)
     except BaseException as err:
         with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+            machine.unlink(temporary)
         if isinstance(err, OSError):
             raise OCSPDError(f"{path}: cannot write: {err.strerror}") from err
         raise
@@ -68,12 +69,3 @@ def check_output(path: str | Path) -> None:
         )
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
         raise OCSPDError(f"{path}: is not a regular file: name another")
-
-
-def fsync_directory(path: Path) -> None:
-    """Make renames and new names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

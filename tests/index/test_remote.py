@@ -24,6 +24,7 @@ from ocspd.index import remote as remote_module
 from ocspd.index.directory import COPY_NAME, IndexDirectory
 from ocspd.index.manifest import SegmentRef
 from ocspd.index.remote import REMOTE_GRACE_S, REMOTE_KEPT_S, RemoteIndex
+from ocspd.machine import Machine
 from tests.index.buckets import Bucket, Proxy, bucket, proxy
 from tests.native.answers import Authority
 
@@ -344,19 +345,18 @@ async def test_a_full_disk_refuses_the_new_generation_and_keeps_the_old(
 
 
 async def test_a_disk_that_fills_up_meanwhile_is_one_line(
-    place: Bucket | Folder, source: IndexDirectory, target: IndexDirectory, monkeypatch: pytest.MonkeyPatch
+    place: Bucket | Folder, source: IndexDirectory, target: IndexDirectory
 ) -> None:
     manifest = source.manifest()
     assert manifest is not None
     await RemoteIndex(place.url, CLOCK).publish(source, manifest)
 
-    def full(path: object, target: object) -> None:
-        raise OSError(28, "No space left on device")
+    class Full(Machine):
+        def replace(self, source: str | Path, target: str | Path) -> None:
+            raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(remote_module, "_rename", full)
-        with pytest.raises(IndexFileError, match="cannot write: No space left on device"):
-            await RemoteIndex(place.url, CLOCK).pull(target)
+    with pytest.raises(IndexFileError, match="cannot write: No space left on device"):
+        await RemoteIndex(place.url, CLOCK).pull(IndexDirectory(target.path, Full()))
     assert files(target) == set()
 
 

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import final
 
 from ocspd._index import Index, Segment
+from ocspd.machine import Machine
 
 @final
 class SegmentWriter:
@@ -14,7 +15,7 @@ class SegmentWriter:
     (templates): answers that share nothing stay in memory whole until the segment is finished.
     """
 
-    def __init__(self, path: str, *, created_at: int, paced: bool = False) -> None:
+    def __init__(self, path: str, *, created_at: int, paced: bool = False, machine: Machine = ...) -> None:
         """Start a segment at path; `created_at` in seconds since the epoch goes into its header.
 
         A paced writer writes pieces of 16 KiB with a pause of a millisecond after each, so that the kernel's

@@ -55,7 +55,7 @@ from ocspd.index._paced_write cimport E_IO, E_STOPPED, damaged, write_until
 from ocspd.index._tables cimport E_ISSUERS, E_TEMPLATES, Tables, unusable
 
 from ocspd.errors import DERError, IndexFileError
-from ocspd.files import fsync_directory
+from ocspd.machine import MACHINE
 
 cdef enum:
     BUFFER = 1 << 16
@@ -72,6 +72,7 @@ cdef class SegmentWriter:
     cdef readonly object added
     cdef readonly object skipped
     cdef str _temporary
+    cdef object _machine
     cdef int _file
     cdef SlotKeys _keys
     cdef readonly bint paced
@@ -88,7 +89,7 @@ cdef class SegmentWriter:
         self._file = -1
         self._buffer = NULL
 
-    def __init__(self, str path not None, *, created_at, bint paced=False):
+    def __init__(self, str path not None, *, created_at, bint paced=False, machine not None=MACHINE):
         if self._buffer != NULL:
             raise TypeError("a SegmentWriter is initialised once")
         self.path = path
@@ -96,7 +97,8 @@ cdef class SegmentWriter:
         self.skipped = 0
         self.paced = paced
         self._created_at = created_at
-        self._seed = int.from_bytes(os.urandom(8), "little")
+        self._machine = machine
+        self._seed = int.from_bytes(machine.random_bytes(8), "little")
         directory, name = os.path.split(path)
         try:
             self._file, self._temporary = tempfile.mkstemp(prefix=f".{name}.", dir=directory or ".")
@@ -132,7 +134,7 @@ cdef class SegmentWriter:
             os.close(self._file)
             self._file = -1
             try:
-                os.unlink(self._temporary)
+                self._machine.unlink(Path(self._temporary))
             except OSError:
                 pass
 
@@ -583,13 +585,13 @@ cdef class SegmentWriter:
             os.ftruncate(self._file, header.file_size)
             self._place(bytes(head), 0)
             os.fchmod(self._file, 0o644)
-            os.fsync(self._file)
-            os.replace(self._temporary, self.path)
+            self._machine.fsync(self._file)
+            self._machine.replace(self._temporary, self.path)
             directory = os.path.dirname(self.path) or "."
             os.close(self._file)
             self._file = -1
             self._keys.close()
-            fsync_directory(Path(directory))
+            self._machine.fsync_directory(Path(directory))
         except OSError as err:
             self.abort()
             raise IndexFileError(f"{self.path}: cannot write segment: {err.strerror}") from err

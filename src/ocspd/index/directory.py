@@ -16,14 +16,12 @@ import fcntl
 import hashlib
 import os
 import re
-import secrets
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index, Segment
 from ocspd.errors import IndexFileError, OCSPDError
-from ocspd.files import fsync_directory, read_bounded, write_atomic
+from ocspd.files import read_bounded, write_atomic
 from ocspd.index._writer import SegmentWriter
 from ocspd.index.manifest import (
     MANIFEST_NAME,
@@ -34,6 +32,7 @@ from ocspd.index.manifest import (
     SegmentRef,
     parse_manifest,
 )
+from ocspd.machine import MACHINE, Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,8 +52,9 @@ KEPT_BYTES = 32 << 20
 class IndexDirectory:
     """Read and publish the index that lives in one directory."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, machine: Machine = MACHINE) -> None:
         self.path = Path(path)
+        self.machine = machine
         self._locks: list[int] = []
         self._adopted: dict[str, float] = {}  # what no manifest has named yet, and since when (monotonic)
 
@@ -122,14 +122,14 @@ class IndexDirectory:
                     return False
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            path.replace(self.segment_path(ref))
-            fsync_directory(self.path)
+                self.machine.fsync(file.fileno())
+            self.machine.replace(path, self.segment_path(ref))
+            self.machine.fsync_directory(self.path)
         except OSError as err:
             raise IndexFileError(f"{path}: cannot write segment: {err.strerror}") from err
         finally:
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                self.machine.unlink(path)
         return True
 
     def segment_path(self, ref: SegmentRef) -> Path:
@@ -220,11 +220,11 @@ class IndexDirectory:
 
     def writer(self, now_s: int, *, paced: bool = False) -> SegmentWriter:
         """Start a segment in this directory; pass it to `adopt` when it is finished."""
-        return SegmentWriter(str(self.new_path()), created_at=now_s, paced=paced)
+        return SegmentWriter(str(self.new_path()), created_at=now_s, paced=paced, machine=self.machine)
 
     def new_path(self) -> Path:
         """Name a file for a segment in the making; `collect` removes it if it is left behind."""
-        return Path(f"{self.prefix}{os.getpid()}-{time.monotonic_ns()}.seg")
+        return Path(f"{self.prefix}{os.getpid()}-{self.machine.random_bytes(8).hex()}.seg")
 
     def adopt(self, path: str | Path) -> SegmentRef:
         """Give a finished segment of this directory its content-addressed name; on failure it is removed."""
@@ -237,12 +237,12 @@ class IndexDirectory:
                 entries=segment.entries,
                 created_at=segment.created_at,
             )
-            self._adopted[ref.file_name] = time.monotonic()
-            path.replace(self.segment_path(ref))
-            fsync_directory(self.path)
+            self._adopted[ref.file_name] = self.machine.monotonic()
+            self.machine.replace(path, self.segment_path(ref))
+            self.machine.fsync_directory(self.path)
         except BaseException as err:
             with contextlib.suppress(OSError):  # the first error is the one to tell
-                path.unlink(missing_ok=True)
+                self.machine.unlink(path)
             if isinstance(err, OSError):
                 raise IndexFileError(f"{path}: cannot rename segment: {err.strerror}") from err
             raise
@@ -293,17 +293,18 @@ class IndexDirectory:
             segments=tuple(segments),
             changes=tuple(changes[:MAX_CHANGES]),
             index_id=next((one.index_id for one in (before, copy) if one and one.index_id), "")
-            or secrets.token_hex(16),
+            or self.machine.random_bytes(16).hex(),
         )
 
     def replace(self, manifest: Manifest, before: Manifest | None) -> None:
         """Put a manifest in the place of `before`; the grace time of what it no longer names begins now."""
-        for ref in set(before.segments if before else ()) - set(manifest.segments):
-            with contextlib.suppress(OSError):
-                os.utime(self.segment_path(ref))
+        for ref in before.segments if before else ():
+            if ref not in manifest.segments:
+                with contextlib.suppress(OSError):
+                    self.machine.touch(self.segment_path(ref))
         data = manifest.to_bytes()
         try:
-            write_atomic(self.manifest_path, data)
+            write_atomic(self.manifest_path, data, machine=self.machine)
         except OCSPDError as err:
             raise IndexFileError(str(err)) from err
         for ref in manifest.segments:
@@ -311,7 +312,7 @@ class IndexDirectory:
         with contextlib.suppress(OSError):  # the manifest is in force without it
             temporary = self.path / f".{MANIFEST_NAME}.copy"
             temporary.write_bytes(data)
-            temporary.replace(self.path / COPY_NAME)
+            self.machine.replace(temporary, self.path / COPY_NAME)
 
     def discard_unfinished(self) -> None:
         """Remove the segments that earlier writers left unfinished; before the lock's holder starts its own.
@@ -324,7 +325,7 @@ class IndexDirectory:
             return  # the directory is gone, and they with it
         for path in found:
             with contextlib.suppress(OSError):
-                path.unlink()
+                self.machine.unlink(path)
 
     def collect(self, now_s: float, grace_s: float = 300, *, manifest: Manifest | None = None) -> list[str]:
         """Remove segments that have been named by no manifest for more than grace_s seconds.
@@ -339,7 +340,7 @@ class IndexDirectory:
         if manifest is None:
             manifest = self.manifest()
         kept = {ref.file_name for ref in manifest.segments} if manifest else set()
-        finished = [(name, time.monotonic() - since) for name, since in tuple(self._adopted.items())]
+        finished = [(name, self.machine.monotonic() - since) for name, since in tuple(self._adopted.items())]
         kept |= {name for name, age_s in finished if age_s <= grace_s}
         for name in [name for name, age_s in finished if age_s > grace_s]:
             self._adopted.pop(name, None)
@@ -349,15 +350,15 @@ class IndexDirectory:
             if path.name in kept or not (path.suffix == ".seg" or leftover) or _in_the_making(path.name):
                 continue
             with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((abs(now_s - status.st_ctime), status.st_size, path))
+                age_s = abs(now_s - self.machine.changed_at(path))
+                found.append((age_s, path.stat().st_size, path))
         removed = []
         total = 0
         for age_s, size, path in sorted(found, key=lambda each: each[0]):
             total += size
             if age_s > grace_s or (total > KEPT_BYTES and age_s > KEPT_S):
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    self.machine.unlink(path)
                     removed.append(path.name)
         return removed
 

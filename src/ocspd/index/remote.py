@@ -18,14 +18,12 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd import strict_json
 from ocspd.errors import ConfigError, IndexFileError
-from ocspd.files import fsync_directory
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.manifest import (
     MANIFEST_NAME,
@@ -36,8 +34,9 @@ from ocspd.index.manifest import (
     check_not_in_the_future,
     parse_manifest,
 )
-from ocspd.index.store import CONCURRENCY, MissingObjectError, RemoteStore
+from ocspd.index.store import CONCURRENCY, MissingObjectError, ObjectStore, RemoteStore
 from ocspd.logs import logger
+from ocspd.machine import MACHINE, Machine
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -94,13 +93,16 @@ class RemoteIndex:
         *,
         disk_usage: Callable[[Path], Space] = shutil.disk_usage,
         check: Check | None = None,
+        store: ObjectStore | None = None,
     ) -> None:
         """Raise ConfigError when the URL or the store's settings cannot be used.
+
+        `store` is what is there, where that is not to be found out from the URL.
 
         `check` looks into the segments of a generation before it is used, elsewhere than in this process
         where that is given.
         """
-        self._store = RemoteStore(url)
+        self._store: ObjectStore = RemoteStore(url) if store is None else store
         self._store.check()
         self._clock = clock
         self._disk_usage = disk_usage
@@ -165,7 +167,7 @@ class RemoteIndex:
                 raise
             logger.warning("%s; pulling it again", err)
             with contextlib.suppress(OSError):
-                directory.manifest_path.unlink(missing_ok=True)
+                directory.machine.unlink(directory.manifest_path)
             return None
         return local
 
@@ -211,18 +213,18 @@ class RemoteIndex:
     async def _fetch(self, directory: IndexDirectory, ref: SegmentRef) -> None:
         path = directory.new_path()
         try:
-            digest = await self._download(ref, path)
+            digest = await self._download(ref, path, directory.machine)
             if digest != ref.sha256:
                 raise IndexFileError(
                     f"{self.url}/{ref.file_name}: contents do not match the manifest's SHA-256: not used"
                 )
-            await asyncio.to_thread(_rename, path, directory.segment_path(ref))
+            await asyncio.to_thread(_rename, directory, path, ref)
         except OSError as err:
             raise IndexFileError(f"{path}: cannot write: {err.strerror}") from err
         finally:
-            path.unlink(missing_ok=True)
+            directory.machine.unlink(path)
 
-    async def _download(self, ref: SegmentRef, path: Path) -> str:
+    async def _download(self, ref: SegmentRef, path: Path, machine: Machine = MACHINE) -> str:
         """Write a segment to a file, going on where a broken connection ended; its SHA-256."""
         digest, written = hashlib.sha256(), 0
 
@@ -232,7 +234,7 @@ class RemoteIndex:
 
         def finish() -> None:
             file.flush()
-            os.fsync(file.fileno())
+            machine.fsync(file.fileno())
 
         with path.open("xb") as file:
             for attempt in range(_ATTEMPTS):
@@ -368,9 +370,9 @@ def _has(directory: IndexDirectory, ref: SegmentRef) -> bool:
         return False
 
 
-def _rename(path: Path, target: Path) -> None:
-    path.replace(target)
-    fsync_directory(target.parent)
+def _rename(directory: IndexDirectory, path: Path, ref: SegmentRef) -> None:
+    directory.machine.replace(path, directory.segment_path(ref))
+    directory.machine.fsync_directory(directory.path)
 
 
 def _mib(octets: int) -> int:

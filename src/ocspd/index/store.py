@@ -18,7 +18,7 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -51,6 +51,57 @@ _KINDS: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 
 class MissingObjectError(IndexFileError):
     """There is no object of that name."""
+
+
+class ObjectStore(Protocol):
+    """What an index needs of a store. Every method raises IndexFileError when the store refuses."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, without credentials."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether one can publish here."""
+        ...
+
+    def check(self) -> None:
+        """Find settings that cannot work before anything is contacted; ConfigError names them."""
+        ...
+
+    def create(self) -> None:
+        """Make the place, where that is not its owner's affair."""
+        ...
+
+    async def read(
+        self, name: str, *, limit: int, unless: str | None = None
+    ) -> tuple[bytes, str | None] | None:
+        """Return a small object and its ETag; None when the ETag is still `unless`.
+
+        MissingObjectError when there is none; IndexFileError when it has more than `limit` octets.
+        """
+        ...
+
+    async def size(self, name: str) -> int | None:
+        """Return an object's size in octets; None when there is no such object."""
+        ...
+
+    def stream(self, name: str, offset: int = 0) -> AsyncGenerator[memoryview, None]:
+        """Yield an object's octets from `offset` on."""
+        ...
+
+    async def write(self, name: str, content: bytes | Path) -> None:
+        """Store an object in one step."""
+        ...
+
+    async def names(self) -> list[str]:
+        """List the objects directly under the URL."""
+        ...
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        ...
 
 
 class RemoteStore:

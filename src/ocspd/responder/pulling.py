@@ -7,7 +7,6 @@ pulled before, and one that loses the store goes on until its answers expire.
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -136,7 +135,7 @@ class PulledIndex:
         seconds = self._poll_s
         if self._failed:
             seconds = max(seconds, min(self._poll_s * 2 ** min(self._failed, 10), _BACKOFF_MAX_S))
-        seconds *= random.uniform(0.9, 1.1)  # noqa: S311  (so that responders do not ask in step)
+        seconds *= 0.9 + 0.2 * self.directory.machine.fraction()  # so that responders do not ask in step
         with suppress(TimeoutError):
             async with time_limit(seconds):
                 await self._forced.wait()
@@ -160,7 +159,7 @@ class PulledIndex:
         except IndexFileError as err:
             logger.warning("%s; pulling it again", err)
             with suppress(OSError):
-                self.directory.manifest_path.unlink(missing_ok=True)
+                self.directory.machine.unlink(self.directory.manifest_path)
             return False
         return True
 
@@ -173,5 +172,5 @@ class PulledIndex:
                 self.directory.verify(ref)
             except IndexFileError:
                 with suppress(OSError):
-                    self.directory.segment_path(ref).unlink(missing_ok=True)  # it is pulled again
+                    self.directory.machine.unlink(self.directory.segment_path(ref))  # it is pulled again
                 raise

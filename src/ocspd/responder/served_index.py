@@ -6,7 +6,6 @@ Nothing here touches a page of a segment: the examiner does (`responder/examiner
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError
@@ -179,7 +178,7 @@ class ServedIndex:
             soon = any(issuer.expired(now_s) > _WORTH_A_SURVEY for issuer in self.issuers)
             pause = _SURVEY_SOON_S if soon else _SURVEY_EVERY_S
             await asyncio.sleep(max(pause, _SURVEY_SHARE * self._survey_s))
-            manifest, started = self.manifest, time.monotonic()
+            manifest, started = self.manifest, asyncio.get_running_loop().time()
             assert manifest is not None
             try:
                 self.issuers = await self._examining.survey(self.directory, manifest)
@@ -188,7 +187,7 @@ class ServedIndex:
                 logger.debug("%s", err)
                 self._survey_s = _SURVEY_EVERY_S
             else:
-                self._survey_s = time.monotonic() - started
+                self._survey_s = asyncio.get_running_loop().time() - started
 
     def _now_s(self) -> float:
         return self._clock.now().timestamp()

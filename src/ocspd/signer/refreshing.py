@@ -423,7 +423,8 @@ class SignerDaemon:
         self._save_state()
 
     def _save_state(self) -> None:
-        write_atomic(self._state_path, json.dumps(self._state).encode() + b"\n")
+        data = json.dumps(self._state).encode() + b"\n"
+        write_atomic(self._state_path, data, machine=self._generations.directory.machine)
 
     # -- passes ----------------------------------------------------------------------------------
 
