@@ -19,7 +19,6 @@ from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
 from ocspd.signer.resolving import combined, find_together, gone
 from ocspd.signer.signing import to_chunk
-from ocspd.signer.signing_pool import SigningPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
     from ocspd.signer.issuers import Issuers
     from ocspd.signer.resolving import AllRows
     from ocspd.signer.signing import CertKey, RowSigner
+    from ocspd.signer.signing_pool import Pool, Pools
     from ocspd.signer.staleness import StaleRows
 
 _CHUNK_ROWS = 1_000
-LOCAL_ROWS = 400
-"""Fewer changes than this are signed before a process would have started."""
 OWED = 200_000
 """How many certificates of failing signers are remembered; beyond them the next pass answers."""
 
@@ -186,16 +184,17 @@ class Crew:
     Processes take a second to start, in which changes are signed here: nobody waits for them.
     """
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, pools: Pools) -> None:
         self._processes = processes
+        self._pools = pools
         self._issuers: Issuers | None = None
-        self._starting: asyncio.Task[SigningPool] | None = None
+        self._starting: asyncio.Task[Pool] | None = None
 
     def for_changes(self, count: int, issuers: Issuers, local: RowSigner) -> RowSigner:
         """Return who signs so many changes."""
         if self._issuers is not issuers:
             self.dismiss()
-        if count <= LOCAL_ROWS:
+        if count <= self._pools.local_rows:
             return local
         if self._starting is None:
             self._issuers = issuers
@@ -205,8 +204,8 @@ class Crew:
             return task.result()
         return local
 
-    async def _start(self, issuers: Issuers) -> SigningPool:
-        pool = SigningPool(issuers.signers, processes=self._processes)
+    async def _start(self, issuers: Issuers) -> Pool:
+        pool = self._pools.make(issuers.signers, processes=self._processes)
         return await pool.__aenter__()
 
     def dismiss(self) -> None:
@@ -221,7 +220,7 @@ class Crew:
             _close(task)
 
 
-def _close(task: asyncio.Task[SigningPool]) -> None:
+def _close(task: asyncio.Task[Pool]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
 

@@ -47,7 +47,7 @@ from ocspd.signer.signing import (
     ends,
     reduced,
 )
-from ocspd.signer.signing_pool import DEPTH, SigningPool
+from ocspd.signer.signing_pool import DEPTH, Pools
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -64,8 +64,6 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1_000
 """Rows in one message to a signing process and in one upsert: 17 ms of P-256 signatures for each hash."""
-LOCAL_ROWS = 400
-"""A table smaller than this is signed before a process would have started."""
 _AKI = attrgetter("aki")
 _STATUS = attrgetter("status")
 
@@ -83,6 +81,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     segments: SegmentSink | None = None,
     staleness: Staleness | None = None,
     turns: TableTurns | None = None,
+    pools: Pools | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
     on_failed: Callable[[int, str], None] | None = None,
@@ -94,6 +93,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     `segments` gets them as files. Where `staleness` says that a row needs no new answer it is fresh.
     `turns` has what a change wrote to the table while the pass runs, which the pass leaves alone.
     `numbers` has the number of the signer by the rows' key identifiers; by default the signers say it.
+    `pools` makes signing processes.
     `processes` 0 means one for each usable CPU; in the `background` they yield to everything else.
     Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails. A signer
     that cannot sign is told to `on_failed`, by number and reason; without that, SignerError comes in the end.
@@ -107,6 +107,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
         segments=segments,
         staleness=staleness,
         turns=turns or TableTurns(),
+        pools=pools or Pools(),
         on_progress=on_progress,
         on_skip=on_skip,
     )
@@ -146,6 +147,7 @@ class _SigningPass:
     segments: SegmentSink | None
     staleness: Staleness | None
     turns: TableTurns
+    pools: Pools
     on_progress: Callable[[Progress], None] | None
     on_skip: Callable[[SkippedRow], None] | None
     report: PassReport = field(default_factory=PassReport)
@@ -178,7 +180,7 @@ class _SigningPass:
             first, second = await anext(stream, None), await anext(stream, None)
             begin = [packed for packed in (first, second) if packed is not None]
             # rows that did not travel together are many, however few are in one piece
-            count = LOCAL_ROWS if second is not None else sum(packed.count for packed in begin)
+            count = self.pools.local_rows if second is not None else sum(packed.count for packed in begin)
             async with self._signing(count, processes, background=background) as signing:
 
                 async def work() -> AsyncGenerator[Awaitable[None]]:
@@ -211,10 +213,10 @@ class _SigningPass:
             created_at = int(self.clock.now().timestamp())
             segments = Segments(self.segments.prefix, created_at, keep=self.table or self.index is not None)
         sorting = IssuerRouter(self.issuers.numbers, self.staleness, frozenset(self.contested))
-        if (processes == 1 and not background) or rows < LOCAL_ROWS:
+        if (processes == 1 and not background) or rows < self.pools.local_rows:
             yield LocalSigning(self.issuers.signers, segments, sorting)
             return
-        async with SigningPool(
+        async with self.pools.make(
             self.issuers.signers,
             processes=processes,
             background=background,

@@ -46,6 +46,7 @@ from ocspd.signer.presigning import in_table, run_pass, table_hash, usable_cpus
 from ocspd.signer.resolving import AllRows
 from ocspd.signer.signer_parts import SKIPPED_KEPT, SignerStats
 from ocspd.signer.signing import LocalSigning
+from ocspd.signer.signing_pool import Pools
 from ocspd.signer.staleness import Staleness
 from ocspd.signer.sweeping import good_answers
 from ocspd.tasks import Tasks, cancelled_from_outside, time_limit
@@ -94,10 +95,14 @@ class SignerDaemon:
         generations: Generations,
         clock: Clock,
         settings: RefreshSettings,
+        pools: Pools | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_pass: Callable[[], None] | None = None,
     ) -> None:
-        """`on_progress` is told how far a pass is, `on_pass` that one has ended, well or not."""
+        """`on_progress` is told how far a pass is, `on_pass` that one has ended, well or not.
+
+        `pools` makes signing processes.
+        """
         self.stats = SignerStats()
         self.ready = asyncio.Event()
         """Set when the first pass is published: every certificate known then has its answer."""
@@ -110,7 +115,8 @@ class SignerDaemon:
         self._on_pass = on_pass
         self._issuers = Issuers.of(())
         self._local: RowSigner = LocalSigning(())
-        self._crew = Crew(settings.processes or usable_cpus())
+        self._pools = pools or Pools()
+        self._crew = Crew(settings.processes or usable_cpus(), self._pools)
         self._owed = Owed()
         self._turns = TableTurns()
         self._trim_trouble = ""
@@ -469,6 +475,7 @@ class SignerDaemon:
                 segments=_Slices(self._generations, self._settings.slice_answers),
                 staleness=self._staleness(issuers, signed_after_s),
                 turns=self._turns,
+                pools=self._pools,
                 on_progress=self._on_progress,
                 on_skip=skipped.append,
                 on_failed=failed.__setitem__,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from ocspd.certdb.packed import unpack
 from ocspd.errors import IndexFileError, OCSPDError, SignerError
 from ocspd.index._writer import SegmentWriter
+from ocspd.machine import MACHINE, Machine
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp_template import SignedRows
 
@@ -135,6 +136,7 @@ class Segments:
     prefix: str
     created_at: int
     keep: bool = False
+    machine: Machine = MACHINE
 
 
 class RowSigner(Protocol):
@@ -401,7 +403,9 @@ class BatchSigner:
         if self._segments is not None and self._writer is None:
             self._written += 1
             path = f"{self._segments.prefix}{os.getpid()}-{self._written}.seg"
-            self._writer = SegmentWriter(path, created_at=self._segments.created_at)
+            self._writer = SegmentWriter(
+                path, created_at=self._segments.created_at, machine=self._segments.machine
+            )
         return self._writer
 
     def finish(self) -> str | None:

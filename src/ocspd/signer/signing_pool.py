@@ -20,12 +20,12 @@ import socket
 import struct
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 
 from ocspd.errors import IndexFileError, OCSPDError, ProcessError, SignerError
 from ocspd.logs import capture_warnings
 from ocspd.signer.priority import leave_cpu_to_others, weigh_session_least
-from ocspd.signer.signing import BatchSigner, Chunk, PackedChunk, SignedChunk, SignedPacked
+from ocspd.signer.signing import BatchSigner, Chunk, PackedChunk, RowSigner, SignedChunk, SignedPacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +137,45 @@ class SigningPool:
         for worker in self._workers:
             worker.join()
         self._workers.clear()
+
+
+class Pool(RowSigner, Protocol):
+    """Whoever signs beside this process; `SigningPool` is one."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self) -> None:
+        """End every process. Idempotent."""
+        ...
+
+
+class PoolFactory(Protocol):
+    """Makes pools, as `SigningPool` does."""
+
+    def __call__(
+        self,
+        signers: Sequence[OCSPSigner],
+        *,
+        processes: int,
+        background: bool = False,
+        segments: Segments | None = None,
+        sorting: IssuerRouter | None = None,
+    ) -> Pool:
+        """Make a pool; it begins to work when it is entered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Where signing processes come from, and from how many rows on they are worth starting."""
+
+    make: PoolFactory = SigningPool
+    local_rows: int = 400
+    """Fewer rows are signed in this process, before another one would have started."""
 
 
 class _Worker:
