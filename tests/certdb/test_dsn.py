@@ -158,7 +158,7 @@ def test_a_broken_configuration_is_5200(data: bytes) -> None:
 )
 def test_a_source_of_another_driver_is_no_name_of_a_file(source: str) -> None:
     data = json.dumps({"driver": "sqlite3", "data_source": source}).encode()
-    with pytest.raises(CodedError, match="make them fit") as caught:
+    with pytest.raises(CodedError, match="correct one of them") as caught:
         parse_db_config(data)
     assert "Tr0ub4dor" not in str(caught.value)
 

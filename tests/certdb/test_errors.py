@@ -131,7 +131,7 @@ async def test_a_host_that_does_not_exist_is_named() -> None:
 
 async def test_a_refused_login_is_said(postgres_url: str) -> None:
     message = await message_of(DBConfig("postgres", postgres_url.replace("postgres:@", "nobody_here:@")))
-    assert "refuses the login" in message
+    assert "rejects the login" in message
 
 
 async def test_a_closed_database_stays_closed(certdb_config: DBConfig) -> None:

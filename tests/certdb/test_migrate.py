@@ -106,7 +106,7 @@ async def test_goose_can_read_and_write_the_state_table(empty: CertDB, db_config
     await raw.execute(db_config, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (5, true)")
     assert await migrate.current_version(empty) == 5
     assert await migrate.up(empty) == []
-    with pytest.raises(CodedError, match="migration 5, unknown to this program"):
+    with pytest.raises(CodedError, match="migration 5, unknown to this ocspd"):
         await migrate.down(empty)
 
 

@@ -364,7 +364,7 @@ async def test_D2_a_locked_table_is_an_error_in_time_and_read_when_it_is_free(
     await transaction.start()
     await locker.execute("LOCK TABLE certificates IN ACCESS EXCLUSIVE MODE")
     begun = time.monotonic()
-    with pytest.raises(CodedError, match="gives no answer"):
+    with pytest.raises(CodedError, match="does not respond"):
         await feed.read(cursor, 10)
     assert time.monotonic() - begun < 30  # 8 s on an idle machine
     await transaction.rollback()
@@ -384,7 +384,7 @@ async def test_D2_a_server_that_says_nothing_is_an_error_in_time(postgres_url: s
     port = server.sockets[0].getsockname()[1]
     source = f"host=127.0.0.1 port={port} user=x dbname=x sslmode=disable connect_timeout=1"
     feed = PostgresFeed(Database.of(source))
-    with pytest.raises(CodedError, match="gives no answer"):
+    with pytest.raises(CodedError, match="does not respond"):
         await feed.current_cursor()
     await feed.close()
     server.close()
@@ -477,7 +477,7 @@ async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on
             await feed.read(cursor, 10)
         off = await feed.current_cursor()
         assert await feed.read(off, 10) == ([], off)
-        assert caplog.text.count("does not note changes") == 1
+        assert caplog.text.count("does not record changes") == 1
         await raw.execute(config, "ALTER TABLE certificates ENABLE TRIGGER ALL")
         with pytest.raises(CursorLostError, match="triggers were off"):
             await feed.read(off, 10)
@@ -490,7 +490,7 @@ async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on
         )
         with pytest.raises(CursorLostError, match="triggers were off"):
             await feed.read(on, 10)
-        assert caplog.text.count("does not note changes") == 1
+        assert caplog.text.count("does not record changes") == 1
     finally:
         await feed.close()
 

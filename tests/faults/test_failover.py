@@ -72,7 +72,9 @@ async def test_D11_neither_a_lagging_standby_nor_an_old_primary_is_ever_believed
         old.stop()
         signer.refresher._pass_wanted.set()
         # first of all the connection is lost, which is trouble too
-        await signer.until(lambda: "no server there is a primary" in health.trouble("database"), "the reason")
+        await signer.until(
+            lambda: "none of its hosts is a primary" in health.trouble("database"), "the reason"
+        )
         assert not health.up("database")
         new.promote()
         await signer.until(lambda: health.up("database"), "the new primary is followed")

@@ -30,23 +30,23 @@ CHUNK_ROWS = 5000
 
 @dataclass(frozen=True, slots=True)
 class OddRows:
-    """Some of the rows `CertDB.stream_odd` finds."""
+    """A batch of the rows that `CertDB.stream_odd` finds."""
 
     rows: list[StatusRow]
     unreadable: list[str]
-    """Why other rows stand for no certificate: their serial number is none."""
+    """Why other rows were left out: their serial number cannot be read."""
 
 
 class CertDB(Protocol):
     """A certificate database. Safe to use from many tasks of one event loop.
 
-    Every operation raises CodedError 11000 when the database cannot be reached, is not migrated, holds
-    a value that cannot be read, or refuses the statement.
+    Every operation raises CodedError 11000 when the database cannot be reached, has not been migrated,
+    holds a value that cannot be read, or rejects the statement.
     """
 
     @property
     def name(self) -> str:
-        """The database for messages and logs: driver and location, without the password."""
+        """How messages and logs name the database: driver and location, without the password."""
         ...
 
     async def insert_certificate(self, row: CertificateRow) -> None:
@@ -72,27 +72,27 @@ class CertDB(Protocol):
         ...
 
     async def estimate_unexpired(self) -> int:
-        """Return about how many certificates are unexpired: how long a pass will be.
+        """Estimate how many certificates are unexpired, and so how long a pass will take.
 
-        PostgreSQL's planner is asked where it knows the table, as counting reads all of it.
+        On PostgreSQL the planner's estimate is used if there is one: counting would read the whole table.
         """
         ...
 
     def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """Stream the status of the unexpired certificates in non-empty lists of at most chunk_rows.
 
-        Without those of `stream_odd`. Reads no PEM and holds one chunk in memory at a time. A row that
-        cannot be read is left out with a warning. On PostgreSQL the stream is one snapshot; on SQLite
-        each chunk is, so that CFSSL is not locked out meanwhile: take a cursor of the change feed before,
-        and nothing is missed either way.
+        Leaves out the rows of `stream_odd`. Reads no PEM and holds one chunk in memory at a time. A row
+        that cannot be read is skipped with a warning. On PostgreSQL the whole stream is one snapshot; on
+        SQLite each chunk is one, so that CFSSL is not locked out meanwhile. Take a cursor of the change
+        feed first, and nothing is missed either way.
         """
         ...
 
     def stream_odd(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[OddRows]:
         """Stream the unexpired rows that are not spelled as CFSSL does (`spelling`), unreadable ones too.
 
-        Also those that have expired and say revoked, where another row of the certificate may be unexpired.
-        Their status may be contradicted by other rows of the same certificate: ask `find_statuses`.
+        Includes expired rows with status revoked if another row of the certificate may be unexpired.
+        Other rows of the same certificate may contradict their status: look them up with `find_statuses`.
         """
         ...
 
@@ -101,7 +101,7 @@ class CertDB(Protocol):
         ...
 
     async def get_pem(self, row: StatusRow) -> bytes:
-        """Return the certificate of a row found here, empty when it is gone: it tells the issuer."""
+        """Return the certificate of a row found here, which names the issuer; empty when it is gone."""
         ...
 
     async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
@@ -111,15 +111,16 @@ class CertDB(Protocol):
     async def revoke_certificate(
         self, serial: int, aki: str, reason: int, *, keep_first: bool = False
     ) -> bool:
-        """Set status revoked, this reason, and revoked_at = now. CodedError 11200 when there is no such row.
+        """Set status revoked, this reason, and revoked_at = now; return whether the row was changed.
 
-        A second time overwrites reason and time, as CFSSL does, or with `keep_first` changes nothing unless
-        the certificate is on hold and the reason another one. Whether the row was changed.
+        Revoking again overwrites reason and time, as CFSSL does. With `keep_first` it changes nothing
+        unless the certificate is on hold and the new reason is another one. Raises CodedError 11200 when
+        there is no such row.
         """
         ...
 
     async def release_certificate(self, serial: int, aki: str) -> bool:
-        """Set status good where it is revoked with reason certificateHold; whether that was so.
+        """Set status good if it is revoked with reason certificateHold; return whether it was.
 
         CodedError 11200 when there is no such row.
         """
@@ -134,7 +135,7 @@ class CertDB(Protocol):
         ...
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
-        """Return the stored response of each row, expired or not, None where there is none."""
+        """Return the stored response of each row, expired or not; None for a row without one."""
         ...
 
     def unexpired_ocsp(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[OCSPRow]]:
@@ -154,7 +155,7 @@ class CertDB(Protocol):
         ...
 
     def migration(self, *, write: bool) -> AbstractAsyncContextManager[MigrationSession]:
-        """Begin a transaction for `ocspd.certdb.migrate`, which is what to call instead."""
+        """Begin a transaction for `ocspd.certdb.migrate`; call that module, not this."""
         ...
 
     async def check(self) -> None:

@@ -16,7 +16,7 @@ _OTHER_SOURCE = re.compile(r"^[a-z]+://|\bpassw(?:or)?d\s*=|^(?![./])[^/]*:[^/]*
 
 @dataclass(frozen=True, slots=True)
 class DBConfig:
-    """A database driver (`postgres` or `sqlite3`) and where its data are.
+    """A database driver (`postgres` or `sqlite3`) and the location of its data.
 
     For postgres a lib/pq URL or `key=value` string, for sqlite3 a path, `:memory:` or `file:` URI.
     The data source may hold a password: show `CertDB.name` instead.
@@ -33,7 +33,7 @@ class DBConfig:
 def parse_db_config(data: bytes) -> DBConfig:
     """Read the JSON of a `-db-config` file, keys in any case as Go reads them.
 
-    Raises CodedError 5200 when it is no JSON object or lacks a value, ConfigError for an unknown driver.
+    Raises CodedError 5200 unless it is a JSON object with both values, ConfigError for an unknown driver.
     """
     try:
         fields = wire.Fields(wire.loads(data), "DBConfig")
@@ -50,7 +50,7 @@ def parse_db_config(data: bytes) -> DBConfig:
         # not shown: it may hold a password, which would come out as the name of a file
         raise CodedError(
             Code.POLICY_INVALID,
-            'Invalid database configuration: "data_source" is that of PostgreSQL or MySQL, and "driver" is '
-            "sqlite3: make them fit (a file of such a name can be given as ./NAME)",
+            'Invalid database configuration: "driver" is sqlite3 but "data_source" looks like PostgreSQL or '
+            "MySQL: correct one of them (write ./NAME for a file with such a name)",
         )
     return DBConfig(driver, source)

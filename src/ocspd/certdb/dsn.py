@@ -1,6 +1,6 @@
 """PostgreSQL data sources as CFSSL's driver (Go's lib/pq) reads them, turned into asyncpg's arguments.
 
-They differ from libpq's: sslmode is `require` when nothing is said, and `require` checks no
+They differ from libpq's: sslmode defaults to `require`, and `require` checks no
 certificate unless sslrootcert is given. A Unix socket is never encrypted.
 """
 
@@ -51,13 +51,13 @@ _NOT_SETTINGS = {
 _PASSWORD_LINE = re.compile(r"((?:[^\\:]|\\.)*):" * 4 + "(.*)")
 _ESCAPED = re.compile(r"\\(.)")
 CONNECT_TIMEOUT_S = 8.0
-"""For all hosts of a data source together, where it does not say how long each may take."""
+"""The limit for all hosts of a data source together, unless it sets one for each host."""
 _TARGETS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Where a PostgreSQL database is; `connect_arguments()` is what asyncpg takes."""
+    """The location of a PostgreSQL database; `connect_arguments()` returns what asyncpg takes."""
 
     hosts: list[str]
     ports: list[int]
@@ -68,7 +68,7 @@ class DataSource:
 
     @property
     def name(self) -> str:
-        """The database in messages, without the password."""
+        """How messages name the database, without the password."""
         places = ",".join(
             f"{host}:{port}" if not host.startswith("/") else host
             for host, port in zip(self.hosts, self.ports, strict=True)
@@ -79,14 +79,14 @@ class DataSource:
     def target(self) -> str:
         """Which of several servers is meant.
 
-        The primary unless the data source says otherwise (lib/pq takes any): a standby lags, and would
-        take back what was read from its primary.
+        The primary unless the data source says otherwise (lib/pq takes any): a standby lags behind, and
+        reading from it would take back what was read from its primary.
         """
         return self.options.get("target_session_attrs") or "primary"
 
     @property
     def connect_timeout_s(self) -> float:
-        """How long making a connection takes at most, all hosts tried."""
+        """The time limit for connecting, with all hosts tried."""
         given = _number("connect_timeout", self.options.get("connect_timeout", "0"))
         return given * len(self.hosts) if given else CONNECT_TIMEOUT_S
 
@@ -177,7 +177,7 @@ def parse_data_source(text: str) -> DataSource:
     if len(ports) == 1:
         ports *= len(hosts)
     if len(ports) != len(hosts):
-        raise _bad("as many ports as hosts are needed, or one")
+        raise _bad("give one port, or one for each host")
     user = options.get("user") or _system_user()
     return DataSource(
         hosts=[host or "localhost" for host in hosts],
@@ -195,8 +195,8 @@ def _bad(message: str) -> CodedError:
 
 def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise _bad(  # what stands there may be the end of a password
-            f"{name} is not a number; in a URL, write / ? # @ and : of a password as %2F %3F %23 %40 and %3A"
+        raise _bad(  # not shown: it may be the end of a password
+            f"{name} is not a number; in a URL, write / ? # @ and : of the password as %2F %3F %23 %40 %3A"
         )
     return int(text)
 
@@ -216,15 +216,15 @@ def _home_file(name: str) -> str | None:
 def _password_entries(path: Path) -> list[tuple[str, ...]]:
     """Return the lines of a password file, each as host, port, database, user and password.
 
-    As libpq reads them: a backslash keeps the colon or backslash behind it, and a file that others can
-    read is not used (PostgreSQL manual, 34.16). A field that is only an unescaped `*` matches everything.
+    As in libpq, a backslash escapes the colon or backslash after it, and a file that others can read is
+    ignored (PostgreSQL manual, 34.16). A field that is only an unescaped `*` matches everything.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return []
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            logger.warning("%s is not used: others can read it (chmod 0600 %s)", path, path)
+            logger.warning("ignoring %s because other users can read it: run chmod 0600 %s", path, path)
             return []
         lines = path.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
@@ -242,7 +242,7 @@ def _parse_url(text: str) -> dict[str, str]:
     rest, _, query = text.split("://", 1)[1].partition("?")
     authority, _, database = rest.partition("/")
     if "@" not in authority and "@" in f"{database}{query}":
-        raise _bad("the password has a / or ?: write %2F or %3F in a URL")
+        raise _bad("the password contains / or ?: write %2F or %3F in a URL")
     login, _, places = authority.rpartition("@")
     options: dict[str, str] = {}
     user, colon, password = login.partition(":")
@@ -271,7 +271,7 @@ def _parse_url(text: str) -> dict[str, str]:
 
 
 def _parse_pairs(text: str) -> dict[str, str]:
-    """Read `key = value` pairs: quotes keep spaces, a backslash keeps the next character."""
+    """Read `key = value` pairs: quotes protect spaces, a backslash escapes the next character."""
     options: dict[str, str] = {}
     at = 0
     while True:
@@ -282,7 +282,7 @@ def _parse_pairs(text: str) -> dict[str, str]:
         equals = text.find("=", at)
         key = text[at:equals].strip() if equals >= 0 else ""
         if not key or any(char.isspace() for char in key):
-            raise _bad('not "key=value" pairs; expected a postgres:// URL or pairs separated by spaces')
+            raise _bad('expected a postgres:// URL or "key=value" pairs separated by spaces')
         at = equals + 1
         while at < len(text) and text[at].isspace():
             at += 1

@@ -1,7 +1,7 @@
 """The change feed: which certificates were inserted, changed or deleted since a cursor, by any writer.
 
-Migrations 003 and 004 let triggers note each change in the table `ocspd_changes`, so an old CFSSL writing
-to the same database is noticed as well. The rules every implementation keeps:
+The triggers of migrations 003 and 004 record each change in the table `ocspd_changes`, so changes made by
+CFSSL on the same database are seen as well. The rules every implementation keeps:
 
  1. A change committed after a cursor was made is reported to that cursor at least once, in whatever
     order transactions commit.
@@ -9,15 +9,15 @@ to the same database is noticed as well. The rules every implementation keeps:
     reported as one.
  3. A cursor that cannot keep rule 1 (the database was replaced, or its changes were trimmed away)
     raises CursorLostError instead of skipping anything.
- 4. What is urgent comes first: changes by which "good" may no longer be true (revocations, deletions,
-    statuses that are neither), then certificates that are new or good again; in each of these what
-    happened since the last read before what was waiting then. So no backlog delays a revocation by more
+ 4. Urgent changes come first: those after which "good" may no longer be true (revocations, deletions,
+    statuses that are neither), then certificates that are new or good again. In each group, changes since
+    the last read come before those that were already waiting, so no backlog delays a revocation by more
     than one page.
- 5. No row stops the feed. A row whose status cannot be read comes as unknown (`rows.status_row`); a
-    row nobody can make out is told to `on_unreadable` and passed over.
+ 5. No row stops the feed. A row whose status cannot be read comes as unknown (`rows.status_row`); a row
+    without a readable serial number is reported to `on_unreadable` and skipped.
 
 So a consumer takes `current_cursor()`, makes one full pass with `CertDB.stream_status()`, and then
-reads from that cursor for ever; on CursorLostError it begins anew.
+keeps reading from that cursor; on CursorLostError it starts again.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from ocspd.model import StatusRow
 
 Cursor = dict[str, Any]
-"""A position in the feed: a small JSON object. Keep it, hand it back; its keys are the driver's affair."""
+"""A position in the feed: a small JSON object to keep and hand back. Its keys belong to the driver."""
 
 MAX_WINDOWS = 16
 """How many ranges of waiting changes a cursor keeps apart in each of its two lanes (rule 4)."""
 
 
 def row_number(value: Any) -> int:
-    """Return a number of a cursor, which comes from a file; ValueError when no feed wrote it."""
+    """Return an integer of a cursor read from a file; ValueError unless a feed can have written it."""
     number = int(value)
     if isinstance(value, bool) or not 0 <= number < 1 << 63:
         raise ValueError(value)
@@ -54,15 +54,14 @@ class CursorLostError(OCSPDError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRowChange:
-    """A certificate that changed: `row` is its present status, None when there is no such row any more.
+    """A certificate that changed: `row` is its present status, None when the row no longer exists.
 
-    There is none after a deletion and, under the old name, after an update of serial number or key
-    identifier. Other rows may still speak about the certificate in another spelling
-    (`CertDB.find_statuses`); `expiry` is when the one that is gone would have expired, None where that is
-    not known. `aki` is spelt as it is stored.
+    A row no longer exists after a deletion and, under the old key, after an update of serial number or
+    key identifier. Rows in another spelling may still be about the certificate (`CertDB.find_statuses`).
+    `expiry` is when a deleted row would have expired, None if unknown. `aki` is spelled as it is stored.
 
     `changed_at` is the database's clock in the trigger of the newest change reported here, aware UTC
-    (microseconds on PostgreSQL, milliseconds on SQLite): subtract it from the time an answer is
+    (microseconds on PostgreSQL, milliseconds on SQLite): subtract it from the time a response is
     published to get the latency of a revocation.
     """
 
@@ -77,32 +76,32 @@ class ChangeFeed(Protocol):
     """What a signer needs to follow a certdb. One consumer task per feed object."""
 
     async def current_cursor(self) -> Cursor:
-        """Return the cursor of this moment: everything committed before is behind it."""
+        """Return a cursor for the present moment: everything committed so far is before it."""
         ...
 
     async def read(self, cursor: Mapping[str, Any], limit: int) -> tuple[list[StatusRowChange], Cursor]:
         """Return changes after the cursor, of at most `limit` feed entries, and the cursor after them.
 
-        A row appears once a call. An empty list means there is nothing more at present; the returned
+        A row appears once per call. An empty list means there is nothing more at present; the returned
         cursor may still differ and is the one to keep. Rows that have expired are reported like others.
-        Raises CursorLostError (rule 3) and CodedError 11000, the latter also when the database gives no
-        answer for some seconds: what it holds is unknown then.
+        Raises CursorLostError (rule 3) and CodedError 11000, the latter also when the database does not
+        respond for some seconds.
         """
         ...
 
     async def wait(self, timeout_s: float) -> None:
         """Return when something may have changed since the last `wait` returned, or after timeout_s.
 
-        May return early without cause. A lost connection is not an error: it is made again, and the
-        return is early then, because a notice may have been missed.
+        May return early for no reason. A lost connection is not an error: it is made again, and the
+        return is early then, because a notification may have been missed.
         """
         ...
 
     async def trim(self, cursor: Mapping[str, Any], keep: timedelta) -> int:
-        """Delete feed entries behind the cursor that are older than `keep`; return how many.
+        """Delete feed entries before the cursor that are older than `keep`; return how many.
 
         `keep` is for other consumers: a cursor that has not moved for longer is lost. Works in batches on
-        a connection of its own, with pauses, so that no writer waits: run it beside `read`, in a task.
+        a connection of its own, with pauses, so that no writer waits: run it in a task beside `read`.
         """
         ...
 

@@ -1,16 +1,16 @@
-"""The change feed on PostgreSQL: the outbox is read by snapshot, and NOTIFY tells when to look.
+"""The change feed on PostgreSQL: the outbox is read by snapshot, and NOTIFY says when to look.
 
-Transactions do not commit in the order of any number handed out while they run, so "everything after
+Transactions do not commit in the order of any number assigned while they run, so "everything after
 number N" loses changes. A cursor is therefore a whole snapshot, as pg_current_snapshot() writes it: new is
 what is visible now and was not visible then. That is exact whatever order transactions commit in, and
 waits for none of them.
 
-A cursor is {"source", "triggers", "urgent", "rest"}. `source` is the server's identity and timeline: numbers
-of transactions mean nothing on another one. `triggers` changes whenever those that note changes are disabled
-or enabled: what happened in between was not noted. The two lanes (rule 4 of `feed`) are {"seen": the
-snapshot up to which everything was read or put off, "later": the windows that were put off, newest last}; a
-window is {"seen", "upto", "xid", "id"}: what is visible in `upto` and was not in `seen`, behind entry
-(xid, id).
+A cursor is {"source", "triggers", "urgent", "rest"}. `source` is the server's identity and timeline:
+transaction ids mean nothing on another server. `triggers` changes whenever the triggers that record changes
+are disabled or enabled, as changes in between were not recorded. The two lanes (rule 4 of `feed`) are
+{"seen": the snapshot up to which everything was read or deferred, "later": the windows that were deferred,
+newest last}; a window is {"seen", "upto", "xid", "id"}: what is visible in `upto` and was not in `seen`,
+after entry (xid, id).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class PostgresFeed:
             self._check(cursor, lanes, source, Snapshot(snapshot), marks)
             if cursor.get("triggers", triggers) != triggers:
                 name = self._database.name
-                raise CursorLostError(f"{name} may not have noted every change: its triggers were off")
+                raise CursorLostError(f"{name} may not have recorded every change: triggers were off")
             for name, urgent in _LANES:
                 room = limit - len(records)
                 if room > 0:
@@ -164,14 +164,14 @@ class PostgresFeed:
             # its snapshots do not say which transactions are still running
             raise RefusedError(
                 f"{self._database.name} is a standby, which cannot be followed: name the primary in "
-                "data_source, or every host without target_session_attrs"
+                "data_source, or list every host and leave out target_session_attrs"
             )
         if self._database.newest.leaves(source):
             raise RefusedError(f"{self._database.name} {ABANDONED}")
         at_work = sum(trigger[0] in "AO" for trigger in triggers.split()) == len(_TRIGGERS)
         if not at_work and not self._database.newest.blind:
             logger.warning(
-                "%s does not note changes, so that they wait for the next pass: enable the triggers of "
+                "%s does not record changes, so they wait for the next pass: enable the triggers of table "
                 "certificates again (ALTER TABLE certificates ENABLE ALWAYS TRIGGER ...: %s)",
                 self._database.name,
                 ", ".join(_TRIGGERS),
@@ -189,7 +189,7 @@ class PostgresFeed:
         if isinstance(followed, str) and is_abandoned(source, followed):
             raise RefusedError(f"{name} {ABANDONED}")
         if followed != source or any(lane.xmax > now.xmax for lane in seen):
-            raise CursorLostError(f"{name} is not the one this cursor was made in")
+            raise CursorLostError(f"{name} is not the one this cursor was made on")
         trimmed, truncated = (0 if mark >= now.xmax else mark for mark in marks)  # see _TRIM
         if any(trimmed >= lane.xmin or not lane.sees(truncated) for lane in seen):
             raise CursorLostError(f"{name} no longer has the changes since this cursor")
@@ -313,7 +313,7 @@ def _lanes(cursor: Mapping[str, Any]) -> dict[str, Any]:
             for name, lane in lanes.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-        raise CursorLostError("this is not a cursor of a PostgreSQL change feed") from None
+        raise CursorLostError("not a cursor of a PostgreSQL change feed") from None
 
 
 async def _read_lane(

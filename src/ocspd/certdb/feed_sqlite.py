@@ -1,8 +1,8 @@
-"""The change feed on SQLite: the outbox is read by id, and `PRAGMA data_version` tells when to look.
+"""The change feed on SQLite: the outbox is read by id, and `PRAGMA data_version` says when to look.
 
 A cursor is {"source", "file", "last", "urgent", "rest"}. The two lanes (rule 4 of `feed`) are lists:
-first the id up to which everything was read or put off, then the ranges [after, up to] that were put
-off, newest last. The rest tells whether this is still the database the cursor was made in:
+first the id up to which everything was read or deferred, then the ranges [after, up to] that were
+deferred, newest last. The rest shows whether this is still the database the cursor was made on:
 
     source  a random mark made by migration 003, which a copy of the file has, too
     file    device and inode: another file in its place is a restored one, whatever its mark
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ocspd.certdb.sqlite_connection import Worker
 
 POLL_S = 0.1
-"""Seconds between looks; half of it is the mean delay it adds to a change."""
+"""Seconds between polls; half of it is the mean delay it adds to a change."""
 
 _TRIM_ROWS = 2_000
 """Entries deleted in one transaction, some 5 ms in which others wait for the lock, and the pause after it."""
@@ -49,8 +49,8 @@ T = TypeVar("T")
 class SQLiteFeed:
     """See `ocspd.certdb.feed.ChangeFeed`.
 
-    `reader` is the certdb's worker, `watcher` one of its own, because data_version only tells of changes
-    made by other connections; so is `trimmer`, which must not hold up readers.
+    `reader` is the certdb's worker; `watcher` is one of the feed's own, because data_version only shows
+    changes made by other connections, and so is `trimmer`, which must not hold up readers.
     """
 
     def __init__(  # noqa: PLR0913  (three connections, and what tests replace)
@@ -108,7 +108,7 @@ class SQLiteFeed:
         def work(connection: sqlite3.Connection) -> tuple[list[Any], Cursor]:
             source, trimmed, newest = _position(connection)
             if cursor.get("source") != source or max(lane[0] for lane in lanes.values()) > newest:
-                raise CursorLostError(f"{name} is not the one this cursor was made in")
+                raise CursorLostError(f"{name} is not the one this cursor was made on")
             if moment and last > trimmed and _time_of(connection, last) != moment:
                 raise CursorLostError(f"{name} has been restored since this cursor was made")
             if min(map(_oldest, lanes.values())) < trimmed:
@@ -197,7 +197,7 @@ def _last(cursor: Mapping[str, Any]) -> tuple[int, str]:
             return id_, moment
         case None:
             return 0, ""
-    raise CursorLostError("this is not a cursor of an SQLite change feed")
+    raise CursorLostError("not a cursor of an SQLite change feed")
 
 
 def _lanes(cursor: Mapping[str, Any]) -> dict[str, Lane]:
@@ -209,7 +209,7 @@ def _lanes(cursor: Mapping[str, Any]) -> dict[str, Lane]:
             for name, lane in lanes.items()
         }
     except (TypeError, ValueError, LookupError, OverflowError):
-        raise CursorLostError("this is not a cursor of an SQLite change feed") from None
+        raise CursorLostError("not a cursor of an SQLite change feed") from None
 
 
 def _oldest(lane: Lane) -> int:

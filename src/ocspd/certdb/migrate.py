@@ -1,8 +1,8 @@
 """Bring a database to the present schema, in goose's files and with goose's state table.
 
 `goose_db_version` gets a row for each step: (version, applied or not). A version is in force when its
-newest row says so. A database that CFSSL's goose made is taken over where it stands, and goose goes on
-working with one of ours: it only sees a version higher than its own files.
+newest row says so. A database that CFSSL's goose made is migrated from where it is, and goose keeps
+working on one of ours: it only sees a version higher than its own files.
 
 Each call is one transaction: a failing step leaves the database as it was.
 """
@@ -41,12 +41,12 @@ _STATE_TABLE = {
 
 
 class MigrationSession(Protocol):
-    """One transaction on a database, no other migration running beside it."""
+    """One transaction on a database, with no other migration running at the same time."""
 
     dialect: str
 
     async def has_table(self, name: str) -> bool:
-        """Say whether a table of this name exists."""
+        """Return whether a table of this name exists."""
         ...
 
     async def fetch(self, sql: str) -> Sequence[Sequence[Any]]:
@@ -63,7 +63,7 @@ class Migratable(Protocol):
 
     @property
     def name(self) -> str:
-        """The database in messages."""
+        """How messages name the database."""
         ...
 
     def migration(self, *, write: bool) -> AbstractAsyncContextManager[MigrationSession]:
@@ -83,7 +83,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class MigrationState:
-    """A migration, whether it is in force, and since when (in the words of the database, UTC or local)."""
+    """A migration, whether it is applied, and since when (as the database writes it, UTC or local)."""
 
     version: int
     name: str
@@ -122,7 +122,7 @@ def parse_migration(name: str, text: str) -> Migration:  # noqa: C901  (one line
         if not lines and (not code or code.startswith("--")):
             continue
         if section is None:
-            raise ValueError(f"{name}: a statement before the first marker")
+            raise ValueError(f"{name}: statement before the first marker")
         lines.append(line)
         if code.endswith(";") and not inside:
             sections[section].append("\n".join(lines))
@@ -144,7 +144,7 @@ def load_migrations(dialect: str) -> list[Migration]:
 
 
 async def up(db: Migratable) -> list[str]:
-    """Apply what is missing; return the names of the files applied.
+    """Apply the missing migrations; return the names of the files applied.
 
     Raises CodedError 11000 when the database cannot be reached or a statement fails.
     """
@@ -177,7 +177,7 @@ async def down(db: Migratable) -> str | None:
         if migration is None:
             raise CodedError(
                 Code.STORE_FAILED,
-                f"{db.name} is at migration {current}, unknown to this program: use the one that made it",
+                f"{db.name} is at migration {current}, unknown to this ocspd: use the one that made it",
             )
         for statement in migration.down:
             await session.execute(statement)
@@ -210,7 +210,7 @@ async def require_latest(db: Migratable) -> None:
     """Raise CodedError 11000 with the remedy when the database is not at version LATEST or above."""
     version = await current_version(db)
     if version < LATEST:
-        raise unmigrated(db.name, f"it is at version {version}, this program needs {LATEST}")
+        raise unmigrated(db.name, f"it is at version {version}, this ocspd needs {LATEST}")
 
 
 def unmigrated(name: str, detail: str) -> CodedError:

@@ -1,4 +1,4 @@
-"""Status rows as PostgreSQL sends them, to be read by another process than the one that fetches them.
+"""Status rows as PostgreSQL sends them, fetched in one process and read in another.
 
 Fetching costs a tenth of what reading does, so a pass fetches in one process and reads where it signs.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp_template import Row
 
 PACKED_BYTES = 1 << 16
-"""Octets of rows that travel together: five hundred rows, 8 ms of P-256 signatures.
+"""Bytes of rows that travel together: five hundred rows, 8 ms of P-256 signatures.
 
 Fewer at a time would cost more, and more would keep a CPU busy for longer while they change hands
 (docs/decisions/0007).
@@ -28,7 +28,7 @@ Fewer at a time would cost more, and more would keep a CPU busy for longer while
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Whole rows in binary COPY format (`_copyrows`), and how many they are."""
+    """Whole rows in binary COPY format (`_copyrows`), and their count."""
 
     data: bytes
     count: int
@@ -48,16 +48,16 @@ class PackedSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnpackedRows:
-    """What packed rows say."""
+    """The content of packed rows."""
 
     groups: dict[str, list[Row]]
-    """The usual rows by key identifier."""
+    """The ordinary rows by key identifier."""
     unusual: list[StatusRow]
-    """Rows with times far from now, or with something that cannot be read."""
+    """Rows with times far from now, or with a value that cannot be read."""
     odd: int
     """How many others were sent that `CertDB.stream_odd` has as well."""
     unreadable: list[str]
-    """Why others stand for no certificate: their serial numbers are longer than 64 bytes."""
+    """Why others were left out: their serial numbers are longer than 64 bytes."""
 
 
 def unpack(data: bytes) -> UnpackedRows:

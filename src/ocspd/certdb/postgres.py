@@ -78,7 +78,7 @@ class PostgresCertDB:
 
     @property
     def name(self) -> str:
-        """The database in messages."""
+        """How messages name the database."""
         return self._database.name
 
     async def insert_certificate(self, row: CertificateRow) -> None:
@@ -212,7 +212,7 @@ class PostgresCertDB:
         return await self._set_status(serial, aki, set_, "status = 'revoked' AND reason = 6")
 
     async def _set_status(self, serial: int, aki: str, set_: str, where: str, *values: object) -> bool:
-        """Change the status of the rows of a certificate where a condition holds; whether one was."""
+        """Change the status of the rows of a certificate that meet a condition; return whether any did."""
         count = await self._change_key(
             "certificates",
             f"UPDATE certificates SET {set_}",  # noqa: S608  (constants)
@@ -314,7 +314,7 @@ class PostgresCertDB:
                     f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})", timeout=MAINTENANCE_TIMEOUT_S
                 )
                 if connection.get_server_version() < (13,):
-                    raise CodedError(Code.STORE_FAILED, f"{self.name}: PostgreSQL 13 or later is needed")
+                    raise CodedError(Code.STORE_FAILED, f"{self.name}: ocspd needs PostgreSQL 13 or later")
             yield _Session(connection)
 
     async def _change(self, sql: str, *values: Any) -> int:

@@ -1,10 +1,10 @@
 """A lazily opened pool of PostgreSQL connections; the driver's errors in certdb's terms.
 
-A server that is stopped, unreachable or locked says nothing, and asyncpg would wait for it even to take a
-request back. So what has a deadline is cut off at it, connection and all.
+A server that is stopped, unreachable or locked sends nothing, and asyncpg would wait for it even to cancel a
+query. So an operation with a deadline is cut off there, connection included.
 
 In every session the search path is the schema of `certificates` and, named last, the temporary schema:
-nothing in it and in no other schema can take the place of our tables.
+nothing in that or in any other schema can take the place of our tables.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ POOL_SIZE = 4
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
-    """A connection that knows which of the hosts it is to."""
+    """A connection that records which of the hosts it goes to."""
 
     __slots__ = ("place",)
 
 
 def _telling(error: Exception) -> int:
-    """Return how much an error says about why nobody can be reached."""
+    """Rank an error by how well it explains why no server can be reached."""
     if isinstance(error, asyncpg.PostgresError):
         return 2
     return int(isinstance(error, asyncpg.TargetServerAttributeNotMatched))
@@ -104,7 +104,7 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The database in messages."""
+        """How messages name the database."""
         return self.source.name
 
     @contextlib.asynccontextmanager
@@ -154,7 +154,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _leaving(self, pool: asyncpg.Pool, connection: Any) -> AsyncIterator[None]:
-        """Leave a server that is refused inside the block."""
+        """Drop the connection to a server that is refused inside the block."""
         try:
             yield
         except RefusedError:
@@ -218,7 +218,7 @@ class Database:
             return connection
 
     async def _open(self, *_: object, **settings: Any) -> Any:
-        """Connect to the first host that is what is meant; asyncpg's errors, the most telling one.
+        """Connect to the first host of the kind wanted, or raise the most specific of asyncpg's errors.
 
         One by one, because each host has its own line in a password file, and beginning with another one
         after a server was refused (RefusedError).
@@ -247,8 +247,8 @@ class Database:
     async def not_behind(self, connection: Any) -> None:
         """Raise CodedError 11000 on a server that does not have what was read before from the one followed.
 
-        A standby that lags, an old primary beside the new one, or another server altogether: revocations
-        would be taken back.
+        It would be a standby that lags behind, an old primary beside the new one, or another server
+        altogether, and reading from it would take back revocations.
         """
         snapshot, source, recovering = await connection.fetchrow(_PLACE)
         if objection := self.newest.objection(source, snapshot, recovering=recovering):
@@ -276,14 +276,14 @@ class Database:
                 pool.terminate()
 
     def _by_hand(self, err: Exception, text: str) -> str:
-        """Return what a person has to do about an error; "" where waiting may help."""
+        """Return the message of an error that only a person can remove; "" if waiting may help."""
         match err:
             case asyncpg.InvalidCatalogNameError():
                 return f"{self.name} does not exist: create it (createdb) and run ocspd db up -db-config FILE"
             case asyncpg.InvalidAuthorizationSpecificationError():
-                return f"{self.name} refuses the login: {text}"
+                return f"{self.name} rejects the login: {text}"
             case asyncpg.InsufficientPrivilegeError():
-                return f"{self.name}: {text}: grant the right to this user"
+                return f"{self.name}: {text}: grant this user the privilege"
         return ""
 
     def _translate(self, err: Exception) -> CodedError:
@@ -295,16 +295,16 @@ class Database:
             case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
                 return migrate.unmigrated(name, text)
             case asyncpg.UniqueViolationError():
-                text = f"{name}: there is such a row already ({text})"
+                text = f"{name}: the row already exists ({text})"
             case asyncpg.TargetServerAttributeNotMatched():
                 wanted = self.source.target
-                text = f"{name}: no server there is {'a ' if wanted == 'primary' else ''}{wanted}"
+                text = f"{name}: none of its hosts is {'a ' if wanted == 'primary' else ''}{wanted}"
             case asyncpg.PostgresError():
                 text = f"{name}: {text}"
             case ConnectionError() if "SSL" in text:
                 text = f"{name} does not offer TLS: add sslmode=disable to data_source if that is acceptable"
             case TimeoutError():
-                text = f"{name} gives no answer"
+                text = f"{name} does not respond"
             case OSError():
                 text = f"{name} cannot be reached: {err.strerror or text}"
             case asyncpg.InternalClientError() | asyncpg.InterfaceError():

@@ -1,4 +1,4 @@
-"""What PostgreSQL calls a snapshot: which transactions had been committed at one moment."""
+"""PostgreSQL's snapshots: which transactions had been committed at one moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Snapshot:
     def __init__(self, text: str) -> None:
         match = _SNAPSHOT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError("no snapshot")
+            raise ValueError("not a snapshot")
         low, high, running = match.groups()
         self.text = text
         self.xmin = int(low)
@@ -26,15 +26,15 @@ class Snapshot:
         # what PostgreSQL itself asks of one (a cursor comes from a file)
         known = [self.xmin, *self.running, self.xmax]
         if known != sorted(known) or self.xmin < 1 or self.xmax in self.running or self.xmax >= 1 << 63:
-            raise ValueError("no snapshot")
+            raise ValueError("not a snapshot")
 
     def sees(self, xid: int) -> bool:
-        """Say whether a committed transaction is visible."""
+        """Return whether a committed transaction is visible."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
 class Newest:
-    """The newest state of a database that was read from it: nothing older may be taken for its state.
+    """The newest state that was read from a database: no older state may be read afterwards.
 
     A source is `system/timeline/database` (`postgres_connection.SERVER_IDENTITY`). A timeline begins with
     each promotion, so a lower one is a server that others have gone on without.
@@ -42,30 +42,34 @@ class Newest:
 
     def __init__(self) -> None:
         self.first = 0
-        """At which of the hosts connecting begins: another one after a server that was refused."""
+        """The host to try first: the next one after a server that was refused."""
         self.blind = False
-        """Whether the database was seen to note no changes, which the log hears of once."""
+        """Whether the database was seen not to record changes, which is logged once."""
         self._source = ""
         self._xmax = 0
 
     def see(self, source: str, snapshot: str) -> None:
-        """Remember a snapshot of the source that is followed."""
+        """Record a snapshot of the source that is followed."""
         xmax = Snapshot(snapshot).xmax
         if source != self._source or xmax > self._xmax:
             self._source, self._xmax = source, xmax
 
     def leaves(self, source: str) -> bool:
-        """Say whether a source is an earlier timeline of the one that is followed."""
+        """Return whether a source is an earlier timeline of the one that is followed."""
         return is_abandoned(source, self._source)
 
     def objection(self, source: str, snapshot: str, *, recovering: bool) -> str:
-        """Return why a server must not be read from, as the end of a sentence about it; "" if it may be."""
+        """Return why a server must not be read from, to follow its name in a message; "" if it may be."""
         if not self._source:
             return ""
         if is_abandoned(source, self._source):
             return ABANDONED
         if source == self._source and Snapshot(snapshot).xmax < self._xmax:
-            return "is a standby that lags behind what was read before" if recovering else "has been set back"
+            return (
+                "is a standby that lags behind what was read before"
+                if recovering
+                else "has been reset to an older state"
+            )
         if _parts(source)[::2] != _parts(self._source)[::2]:
             return "is not the server whose changes are followed"
         return ""
@@ -78,7 +82,7 @@ ABANDONED = (
 
 
 def is_abandoned(source: str, followed: str) -> bool:
-    """Say whether a source is an earlier timeline of the one that was followed."""
+    """Return whether a source is an earlier timeline of the one that was followed."""
     one, other = _parts(source), _parts(followed)
     return one[::2] == other[::2] and one[1].isdigit() and other[1].isdigit() and int(one[1]) < int(other[1])
 

@@ -34,7 +34,7 @@ _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 10**12
 """Integers as large as this are milliseconds to CFSSL's SQLite driver, smaller ones seconds."""
 _LAST_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""The last time GeneralizedTime can write; a revocation that claims to be later has no time."""
+"""The last time GeneralizedTime can express; a later time of revocation counts as unset."""
 _TOO_EARLY, _TOO_LATE = datetime.min, datetime.max  # noqa: DTZ901  (without a zone, as asyncpg has infinity)
 
 SHOWN_CHARS = 64
@@ -52,7 +52,7 @@ class RowError(CodedError):
     def __init__(self, column: str, value: object) -> None:
         super().__init__(
             Code.STORE_FAILED,
-            f"certdb column {column} holds {_shown(value)}, not CFSSL's form: correct or delete the row",
+            f"certdb column {column} holds {_shown(value)}, not CFSSL's format: correct or delete the row",
         )
 
 
@@ -91,7 +91,7 @@ def read_status(value: object) -> CertStatus:
 
 
 def read_text(value: object) -> str:
-    """Read a text column; NULL is the empty string, and a number its digits."""
+    """Read a text column; NULL becomes the empty string, a number its digits."""
     if value is None:
         return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -108,7 +108,7 @@ def read_json(value: object) -> Any:
 
 
 def read_sans(value: object) -> list[str] | None:
-    """Read the JSON column of names; None where it is no list of strings."""
+    """Read the JSON column of names; None unless it is a list of strings."""
     names = read_json(value)
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
@@ -125,8 +125,7 @@ def read_reason(value: object) -> int:
 def read_revoked_at(value: datetime | None) -> datetime | None:
     """Read a time of revocation.
 
-    Go's zero time means none; infinity, which has no zone, and what lies outside the years 1 to 9999 tell
-    none either.
+    Go's zero time means none, and so do infinity, which has no zone, and times outside the years 1 to 9999.
     """
     if value is None or value.year == 1 or value.tzinfo is None or value > _LAST_TIME:
         return None
@@ -146,11 +145,11 @@ def write_json(value: Any) -> str:
 
 
 def parse_time(column: str, value: object) -> datetime | None:
-    """Read a time in SQLite; RowError for what is none.
+    """Read a time in SQLite; RowError when it is not one.
 
-    It is Go's form with up to nine digits of fraction, CURRENT_TIMESTAMP's (UTC), or a number: a Unix
-    time in seconds or, from 10^12 on, in milliseconds. Times before year 1 and after year 9999 come back
-    without a zone, as asyncpg has infinity.
+    It is in Go's format with up to nine digits of fraction, in CURRENT_TIMESTAMP's (UTC), or a Unix time
+    in seconds or, from 10^12 on, in milliseconds. Times before year 1 and after year 9999 come back
+    without a zone, as asyncpg returns infinity.
     """
     if value is None:
         return None
@@ -210,11 +209,11 @@ def status_row(  # noqa: PLR0913, PLR0917  (the columns in the order of the quer
     *,
     parse: TimeParser,
 ) -> StatusRow:
-    """Read the six columns of a status; RowError when the serial number is none.
+    """Read the six columns of a status; RowError when the serial number cannot be read.
 
-    What cannot be read of the rest must not leave an older answer in force: the status is unknown then,
-    or revoked when that much is clear, and `problem` says why. Reason and time of revocation are looked
-    at for revoked certificates only.
+    If another column cannot be read, an older response must not stay in force: the status is then
+    unknown, or revoked if the status column says so, and `problem` gives the reason. Reason and time of
+    revocation are read for revoked certificates only.
     """
     number = read_serial(serial)
     key = None if is_canonical(serial, aki) else (serial, aki)
@@ -284,7 +283,7 @@ def status_row_from_binary(  # noqa: PLR0913, PLR0917  (as above)
 def parse_binary_time(column: str, value: bytes | None) -> datetime | None:
     """Read a timestamptz in PostgreSQL's binary format: microseconds since 2000.
 
-    Infinity, and what datetime has no room for, come back without a zone, as asyncpg has infinity.
+    Infinity, and times datetime cannot hold, come back without a zone, as asyncpg returns infinity.
     """
     if value is None:
         return None
@@ -319,7 +318,7 @@ def certificate_row(record: Sequence[Any], *, parse: TimeParser) -> CertificateR
 
 
 def _read_optional(parse: TimeParser, column: str, value: object) -> datetime | None:
-    """Read a time nothing depends on: None where it cannot be read."""
+    """Read a time that nothing depends on: None if it cannot be read."""
     try:
         moment = parse(column, value)
     except RowError:
@@ -328,9 +327,9 @@ def _read_optional(parse: TimeParser, column: str, value: object) -> datetime | 
 
 
 def same_key(found: Iterable[Sequence[Any]], serial: int, aki: str) -> list[Sequence[Any]]:
-    """Return those of the records, beginning with serial number and key identifier, that spell this key.
+    """Return the records whose first two columns, serial number and key identifier, spell this key.
 
-    The one spelled as CFSSL does comes first.
+    The one in CFSSL's spelling comes first.
     """
     wanted = normalize_aki(aki)
     same = []
@@ -345,7 +344,7 @@ def same_key(found: Iterable[Sequence[Any]], serial: int, aki: str) -> list[Sequ
 
 
 def readable_certificates(records: Iterable[Sequence[Any]], *, parse: TimeParser) -> list[CertificateRow]:
-    """Read certificates, leaving those without a serial number out with a warning each."""
+    """Read certificates, leaving out those without a readable serial number with a warning each."""
     found, unreadable = [], []
     for record in records:
         try:
@@ -382,11 +381,11 @@ def readable_rows(records: Iterable[Sequence[Any]], read: Callable[..., T]) -> l
 def warn_of_unreadable(messages: Sequence[str]) -> None:
     """Log why rows are left out: the first ten, and how many more there are."""
     for message in messages[:_LOGGED_ROWS]:
-        logger.warning("certificate left out: %s", message)
+        logger.warning("skipping a certificate: %s", message)
     if len(messages) > _LOGGED_ROWS:
-        logger.warning("%d more certificates left out", len(messages) - _LOGGED_ROWS)
+        logger.warning("skipping %d more certificates", len(messages) - _LOGGED_ROWS)
 
 
 def preferred(found: Sequence[CertificateRow]) -> CertificateRow | None:
-    """Return the first of the rows about one certificate, unless another one says it is revoked."""
+    """Return the first revoked one of the rows about a certificate, or the first if none is revoked."""
     return next((row for row in found if row.status is CertStatus.REVOKED), found[0] if found else None)

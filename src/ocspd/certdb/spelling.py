@@ -3,8 +3,8 @@
 A certificate is named by its issuer and by its serial number *as a number*, but the primary key of
 `certificates` is text: `7` and `07`, `ab` and `AB` are two rows about one certificate. CFSSL writes one
 spelling, called canonical here: a decimal serial number without leading zeros, of at most 153 digits (64
-octets), and a key identifier in lower-case hex. There is at most one row of that spelling for a
-certificate, so all others, of which there are few, are looked at together with what else is known of
+bytes), and a key identifier in lower-case hex. There is at most one row of that spelling for a
+certificate, so all others, of which there are few, are examined together with all other rows of
 their certificate (`CertDB.stream_odd`, `CertDB.find_statuses`), and the canonical ones can be read by
 themselves.
 
@@ -64,7 +64,7 @@ _AKI = re.compile(rb"[0-9a-f]+")
 
 
 def is_canonical(serial: object, aki: object) -> bool:
-    """Tell whether serial number and key identifier, as the database has them, are spelled as CFSSL does."""
+    """Return whether serial number and key identifier, as stored, are in CFSSL's spelling."""
     return (
         isinstance(serial, bytes)
         and isinstance(aki, bytes)
@@ -74,10 +74,10 @@ def is_canonical(serial: object, aki: object) -> bool:
 
 
 def is_canonical_aki(aki: str) -> bool:
-    """Tell whether a key identifier is lower-case hex, and not empty."""
+    """Return whether a key identifier is lower-case hex, and not empty."""
     return _AKI.fullmatch(aki.encode("utf-8", "surrogateescape")) is not None
 
 
 def stripped(serials: Sequence[int]) -> list[str]:
-    """Return what is left of the serial numbers' texts without leading zeros: nothing of 0."""
+    """Return the serial numbers as text without leading zeros: the empty string for 0."""
     return [str(serial) if serial else "" for serial in serials]

@@ -65,7 +65,7 @@ class SQLiteCertDB:
 
     @property
     def name(self) -> str:
-        """The database in messages."""
+        """How messages name the database."""
         return self._location.name
 
     async def insert_certificate(self, row: CertificateRow) -> None:
@@ -173,7 +173,7 @@ class SQLiteCertDB:
         return await self._set_status(serial, aki, set_, where, rows.format_time(ZERO_TIME))
 
     async def _set_status(self, serial: int, aki: str, set_: str, where: str, *values: str | int) -> bool:
-        """Change the status of the rows of a certificate where a condition holds; whether one was."""
+        """Change the status of the rows of a certificate that meet a condition; return whether any did."""
         found = rows.same_key(await self._by_serials(f"{_KEY}, rowid", [serial]), serial, aki)
         sql = f"UPDATE certificates SET {set_} WHERE rowid = ?1 AND {where}"  # noqa: S608  (constants)
         count = sum([await self._change(sql, (place, *values)) for _, _, place in found])
@@ -269,7 +269,7 @@ class SQLiteCertDB:
 
     @contextlib.asynccontextmanager
     async def migration(self, *, write: bool) -> AsyncIterator[_Session]:
-        """See migrate.Migratable; with `write` a missing file is made, readable by its owner only."""
+        """See migrate.Migratable; with `write` a missing file is created, readable by its owner only."""
         if write and self._location.file is not None:
             await self._worker.run(lambda _: None, create=_create_private(self._location))
         await self._worker.run(lambda connection: connection.execute("BEGIN IMMEDIATE" if write else "BEGIN"))

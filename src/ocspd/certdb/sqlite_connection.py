@@ -1,8 +1,8 @@
 """SQLite connections: CFSSL's data sources, one worker thread per connection, errors in certdb's terms.
 
-A connection goes on reading a file that was replaced or removed, and never hears of the one in its
-place. So before each piece of work the file's identity is compared with the one opened, and that of its
-write-ahead log; where they differ all connections of this process are closed and made again.
+A connection keeps reading a file that was replaced or removed, and never notices the one in its place.
+So before each piece of work the identities of the file and of its write-ahead log are compared with those
+opened; if they differ, all connections of this process are closed and made again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Location:
         self.identity: str | None = None
         """Device and inode of the file that is open, None when none is."""
         self.openings = 0
-        """How often the file was opened anew."""
+        """How many times the file was opened again."""
         self._wal: str | None = None
         self._workers: list[Worker] = []
         self._reopening = threading.Lock()
@@ -62,7 +62,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The database in messages."""
+        """How messages name the database."""
         return f"SQLite database {self._path}"
 
     def uri(self, *, create: bool) -> str:
@@ -73,7 +73,7 @@ class Location:
         return f"file:{quote(self._path)}" + (f"?{urlencode(options)}" if options else "")
 
     def join(self, worker: Worker) -> None:
-        """Count a worker among those that have this file open."""
+        """Add a worker to those that have this file open."""
         self._workers.append(worker)
 
     def leave(self, worker: Worker) -> None:
@@ -82,17 +82,17 @@ class Location:
             self._workers.remove(worker)
 
     def opened(self) -> None:
-        """Remember which file was opened."""
+        """Record which file was opened."""
         if self.file is not None and self.identity is None:
             self.identity = _identity(self.file)
             self._wal = None
             self.openings += 1
 
     def look(self) -> None:
-        """Close all connections when another file than the one opened lies at the path, or none.
+        """Close all connections when the path no longer leads to the file that was opened.
 
-        The same when its write-ahead log is another one: what is written to that is not seen here. All at
-        once, because connections of one process share what SQLite knows of a file.
+        The same when its write-ahead log is another one: what is written to that is not seen here. All
+        are closed at once, because connections of one process share SQLite's state of a file.
         """
         with self._reopening:
             if self.file is None or self.identity is None:
@@ -101,9 +101,7 @@ class Location:
             if _identity(self.file) == self.identity and (self._wal is None or wal == self._wal):
                 self._wal = wal
                 return
-            logger.warning(
-                "%s was replaced or removed, or its write-ahead log was: opening it again", self.name
-            )
+            logger.warning("%s or its write-ahead log was replaced or removed: opening it again", self.name)
             with _unchecked(self.file), contextlib.ExitStack() as stack:
                 for worker in list(self._workers):
                     stack.enter_context(worker.lock)
@@ -161,7 +159,7 @@ class Worker:
 
     @property
     def file_identity(self) -> str:
-        """Which file is open, "" for a database in memory."""
+        """The identity of the open file, "" for a database in memory."""
         return self.location.identity or ""
 
     async def close(self) -> None:
@@ -196,7 +194,7 @@ class Worker:
 
 def _connect(location: Location, *, create: bool) -> sqlite3.Connection:
     if location.file is not None and not create and not location.file.exists():
-        raise SetupError(f"{location.name} does not exist: make it with ocspd db up -db-config FILE")
+        raise SetupError(f"{location.name} does not exist: create it with ocspd db up -db-config FILE")
     connection = sqlite3.connect(
         location.uri(create=create),
         uri=True,
@@ -220,8 +218,8 @@ def _check_affinity(connection: sqlite3.Connection, location: Location) -> None:
         ):
             raise SetupError(
                 f"{location.name} was made by an old CFSSL: its column serial_number is declared "
-                f"{kind.decode('utf-8', 'replace')}, so SQLite keeps rounded numbers instead of serials. "
-                "Make a new database with ocspd db up and insert the certificates from the column pem"
+                f"{kind.decode('utf-8', 'replace')}, so SQLite rounds the serial numbers. "
+                "Create a new database with ocspd db up and insert the certificates from the column pem"
             )
 
 
@@ -232,8 +230,8 @@ def _translate(err: Exception, location: Location) -> CodedError:
     if "unable to open" in text:
         return CodedError(
             Code.STORE_FAILED,
-            f"{location.name} cannot be opened: check that the directory exists and its rights",
+            f"{location.name} cannot be opened: check that the directory exists and its permissions",
         )
     if "not a database" in text:
-        return SetupError(f"{location.name}: the file is not an SQLite database")
+        return SetupError(f"{location.name}: not an SQLite database file")
     return CodedError(Code.STORE_FAILED, f"{location.name}: {text}")
