@@ -161,7 +161,7 @@ def test_what_cannot_be_published_or_pulled_is_one_line(authority: Path) -> None
     assert "nowhere" in fails("-index", "file:///nowhere/at/all")
     assert "-index-poll" in fails("-index", "s3://bucket/x", "-index-poll", "1ms")
     words = ["refresh", "-db-config", "db.json", *SIGNER, "-index", "index", "-admin-port", "0", "-publish"]
-    for url, message in (("https://example.org/x", "can only be pulled from"), ("s3://", "names no bucket")):
+    for url, message in (("https://example.org/x", "this URL is read-only"), ("s3://", "no bucket given")):
         result = ocspd(*words, url, cwd=authority)
         assert result.returncode == 1
         assert message in result.stderr

@@ -129,7 +129,7 @@ def test_a_missing_or_exchanged_segment_is_named(directory: IndexDirectory) -> N
     one, two = add(directory, GOOD), add(directory, *range(100, 200))
     directory.publish([one], NOW_S)
     shutil.copy(directory.segment_path(two), directory.segment_path(one))
-    with pytest.raises(IndexFileError, match=rf"{one.file_name}: .* octets instead of the manifest's"):
+    with pytest.raises(IndexFileError, match=rf"{one.file_name}: .* bytes, but the manifest says"):
         directory.open()
     with pytest.raises(IndexFileError, match=f"{one.file_name}: contents do not match"):
         directory.verify(one)

@@ -1,12 +1,12 @@
 """An index directory: content-addressed segments, the manifest that lists them, and a copy of it.
 
 Writers hold the directory's lock; readers never do. A segment is complete and durable before a
-manifest names it, and a segment that no manifest names any more stays for a grace time, so a reader
+manifest names it, and a segment that no manifest names any more is kept for a grace time, so a reader
 that has just read the old manifest still finds its files.
 
-The copy (`published.json`) is for writers only: it tells an older manifest that somebody has put in the
-place of the newest, and what the newest was. Generations count on from the higher of the two, so that no
-generation is published twice with different contents.
+The copy (`published.json`) is for writers only: it reveals when somebody has replaced the newest
+manifest with an older one, and what the newest was. Generations continue from the higher of the two, so
+that no generation is published twice with different contents.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ COPY_NAME = "published.json"
 _LOCK = ".lock"
 _NEW = "new-"
 KEPT_S = 10.0
-"""How long a segment that no manifest names any more is kept at least: a reader of the manifest before takes
-milliseconds to open what it names, and one that comes later reads the next manifest."""
+"""How long a segment that no manifest names any more is kept at least: a reader of the previous manifest
+opens its segments within milliseconds, and a later one reads the next manifest."""
 VERIFIED_BYTES = 64 << 20
 """Segments up to this size are compared with their SHA-256 before use; it takes about 50 ms."""
 KEPT_BYTES = 32 << 20
@@ -60,11 +60,11 @@ class IndexDirectory:
 
     @property
     def manifest_path(self) -> Path:
-        """Where the manifest lies."""
+        """The path of the manifest."""
         return self.path / MANIFEST_NAME
 
     def create(self) -> None:
-        """Make the directory if it is missing; IndexFileError when that is impossible."""
+        """Create the directory if it is missing; IndexFileError when that is impossible."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as err:
@@ -91,7 +91,7 @@ class IndexDirectory:
             return None
 
     def usable(self, ref: SegmentRef) -> bool:
-        """Whether a segment is there, whole, and (up to VERIFIED_BYTES) what its name says."""
+        """Return whether a segment is there, complete and (up to VERIFIED_BYTES) as its name says."""
         try:
             self.map([ref])
             if ref.size_bytes <= VERIFIED_BYTES:
@@ -101,14 +101,14 @@ class IndexDirectory:
         return True
 
     def present(self, ref: SegmentRef) -> bool:
-        """Whether a file of a segment's name and size is there; contents are not read."""
+        """Return whether a file of a segment's name and size exists; its contents are not read."""
         try:
             return self.segment_path(ref).stat().st_size == ref.size_bytes
         except OSError:
             return False
 
     def write_again(self, ref: SegmentRef, descriptor: int) -> bool:
-        """Write a segment from a descriptor of the file it was; whether its contents were still the same."""
+        """Write a segment again from its still open descriptor; return whether the contents were intact."""
         path = self.new_path()
         digest = hashlib.sha256()
         offset = 0
@@ -133,7 +133,7 @@ class IndexDirectory:
         return True
 
     def segment_path(self, ref: SegmentRef) -> Path:
-        """Where a segment lies."""
+        """Return the path of a segment."""
         return self.path / ref.file_name
 
     def open(self, manifest: Manifest | None = None) -> Index:
@@ -154,7 +154,7 @@ class IndexDirectory:
             segment = Segment(str(self.segment_path(ref)))
             if segment.size_bytes != ref.size_bytes:
                 raise IndexFileError(
-                    f"{segment.path}: {segment.size_bytes} octets instead of the manifest's {ref.size_bytes}"
+                    f"{segment.path}: {segment.size_bytes} bytes, but the manifest says {ref.size_bytes}"
                 )
             segments.append(segment)
         return segments
@@ -169,7 +169,7 @@ class IndexDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only writer; IndexFileError at once when another process is."""
+        """Become the only writer; IndexFileError at once when another process already is."""
         self.create()
         try:
             self._take_lock()
@@ -179,9 +179,9 @@ class IndexDirectory:
                 os.close(self._locks.pop())
 
     def create_again(self) -> None:
-        """Make the directory and its lock again after somebody has removed them; for the lock's holder.
+        """Create the directory and its lock again after somebody has removed them; for the lock's holder.
 
-        IndexFileError when that is impossible, or another writer was quicker.
+        IndexFileError when that is impossible, or another writer was faster.
         """
         self.create()
         with contextlib.suppress(OSError):
@@ -192,10 +192,10 @@ class IndexDirectory:
         self._take_lock()
 
     def keep_lock(self) -> None:
-        """Take the lock again where its file was removed; for the lock's holder, before it publishes.
+        """Take the lock again if its file was removed; for the lock's holder, before it publishes.
 
-        Else two writers, of which each believes to be the only one, would replace each other's manifests.
-        IndexFileError when another writer was quicker.
+        Otherwise two writers, each believing itself the only one, would replace each other's manifests.
+        IndexFileError when another writer was faster.
         """
         if self._locks:
             self.create_again()
@@ -215,15 +215,15 @@ class IndexDirectory:
 
     @property
     def prefix(self) -> str:
-        """What the path of a new segment begins with; more of a name and `.seg` follow."""
+        """The beginning of the path of a new segment; the rest of the name and `.seg` follow."""
         return str(self.path / _NEW)
 
     def writer(self, now_s: int, *, paced: bool = False) -> SegmentWriter:
-        """Start a segment in this directory; pass it to `adopt` when it is finished."""
+        """Start a segment in this directory; pass it to `adopt` once it is finished."""
         return SegmentWriter(str(self.new_path()), created_at=now_s, paced=paced, machine=self.machine)
 
     def new_path(self) -> Path:
-        """Name a file for a segment in the making; `collect` removes it if it is left behind."""
+        """Name a file for a segment being written; `collect` removes it if it is left behind."""
         return Path(f"{self.prefix}{os.getpid()}-{self.machine.random_bytes(8).hex()}.seg")
 
     def adopt(self, path: str | Path) -> SegmentRef:
@@ -256,10 +256,10 @@ class IndexDirectory:
         *,
         after: Manifest | None = None,
     ) -> Manifest:
-        """Make these segments, newest first, the index: one more generation.
+        """Publish these segments, newest first, as the next generation of the index.
 
         `changed_at` are the commit times, in seconds, of the database changes it is the first to show.
-        `after` is the generation before, where the caller knows it better than the directory may.
+        `after` is the previous generation, if the caller knows it better than the directory may.
         """
         before = self.manifest() if after is None else after
         manifest = self.next_manifest(segments, now_s, changed_at, before=before)
@@ -281,7 +281,7 @@ class IndexDirectory:
         """
         if len(segments) > MAX_SEGMENTS:
             raise IndexFileError(
-                f"{self.path}: {len(segments)} segments are more than a manifest may name ({MAX_SEGMENTS}): "
+                f"{self.path}: {len(segments)} segments, more than the {MAX_SEGMENTS} a manifest may name: "
                 "merge them (`ocspd index merge`)"
             )
         copy = self.copy()
@@ -297,7 +297,7 @@ class IndexDirectory:
         )
 
     def replace(self, manifest: Manifest, before: Manifest | None) -> None:
-        """Put a manifest in the place of `before`; the grace time of what it no longer names begins now."""
+        """Replace the manifest `before`; the grace time of the segments it no longer names begins now."""
         for ref in before.segments if before else ():
             if ref not in manifest.segments:
                 with contextlib.suppress(OSError):
@@ -317,7 +317,7 @@ class IndexDirectory:
     def discard_unfinished(self) -> None:
         """Remove the segments that earlier writers left unfinished; before the lock's holder starts its own.
 
-        `collect` cannot tell them when process numbers come again, as they do in containers.
+        `collect` cannot recognise them when process ids are reused, as they are in containers.
         """
         try:
             found = [path for path in self.path.iterdir() if _is_unfinished(path.name)]
@@ -330,12 +330,12 @@ class IndexDirectory:
     def collect(self, now_s: float, grace_s: float = 300, *, manifest: Manifest | None = None) -> list[str]:
         """Remove segments that have been named by no manifest for more than grace_s seconds.
 
-        Where they are more than KEPT_BYTES in all, the oldest of them go sooner, but not before KEPT_S.
-        Left-overs of writers that have ended, untouched for as long, go too: a segment in the making has
-        its writer's process number in its name, and one that this writer has finished is about to be named,
-        whatever the clock says since. `manifest` is what is published, where the caller knows it
-        better than the directory may. A time of change in the future is that of a clock since set back, and
-        counts as long ago. Returns the names removed.
+        If they exceed KEPT_BYTES in all, the oldest of them are removed sooner, but not before KEPT_S.
+        Files that writers which have ended left behind are removed after the same time: a segment being
+        written has its writer's process id in its name, and one that this writer has finished is about to
+        be named, whatever the clock says since. `manifest` is the published one, if the caller knows it
+        better than the directory may. A modification time in the future comes from a clock that was set
+        back since, and counts as long ago. Returns the names removed.
         """
         if manifest is None:
             manifest = self.manifest()
@@ -364,12 +364,12 @@ class IndexDirectory:
 
 
 def _is_unfinished(name: str) -> bool:
-    """Whether a file is a segment that has no content-addressed name yet."""
+    """Return whether a file is a segment that has no content-addressed name yet."""
     return name.startswith((f".{_NEW}", _NEW))
 
 
 def _in_the_making(name: str) -> bool:
-    """Whether the writer of a segment that has no content-addressed name yet may still be at work."""
+    """Return whether the writer of a segment without a content-addressed name may still be running."""
     found = re.match(rf"\.?{_NEW}(\d+)-", name)
     return found is not None and Path(f"/proc/{found[1]}").exists()
 

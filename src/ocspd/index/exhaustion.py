@@ -1,4 +1,4 @@
-"""Telling what this machine lacks from what is wrong with an index."""
+"""Telling a shortage of resources on this machine from a fault of an index."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ _MAX_CAUSES = 8
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether an error came about for want of descriptors, memory, processes or threads.
+    """Return whether an error was caused by a lack of descriptors, memory, processes or threads.
 
-    Such a want passes, and other responders need not have it: whoever meets it tries again and tells the
-    load balancer meanwhile. A damaged index is the same for every responder, and the last good one serves on.
+    Such a shortage passes, and other responders need not share it: the caller tries again and tells the
+    load balancer meanwhile. A damaged index is damaged for every responder, and the last good one stays in
+    service.
     """
     found: BaseException | None = error
     for _ in range(_MAX_CAUSES):

@@ -1,7 +1,7 @@
-"""Opening one generation after the other, where a segment that stays is opened and checked once.
+"""Opening one generation after another, with each segment opened and checked only once.
 
-A segment is named after its contents, so one that is open under a SHA-256 is the right one, whichever
-generation asks for it: a new generation costs what is new in it.
+A segment is named after its contents, so one that is open under a SHA-256 is right for every generation
+that names it, and a new generation costs only what is new in it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class KeptSegments:
-    """Segments open by their SHA-256. One caller at a time; `open` is made for a thread."""
+    """Open segments by their SHA-256. One caller at a time; `open` is meant to run in a thread."""
 
     def __init__(self) -> None:
         self._open: dict[str, Segment] = {}
         self._used: frozenset[str] = frozenset()
         self.opened = 0
-        """How many segments were opened so far, for tests and measurements."""
+        """The number of segments opened so far, for tests and measurements."""
 
     def open(
         self, directory: IndexDirectory, manifest: Manifest, check: Callable[[SegmentRef], None] | None = None
     ) -> Index:
-        """Return a generation; IndexFileError names what is unusable, and what was opened stays for a retry.
+        """Return a generation; IndexFileError names what is unusable. What was opened is kept for a retry.
 
-        `check` is asked about each segment that is new, before it is mapped; it raises IndexFileError.
+        `check` is called with each new segment before it is mapped; it raises IndexFileError.
         """
         named = {ref.sha256 for ref in manifest.segments}
         for name in self._open.keys() - named - self._used:
@@ -50,10 +50,10 @@ class KeptSegments:
         return Index(segments, generation=manifest.generation)
 
     def settle(self, manifest: Manifest) -> None:
-        """Forget every segment that this generation, which is used now, does not name.
+        """Drop every segment that this generation, which is in use now, does not name.
 
-        Giving back the pages of a large one takes milliseconds: call it in a thread, and hold no Index
-        of an older generation.
+        Unmapping a large one takes milliseconds: call it in a thread, and hold no Index of an older
+        generation.
         """
         self._used = frozenset(ref.sha256 for ref in manifest.segments)
         for name in self._open.keys() - self._used:

@@ -5,14 +5,14 @@
      "segments": [{"sha256": "…", "size_bytes": 12288, "entries": 3, "created_at": 1772366399}],
      "changes": [[7, 1772366398.912]]}
 
-`index` names the index whose generation it is, by 32 random hexadecimal digits made with its first
-generation, so that an older generation and another index can be told from a newer one (`History`).
+`index` identifies the index by 32 random hexadecimal digits made with its first generation, so that an
+older generation or another index is not taken for a newer generation (`History`).
 
-`changes` says when the newest changes were committed to the database and the generation that first
-shows each, so that a responder can measure how long a revocation took to become visible.
+`changes` gives the times when the newest changes were committed to the database and the generation that
+first shows each, so that a responder can measure how long a revocation took to become visible.
 
 A segment's file is named after its SHA-256, so a manifest names contents, not files that could
-change. Trust: the answers are signed by the CA; whoever edits a manifest can withhold answers or
+change. Trust: the responses are signed by the CA; whoever edits a manifest can withhold responses or
 replay still-valid ones, but forge none.
 """
 
@@ -30,9 +30,9 @@ MANIFEST_NAME = "manifest.json"
 VERSION = 1
 MAX_BYTES = 1 << 20
 MAX_CHANGES = 1000
-"""How many change times a manifest carries at most."""
+"""The most change times a manifest carries."""
 MAX_SEGMENTS = 1024
-"""How many segments an index may have: a lookup asks each, and a reader maps each."""
+"""How many segments an index may have: a lookup searches each, and a reader maps each."""
 MAX_SEGMENT_BYTES = 1 << 50
 FUTURE_S = 86_400
 """How far ahead of the reader's clock a manifest may have been published."""
@@ -71,7 +71,7 @@ class Manifest:
     segments: tuple[SegmentRef, ...]
     changes: tuple[tuple[int, float], ...] = ()
     index_id: str = ""
-    """Which index this is a generation of; "" in what ocspd wrote before it had the field."""
+    """The index this is a generation of; "" in manifests older than this field."""
 
     def to_bytes(self) -> bytes:
         """Write the manifest as JSON text with a final newline."""
@@ -95,11 +95,11 @@ class Manifest:
 
 
 class History:
-    """What a reader has used so far; it decides whether a manifest is newer. In memory only.
+    """The manifests a reader has used so far; decides whether another one is newer. In memory only.
 
-    Of one index the higher generation is newer, whatever the clocks of its signer did. A lower one counts
-    only when it was published later: then the signer goes on from a backup. Another index counts when it was
-    published later than what is in use. Everything else is the past, and is never served again.
+    Of one index the higher generation is newer, whatever the signer's clock did. A lower one is newer only
+    if it was published later: then the signer continues from a backup. Another index is newer if it was
+    published later than the one in use. Everything else is the past, and is never served again.
     """
 
     def __init__(self) -> None:
@@ -107,14 +107,14 @@ class History:
         self._generations: dict[str, int] = {}
 
     def note(self, manifest: Manifest) -> None:
-        """Take note of a manifest that is in use now."""
+        """Record that a manifest is in use now."""
         self._newest = manifest
         self._generations[manifest.index_id] = manifest.generation
         while len(self._generations) > _MAX_INDEXES:
             del self._generations[next(iter(self._generations))]
 
     def check(self, manifest: Manifest, source: str, now_s: float) -> None:
-        """Raise IndexFileError beginning with `source` unless a manifest may take the place of the last."""
+        """Raise IndexFileError beginning with `source` unless a manifest may replace the last."""
         check_not_in_the_future(manifest, source, now_s)
         newest = self._newest
         if newest is None or manifest == newest or self._is_newer(manifest, newest):
@@ -142,7 +142,7 @@ class History:
 
 
 def check_not_in_the_future(manifest: Manifest, source: str, now_s: float) -> None:
-    """Raise IndexFileError for a manifest after which everything true would look old."""
+    """Raise IndexFileError for a manifest from the future, which would make every later one look old."""
     ahead = manifest.published_at - now_s
     if ahead > FUTURE_S:
         raise IndexFileError(
@@ -152,16 +152,16 @@ def check_not_in_the_future(manifest: Manifest, source: str, now_s: float) -> No
 
 
 def parse_manifest(data: bytes, source: str) -> Manifest:
-    """Read a manifest; IndexFileError beginning with `source` (path or URL) when it is none.
+    """Read a manifest; IndexFileError beginning with `source` (path or URL) if it is not one.
 
-    Every number is bounded, so nothing that is later done with one can fail.
+    Every number is bounded, so no later computation with one can fail.
     """
     try:
         value = strict_json.read(data, MAX_BYTES)
         version = strict_json.natural(strict_json.member(value, "version"), "version")
         if version != VERSION:
             raise IndexFileError(
-                f"{source}: manifest version {version} is not {VERSION}, which this ocspd reads"
+                f"{source}: manifest version {version}, but this ocspd reads version {VERSION}"
             )
         segments = strict_json.array(strict_json.member(value, "segments"), "segments", MAX_SEGMENTS)
         changes = strict_json.array(value.get("changes", []), "changes", MAX_BYTES)
@@ -185,7 +185,7 @@ def _natural(value: Any, name: str, largest: int = strict_json.MAX_COUNT) -> int
 def _matching(value: Any, name: str, pattern: re.Pattern[str]) -> str:
     text = strict_json.member(value, name)
     if not isinstance(text, str) or not pattern.fullmatch(text):
-        raise ValueError(f"{name} is not hexadecimal digits of its length")
+        raise ValueError(f"{name} does not have the right number of hexadecimal digits")
     return text
 
 

@@ -2,13 +2,13 @@
 
  1. Segments are named after their contents and never change; the manifest is written last. Whoever
     reads a manifest finds every segment it names.
- 2. Only what the other side lacks is transferred.
- 3. A pulled segment gets its name after its SHA-256 was compared with the manifest's, and the local
+ 2. Only what is missing on the other side is transferred.
+ 3. A pulled segment is given its name after its SHA-256 was compared with the manifest's, and the local
     manifest is replaced after all of its segments are there: a failure at any moment leaves the last
     good generation and nothing half-written under a name that counts.
- 4. Segments no manifest names any more stay for a grace time, for those who still read the old one.
+ 4. Segments that no manifest names any more are kept for a grace time, for readers of the old one.
 
-Trust: answers are signed by the CA. Whoever can write to the store can withhold answers or replay
+Trust: responses are signed by the CA. Whoever can write to the store can withhold responses or replay
 still-valid ones, but forge none.
 """
 
@@ -49,13 +49,13 @@ if TYPE_CHECKING:
     Check = Callable[[IndexDirectory, Manifest], Awaitable[object]]
 
 RETIRED_NAME = "retired.json"
-"""The object that keeps since when segments in the store are named by no manifest."""
+"""The object that records since when segments in the store have been named by no manifest."""
 REMOTE_GRACE_S = 3600.0
 """How long they are kept: longer than any pull that began with the old manifest takes."""
 REMOTE_KEPT_S = 60.0
 REMOTE_KEPT_BYTES = 64 << 20
-"""Where they are more than this in all, as far as their sizes are known, the oldest of them go sooner, but
-not before REMOTE_KEPT_S: a pull that finds one gone begins again with the manifest of the day."""
+"""If they exceed this in all, as far as their sizes are known, the oldest are removed sooner, but not before
+REMOTE_KEPT_S: a pull that finds one missing starts again with the current manifest."""
 LOCAL_GRACE_S = 300.0
 _SHORT_GRACE_S = 10.0
 _RESERVE = 0.05
@@ -66,11 +66,11 @@ _SEGMENT = re.compile(r"[0-9a-f]{64}\.seg")
 
 
 class DamagedManifestError(IndexFileError):
-    """What is published cannot be read."""
+    """The published manifest cannot be read."""
 
 
 class Space(Protocol):
-    """Free room, as `shutil.disk_usage` tells it, in octets."""
+    """The size and free space of a file system in bytes, as `shutil.disk_usage` returns them."""
 
     @property
     def total(self) -> int:
@@ -79,12 +79,12 @@ class Space(Protocol):
 
     @property
     def free(self) -> int:
-        """What is left."""
+        """Bytes available."""
         ...
 
 
 class RemoteIndex:
-    """The index at one URL. One publisher, one task at a time; pullers need not know of each other."""
+    """The index at one URL. One publisher, one task at a time; pullers are independent of each other."""
 
     def __init__(
         self,
@@ -97,41 +97,39 @@ class RemoteIndex:
     ) -> None:
         """Raise ConfigError when the URL or the store's settings cannot be used.
 
-        `store` is what is there, where that is not to be found out from the URL.
-
-        `check` looks into the segments of a generation before it is used, elsewhere than in this process
-        where that is given.
+        `store` replaces the store that the URL names. `check` examines the segments of a generation before
+        it is used; the default does so in this process.
         """
         self._store: ObjectStore = RemoteStore(url) if store is None else store
         self._store.check()
         self._clock = clock
         self._disk_usage = disk_usage
         self.check = check or _check_here
-        """Looks into the segments of a generation; IndexFileError names one that cannot be used."""
+        """Examines the segments of a generation; IndexFileError names one that cannot be used."""
         self._etag: str | None = None
         self._history = History()
         self._present: set[str] = set()
         self._sizes: dict[str, int] = {}
         self._retired: dict[str, float] | None = None
         self.pulled_bytes = 0
-        """Octets of segments downloaded so far, those that could not be used included."""
+        """Bytes of segments downloaded so far, including those that could not be used."""
         self.published_bytes = 0
-        """Octets of segments uploaded so far."""
+        """Bytes of segments uploaded so far."""
         self.generation = -1
         """Of the remote manifest last read; -1 for none yet."""
 
     @property
     def url(self) -> str:
-        """Where it is, without credentials."""
+        """The URL without credentials."""
         return self._store.url
 
     # -- pulling ---------------------------------------------------------------------------------
 
     async def pull(self, directory: IndexDirectory) -> Manifest | None:
-        """Make what is published the local generation; None when there is nothing new.
+        """Make the published generation the local one; None when there is nothing new.
 
         The caller holds the directory's lock. IndexFileError names what cannot be reached or used; the
-        local generation is then as it was.
+        local generation is then unchanged.
         """
         local = self._local(directory)
         whole = local is not None and all(_has(directory, ref) for ref in local.segments)
@@ -156,7 +154,7 @@ class RemoteIndex:
         return manifest
 
     def _local(self, directory: IndexDirectory) -> Manifest | None:
-        """Return what was pulled before; None also for what can only be replaced."""
+        """Return the manifest pulled before; None if there is none or it must be replaced."""
         try:
             local = directory.manifest()
             if local is not None:
@@ -198,7 +196,7 @@ class RemoteIndex:
                 tasks.create_task(fetch(ref))
 
     async def _make_room(self, directory: IndexDirectory, needed: int) -> None:
-        """Refuse what does not fit; IndexFileError. A reserve is left to others on the same disk."""
+        """Raise IndexFileError if the generation does not fit. A reserve is left for others on the disk."""
         for grace_s in (LOCAL_GRACE_S, _SHORT_GRACE_S):
             await asyncio.to_thread(directory.collect, self._now_s(), grace_s)
             space = self._disk_usage(directory.path)
@@ -206,8 +204,8 @@ class RemoteIndex:
             if needed + reserve <= space.free:
                 return
         raise IndexFileError(
-            f"{directory.path}: no room for the new generation (it needs {_mib(needed)} MiB and "
-            f"{_mib(reserve)} MiB in reserve, {_mib(space.free)} MiB are free)"
+            f"{directory.path}: not enough space for the new generation (it needs {_mib(needed)} MiB and "
+            f"{_mib(reserve)} MiB in reserve; {_mib(space.free)} MiB are free)"
         )
 
     async def _fetch(self, directory: IndexDirectory, ref: SegmentRef) -> None:
@@ -216,7 +214,7 @@ class RemoteIndex:
             digest = await self._download(ref, path, directory.machine)
             if digest != ref.sha256:
                 raise IndexFileError(
-                    f"{self.url}/{ref.file_name}: contents do not match the manifest's SHA-256: not used"
+                    f"{self.url}/{ref.file_name}: contents do not match the manifest's SHA-256; not used"
                 )
             await asyncio.to_thread(_rename, directory, path, ref)
         except OSError as err:
@@ -225,7 +223,7 @@ class RemoteIndex:
             directory.machine.unlink(path)
 
     async def _download(self, ref: SegmentRef, path: Path, machine: Machine = MACHINE) -> str:
-        """Write a segment to a file, going on where a broken connection ended; its SHA-256."""
+        """Write a segment to a file, resuming after a broken connection; return its SHA-256."""
         digest, written = hashlib.sha256(), 0
 
         def take(piece: Any) -> None:
@@ -255,7 +253,7 @@ class RemoteIndex:
                     await asyncio.sleep(_PAUSE_S * 2**attempt)
             if written != ref.size_bytes:
                 raise IndexFileError(
-                    f"{self.url}/{ref.file_name}: not the manifest's {ref.size_bytes} octets: not used"
+                    f"{self.url}/{ref.file_name}: not the manifest's {ref.size_bytes} bytes; not used"
                 )
             await asyncio.to_thread(finish)
         return digest.hexdigest()
@@ -263,21 +261,19 @@ class RemoteIndex:
     # -- publishing ------------------------------------------------------------------------------
 
     def check_writable(self) -> None:
-        """Raise ConfigError for a URL one can only pull from."""
+        """Raise ConfigError for a URL that is read-only."""
         if not self._store.writable:
-            raise ConfigError(
-                f"{self.url}: can only be pulled from; publish to file://, s3://, gs:// or az://"
-            )
+            raise ConfigError(f"{self.url}: this URL is read-only; publish to file://, s3://, gs:// or az://")
 
     async def has(self, ref: SegmentRef) -> bool:
-        """Tell whether the store has a segment."""
+        """Return whether the store has a segment."""
         self._sizes[ref.file_name] = ref.size_bytes
         if ref.file_name not in self._present and await self._store.size(ref.file_name) == ref.size_bytes:
             self._present.add(ref.file_name)
         return ref.file_name in self._present
 
     async def upload(self, directory: IndexDirectory, ref: SegmentRef) -> None:
-        """Send a segment unless the store has it; one whose contents are damaged is not sent."""
+        """Upload a segment unless the store has it; a damaged one is not uploaded."""
         self._store.create()
         if not await self.has(ref):
             await asyncio.to_thread(directory.verify, ref)
@@ -286,7 +282,7 @@ class RemoteIndex:
             self._present.add(ref.file_name)
 
     async def publish(self, directory: IndexDirectory, manifest: Manifest) -> None:
-        """Send what the store lacks, then the manifest. IndexFileError: what was published is in force."""
+        """Upload what the store is missing, then the manifest; IndexFileError leaves the old one in force."""
         self._store.create()
         for ref in manifest.segments:
             await self.upload(directory, ref)
@@ -294,7 +290,7 @@ class RemoteIndex:
         self.generation = manifest.generation
 
     async def published(self) -> Manifest | None:
-        """Return what the store has, for its publisher; None when that is nothing.
+        """Return the manifest in the store, for its publisher; None when there is none.
 
         DamagedManifestError when it is not a manifest.
         """
@@ -318,8 +314,8 @@ class RemoteIndex:
     ) -> list[str]:
         """Remove segments that `manifest`, the one just published, has not named for grace_s seconds.
 
-        What is more than `kept_bytes` goes sooner. Since when is kept in the store too, so that a restart
-        forgets nothing. Returns the names removed.
+        Segments beyond `kept_bytes` are removed sooner. The times are kept in the store as well, so that
+        they survive a restart. Returns the names removed.
         """
         now = self._now_s()
         there = set(await self._store.names())

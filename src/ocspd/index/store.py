@@ -1,4 +1,4 @@
-"""Objects under a URL: the few operations an index needs of a store, each with a limit of time and size.
+"""Objects under a URL: the few operations an index needs from a store, each with limits of time and size.
 
     file:///directory        a directory, say on a network file system
     s3://bucket/prefix       also MinIO, Ceph and other stores with that API (AWS_ENDPOINT_URL)
@@ -7,7 +7,7 @@
     https://host/path        read-only: a static site or CDN in front of one of the others
 
 Credentials and options come from the environment variables that the store's own tools read, never from
-the URL, which stands in logs and metrics. This is the only module that imports obstore.
+the URL, which appears in logs and metrics. This is the only module that imports obstore.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONCURRENCY = 4
-"""Transfers at a time."""
+"""Concurrent transfers."""
 _REQUEST_S = 30.0
 """A small request, retries included; also the longest pause inside a download."""
 _CONNECT = timedelta(seconds=5)
@@ -105,23 +105,23 @@ class ObjectStore(Protocol):
 
 
 class RemoteStore:
-    """The objects under one URL. Every method raises IndexFileError naming the URL when the store refuses."""
+    """The objects under one URL. Every method raises IndexFileError naming the URL when the store fails."""
 
     def __init__(self, url: str) -> None:
-        """Take a URL; ConfigError when it names no store that ocspd knows. Nothing is contacted yet."""
+        """Take a URL; ConfigError when ocspd supports no store of this kind. Nothing is contacted yet."""
         self.url = url.rstrip("/") if not url.endswith("//") else url
         parts = urlsplit(url)
         self._scheme, self._host, self._path = parts.scheme, parts.netloc, unquote(parts.path)
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ConfigError(
-                f"{parts.scheme}://{parts.hostname}{parts.path}: a URL without user, ? and # is needed; "
-                "credentials are taken from the environment"
+                f"{parts.scheme}://{parts.hostname}{parts.path}: remove user, query and fragment from the "
+                "URL; credentials are read from the environment"
             )
         match self._scheme:
             case "s3" | "gs" | "az":
                 if not parts.netloc:
                     what = "container" if self._scheme == "az" else "bucket"
-                    raise ConfigError(f"{url}: names no {what}; write {self._scheme}://{what}/prefix")
+                    raise ConfigError(f"{url}: no {what} given; write {self._scheme}://{what}/prefix")
             case "file":
                 if parts.netloc not in {"", "localhost"} or not self._path.startswith("/"):
                     raise ConfigError(f"{url}: write file:///absolute/path")
@@ -130,23 +130,23 @@ class RemoteStore:
             case "http" if parts.hostname in _LOOPBACK:
                 pass  # what does not leave the machine needs no TLS
             case "http":
-                raise ConfigError(f"{url}: an index is only pulled over https://")
+                raise ConfigError(f"{url}: an index can only be pulled over https://")
             case _:
                 raise ConfigError(f"{url}: use file://, s3://, gs://, az:// or https://")
         self._opened: Any = None
 
     @property
     def writable(self) -> bool:
-        """Whether one can publish here."""
+        """Whether it is possible to publish here."""
         return self._scheme not in {"http", "https"}
 
     def check(self) -> None:
-        """Find settings that cannot work before anything is contacted; ConfigError names them."""
+        """Check the settings without contacting anything; ConfigError names those that cannot work."""
         if self._scheme != "file":
             self._store()
 
     def create(self) -> None:
-        """Make the directory of a file:// URL; buckets are made by their owners."""
+        """Create the directory of a file:// URL; buckets are created by their owners."""
         with self._translated(""):
             self._store(create=True)
 
@@ -155,7 +155,7 @@ class RemoteStore:
     ) -> tuple[bytes, str | None] | None:
         """Return a small object and its ETag; None when the ETag is still `unless`.
 
-        MissingObjectError when there is none; IndexFileError when it has more than `limit` octets.
+        MissingObjectError when there is none; IndexFileError when it has more than `limit` bytes.
         """
         options: Any = {"if_none_match": unless} if unless else {}
         with self._translated(name):
@@ -163,13 +163,13 @@ class RemoteStore:
                 async with time_limit(_REQUEST_S):
                     result = await obstore.get_async(self._store(), name, options=options)
                     if result.meta["size"] > limit:
-                        raise IndexFileError(f"{self.url}/{name}: longer than {limit} octets")
+                        raise IndexFileError(f"{self.url}/{name}: larger than {limit} bytes")
                     return bytes(await result.bytes_async()), result.meta["e_tag"]
             except NotModifiedError:
                 return None
 
     async def size(self, name: str) -> int | None:
-        """Return an object's size in octets; None when there is no such object."""
+        """Return an object's size in bytes; None when there is no such object."""
         with self._translated(name):
             try:
                 return (await self._soon(obstore.head_async(self._store(), name)))["size"]
@@ -177,7 +177,7 @@ class RemoteStore:
                 return None
 
     async def stream(self, name: str, offset: int = 0) -> AsyncGenerator[memoryview, None]:
-        """Yield an object's octets from `offset` on, in pieces of about 1 MiB."""
+        """Yield an object's bytes from `offset` on, in pieces of about 1 MiB."""
         options: Any = {"range": {"offset": offset}} if offset else {}
         with self._translated(name):
             result = await self._soon(obstore.get_async(self._store(), name, options=options))
@@ -212,7 +212,7 @@ class RemoteStore:
                     return [name for name in found if "/" not in name]
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Remove objects; a missing one is not an error."""
         with self._translated(""):
             for name in names:
                 with contextlib.suppress(FileNotFoundError, NotFoundError):
@@ -229,16 +229,14 @@ class RemoteStore:
         try:
             yield
         except (FileNotFoundError, NotFoundError) as err:
-            raise MissingObjectError(f"{place}: there is no such object ({_why(err)})") from err
+            raise MissingObjectError(f"{place}: no such object ({_why(err)})") from err
         except TimeoutError as err:
-            raise IndexFileError(
-                f"{place}: cannot reach the store (no answer in {_REQUEST_S:.0f} s)"
-            ) from err
+            raise IndexFileError(f"{place}: the store did not respond within {_REQUEST_S:.0f} s") from err
         except (BaseError, OSError) as err:
             raise IndexFileError(f"{place}: the store cannot be used ({_why(err)})") from err
 
     def _store(self, *, create: bool = False) -> Any:
-        """Return the store, made when it is first needed: a directory may be mounted later."""
+        """Return the store, which is created on first use: a directory may be mounted later."""
         if self._opened is None:
             self._opened = self._open(create=create)
         return self._opened
@@ -270,7 +268,7 @@ class RemoteStore:
 
 
 def _from_environment(prefix: str) -> dict[str, Any]:
-    """Return the client's settings that obstore forgets when it is also given time limits."""
+    """Return the client settings that obstore ignores when it is also given time limits."""
     found: dict[str, Any] = {}
     if os.environ.get(f"{prefix}_ALLOW_HTTP", "").lower() in {"1", "true", "yes"}:
         found["allow_http"] = True
@@ -286,7 +284,7 @@ def _from_environment(prefix: str) -> dict[str, Any]:
 
 
 def _why(error: Exception) -> str:
-    """Return the few words of a store's error that help; the rest is a dump of its structures."""
+    """Return the useful part of a store's error; the rest is a dump of its data structures."""
     text = str(error)
     for pattern in (
         r"<Code>(\w+)</Code>",
