@@ -6,6 +6,11 @@ cdef struct Span:
     const uint8_t *p
     Py_ssize_t n
 
+# What is left to read. The cursors of one reader share `failure`: the first E_ code, or 0.
+cdef struct Cursor:
+    Span left
+    int *failure
+
 cdef struct CertID:
     int hash_id
     Span name_hash
@@ -42,7 +47,10 @@ cdef struct ResponseView:
 cdef int read_request(const uint8_t *data, Py_ssize_t size, RequestView *out) noexcept nogil
 cdef int read_response(const uint8_t *data, Py_ssize_t size, ResponseView *out) noexcept nogil
 cdef int read_single(Span *singles, SingleView *out) noexcept nogil
-cdef int read_tlv(Span *cursor, int *tag, Span *content) noexcept nogil
+cdef Cursor cursor_over(Span data, int *failure) noexcept nogil
+cdef void enter(Cursor *cursor, int tag, Cursor *inside) noexcept nogil
+cdef void take(Cursor *cursor, int tag, Span *content) noexcept nogil
+cdef void end(Cursor *cursor) noexcept nogil
 cdef str reason_text(int code)
 cdef str hash_name(int hash_id)
 cdef int hash_number(str name) except -1

@@ -4,9 +4,12 @@
 Rules of this file
 1. The readers are `noexcept nogil`: no Python object, no allocation, no copy; spans point into the
    caller's buffer and live as long as it does.
-2. Every read goes through `read_tlv`, which alone moves a cursor and alone compares lengths; a
+2. Every read goes through `take_any`, which alone moves a cursor and alone compares lengths; a
    length is definite, minimal (X.690 §10.1) and never beyond its container.
-3. A reader returns 0 or one of the E_ codes; `reason_text` is the one mapping to words.
+3. A cursor that has failed stays failed: it is empty, and so is all that is taken from it. The first
+   failure of a reader is kept, so it reads straight on as if all were well and looks once, at its
+   end. It must not follow a pointer before it has looked at the size.
+4. A reader returns 0 or one of the E_ codes; `reason_text` is the one mapping to words.
 """
 
 from libc.stdint cimport int64_t, uint8_t
@@ -37,20 +40,20 @@ cdef enum:
 
 _REASONS = (
     "no error",
-    "the data end inside an element",
-    "a length is indefinite, not minimal or too large",
-    "an element has another tag than the structure asks for",
-    "bytes follow the end of the structure",
+    "the data ends inside an element",
+    "indefinite, non-minimal or oversized ASN.1 length",
+    "unexpected ASN.1 tag",
+    "trailing data after the end of a structure",
     "the CertID hash algorithm is not SHA-1, SHA-256, SHA-384 or SHA-512",
     "the serial number is empty",
-    "no certificate is asked about",
-    "an extension stands twice",
+    "the list of certificates is empty",
+    "duplicate extension",
     "a time is not a GeneralizedTime of the form YYYYMMDDHHMMSSZ",
     "the response status is not successful",
     "the response is not a basic response",
-    "there are too many extensions",
-    "the signature is not whole octets",
-    "an extension has no identifier",
+    "too many extensions",
+    "the signature is not a whole number of bytes",
+    "an extension has an empty identifier",
 )
 
 _HASH_NAMES = ("sha1", "sha256", "sha384", "sha512")
@@ -61,7 +64,7 @@ cdef const uint8_t *OID_BASIC = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01"
 cdef const uint8_t *OID_NONCE = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
 
 
-if sizeof(Py_ssize_t) < 8:  # a DER length of four octets, and every sum of two lengths, fits
+if sizeof(Py_ssize_t) < 8:  # a DER length of four bytes, and every sum of two lengths, fits
     raise ImportError("ocspd needs a 64-bit system")
 
 
@@ -80,399 +83,340 @@ cdef int hash_number(str name) except -1:
     return _HASH_NAMES.index(name)
 
 
-cdef int read_tlv(Span *cursor, int *tag, Span *content) noexcept nogil:
-    """Take one element off the cursor. Single-octet tags only: OCSP has no others."""
-    cdef const uint8_t *p = cursor.p
-    cdef Py_ssize_t left = cursor.n
+cdef inline Span span(const uint8_t *data, Py_ssize_t size) noexcept nogil:
+    cdef Span found
+    found.p = data
+    found.n = size
+    return found
+
+
+cdef Cursor cursor_over(Span data, int *failure) noexcept nogil:
+    """A cursor over these bytes. `failure` must be 0; it gets the code of what goes wrong first."""
+    cdef Cursor cursor
+    cursor.left = data
+    cursor.failure = failure
+    return cursor
+
+
+cdef void fail(Cursor *cursor, int code) noexcept nogil:
+    """Fail: nothing is left in the cursor. Of several failures of a reader the first counts."""
+    cursor.left.n = 0
+    if cursor.failure[0] == 0:
+        cursor.failure[0] = code
+
+
+cdef int take_nothing(Cursor *cursor, Span *content, int code) noexcept nogil:
+    content.p = cursor.left.p
+    content.n = 0
+    fail(cursor, code)
+    return -1
+
+
+cdef inline int take_any(Cursor *cursor, Span *content) noexcept nogil:
+    """Take one element: its tag, -1 after a failure. Single-byte tags only: OCSP has no others."""
+    cdef const uint8_t *p = cursor.left.p
+    cdef Py_ssize_t left = cursor.left.n
     cdef Py_ssize_t length
-    cdef int octets, i
+    cdef int tag, size, i
     if left < 2:
-        return E_TRUNCATED
-    tag[0] = p[0]
-    if (p[0] & 0x1F) == 0x1F:
-        return E_TAG
+        return take_nothing(cursor, content, E_TRUNCATED)
+    tag = p[0]
+    if (tag & 0x1F) == 0x1F:
+        return take_nothing(cursor, content, E_TAG)
     length = p[1]
     p += 2
     left -= 2
     if length >= 0x80:
-        octets = <int> (length & 0x7F)
-        if octets == 0 or octets > 4:
-            return E_LENGTH
-        if left < octets:
-            return E_TRUNCATED
+        size = <int> (length & 0x7F)
+        if size == 0 or size > 4:
+            return take_nothing(cursor, content, E_LENGTH)
+        if left < size:
+            return take_nothing(cursor, content, E_TRUNCATED)
         if p[0] == 0:
-            return E_LENGTH
+            return take_nothing(cursor, content, E_LENGTH)
         length = 0
-        for i in range(octets):
+        for i in range(size):
             length = (length << 8) | p[i]
         if length < 0x80:
-            return E_LENGTH
-        p += octets
-        left -= octets
+            return take_nothing(cursor, content, E_LENGTH)
+        p += size
+        left -= size
     if length > left:
-        return E_TRUNCATED
+        return take_nothing(cursor, content, E_TRUNCATED)
     content.p = p
     content.n = length
-    cursor.p = p + length
-    cursor.n = left - length
+    cursor.left.p = p + length
+    cursor.left.n = left - length
+    return tag
+
+
+cdef void take(Cursor *cursor, int tag, Span *content) noexcept nogil:
+    """Take one element that must have this tag; empty after a failure."""
+    if take_any(cursor, content) != tag:
+        take_nothing(cursor, content, E_TAG)
+
+
+cdef inline void enter(Cursor *cursor, int tag, Cursor *inside) noexcept nogil:
+    """Take one element that must have this tag, to take from it what is inside."""
+    inside.failure = cursor.failure
+    take(cursor, tag, &inside.left)
+
+
+cdef inline void end(Cursor *cursor) noexcept nogil:
+    """Fail if anything is left."""
+    if cursor.left.n:
+        fail(cursor, E_TRAILING)
+
+
+cdef inline bint more(const Cursor *cursor) noexcept nogil:
+    """Whether there is another element and nothing has failed: what every loop asks."""
+    return cursor.left.n > 0 and cursor.failure[0] == 0
+
+
+cdef inline bint next_is(const Cursor *cursor, int tag) noexcept nogil:
+    return cursor.left.n > 0 and cursor.left.p[0] == tag
+
+
+cdef int64_t take_time(Cursor *cursor) noexcept nogil:
+    """Take a GeneralizedTime: seconds since the epoch, 0 after a failure."""
+    cdef Span text
+    cdef int64_t seconds = 0
+    take(cursor, 0x18, &text)
+    if read_time(text.p, text.n, &seconds):
+        fail(cursor, E_TIME)
+    return seconds
+
+
+cdef int take_hash(Cursor *cursor) noexcept nogil:
+    """Take the AlgorithmIdentifier of a CertID: its hash_id. Parameters are absent or NULL."""
+    cdef Cursor algorithm
+    cdef Span oid, parameters
+    enter(cursor, 0x30, &algorithm)
+    take(&algorithm, 0x06, &oid)
+    if algorithm.left.n:
+        take(&algorithm, 0x05, &parameters)
+        if parameters.n:
+            fail(&algorithm, E_TRAILING)
+        end(&algorithm)
+    if oid.n == 5 and memcmp(oid.p, OID_SHA1, 5) == 0:
+        return 0
+    if oid.n == 9 and memcmp(oid.p, OID_SHA2, 8) == 0 and 1 <= oid.p[8] <= 3:
+        return oid.p[8]  # sha256 1, sha384 2, sha512 3
+    fail(cursor, E_HASH)
     return 0
 
 
-cdef int expect(Span *cursor, int tag, Span *content) noexcept nogil:
-    """Take one element that must have this tag."""
-    cdef int found, code
-    code = read_tlv(cursor, &found, content)
-    if code:
-        return code
-    return 0 if found == tag else E_TAG
-
-
-cdef inline bint next_is(const Span *cursor, int tag) noexcept nogil:
-    return cursor.n > 0 and cursor.p[0] == tag
-
-
-cdef int read_hash(Span *cursor, int *hash_id) noexcept nogil:
-    """AlgorithmIdentifier of a CertID; parameters absent or NULL."""
-    cdef Span algorithm, oid, parameters
-    cdef int code
-    code = expect(cursor, 0x30, &algorithm)
-    if code:
-        return code
-    code = expect(&algorithm, 0x06, &oid)
-    if code:
-        return code
-    if algorithm.n:
-        code = expect(&algorithm, 0x05, &parameters)
-        if code:
-            return code
-        if parameters.n or algorithm.n:
-            return E_TRAILING
-    if oid.n == 5 and memcmp(oid.p, OID_SHA1, 5) == 0:
-        hash_id[0] = 0
-        return 0
-    if oid.n == 9 and memcmp(oid.p, OID_SHA2, 8) == 0 and 1 <= oid.p[8] <= 3:
-        hash_id[0] = oid.p[8]  # sha256 1, sha384 2, sha512 3
-        return 0
-    return E_HASH
-
-
-cdef int read_cert_id(Span *cursor, CertID *out) noexcept nogil:
-    """CertID (RFC 6960 §4.1.1). The serial keeps its octets; leading zeros and signs are the caller's."""
-    cdef Span body
-    cdef int code
-    code = expect(cursor, 0x30, &body)
-    if code:
-        return code
-    code = read_hash(&body, &out.hash_id)
-    if code:
-        return code
-    code = expect(&body, 0x04, &out.name_hash)
-    if code:
-        return code
-    code = expect(&body, 0x04, &out.key_hash)
-    if code:
-        return code
-    code = expect(&body, 0x02, &out.serial)
-    if code:
-        return code
+cdef void take_cert_id(Cursor *cursor, CertID *out) noexcept nogil:
+    """CertID (RFC 6960 §4.1.1). The serial keeps its bytes; leading zeros and signs are the caller's."""
+    cdef Cursor body
+    enter(cursor, 0x30, &body)
+    out.hash_id = take_hash(&body)
+    take(&body, 0x04, &out.name_hash)
+    take(&body, 0x04, &out.key_hash)
+    take(&body, 0x02, &out.serial)
     if out.serial.n == 0:
-        return E_SERIAL
-    return E_TRAILING if body.n else 0
+        fail(&body, E_SERIAL)
+    end(&body)
 
 
-cdef int read_extensions(Span explicit, RequestView *out) noexcept nogil:
+cdef void take_extensions(Cursor *explicit, RequestView *out) noexcept nogil:
     """Extensions inside an explicit tag: well-formed, none twice; only the nonce is remembered."""
-    cdef Span outer, extension, oid, value
+    cdef Cursor outer, extension
+    cdef Span oid, value
     cdef Span seen[MAX_EXTENSIONS]
-    cdef int count = 0, code, i
-    code = expect(&explicit, 0x30, &outer)
-    if code:
-        return code
-    if explicit.n:
-        return E_TRAILING
-    while outer.n:
-        code = expect(&outer, 0x30, &extension)
-        if code:
-            return code
-        code = expect(&extension, 0x06, &oid)
-        if code:
-            return code
+    cdef int count = 0, i
+    enter(explicit, 0x30, &outer)
+    end(explicit)
+    while more(&outer):
+        enter(&outer, 0x30, &extension)
+        take(&extension, 0x06, &oid)
         if oid.n == 0:
-            return E_OID
+            fail(&extension, E_OID)
         if next_is(&extension, 0x01):
-            code = expect(&extension, 0x01, &value)
-            if code:
-                return code
-        code = expect(&extension, 0x04, &value)
-        if code:
-            return code
-        if extension.n:
-            return E_TRAILING
+            take(&extension, 0x01, &value)
+        take(&extension, 0x04, &value)
+        end(&extension)
         if count == MAX_EXTENSIONS:
-            return E_MANY
+            fail(&outer, E_MANY)
+            return
         for i in range(count):
             if seen[i].n == oid.n and memcmp(seen[i].p, oid.p, <size_t> oid.n) == 0:
-                return E_DUPLICATE
+                fail(&outer, E_DUPLICATE)
         seen[count] = oid
         count += 1
         if out != NULL and oid.n == 9 and memcmp(oid.p, OID_NONCE, 9) == 0:
             out.has_nonce = 1
             out.nonce = value
-    return 0
 
 
 cdef int read_request(const uint8_t *data, Py_ssize_t size, RequestView *out) noexcept nogil:
     """OCSPRequest (RFC 6960 §4.1.1); the first CertID is kept, further ones are checked and counted."""
-    cdef Span cursor, request, tbs, element, requests, single
+    cdef int failure = 0
+    cdef Cursor cursor = cursor_over(span(data, size), &failure)
+    cdef Cursor request, tbs, inside, requests, single
+    cdef Span ignored
     cdef CertID further
-    cdef int code
-    cursor.p = data
-    cursor.n = size
     out.count = 0
     out.has_nonce = 0
     out.nonce.p = NULL
     out.nonce.n = 0
-    code = expect(&cursor, 0x30, &request)
-    if code:
-        return code
-    if cursor.n:
-        return E_TRAILING
-    code = expect(&request, 0x30, &tbs)
-    if code:
-        return code
-    if request.n:  # optionalSignature: ignored (RFC 9919 §3.1.2)
-        code = expect(&request, 0xA0, &element)
-        if code:
-            return code
-        if request.n:
-            return E_TRAILING
+    enter(&cursor, 0x30, &request)
+    end(&cursor)
+    enter(&request, 0x30, &tbs)
+    if request.left.n:  # optionalSignature: ignored (RFC 9919 §3.1.2)
+        take(&request, 0xA0, &ignored)
+        end(&request)
     if next_is(&tbs, 0xA0):  # version, any value, also the explicitly encoded default
-        code = expect(&tbs, 0xA0, &element)
-        if code:
-            return code
-        code = expect(&element, 0x02, &single)
-        if code:
-            return code
-        if element.n or single.n == 0:
-            return E_TRAILING
+        enter(&tbs, 0xA0, &inside)
+        take(&inside, 0x02, &ignored)
+        if ignored.n == 0:
+            fail(&inside, E_TRAILING)
+        end(&inside)
     if next_is(&tbs, 0xA1):  # requestorName: handled as absent (RFC 9919 §3.1.2)
-        code = expect(&tbs, 0xA1, &element)
-        if code:
-            return code
-    code = expect(&tbs, 0x30, &requests)
-    if code:
-        return code
-    if tbs.n:
-        code = expect(&tbs, 0xA2, &element)
-        if code:
-            return code
-        if tbs.n:
-            return E_TRAILING
-        code = read_extensions(element, out)
-        if code:
-            return code
-    while requests.n:
-        code = expect(&requests, 0x30, &single)
-        if code:
-            return code
-        code = read_cert_id(&single, &out.cert_id if out.count == 0 else &further)
-        if code:
-            return code
-        if single.n:
-            code = expect(&single, 0xA0, &element)
-            if code:
-                return code
-            if single.n:
-                return E_TRAILING
-            code = read_extensions(element, NULL)
-            if code:
-                return code
+        take(&tbs, 0xA1, &ignored)
+    enter(&tbs, 0x30, &requests)
+    if tbs.left.n:
+        enter(&tbs, 0xA2, &inside)
+        end(&tbs)
+        take_extensions(&inside, out)
+    while more(&requests):
+        enter(&requests, 0x30, &single)
+        take_cert_id(&single, &out.cert_id if out.count == 0 else &further)
+        if single.left.n:
+            enter(&single, 0xA0, &inside)
+            end(&single)
+            take_extensions(&inside, NULL)
         out.count += 1
-    return 0 if out.count else E_EMPTY
+    if out.count == 0:
+        fail(&requests, E_EMPTY)
+    return failure
 
 
-cdef int read_single(Span *singles, SingleView *out) noexcept nogil:
-    """Take one SingleResponse (RFC 6960 §4.2.1) off the cursor."""
-    cdef Span body, element, inner
-    cdef int code, tag
-    code = expect(singles, 0x30, &body)
-    if code:
-        return code
-    code = read_cert_id(&body, &out.cert_id)
-    if code:
-        return code
+cdef void take_single(Cursor *singles, SingleView *out) noexcept nogil:
+    """Take one SingleResponse (RFC 6960 §4.2.1)."""
+    cdef Cursor body, inside, status
+    cdef Span content
+    cdef int tag
+    enter(singles, 0x30, &body)
+    take_cert_id(&body, &out.cert_id)
+    out.status = 0
     out.revoked_at_text.p = NULL
     out.revoked_at_text.n = 0
     out.reason_octet.p = NULL
     out.reason_octet.n = 0
     out.revoked_at = 0
-    code = read_tlv(&body, &tag, &element)
-    if code:
-        return code
-    if tag == 0x80 and element.n == 0:
-        out.status = 0
-    elif tag == 0xA1:
+    tag = take_any(&body, &content)
+    if tag == 0xA1:
         out.status = 1
-        code = expect(&element, 0x18, &out.revoked_at_text)
-        if code:
-            return code
+        status = cursor_over(content, body.failure)
+        take(&status, 0x18, &out.revoked_at_text)
         if read_time(out.revoked_at_text.p, out.revoked_at_text.n, &out.revoked_at):
-            return E_TIME
-        if element.n:
-            code = expect(&element, 0xA0, &inner)
-            if code:
-                return code
-            code = expect(&inner, 0x0A, &out.reason_octet)
-            if code:
-                return code
-            if inner.n or element.n or out.reason_octet.n != 1:
-                return E_TRAILING
-    elif tag == 0x82 and element.n == 0:
+            fail(&status, E_TIME)
+        if status.left.n:
+            enter(&status, 0xA0, &inside)
+            take(&inside, 0x0A, &out.reason_octet)
+            if out.reason_octet.n != 1:
+                fail(&inside, E_TRAILING)
+            end(&inside)
+            end(&status)
+    elif tag == 0x82 and content.n == 0:
         out.status = 2
-    else:
-        return E_TAG
-    code = expect(&body, 0x18, &element)
-    if code:
-        return code
-    if read_time(element.p, element.n, &out.this_update):
-        return E_TIME
-    out.has_next_update = 0
+    elif tag != 0x80 or content.n:
+        fail(&body, E_TAG)
+    out.this_update = take_time(&body)
+    out.has_next_update = next_is(&body, 0xA0)
     out.next_update = 0
-    if next_is(&body, 0xA0):
-        code = expect(&body, 0xA0, &element)
-        if code:
-            return code
-        code = expect(&element, 0x18, &inner)
-        if code:
-            return code
-        if element.n:
-            return E_TRAILING
-        if read_time(inner.p, inner.n, &out.next_update):
-            return E_TIME
-        out.has_next_update = 1
-    if body.n:
-        code = expect(&body, 0xA1, &element)
-        if code:
-            return code
-        if body.n:
-            return E_TRAILING
-        return read_extensions(element, NULL)
-    return 0
+    if out.has_next_update:
+        enter(&body, 0xA0, &inside)
+        out.next_update = take_time(&inside)
+        end(&inside)
+    if body.left.n:
+        enter(&body, 0xA1, &inside)
+        end(&body)
+        take_extensions(&inside, NULL)
+
+
+cdef int read_single(Span *singles, SingleView *out) noexcept nogil:
+    """Take one SingleResponse off the span."""
+    cdef int failure = 0
+    cdef Cursor cursor = cursor_over(singles[0], &failure)
+    take_single(&cursor, out)
+    singles[0] = cursor.left
+    return failure
+
+
+cdef void take_basic(Cursor *cursor, Cursor *basic) noexcept nogil:
+    """Enter the BasicOCSPResponse of a successful OCSPResponse (RFC 6960 §4.2.1)."""
+    cdef Cursor response, inside, octets
+    cdef Span content
+    enter(cursor, 0x30, &response)
+    end(cursor)
+    take(&response, 0x0A, &content)
+    if content.n != 1 or content.p[0] != 0:
+        fail(&response, E_STATUS)
+    enter(&response, 0xA0, &inside)
+    end(&response)
+    enter(&inside, 0x30, &response)
+    end(&inside)
+    take(&response, 0x06, &content)
+    if content.n != 9 or memcmp(content.p, OID_BASIC, 9) != 0:
+        fail(&response, E_TYPE)
+    enter(&response, 0x04, &octets)
+    end(&response)
+    enter(&octets, 0x30, basic)
+    end(&octets)
 
 
 cdef int read_response(const uint8_t *data, Py_ssize_t size, ResponseView *out) noexcept nogil:
     """A successful OCSPResponse that holds a BasicOCSPResponse (RFC 6960 §4.2.1)."""
-    cdef Span cursor, response, element, inner, basic, body, start
+    cdef int failure = 0
+    cdef Cursor cursor = cursor_over(span(data, size), &failure)
+    cdef Cursor basic, body, inside, singles
+    cdef Span content
     cdef SingleView further
-    cdef int code, tag
-    cursor.p = data
-    cursor.n = size
-    code = expect(&cursor, 0x30, &response)
-    if code:
-        return code
-    if cursor.n:
-        return E_TRAILING
-    code = expect(&response, 0x0A, &element)
-    if code:
-        return code
-    if element.n != 1 or element.p[0] != 0:
-        return E_STATUS
-    code = expect(&response, 0xA0, &element)
-    if code:
-        return code
-    if response.n:
-        return E_TRAILING
-    code = expect(&element, 0x30, &inner)
-    if code:
-        return code
-    if element.n:
-        return E_TRAILING
-    code = expect(&inner, 0x06, &element)
-    if code:
-        return code
-    if element.n != 9 or memcmp(element.p, OID_BASIC, 9) != 0:
-        return E_TYPE
-    code = expect(&inner, 0x04, &element)
-    if code:
-        return code
-    if inner.n:
-        return E_TRAILING
-    code = expect(&element, 0x30, &basic)
-    if code:
-        return code
-    if element.n:
-        return E_TRAILING
-
-    start = basic
-    code = expect(&basic, 0x30, &body)
-    if code:
-        return code
-    out.tbs.p = start.p
-    out.tbs.n = basic.p - start.p
-    start = basic
-    code = expect(&basic, 0x30, &element)
-    if code:
-        return code
-    out.signature_algorithm.p = start.p
-    out.signature_algorithm.n = basic.p - start.p
-    code = expect(&basic, 0x03, &element)
-    if code:
-        return code
-    if element.n < 2 or element.p[0] != 0:
-        return E_SIGNATURE
-    out.signature.p = element.p + 1
-    out.signature.n = element.n - 1
+    cdef int tag
+    take_basic(&cursor, &basic)
+    out.tbs.p = basic.left.p
+    enter(&basic, 0x30, &body)
+    out.tbs.n = basic.left.p - out.tbs.p
+    out.signature_algorithm.p = basic.left.p
+    take(&basic, 0x30, &content)
+    out.signature_algorithm.n = basic.left.p - out.signature_algorithm.p
+    take(&basic, 0x03, &out.signature)
+    if out.signature.n < 2 or out.signature.p[0] != 0:  # the first byte says how many bits are unused
+        fail(&basic, E_SIGNATURE)
+    else:
+        out.signature.p += 1
+        out.signature.n -= 1
     out.certificates.p = NULL
     out.certificates.n = 0
-    if basic.n:
-        code = expect(&basic, 0xA0, &element)
-        if code:
-            return code
-        if basic.n:
-            return E_TRAILING
-        code = expect(&element, 0x30, &out.certificates)
-        if code:
-            return code
-        if element.n:
-            return E_TRAILING
+    if basic.left.n:
+        enter(&basic, 0xA0, &inside)
+        end(&basic)
+        take(&inside, 0x30, &out.certificates)
+        end(&inside)
 
     if next_is(&body, 0xA0):  # version, the explicitly encoded default included
-        code = expect(&body, 0xA0, &element)
-        if code:
-            return code
-    start = body
-    code = read_tlv(&body, &tag, &element)
-    if code:
-        return code
+        take(&body, 0xA0, &content)
+    out.responder_id.p = body.left.p
+    tag = take_any(&body, &content)
     if tag != 0xA1 and tag != 0xA2:
-        return E_TAG
-    out.responder_id.p = start.p
-    out.responder_id.n = body.p - start.p
-    code = expect(&body, 0x18, &element)
-    if code:
-        return code
-    if read_time(element.p, element.n, &out.produced_at):
-        return E_TIME
-    code = expect(&body, 0x30, &out.singles)
-    if code:
-        return code
-    if body.n:
-        code = expect(&body, 0xA1, &element)
-        if code:
-            return code
-        if body.n:
-            return E_TRAILING
-        code = read_extensions(element, NULL)
-        if code:
-            return code
+        fail(&body, E_TAG)
+    out.responder_id.n = body.left.p - out.responder_id.p
+    out.produced_at = take_time(&body)
+    take(&body, 0x30, &out.singles)
+    if body.left.n:
+        enter(&body, 0xA1, &inside)
+        end(&body)
+        take_extensions(&inside, NULL)
     out.count = 0
-    start = out.singles
-    while start.n:
-        code = read_single(&start, &out.first if out.count == 0 else &further)
-        if code:
-            return code
+    singles = cursor_over(out.singles, &failure)
+    while more(&singles):
+        take_single(&singles, &out.first if out.count == 0 else &further)
         out.count += 1
-    return 0 if out.count else E_EMPTY
+    if out.count == 0:
+        fail(&singles, E_EMPTY)
+    return failure
 
 
 cdef bytes span_bytes(Span span):
@@ -535,9 +479,9 @@ cdef class OCSPResponse:
 def parse_response(bytes der not None):
     """Read a successful OCSPResponse with a basic response; DERError otherwise."""
     cdef ResponseView view
-    cdef Span certificates, content, start
+    cdef Span content, start
+    cdef Cursor certificates
     cdef SingleView single
-    cdef int tag
     cdef int code = read_response(<const uint8_t *> <const char *> der, len(der), &view)
     if code:
         raise DERError(f"OCSP response: {reason_text(code)}")
@@ -571,12 +515,12 @@ def parse_response(bytes der not None):
             single.revoked_at if single.status == 1 else None,
         ))
     response.certificates = []
-    certificates = view.certificates
-    while certificates.n:
-        start = certificates
-        code = read_tlv(&certificates, &tag, &content)
-        if code:
-            raise DERError(f"OCSP response, embedded certificates: {reason_text(code)}")
-        start.n = certificates.p - start.p
+    certificates = cursor_over(view.certificates, &code)
+    while more(&certificates):
+        start.p = certificates.left.p
+        take_any(&certificates, &content)
+        start.n = certificates.left.p - start.p
         response.certificates.append(span_bytes(start))
+    if code:
+        raise DERError(f"OCSP response, embedded certificates: {reason_text(code)}")
     return response

@@ -9,7 +9,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from ocspd._der cimport CertID, ResponseView, SingleView, Span, read_tlv
+from ocspd._der cimport CertID, Cursor, ResponseView, SingleView, Span, cursor_over, end, enter, take
 from ocspd._index cimport (
     ETAG_OCTETS,
     MAX_DER,
@@ -44,23 +44,29 @@ cdef uint64_t hash_gap(uint64_t h, const uint8_t *p, Py_ssize_t n) noexcept nogi
 
 cdef bint ecdsa_parts(Span signature, Span *r, Span *s) noexcept nogil:
     """Whether the signature is ECDSA-Sig-Value (RFC 3279 §2.2.3) of two positive minimal integers."""
-    cdef Span body, number
-    cdef int tag, i
-    if signature.n > 200 or signature.p[0] != 0x30 or read_tlv(&signature, &tag, &body) or signature.n:
+    cdef int failure = 0
+    cdef Cursor cursor = cursor_over(signature, &failure)
+    cdef Cursor body
+    if signature.n > 200 or signature.p[0] != 0x30:
         return False
-    for i in range(2):
-        if read_tlv(&body, &tag, &number) or tag != 0x02 or number.n == 0 or number.p[0] & 0x80:
+    enter(&cursor, 0x30, &body)
+    end(&cursor)
+    take(&body, 0x02, r)
+    take(&body, 0x02, s)
+    end(&body)
+    return failure == 0 and drop_sign(r) and drop_sign(s)
+
+
+cdef bint drop_sign(Span *integer) noexcept nogil:
+    """Drop the zero byte before a high bit; False unless the integer is positive and minimal."""
+    if integer.n == 0 or integer.p[0] & 0x80:
+        return False
+    if integer.p[0] == 0 and integer.n > 1:
+        if not integer.p[1] & 0x80:
             return False
-        if number.p[0] == 0 and number.n > 1:
-            if not number.p[1] & 0x80:
-                return False
-            number.p += 1
-            number.n -= 1
-        if i == 0:
-            r[0] = number
-        else:
-            s[0] = number
-    return body.n == 0
+        integer.p += 1
+        integer.n -= 1
+    return True
 
 
 cdef int unusable(const ResponseView *view, const SingleView *single, Py_ssize_t size) noexcept nogil:
