@@ -22,7 +22,7 @@ PACKED_BYTES = 1 << 16
 """Bytes of rows that travel together: five hundred rows, 8 ms of P-256 signatures.
 
 Fewer at a time would cost more, and more would keep a CPU busy for longer while they change hands
-(docs/decisions/0007).
+(docs/decisions/0010).
 """
 
 
