@@ -165,7 +165,7 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "pki.cert_reader.read_certificate": (element(0x30, EXTENSION), nested(0x30)),
     "pki.certs.load_certificate": SOME_PEM,
     "pki.certs.load_certificates": SOME_PEM,
-    "pki.config_json.read_config": (
+    "pki.config_json.parse_config": (
         *SOME_JSON,
         octets(b"1", before=b'{"signing":{"default":{"expiry":"', after=b'h"}}}'),
         octets(
@@ -200,7 +200,6 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "pki.names.parse": (element(0x30, RDN), element(0x30, b"\x31\x00"), nested(0x30)),
     "pki.der.children": (element(0x30, b"\x05\x00"), nested(0x30)),
     "pki.pem.blocks": PEM_TEXTS,
-    "pki.profiles.parse_config": SOME_JSON,
     "pki.sans.classify": tuple(partial(one_host, make) for make in HOSTS),
     "pki.sans.ip_address": (repeated("1."), repeated("1:"), repeated("9"), repeated("%")),
     "pki.sans.parse": (element(0x30, b"\x82\x01a"), element(0x30, b"\x87\x04aaaa"), nested(0x30)),

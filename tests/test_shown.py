@@ -22,7 +22,7 @@ from ocspd.cli.main import _VERBS, find_verb, main
 from ocspd.errors import CodedError, OCSPDError
 from ocspd.logs import logger, setup
 from ocspd.pki import keys
-from ocspd.pki.profiles import parse_config
+from ocspd.pki.config_json import parse_config
 from ocspd.shown import masked, shown
 from tests.pki.chain import make_key
 

@@ -13,10 +13,10 @@ from ocspd.authority.signers import PolicySigner
 from ocspd.clock import SystemClock
 from ocspd.ops.server import HTTPServer
 from ocspd.pki.certs import load_certificate
+from ocspd.pki.config_json import parse_config
 from ocspd.pki.issuer import Issuer
 from ocspd.pki.keys import load_private_key
 from ocspd.pki.ocsp import OCSPSigner
-from ocspd.pki.profiles import parse_config
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

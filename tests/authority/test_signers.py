@@ -10,8 +10,9 @@ from ocspd.authority.remote import RemoteTLS
 from ocspd.authority.signers import PolicySigner
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.pki.config_json import parse_config
 from ocspd.pki.issuer import SignRequest
-from ocspd.pki.profiles import SigningConfig, default_config, parse_config
+from ocspd.pki.profiles import SigningConfig, default_config
 from tests.authority.api import make_backend, serving
 from tests.authority.cfssl import AUTH_KEY
 

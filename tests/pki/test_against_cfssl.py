@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from ocspd.clock import SystemClock
-from ocspd.pki import ca, certs, csr, keys, profiles
+from ocspd.pki import ca, certs, config_json, csr, keys, profiles
 from ocspd.pki.issuer import Issuer, SignRequest
 from tests.pki.der import elements, shape
 from tests.tools import need
@@ -166,7 +166,7 @@ def ours(authority: Path, request: SignRequest) -> x509.Certificate:
     issuer = Issuer(
         certs.load_certificate((authority / "ca.pem").read_bytes()),
         keys.load_private_key((authority / "ca-key.pem").read_bytes()),
-        profiles.parse_config((authority / "config.json").read_bytes()),
+        config_json.parse_config((authority / "config.json").read_bytes()),
         SystemClock(),
     )
     return issuer.sign(request)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa
 
 from ocspd.clock import SystemClock
 from ocspd.errors import CodedError
-from ocspd.pki import profiles
+from ocspd.pki import config_json
 from ocspd.pki.csr_reader import load_csr
 from ocspd.pki.der import oid, tlv
 from ocspd.pki.issuer import Issuer, SignRequest
@@ -406,7 +406,9 @@ def cfssl_signs(authority: Path, der: bytes) -> tuple[int, x509.Certificate | No
 def we_sign(der: bytes) -> tuple[int, str, x509.Certificate | None]:
     """Return our code, 0 for an issued certificate, the text of the error, and the certificate."""
     chain = make_chain()
-    issuer = Issuer(chain.ca, chain.ca_key, profiles.parse_config(json.dumps(POLICY).encode()), SystemClock())
+    issuer = Issuer(
+        chain.ca, chain.ca_key, config_json.parse_config(json.dumps(POLICY).encode()), SystemClock()
+    )
     try:
         return ISSUED, "", issuer.sign(SignRequest(csr_pem=e.pem("CERTIFICATE REQUEST", der)))
     except CodedError as err:

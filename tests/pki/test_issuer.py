@@ -16,9 +16,9 @@ from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus
 from ocspd.pki import ca, certs, csr, issuer, keys, pem
+from ocspd.pki.config_json import parse_config
 from ocspd.pki.extensions import Extension
 from ocspd.pki.issuer import Issuer, SignRequest
-from ocspd.pki.profiles import parse_config
 from tests.pki.chain import make_key
 
 NOW = datetime(2026, 5, 4, 3, 2, 31, tzinfo=UTC)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
-from ocspd.pki.profiles import DEFAULT_USAGES, Profile, SigningConfig, default_config, parse_config
+from ocspd.pki.config_json import parse_config
+from ocspd.pki.profiles import DEFAULT_USAGES, Profile, SigningConfig, default_config
 from ocspd.pki.usages import EXTENDED_KEY_USAGES, KEY_USAGES, parse_usages
 
 if TYPE_CHECKING:

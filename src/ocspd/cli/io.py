@@ -110,7 +110,7 @@ def load_config(flags: Flags) -> SigningConfig | None:
     path = flags.string("config")
     if not path:
         return None
-    from ocspd.pki.profiles import parse_config  # noqa: PLC0415  (cryptography, only when needed)
+    from ocspd.pki.config_json import parse_config  # noqa: PLC0415  (cryptography, only when needed)
 
     try:
         return parse_config(read_file(path))

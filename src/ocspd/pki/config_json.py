@@ -1,4 +1,4 @@
-"""Reading a signing configuration; what it means is in `profiles`, whose `parse_config` this is."""
+"""Reading a signing configuration; what it means is in `profiles`."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def invalid(text: str) -> CodedError:
     return CodedError(Code.POLICY_INVALID, f"Invalid or unknown policy: {text}")
 
 
-def read_config(data: bytes) -> SigningConfig:
+def parse_config(data: bytes) -> SigningConfig:
     """Read a signing configuration; CodedError 5200, or ConfigError when there is no signing section."""
     try:
         top = wire.Fields(wire.loads(data), "Config")

@@ -161,10 +161,3 @@ def default_profile() -> Profile:
 def default_config() -> SigningConfig:
     """Return the configuration that applies without `-config`."""
     return SigningConfig(default=default_profile(), profiles={}, auth_keys={}, remotes={})
-
-
-def parse_config(data: bytes) -> SigningConfig:
-    """Read a signing configuration; CodedError 5200, or ConfigError when there is no signing section."""
-    from ocspd.pki.config_json import read_config  # noqa: PLC0415  (it builds the classes of this module)
-
-    return read_config(data)
