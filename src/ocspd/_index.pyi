@@ -87,5 +87,3 @@ class Index:
     def segments(self) -> tuple[Segment, ...]: ...
     def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> StoredResponse | None:
         """Find the newest answer for a CertID."""
-    def knows_issuer(self, hash_name: str, name_hash: bytes, key_hash: bytes) -> bool:
-        """Tell whether any segment has answers under this CertID prefix."""

@@ -583,11 +583,3 @@ cdef class Index:
             if answer is not None:
                 return answer
         return None
-
-    def knows_issuer(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None):
-        cdef Segment segment
-        cdef int number = hash_number(hash_name)
-        for segment in self.segments:
-            if find_issuer(&segment.view, number, span_of(name_hash), span_of(key_hash)) >= 0:
-                return True
-        return False

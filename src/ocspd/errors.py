@@ -8,8 +8,7 @@
      ├─ DERError            bytes that are not the DER structure they should be
      ├─ IndexFileError      a segment, manifest or index directory cannot be used
      ├─ SignerError         the signer of one issuer cannot sign at present
-     ├─ ProcessError        a signing process has ended or cannot be started
-     └─ ResponseError       an OCSP error answer (RFC 6960 §4.2.1) instead of a definitive one
+     └─ ProcessError        a signing process has ended or cannot be started
 
 Each edge has one mapping: the command line prints `str(error)` and exits with `exit_code`; the
 CFSSL API turns CodedError into HTTP 400 (authority/api/api_response.py); the responder turns DERError into
@@ -53,25 +52,6 @@ class SignerError(OCSPDError):
 
 class ProcessError(OCSPDError):
     """A signing process has ended, cannot be started, or says what nobody understands."""
-
-
-class OCSPStatus(IntEnum):
-    """OCSPResponseStatus, RFC 6960 §4.2.1 (4 is not used)."""
-
-    SUCCESSFUL = 0
-    MALFORMED_REQUEST = 1
-    INTERNAL_ERROR = 2
-    TRY_LATER = 3
-    SIG_REQUIRED = 5
-    UNAUTHORIZED = 6
-
-
-class ResponseError(OCSPDError):
-    """An OCSP error answer is due instead of a definitive one."""
-
-    def __init__(self, status: OCSPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Code(IntEnum):

@@ -223,7 +223,6 @@ async def test_D5_no_type_in_any_column_of_sqlite_stops_the_feed(
         async for _ in db.stream_odd():
             pass
         assert [row.serial for row in await db.find_statuses([2])] == [2]
-        await db.revoked_certificates()
         await feed.close()
 
 

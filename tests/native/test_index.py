@@ -13,7 +13,6 @@ from ocspd._index import NO_NEXT_UPDATE, Index, Segment
 from ocspd._responder import COUNTER_BLOCK_BYTES, Responder
 from ocspd.errors import IndexFileError
 from ocspd.index._writer import SegmentWriter
-from tests.native.answers import HASHES
 from tests.native.segments import ISSUER_SIZE, TEMPLATE_SIZE, patched, read_header, sealed, with_header
 from tests.native.world import ABSENT, ENDLESS, GOOD, NOW_S, authorities, segment_path, stored
 
@@ -112,11 +111,6 @@ def test_the_newest_segment_wins(tmp_path: Path) -> None:
     assert found.der == newer
     assert index.generation == 7
     assert index.entries == Segment(segment_path()).entries + 1
-    assert [name for name in HASHES if index.knows_issuer(name, *authorities()[0].hashes(name))] == [
-        "sha1",
-        "sha256",
-        "sha512",
-    ]
 
 
 def test_an_index_without_segments_knows_nobody() -> None:

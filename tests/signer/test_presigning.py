@@ -262,7 +262,7 @@ async def test_a_failing_database_ends_the_pass_with_its_own_error() -> None:
     db.fail_upserts_after = 1
     with pytest.raises(CodedError, match=r'"code":11000,"message":"the database went away"'):
         await refresh(db, signer, processes=2)
-    assert len(db.responses) == presigning.CHUNK_ROWS
+    assert len(db.responses) == presigning.BATCH_ROWS
     assert db.closed_streams == 1
 
 

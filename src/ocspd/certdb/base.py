@@ -67,10 +67,6 @@ class CertDB(Protocol):
         """Return the certificates of every issuer with this serial, ordered by key identifier."""
         ...
 
-    def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
-        """Stream the unexpired certificates, whole rows, in no particular order."""
-        ...
-
     async def estimate_unexpired(self) -> int:
         """Estimate how many certificates are unexpired, and so how long a pass will take.
 
@@ -104,10 +100,6 @@ class CertDB(Protocol):
         """Return the certificate of a row found here, which names the issuer; empty when it is gone."""
         ...
 
-    async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
-        """Return revoked, unexpired certificates; only those of the CA labels given, if any."""
-        ...
-
     async def revoke_certificate(
         self, serial: int, aki: str, reason: int, *, keep_first: bool = False
     ) -> bool:
@@ -124,14 +116,6 @@ class CertDB(Protocol):
 
         CodedError 11200 when there is no such row.
         """
-        ...
-
-    async def insert_ocsp(self, row: OCSPRow) -> None:
-        """Insert an OCSP response; CodedError 11000 when there is one, or (PostgreSQL) no certificate."""
-        ...
-
-    async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
-        """Return the stored response of a certificate, expired or not, or None."""
         ...
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:

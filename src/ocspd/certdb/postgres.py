@@ -57,9 +57,6 @@ INSERT INTO certificates ({_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6,
         COALESCE($7, timestamptz '0001-01-01 00:00:00+00'), $8, $9, $10, $11, $12, $13)
 """  # noqa: S608  (constants)
-_INSERT_OCSP = """
-INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) VALUES ($1, $2, $3, $4)
-"""
 _UPSERT = """
 INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry)
 SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::timestamptz[])
@@ -111,12 +108,6 @@ class PostgresCertDB:
         found = await self._by_serials(_CERTIFICATE_COLUMNS, [serial])
         read = rows.readable_certificates(found, parse=rows.parse_binary_time)
         return sorted(read, key=lambda row: row.aki)
-
-    async def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
-        """See CertDB."""
-        async for chunk in self._pages("certificates", _CERTIFICATE_COLUMNS, 500):
-            for row in rows.readable_certificates(chunk, parse=rows.parse_binary_time):
-                yield row
 
     async def estimate_unexpired(self) -> int:
         """See CertDB."""
@@ -187,17 +178,6 @@ class PostgresCertDB:
             raise CodedError(Code.STORE_FAILED, f"{self.name}: {err}") from err
         return PackedRows(data[:end], count), data[end:]
 
-    async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
-        """See CertDB."""
-        where = "WHERE status = 'revoked' AND expiry > $1"
-        if labels is None:
-            return await self._certificates(where, self._clock.now())
-        return await self._certificates(
-            f"{where} AND ca_label = ANY($2::bytea[])",
-            self._clock.now(),
-            [label.encode() for label in labels],
-        )
-
     async def revoke_certificate(
         self, serial: int, aki: str, reason: int, *, keep_first: bool = False
     ) -> bool:
@@ -223,18 +203,6 @@ class PostgresCertDB:
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
         return count > 0
-
-    async def insert_ocsp(self, row: OCSPRow) -> None:
-        """See CertDB."""
-        stored = rows.same_key(await self._by_serials(_KEY, [row.serial]), row.serial, row.aki)
-        key = row.key or (stored[0] if stored else _key(row.serial, row.aki))
-        await self._change(_INSERT_OCSP, *key, row.body, row.expiry)
-
-    async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
-        """See CertDB."""
-        found = await self._by_serials(_OCSP_COLUMNS, [serial], table="ocsp_responses")
-        same = rows.same_key(found, serial, aki)
-        return _ocsp_row(*same[0]) if same else None
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
         """See CertDB."""
@@ -351,14 +319,6 @@ class PostgresCertDB:
                     _BY_SERIALS.format(columns=columns, table=table), texts, stripped(serials)
                 )
             )
-
-    async def _certificates(self, where: str, *values: Any) -> list[CertificateRow]:
-        async with self._database.connection(COMMAND_TIMEOUT_S) as connection:
-            records = await connection.fetch(
-                f"SELECT {_CERTIFICATE_COLUMNS} FROM certificates {where}",  # noqa: S608  (constants)
-                *values,
-            )
-        return rows.readable_certificates(records, parse=rows.parse_binary_time)
 
     async def _pages(
         self, table: str, columns: str, size: int, where: str = "true", *, unexpired: str = "expiry > $1"

@@ -102,12 +102,6 @@ class SQLiteCertDB:
         found = await self._by_serials(_COLUMNS, [serial])
         return sorted(rows.readable_certificates(found, parse=rows.parse_time), key=lambda row: row.aki)
 
-    async def unexpired_certificates(self) -> AsyncIterator[CertificateRow]:
-        """See CertDB."""
-        async for chunk in self._pages("certificates", _COLUMNS, 500):
-            for row in rows.readable_certificates(chunk, parse=rows.parse_time):
-                yield row
-
     async def estimate_unexpired(self) -> int:
         """See CertDB."""
         sql = "SELECT count(*) FROM certificates WHERE expiry > ?"
@@ -149,13 +143,6 @@ class SQLiteCertDB:
         )
         return bytes(records[0][0] or b"") if records else b""
 
-    async def revoked_certificates(self, labels: Sequence[str] | None = None) -> list[CertificateRow]:
-        """See CertDB."""
-        where = "WHERE status = 'revoked' AND expiry > ?"
-        if labels is not None:
-            where += f" AND ca_label IN ({','.join('?' * len(labels))})"
-        return await self._certificates(where, self._now(), *(labels or ()))
-
     async def revoke_certificate(
         self, serial: int, aki: str, reason: int, *, keep_first: bool = False
     ) -> bool:
@@ -180,24 +167,6 @@ class SQLiteCertDB:
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
         return count > 0
-
-    async def insert_ocsp(self, row: OCSPRow) -> None:
-        """See CertDB."""
-        serial, aki, body, expiry = _ocsp_values(row)
-        stored = rows.same_key(await self._by_serials(_KEY, [row.serial]), row.serial, row.aki)
-        if stored and row.key is None:
-            serial, aki = stored[0]
-        await self._change(
-            "INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry) "
-            "VALUES (CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?)",
-            (serial, aki, body, expiry),
-        )
-
-    async def get_ocsp(self, serial: int, aki: str) -> OCSPRow | None:
-        """See CertDB."""
-        found = await self._by_serials(_OCSP_COLUMNS, [serial], table="ocsp_responses")
-        same = rows.same_key(found, serial, aki)
-        return _ocsp_row(*same[0]) if same else None
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
         """See CertDB."""
@@ -285,10 +254,6 @@ class SQLiteCertDB:
 
     async def _change(self, sql: str, values: Sequence[Any]) -> int:
         return await self._worker.run(lambda connection: connection.execute(sql, values).rowcount)
-
-    async def _certificates(self, where: str, *values: str) -> list[CertificateRow]:
-        sql = f"SELECT {_COLUMNS} FROM certificates {where}"  # noqa: S608  (constants)
-        return rows.readable_certificates(await self._fetch(sql, values), parse=rows.parse_time)
 
     async def _by_serials(
         self, columns: str, serials: Sequence[int], *, table: str = "certificates"

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.model import CertStatus, StatusRow
 from ocspd.pki.certs import ski_hex
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from ocspd.pki.certs import Certificate
     from ocspd.pki.crl import CRLInfo, RevocationList
 
-CHUNK_ROWS = 5000
 MAX_CRL_BYTES = 2 << 30
 EXPIRED = "expired"
 """The cause of rows that are left out although nothing is wrong with them."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ocspd.pki.certs import Certificate
 
 CHUNK_BYTES = 16 << 20
-_BLANKS = b" \t\r\n\f\v"
 _SHOWN = 20
 
 
