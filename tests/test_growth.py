@@ -232,6 +232,7 @@ ELSEWHERE = {
     "cli.issue_input.read_key": "pki.keys.load_private_key",
     "cli.issue_input.read_request": "pki.csr.parse_request",
     "index.manifest.parse_manifest": "see parse",
+    "model.parse_date": "ten characters",
     "pki.crl.load_crls": "lists of 2 GiB are read in pieces, tests/signer/test_importing.py",
     "signer.index_txt.parse_row": "lines are bounded, see check_size",
     "signer.index_txt.parse_serial_line": "lines are bounded, see check_size",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocspd.errors import CodedError
+from ocspd.files import stamp
 from ocspd.pki.certs import load_certificate
 from ocspd.pki.ocsp import OCSPSigner
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
     from ocspd.clock import Clock
     from ocspd.config import IssuerConfig
+    from ocspd.files import Stamp
     from ocspd.pki.certs import Certificate
     from ocspd.pki.keys import PrivateKey
-
-Stamp = tuple[int, int, int]
 
 
 class FileSigners:
@@ -85,7 +84,6 @@ class FileSigners:
 def _stamp(name: str) -> Stamp | None:
     """Return what changes when a file is replaced; None when there is no file of that name to watch."""
     try:
-        status = Path(name.removeprefix("file:")).stat()
+        return stamp(name.removeprefix("file:"))
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

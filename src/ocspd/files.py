@@ -11,6 +11,21 @@ from pathlib import Path
 from ocspd.errors import OCSPDError
 from ocspd.machine import MACHINE, Machine
 
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = {b"\xff\xfe", b"\xfe\xff"}
+"""Byte order marks, which Windows puts in front of text."""
+
+Stamp = tuple[int, int, int]
+
+
+def stamp(path: str | Path) -> Stamp:
+    """Return what changes when a file is replaced or rewritten: inode, size and time of change.
+
+    OSError when there is none, or none that can be looked at.
+    """
+    found = Path(path).stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
 
 def write_atomic(path: str | Path, data: bytes, mode: int = 0o644, *, machine: Machine = MACHINE) -> None:
     """Replace path by data in one step, with exactly the permissions `mode`.

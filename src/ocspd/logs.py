@@ -19,6 +19,10 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.
 
 logger = logging.getLogger("ocspd")
 
+silent = logging.getLogger("ocspd.http")
+"""Takes what aiohttp says of broken requests, with tracebacks, and writes nothing of it."""
+silent.disabled = True
+
 
 class _Formatter(logging.Formatter):
     """One line a record: control characters are escaped, so input cannot forge lines, and no secret shows."""

@@ -112,6 +112,13 @@ def parse_reason(text: str) -> int:
     )
 
 
+def parse_date(text: str) -> datetime:
+    """Read a date in the form YYYY-MM-DD, which means 00:00 UTC; ValueError otherwise."""
+    if len(text) != len("2006-01-02"):
+        raise ValueError(text)  # strptime takes months and days of one digit as well
+    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+
+
 def reason_word(number: int) -> str:
     """Write a reason as CFSSL names it; its number where it has no name."""
     return next((word for word, reason in REASONS.items() if reason == number), str(number))

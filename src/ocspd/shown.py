@@ -1,6 +1,6 @@
 """What of a user's input is shown again, in messages, logs and answers: never a secret.
 
-SlotKeys and passwords end up where a file name or a number belongs: `-ca-key "$(cat key.pem)"`, an auth key
+Keys and passwords end up where a file name or a number belongs: `-ca-key "$(cat key.pem)"`, an auth key
 without its `env:`, a URL with a password. Two nets: `shown` for a text that stands in a message, and
 `masked` over every finished line, for what nobody thought of.
 """

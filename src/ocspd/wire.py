@@ -16,8 +16,11 @@ from datetime import timedelta
 from typing import Any
 
 from ocspd.errors import OCSPDError
+from ocspd.files import UTF16_MARKS
 from ocspd.shown import shown
 
+API_PREFIX = "/api/v1/cfssl/"
+"""Path of every endpoint of CFSSL's API."""
 _MAX_DEPTH_TEXT = "exceeded max depth"
 _CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 
@@ -37,7 +40,7 @@ class DurationError(OCSPDError):
 def dumps(value: Any) -> str:
     """Write a JSON value as Go's encoder does: compact, UTF-8, HTML-relevant characters escaped.
 
-    SlotKeys keep the order of the dict; CFSSL's map results are alphabetical, so sort those first.
+    Keys keep the order of the dict; CFSSL's map results are alphabetical, so sort those first.
     """
     return _escape(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
 
@@ -62,7 +65,7 @@ def loads(data: bytes | str) -> Any:
     More than MAX_OBJECTS brackets and braces are refused.
     """
     if isinstance(data, bytes):
-        if data[:2] in _UTF16_MARKS:
+        if data[:2] in UTF16_MARKS:
             raise JSONError("the text is in UTF-16: save it as UTF-8")
         text = data.decode("utf-8", "replace")
     else:
@@ -85,7 +88,6 @@ def loads(data: bytes | str) -> Any:
         raise JSONError(_describe(err, text)) from None
 
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
 )

@@ -25,8 +25,10 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from ocspd import wire
+from ocspd.authority.tls import no_password
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.ops.listeners import DEFAULT_PORT
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 
     from ocspd.clock import Clock
 
-DEFAULT_PORT = 8888
-API_PREFIX = "/api/v1/cfssl/"
 
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _MAX_MESSAGE_CHARS = 4096
@@ -68,7 +68,7 @@ class RemoteTLS:
         context = self._trust()
         if self.certificate_file:
             try:
-                context.load_cert_chain(self.certificate_file, self.key_file, _no_password)
+                context.load_cert_chain(self.certificate_file, self.key_file, no_password)
             except (OSError, ValueError) as err:
                 files = f"{self.certificate_file}, {self.key_file}"
                 raise ConfigError(f"{files}: not a usable client certificate and key: {err}") from err
@@ -81,10 +81,6 @@ class RemoteTLS:
             return ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ValueError) as err:
             raise ConfigError(f"{self.ca_file}: not usable as trusted CA certificates (PEM): {err}") from err
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is encrypted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +217,7 @@ class RemoteSigner:
         error: OCSPDError | None = None
         for address in self.addresses:
             try:
-                return _result(await self._post(f"{address}{API_PREFIX}{endpoint}", body))
+                return _result(await self._post(f"{address}{wire.API_PREFIX}{endpoint}", body))
             except CodedError as err:
                 error = err
         assert error is not None

@@ -78,7 +78,7 @@ class ServerTLS:
     def load(self, context: ssl.SSLContext) -> None:
         """Load the certificate and key into a context, also again when they were replaced on disk."""
         try:
-            context.load_cert_chain(self.certificate_file, self.key_file, _no_password)
+            context.load_cert_chain(self.certificate_file, self.key_file, no_password)
         except (OSError, ValueError) as err:
             files = f"{self.certificate_file}, {self.key_file}"
             raise ConfigError(f"{files}: not a usable TLS certificate and key: {err}") from err
@@ -93,5 +93,6 @@ class ServerTLS:
             context.minimum_version = _VERSIONS[self.min_version]
 
 
-def _no_password() -> str:
+def no_password() -> str:
+    """Stand in for OpenSSL's prompt, which would wait at a terminal that nobody looks at."""
     raise ValueError("the private key is encrypted")

@@ -24,7 +24,7 @@ from ocspd.clock import SystemClock
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.pki import ca
-from ocspd.pki.csr import make_csr, new_key
+from ocspd.pki.csr import NO_HOSTS, make_csr, new_key
 from ocspd.pki.issuer import SignRequest
 from ocspd.pki.profiles import default_profile
 
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     from ocspd.pki.profiles import Profile
 
 _CA_SECTION = "ca section only permitted in initca"
-
-_NO_HOSTS = (
-    'This certificate lacks a "hosts" field. This makes it unsuitable for',
-    "websites. For more information see the Baseline Requirements for the Issuance and Management",
-    "of Publicly-Trusted Certificates, v.1.1.6, from the CA/Browser Forum (https://cabforum.org);",
-    'specifically, section 10.2.3 ("Information Requirements").',
-)
 
 _SELF_SIGNED = """\
 *** WARNING ***
@@ -93,7 +86,7 @@ async def _signed(flags: Flags, request: CertificateRequest) -> None:
         )
     )
     if not request.hosts and _is_for_servers(signer.profile):
-        for line in _NO_HOSTS:
+        for line in NO_HOSTS.splitlines():
             logger.warning("%s", line)
     print_result(cert=certificate, csr=csr, key=key_pem)
 

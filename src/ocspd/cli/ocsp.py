@@ -6,7 +6,7 @@ import base64
 import contextlib
 import sys
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ocspd.certdb import open_certdb
@@ -21,7 +21,7 @@ from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import CodedError, ConfigError, OCSPDError
 from ocspd.logs import logger
-from ocspd.model import CertStatus, parse_reason, parse_status
+from ocspd.model import CertStatus, parse_date, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 from ocspd.shown import shown
 from ocspd.signer.index_pass import index_pass
@@ -94,9 +94,7 @@ def _revoked_at(text: str, clock: Clock) -> datetime:
     if text == "now":
         return clock.now()
     try:
-        if len(text) != len("2006-01-02"):
-            raise ValueError(text)  # noqa: TRY301  (one text for every form that is not the date)
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        return parse_date(text)
     except ValueError:
         raise ConfigError(
             f"Malformed revocation time: {shown(text)!r}: use now or a date as YYYY-MM-DD"

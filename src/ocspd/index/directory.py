@@ -44,7 +44,8 @@ KEPT_S = 10.0
 """How long a segment that no manifest names any more is kept at least: a reader of the previous manifest
 opens its segments within milliseconds, and a later one reads the next manifest."""
 VERIFIED_BYTES = 64 << 20
-"""Segments up to this size are compared with their SHA-256 before use; it takes about 50 ms."""
+"""Segments up to this size are compared with their SHA-256 before use (about 50 ms); larger ones are checked
+in structure only, since reading them whole would delay every revocation: `ocspd index verify` does it."""
 KEPT_BYTES = 32 << 20
 """Up to this size in all, such segments are kept for the whole grace time."""
 

@@ -132,7 +132,7 @@ class RemoteIndex:
         local generation is then unchanged.
         """
         local = self._local(directory)
-        whole = local is not None and all(_has(directory, ref) for ref in local.segments)
+        whole = local is not None and all(directory.present(ref) for ref in local.segments)
         read = await self._read_manifest(self._etag if whole else None)
         if read is None:
             return None
@@ -180,7 +180,7 @@ class RemoteIndex:
         return parse_manifest(data, f"{self.url}/{MANIFEST_NAME}"), etag
 
     async def _fetch_missing(self, directory: IndexDirectory, manifest: Manifest) -> None:
-        missing = [ref for ref in dict.fromkeys(manifest.segments) if not _has(directory, ref)]
+        missing = [ref for ref in dict.fromkeys(manifest.segments) if not directory.present(ref)]
         if not missing:
             return
         directory.create()
@@ -357,13 +357,6 @@ class RemoteIndex:
 
 async def _check_here(directory: IndexDirectory, manifest: Manifest) -> None:
     await asyncio.to_thread(directory.open, manifest)
-
-
-def _has(directory: IndexDirectory, ref: SegmentRef) -> bool:
-    try:
-        return directory.segment_path(ref).stat().st_size == ref.size_bytes
-    except OSError:
-        return False
 
 
 def _rename(directory: IndexDirectory, path: Path, ref: SegmentRef) -> None:

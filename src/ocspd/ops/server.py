@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from ocspd.errors import OCSPDError
+from ocspd.logs import silent
 from ocspd.ops.listeners import in_use
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 HEAD_S = 30.0
 KEEPALIVE_S = 75.0
 DRAIN_S = 10.0
-
-_quiet = logging.getLogger("ocspd.http")  # what aiohttp says of broken requests, with tracebacks
-_quiet.disabled = True
 
 
 class HTTPServer:
@@ -60,7 +57,7 @@ class HTTPServer:
         server = _Server(
             self._handler,
             max_connections=self._max_connections,
-            logger=_quiet,
+            logger=silent,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
             lingering_time=1.0,

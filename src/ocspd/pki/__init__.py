@@ -1,1 +1,1 @@
-"""SlotKeys, names, requests, certificates, OCSP (floor 2): pure; the only importer of cryptography."""
+"""Keys, names, requests, certificates, OCSP (floor 2): pure; the only importer of cryptography."""

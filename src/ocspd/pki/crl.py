@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from ocspd.pki.extensions import Extension
 
-_BEGIN = (b"-----BEGIN X509 CRL-----", b"-----BEGIN CRL-----")
-_END = (b"-----END X509 CRL-----", b"-----END CRL-----")
+_LABELS = ("X509 CRL", "CRL")
 _REASONS = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
 _REMOVE_FROM_CRL = 8
 _ENUMERATED = 0x0A
@@ -453,33 +452,20 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
     if data[:1] == b"\x30":
         yield RevocationList(pem.without_newline(data), name)
         return
-    found = 0
-    position = 0
-    while (span := _block(data, position, name)) is not None:
-        start, end, position = span
-        found += 1
-        where = name if found == 1 and _block(data, position, name) is None else f"{name}: CRL {found}"
-        try:
-            content = binascii.a2b_base64(memoryview(data)[start:end])
-        except binascii.Error as err:
-            raise ConfigError(f"{where}: its base64 is broken: {err}") from err
-        yield RevocationList(content, where)
+    found = [block for block in pem.spans(data) if block.label in _LABELS]
+    if len(found) < sum(pem.count(data, label) for label in _LABELS):
+        # not skipped, as other readers of PEM do: what it revokes would be called good
+        raise ConfigError(f"{name}: a PEM block of a CRL is not whole: the file was cut off or changed")
     if not found:
         hint = "" if b"-----BEGIN" in data else pem.hint(data)
         raise ConfigError(f"{name}: not a CRL: neither DER nor a PEM block 'X509 CRL'{hint}")
-
-
-def _block(data: bytes, position: int, name: str) -> tuple[int, int, int] | None:
-    """Return start and end of the base64 of the next block, and where to look for more."""
-    starts = [(data.find(mark, position), mark) for mark in _BEGIN]
-    begin, mark = min(((at, mark) for at, mark in starts if at >= 0), default=(-1, b""))
-    if begin < 0:
-        return None
-    start = begin + len(mark)
-    end = data.find(_END[_BEGIN.index(mark)], start)
-    if end < 0:
-        raise ConfigError(f"{name}: a PEM block does not end: the file is cut off")
-    return start, end, end + 5
+    for number, block in enumerate(found, 1):
+        where = name if len(found) == 1 else f"{name}: CRL {number}"
+        try:
+            content = binascii.a2b_base64(memoryview(data)[block.body : block.end])
+        except binascii.Error as err:
+            raise ConfigError(f"{where}: its base64 is broken: {err}") from err
+        yield RevocationList(content, where)
 
 
 def in_force(headings: Sequence[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRLInfo, str]]]:

@@ -14,7 +14,7 @@ from ocspd import wire
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.logs import logger
 from ocspd.pki import der, extensions, keys, pem, sans
-from ocspd.pki.csr_reader import ReceivedCSR, csr_text, load_csr
+from ocspd.pki.csr_reader import EXTENSION_REQUEST, ReceivedCSR, csr_text, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import EMAIL, Name, is_oid
 from ocspd.shown import shown
@@ -39,7 +39,12 @@ __all__ = [
     "subject_from_fields",
 ]
 
-_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+NO_HOSTS = """\
+This certificate lacks a "hosts" field. This makes it unsuitable for
+websites. For more information see the Baseline Requirements for the Issuance and Management
+of Publicly-Trusted Certificates, v.1.1.6, from the CA/Browser Forum (https://cabforum.org);
+specifically, section 10.2.3 ("Information Requirements")."""
+"""CFSSL's warning, to the letter."""
 _REQUEST_KEYS = (
     "CN",
     "hosts",
@@ -320,4 +325,4 @@ def _attributes(request: CertificateRequest) -> bytes:
     if not wanted:
         return der.tlv(tag)
     value = der.sequence(*(extension.encode() for extension in wanted))
-    return der.tlv(tag, der.sequence(der.oid(_EXTENSION_REQUEST), der.tlv(0x31, value)))
+    return der.tlv(tag, der.sequence(der.oid(EXTENSION_REQUEST), der.tlv(0x31, value)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ocspd.pki.extensions import BasicConstraints, Extension
     from ocspd.pki.keys import PublicKey
 
-_EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
+EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 _LABELS = {"CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"}
 _ATTRIBUTES = 0xA0
 
@@ -118,7 +118,7 @@ def _extension_request(attributes: bytes) -> tuple[Extension, ...]:
             values = reader.elements(reader.expect(parts, 1, reader.SET, "the attribute's values").content)
         except DERError:
             continue
-        if kind == _EXTENSION_REQUEST and values:
+        if kind == EXTENSION_REQUEST and values:
             wanted += extensions.parse_extensions(values[0].raw)
     seen: set[str] = set()
     for extension in wanted:

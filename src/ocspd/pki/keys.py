@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.pki import der, pem
+from ocspd.pki.public_keys import MAX_RSA_BITS, MIN_RSA_BITS
 
 try:
     from cryptography.hazmat.primitives.asymmetric import mldsa
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
         | mldsa.MLDSA87PublicKey
     )
 
-MIN_RSA_BITS = 2048
-MAX_RSA_BITS = 8192
 
 _CURVES: dict[int, type[ec.EllipticCurve]] = {256: ec.SECP256R1, 384: ec.SECP384R1, 521: ec.SECP521R1}
 _GO_CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

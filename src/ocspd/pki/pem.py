@@ -10,9 +10,13 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from ocspd.errors import DERError
 from ocspd.pki import der_reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _BEGIN, _END, _DASHES = b"-----BEGIN ", b"-----END ", b"-----"
 _HEADER = re.compile(r"([A-Za-z0-9-]+)[ \t]*:[ \t]*(.*)")
@@ -28,31 +32,50 @@ class Block:
     text: bytes
 
 
-def blocks(data: bytes) -> list[Block]:
-    """Return every well-formed block of a text, in order."""
-    found = []
+class Span(NamedTuple):
+    """Where a block lies in a text; `label` is what its BEGIN and END lines say."""
+
+    label: str
+    begin: int
+    """Of the BEGIN line."""
+    body: int
+    """Of the line after it."""
+    end: int
+    """Of the END line."""
+    after: int
+    """The end of the END line."""
+
+
+def spans(data: bytes) -> Iterator[Span]:
+    """Yield every block whose BEGIN and END lines agree, in order; the base64 is not looked at."""
     position = 0
     while (end := data.find(_END, position)) >= 0:
         begin = data.rfind(_BEGIN, position, end)
         position = end + len(_END)
-        block = _block(data, begin, end) if begin >= 0 else None
-        if block is not None:
-            found.append(block)
-    return found
+        if begin < 0:
+            continue
+        body = data.find(b"\n", begin, end) + 1
+        first_line = data[begin + len(_BEGIN) : body].rstrip(b" \t\r\n")
+        last_line = _END + first_line
+        if body and first_line.endswith(_DASHES) and data.startswith(last_line, end):
+            label = first_line.removesuffix(_DASHES).decode("latin-1")
+            yield Span(label, begin, body, end, end + len(last_line))
 
 
-def _block(data: bytes, begin: int, end: int) -> Block | None:
-    """Return the block between the starts of its BEGIN and END lines, None when it is not one."""
-    body = data.find(b"\n", begin, end) + 1
-    first_line = data[begin + len(_BEGIN) : body].rstrip(b" \t\r\n")
-    if not body or not first_line.endswith(_DASHES):
-        return None
-    label = first_line.removesuffix(_DASHES)
-    last_line = _END + first_line
-    if not data.startswith(last_line, end):
-        return None
+def count(data: bytes, label: str) -> int:
+    """Return how many BEGIN lines with a label a text has, whether blocks follow them or not."""
+    return data.count(_BEGIN + label.encode() + _DASHES)
+
+
+def blocks(data: bytes) -> list[Block]:
+    """Return every well-formed block of a text, in order."""
+    return [block for span in spans(data) if (block := _block(data, span)) is not None]
+
+
+def _block(data: bytes, span: Span) -> Block | None:
+    """Return what a block holds, None when that is not base64."""
     headers: dict[str, str] = {}
-    lines = data[body:end].decode("latin-1").splitlines()
+    lines = data[span.body : span.end].decode("latin-1").splitlines()
     first = 0
     while first < len(lines) and (header := _HEADER.fullmatch(lines[first].strip())) is not None:
         headers[header[1]] = header[2]
@@ -61,7 +84,7 @@ def _block(data: bytes, begin: int, end: int) -> Block | None:
         content = base64.b64decode("".join("".join(lines[first:]).split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return Block(label.decode("latin-1"), headers, content, data[begin : end + len(last_line)] + b"\n")
+    return Block(span.label, headers, content, data[span.begin : span.after] + b"\n")
 
 
 def without_newline(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import IndexFileError
 from ocspd.index._freshness import live_stats
-from ocspd.index.directory import IndexDirectory
+from ocspd.index.directory import VERIFIED_BYTES, IndexDirectory
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.kept import KeptSegments
 from ocspd.index.manifest import parse_manifest
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from ocspd._index import Index
     from ocspd.index.manifest import SegmentRef
 
-_VERIFIED_BYTES = 64 << 20
-"""Segments up to this size are compared with their SHA-256 before use (about 50 ms); larger ones are
-checked in structure only, since reading them whole would delay every revocation: `ocspd index verify`."""
 _STEPS = 200
 """Into how many steps the expiry of an issuer's responses is divided: shares are exact to half a percent."""
 
@@ -86,7 +83,7 @@ class Examiner:
         directory = IndexDirectory(path)
 
         def verify(ref: SegmentRef) -> None:
-            if ref.size_bytes <= _VERIFIED_BYTES:
+            if ref.size_bytes <= VERIFIED_BYTES:
                 directory.verify(ref)
 
         async with self._checking:

@@ -38,7 +38,7 @@ class Examined:
     """What a checked generation consists of."""
 
     entries: int
-    """SlotKeys; one that stands in several segments counts several times."""
+    """Keys; one that stands in several segments counts several times."""
     segments: int
 
 

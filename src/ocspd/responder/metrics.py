@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ocspd._index import NO_NEXT_UPDATE
 from ocspd.metrics import COUNTERS, HASHES, LATENCY_BOUNDS_NS, METHODS, OUTCOMES, SLOW_CAUSES
 from ocspd.ops.exposition import build_info
 from ocspd.responder.pulling import PulledIndex
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from ocspd.responder.supervisor import Supervisor
 
-_NO_NEXT_UPDATE = (1 << 63) - 1
 _TIMEOUTS = ("header", "idle", "write")
 
 
@@ -122,7 +122,7 @@ class ResponderCollector(Collector):
             "Whether what the file, table, index directory or URL holds now could be read and is served.",
             value=int(self._supervisor.source_up),
         )
-        yield GaugeMetricFamily("ocspd_index_entries", "SlotKeys in the index.", value=index.entries)
+        yield GaugeMetricFamily("ocspd_index_entries", "Keys in the index.", value=index.entries)
         yield GaugeMetricFamily("ocspd_index_segments", "Segments in the index.", value=index.segments)
         yield GaugeMetricFamily("ocspd_index_generation", "Generation of the index.", value=index.generation)
         yield CounterMetricFamily(
@@ -159,7 +159,7 @@ class ResponderCollector(Collector):
             expired.add_metric(values, issuer.expired(now_s))
             entries.add_metric(values, issuer.entries)
             oldest.add_metric(values, issuer.this_update_min)
-            if issuer.next_update_min != _NO_NEXT_UPDATE:
+            if issuer.next_update_min != NO_NEXT_UPDATE:
                 expiry.add_metric(values, issuer.next_update_min)
         yield from (entries, expiry, oldest, expired)
 

@@ -49,15 +49,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import logging
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from ocspd._index import NO_NEXT_UPDATE
 from ocspd._text import http_date
-from ocspd.logs import logger
+from ocspd.logs import logger, silent
 from ocspd.metrics import METHODS
 from ocspd.tasks import time_limit
 
@@ -78,7 +78,6 @@ _TYPE = "application/ocsp-response"
 _NOT_CACHED = "max-age=0, no-cache"
 _MALFORMED = bytes.fromhex("30030a0101")
 _INTERNAL_ERROR = bytes.fromhex("30030a0102")
-_NO_NEXT_UPDATE = (1 << 63) - 1  # what `Reply.next_update` says of an answer without one
 _REASONS = {
     200: "OK",
     304: "Not Modified",
@@ -95,9 +94,6 @@ _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _ALPHABET = bytes.maketrans(b" -_", b"++/")
 _ETAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
-
-_quiet = logging.getLogger("ocspd.http")  # what aiohttp says of broken requests, with tracebacks
-_quiet.disabled = True
 
 
 class Reply(Protocol):
@@ -162,7 +158,7 @@ class OCSPServer(web.Server):
         """How long a body may take to arrive."""
         self._options: dict[str, Any] = {
             "access_log": None,
-            "logger": _quiet,
+            "logger": silent,
             "keepalive_timeout": keepalive_timeout_s,
             "lingering_time": _LINGER_S,
             "auto_decompress": False,  # a compressed body is not DER, and could be a bomb
@@ -330,7 +326,7 @@ def cache_fields(reply: Reply) -> dict[str, str]:
         "Cache-Control": f"max-age={reply.max_age_s}, public, no-transform, must-revalidate",
         "Last-Modified": http_date(reply.this_update),
     }
-    if reply.next_update != _NO_NEXT_UPDATE:
+    if reply.next_update != NO_NEXT_UPDATE:
         fields["Expires"] = http_date(reply.next_update)
     fields["ETag"] = f'"{reply.etag}"'
     return fields

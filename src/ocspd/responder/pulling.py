@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.index.directory import VERIFIED_BYTES
 from ocspd.index.manifest import check_not_in_the_future
 from ocspd.logs import logger
 from ocspd.tasks import time_limit
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 _START_S = 10.0
 """How long a start waits for the store when the cache has a generation to answer from."""
 _BACKOFF_MAX_S = 5.0
-_VERIFIED_BYTES = 64 << 20
-"""Cached segments up to this size are compared with their SHA-256 at a start, larger ones in structure."""
 
 
 @dataclass(slots=True)
@@ -150,7 +149,7 @@ class PulledIndex:
             check_not_in_the_future(
                 manifest, str(self.directory.manifest_path), self._clock.now().timestamp()
             )
-            await asyncio.to_thread(self._remove_damaged, manifest, _VERIFIED_BYTES)
+            await asyncio.to_thread(self._remove_damaged, manifest, VERIFIED_BYTES)
             try:
                 await self._remote.check(self.directory, manifest)
             except IndexFileError:

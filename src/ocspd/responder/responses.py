@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError, OCSPDError
+from ocspd.files import UTF8_MARK, UTF16_MARKS, stamp
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from ocspd.clock import Clock
+    from ocspd.files import Stamp
     from ocspd.index.directory import IndexDirectory
 
 _LOOK_S = 0.2
@@ -24,11 +26,7 @@ _SETTLE_S = 0.4
 """A file whose size and time have not changed for so long is taken to be complete."""
 _SHOWN = 20
 """Bad tokens that are logged one by one; more are counted."""
-_UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = {b"\xff\xfe", b"\xfe\xff"}
 _WHITESPACE = b" \t\r\n\f"
-
-Stamp = tuple[int, int, int]
 
 
 class ResponsesFile:
@@ -50,9 +48,9 @@ class ResponsesFile:
 
         OCSPDError when it cannot be read. A file without a single answer is served, as CFSSL does.
         """
-        stamp = self._stamp()
+        found = self._stamp()
         await asyncio.to_thread(self._build, first=True)
-        self._published = stamp
+        self._published = found
 
     async def follow(self) -> None:
         """Read the file again whenever it has changed, until cancelled."""
@@ -79,18 +77,18 @@ class ResponsesFile:
     async def _look(self) -> None:
         forced = self._forced.is_set()
         self._forced.clear()
-        stamp = self._stamp()
-        if stamp == self._published and not forced and await asyncio.to_thread(self._is_there):
+        found = self._stamp()
+        if found == self._published and not forced and await asyncio.to_thread(self._is_there):
             if self._broken:
                 raise OCSPDError(self._broken)  # still the file that could not be used
             return
         while True:
             await asyncio.sleep(_SETTLE_S)
             later = self._stamp()
-            if later == stamp:
+            if later == found:
                 break
-            stamp = later
-        self._published = stamp  # also when it is of no use: looked at again when it changes
+            found = later
+        self._published = found  # also when it is of no use: looked at again when it changes
         try:
             await asyncio.to_thread(self._build, first=False)
         except OCSPDError as err:
@@ -113,10 +111,9 @@ class ResponsesFile:
 
     def _stamp(self) -> Stamp:
         try:
-            found = self._path.stat()
+            return stamp(self._path)
         except OSError as err:
             raise self._unreadable(err) from err
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _unreadable(self, error: OSError) -> OCSPDError:
         return OCSPDError(f"unable to read response file {self._path}: {(error.strerror or '').lower()}")
@@ -126,9 +123,9 @@ class ResponsesFile:
             data = self._path.read_bytes()
         except OSError as err:
             raise self._unreadable(err) from err
-        if data[:2] in _UTF16_MARKS:
+        if data[:2] in UTF16_MARKS:
             raise OCSPDError(f"{self._path} is in UTF-16: save it as ASCII or UTF-8")
-        data = data.removeprefix(_UTF8_MARK)
+        data = data.removeprefix(UTF8_MARK)
         now = int(self._clock.now().timestamp())
         self.directory.create()
         with self.directory.writer(now) as writer:

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ocspd.errors import IndexFileError
+from ocspd.files import stamp
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.manifest import History
 from ocspd.logs import logger
@@ -16,6 +17,7 @@ from ocspd.responder.examining import Examined, ExaminerLackError, Examining
 
 if TYPE_CHECKING:
     from ocspd.clock import Clock
+    from ocspd.files import Stamp
     from ocspd.index.directory import IndexDirectory
     from ocspd.index.manifest import Manifest
     from ocspd.responder.examiner import IssuerState
@@ -56,7 +58,7 @@ class ServedIndex:
         self._surveyed: Manifest | None = None
         self._freshness: asyncio.Task[None] | None = None
         self._survey_s = 0.0
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Stamp | None = None
         self._looks = 0
 
     @property
@@ -66,7 +68,7 @@ class ServedIndex:
 
     @property
     def entries(self) -> int:
-        """SlotKeys in the index; one that stands in several segments counts several times."""
+        """Keys in the index; one that stands in several segments counts several times."""
         return self._examined.entries
 
     @property
@@ -81,14 +83,14 @@ class ServedIndex:
         when this machine lacks something. Raises IndexFileError only while nothing is in use yet.
         """
         try:
-            stamp = self._stamp()
+            seen = self._stamp()
             self._looks += 1
             due = self.manifest is None or self.lack or (self.complaint and self._looks % _RETRY_LOOKS == 0)
-            if stamp == self._seen and not force and not due:
+            if seen == self._seen and not force and not due:
                 if not self.complaint and self._looks % _RETRY_LOOKS == 0:
                     self._is_damaged()
                 return False
-            self._seen = stamp
+            self._seen = seen
             manifest = self._read()
             changed = manifest != self.manifest
             if changed:
@@ -152,14 +154,13 @@ class ServedIndex:
             )
         return manifest
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> Stamp | None:
         try:
-            found = self.directory.manifest_path.stat()
+            return stamp(self.directory.manifest_path)
         except FileNotFoundError:
             return None
         except OSError as err:
             raise IndexFileError(f"{self.directory.manifest_path}: cannot read: {err.strerror}") from err
-        return found.st_ino, found.st_mtime_ns, found.st_size
 
     async def _check(self, manifest: Manifest) -> None:
         examined = await self._examining.check(self.directory, manifest)

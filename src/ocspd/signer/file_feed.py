@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING
 
+from ocspd import files
 from ocspd.certdb.feed import CursorLostError
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ class FileFeed:
         digest = hashlib.sha256()
         for path in self._paths:
             try:
-                status = path.stat()
-                found = (status.st_ino, status.st_size, status.st_mtime_ns)
+                found = files.stamp(path)
             except OSError:
                 found = (0, 0, 0)
             digest.update(repr((str(path), *found)).encode())

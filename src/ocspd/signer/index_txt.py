@@ -12,6 +12,7 @@ from calendar import timegm
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.files import UTF8_MARK, UTF16_MARKS
 from ocspd.model import REASONS, parse_serial
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 20
 MAX_SERIAL_BITS = 160
 """RFC 5280 §4.1.2.2: conforming CAs use no more than 20 octets."""
-_UTF8_MARK = b"\xef\xbb\xbf"
-_UTF16_MARKS = {b"\xff\xfe", b"\xfe\xff"}
 _TAB = re.compile(rb"(?<!\\)\t")
 _TIME = re.compile(rb"(\d\d|\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z")
 _HEX = re.compile(rb"[0-9a-fA-F]{1,200}")
@@ -63,9 +62,9 @@ def lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, by
             while data := file.read(READ_BYTES):
                 on_bytes(len(data))
                 if number == 0 and not rest:
-                    if data[:2] in _UTF16_MARKS:
+                    if data[:2] in UTF16_MARKS:
                         raise ConfigError(f"{path}: is in UTF-16: save it as ASCII or UTF-8")
-                    data = data.removeprefix(_UTF8_MARK)
+                    data = data.removeprefix(UTF8_MARK)
                 if b"\0" in data:
                     raise ConfigError(f"{path}: line {number + 1}: not a text file")
                 block = (rest + data).split(b"\n")

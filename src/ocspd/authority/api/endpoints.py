@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocspd import wire
 from ocspd.authority.api.dispatch import Endpoint
 from ocspd.authority.api.keys import KeyEndpoints
 from ocspd.authority.api.sign import SignEndpoints
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ocspd.web")
 
-API_PREFIX = "/api/v1/cfssl/"
 NAMES = ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "revoke", "ocspsign", "health")
 
 
@@ -54,7 +54,7 @@ def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str,
     makers = _Makers(backend)
     endpoints = {}
     for name in NAMES:
-        path = API_PREFIX + name
+        path = wire.API_PREFIX + name
         make: Callable[[], Endpoint] = getattr(makers, name)
         if name in off:
             logger.info("endpoint '%s' is explicitly disabled", path)

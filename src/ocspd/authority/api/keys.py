@@ -7,7 +7,6 @@ it runs in a thread, and no more than `_GENERATING` at a time.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,20 +15,14 @@ from ocspd import wire
 from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.api.sign import NO_BUNDLER
 from ocspd.authority.offload import read_input
-from ocspd.pki import ca, csr
+from ocspd.pki import ca, csr, pem
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
     from ocspd.authority.api.sign import Signer
     from ocspd.clock import Clock
 
-NO_HOSTS = Message(
-    5300,
-    'This certificate lacks a "hosts" field. This makes it unsuitable for\n'
-    "websites. For more information see the Baseline Requirements for the Issuance and Management\n"
-    "of Publicly-Trusted Certificates, v.1.1.6, from the CA/Browser Forum (https://cabforum.org);\n"
-    'specifically, section 10.2.3 ("Information Requirements").',
-)
+_NO_HOSTS = Message(5300, csr.NO_HOSTS)
 _GENERATING = max(1, (os.cpu_count() or 1) // 2)
 
 
@@ -69,7 +62,7 @@ class KeyEndpoints:
             raise BadRequest("authentication required")
         key_pem, csr_pem = await self._key_and_csr(request)
         certificate = await self._signer.sign(SignRequest(csr_pem=csr_pem, profile=profile, label=label))
-        messages = () if request.hosts else (NO_HOSTS,)
+        messages = () if request.hosts else (_NO_HOSTS,)
         result = {
             "certificate": certificate,
             "certificate_request": csr_pem,
@@ -111,10 +104,9 @@ def _make(request: csr.CertificateRequest) -> tuple[str, str]:
     return key_pem, csr.make_csr(request, key)
 
 
-def _sums(pem: str) -> dict[str, Any]:
+def _sums(text: str) -> dict[str, Any]:
     """Return CFSSL's digests of the DER in a PEM block: for comparing by eye, not for security."""
-    lines = pem.strip().splitlines()
-    der = base64.b64decode("".join(line for line in lines if not line.startswith("-----")))
+    der = pem.blocks(text.encode())[0].content
     return {
         "md5": hashlib.md5(der, usedforsecurity=False).hexdigest().upper(),
         "sha-1": hashlib.sha1(der, usedforsecurity=False).hexdigest().upper(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -13,11 +12,13 @@ from ocspd.authority.offload import offload, read_input
 from ocspd.authority.revoking import revoke as revoke_certificate
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.logs import logger
-from ocspd.model import REASONS, CertStatus, parse_reason, parse_status
+from ocspd.model import REASONS, CertStatus, parse_date, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
@@ -133,8 +134,6 @@ class StatusEndpoints:
         if text in {"", "now"}:
             return self._clock.now()
         try:
-            if len(text) != len("2006-01-02"):
-                raise ValueError(text)  # noqa: TRY301  (one text for every form that is not the date)
-            return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+            return parse_date(text)
         except ValueError:
             raise BadRequest("Malformed revocation time") from None
