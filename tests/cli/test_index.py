@@ -147,7 +147,7 @@ def test_verify_finds_a_forged_answer(files: Path, capsys: pytest.CaptureFixture
     assert main(["index", "verify", str(path), "-ca", str(files / "ca.pem")]) == 1
     output = capsys.readouterr()
     assert "NOT SOUND: 20 responses checked, 1 failed" in output.out
-    assert "serial 77 (sha1): its signature is not the responder's" in output.err
+    assert "serial 77 (sha1): it has a signature that does not verify" in output.err
 
 
 def test_verify_names_a_segment_whose_octets_changed(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,9 @@ from ocspd.clock import ManualClock
 from ocspd.errors import CodedError, ConfigError
 from ocspd.model import CertStatus
 from ocspd.pki import der
-from ocspd.pki.answer_check import AnswerChecker
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
+from ocspd.pki.relying_party import ResponseChecker
 from tests.tools import need
 
 from .chain import (
@@ -340,7 +340,7 @@ def test_C13_gnutls_and_openssl_find_the_signer_by_default(
     answer = ocsp.load_der_ocsp_response(data)
     expected = [] if direct else [chain.responder]
     assert answer.certificates == [*expected, *([chain.ca] if embed_ca else [])]
-    AnswerChecker([chain.ca], int(NOW.timestamp())).check(
+    ResponseChecker([chain.ca], int(NOW.timestamp())).check(
         data, ("sha1", *issuer_hashes(chain.ca, "sha1")), chain.leaf.serial_number
     )
     again = signer.spec().open(NOW)

@@ -95,20 +95,26 @@ class BuiltIn:
     def ask(self, name: str) -> StatusReport:
         """Ask for the status of NAME.pem; OCSPDError when the answer is not acceptable."""
         from ocspd.pki.certs import load_certificate  # noqa: PLC0415  (only without openssl)
-        from ocspd.pki.ocsp_client import check_answer, make_request  # noqa: PLC0415
+        from ocspd.pki.relying_party import (  # noqa: PLC0415
+            ErrorStatusError,
+            check_response,
+            make_request,
+        )
 
         certificate = load_certificate((self._directory / f"{name}.pem").read_bytes())
         issuer = load_certificate((self._directory / ISSUER).read_bytes())
         question = make_request(certificate, issuer)
         der = fetch(self._url, body=question, content_type="application/ocsp-request")
-        verdict = check_answer(der, certificate=certificate, issuer=issuer, now=datetime.now(UTC))
-        if verdict.this_update is None:
-            return StatusReport(verdict.status, verified=False, details="an error answer has no signature")
-        revoked = None if verdict.revoked_at is None else str(verdict.revoked_at)
+        try:
+            found = check_response(der, certificate=certificate, issuer=issuer, now=datetime.now(UTC))
+        except ErrorStatusError as err:
+            return StatusReport(str(err), verified=False, details="an error answer has no signature")
+        until, revoked = (
+            None if moment is None else str(datetime.fromtimestamp(moment, UTC))
+            for moment in (found.next_update, found.revoked_at)
+        )
         return StatusReport(
-            verdict.status,
-            verified=True,
-            details=_details(str(verdict.next_update), verdict.reason or None, revoked),
+            found.status.word, verified=True, details=_details(str(until), found.reason, revoked)
         )
 
 

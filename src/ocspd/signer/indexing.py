@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd._index import NO_NEXT_UPDATE, Index
 from ocspd.errors import IndexFileError, OCSPDError
-from ocspd.pki.answer_check import AnswerChecker
 from ocspd.pki.certid import HASHES, issuer_hashes
+from ocspd.pki.relying_party import ResponseChecker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -174,7 +174,7 @@ def verify(
     if manifest is None:
         raise IndexFileError(f"{directory.path}: nothing has been published here: build an index first")
     index = directory.open(manifest)
-    checker = AnswerChecker(issuers, now_s)
+    checker = ResponseChecker(issuers, now_s)
     report = VerifyReport()
     done = 0
     for position, (ref, segment) in enumerate(zip(manifest.segments, index.segments, strict=True)):

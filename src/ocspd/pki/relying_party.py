@@ -1,0 +1,218 @@
+"""The relying party's side of OCSP: a request, and the one check of responses that ocspd has.
+
+A response is accepted under the conditions of RFC 6960 §3.2, in its order:
+
+ 1. It is about the certificate asked for: hash algorithm, issuer and serial number of the CertID.
+ 2. Its signature is valid, by an algorithm of `signatures.verify` without SHA-1.
+ 3. The signer is the one its ResponderID names (§4.2.1): the issuer, or a certificate embedded in it.
+ 4. The signer is authorized now (§4.2.2.2): the issuer itself, or a certificate that the issuer signed
+    directly, that is valid now and has the extended key usage OCSP signing.
+ 5. thisUpdate is not in the future, and neither is a time of revocation.
+ 6. nextUpdate, where there is one, is in the future.
+
+§3.2 asks for a valid signature and leaves the algorithms to the client (§4.3: SHA-256 with RSA it must know,
+SHA-1 it should). `openssl ocsp` accepts SHA-1, as far as the distribution does; Firefox does not, and the
+Baseline Requirements (§7.1.3.2.1) forbid it since 2022. Who uses this check asks whether *every* client will
+accept the responses of their own responder, so the strictest one counts.
+
+Responses are read with the tolerant reader, so that one `cryptography` refuses (explicitly encoded default
+version) is judged by its signature and not by its encoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from ocspd._der import parse_response
+from ocspd._index import NO_NEXT_UPDATE
+from ocspd.errors import ConfigError, DERError, OCSPDError
+from ocspd.model import CertStatus
+from ocspd.pki.cert_reader import check_issued_by, read_certificate
+from ocspd.pki.certid import HASHES, issuer_hashes, key_identifier, parts_of
+from ocspd.pki.der import ENUMERATED, children, content
+from ocspd.pki.ocsp_check import extension_of
+from ocspd.pki.signatures import SignatureError, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+_ERRORS = {1: "malformedRequest", 2: "internalError", 3: "tryLater", 5: "sigRequired", 6: "unauthorized"}
+"""OCSPResponseStatus, RFC 6960 §4.2.1."""
+_REASONS = {
+    0: "unspecified",
+    1: "keyCompromise",
+    2: "cACompromise",
+    3: "affiliationChanged",
+    4: "superseded",
+    5: "cessationOfOperation",
+    6: "certificateHold",
+    8: "removeFromCRL",
+    9: "privilegeWithdrawn",
+    10: "aACompromise",
+}
+"""CRLReason, RFC 5280 §5.3.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedStatus:
+    """What an accepted response says of a certificate; times in seconds since the epoch."""
+
+    status: CertStatus
+    this_update: int
+    next_update: int | None = None
+    revoked_at: int | None = None
+    reason: str = ""
+    """RFC 5280's name of the reason, where there is one and the first SingleResponse is the one meant."""
+
+
+class ErrorStatusError(OCSPDError):
+    """An error status instead of a response: nobody has signed it, so nothing is known; the name alone."""
+
+
+class ResponseChecker:
+    """Checks responses of the given CAs at one instant; remembers signers it has found authorized."""
+
+    def __init__(self, issuers: Sequence[x509.Certificate], now_s: int) -> None:
+        self._now_s = now_s
+        self._issuers = {
+            (name, *issuer_hashes(issuer, name)): issuer for issuer in issuers for name in HASHES
+        }
+        self._keys: dict[tuple[bytes, bytes, bytes], object] = {}
+
+    def check(
+        self,
+        der: bytes,
+        prefix: tuple[str, bytes, bytes],
+        serial: int,
+        *,
+        stored: tuple[int, int, int] | None = None,
+    ) -> CheckedStatus:
+        """Check what a response says of a CertID: hash name, issuer's name and key hash, and serial number.
+
+        `stored` are status, thisUpdate and nextUpdate as an index has them, by which it gives the response
+        out. OCSPDError says what is wrong, ErrorStatusError that it is an error status.
+        """
+        issuer = self._issuers.get(prefix)
+        if issuer is None:
+            raise OCSPDError("its issuer is not among the CA certificates given")
+        try:
+            response = parse_response(der)
+        except DERError:
+            _refuse_error_status(der)
+            raise
+        single = next((each for each in response.singles if each[:4] == (*prefix, serial)), None)
+        if single is None:
+            raise OCSPDError("it is about another certificate than the one asked for")
+        status, this_update, next_update, revoked_at = single[4:]
+        if this_update > self._now_s:
+            raise OCSPDError("its thisUpdate is in the future")
+        if next_update is not None and next_update <= self._now_s:
+            raise OCSPDError("it has expired")
+        if revoked_at is not None and revoked_at > self._now_s:
+            raise OCSPDError("its time of revocation is in the future")
+        if stored is not None and stored != (
+            status,
+            this_update,
+            NO_NEXT_UPDATE if next_update is None else next_update,
+        ):
+            raise OCSPDError("the index has another status or other times than the response")
+        known = (prefix[2], response.responder_id, b"".join(response.certificates))
+        key = self._keys.get(known)
+        if key is None:
+            responder = _responder(response.responder_id, response.certificates, issuer)
+            key = self._keys[known] = _authorized_key(responder, issuer, self._now_s)
+        try:
+            algorithm = content(response.signature_algorithm)
+            verify(key, algorithm, response.signature, response.tbs, allow_sha1=False)
+        except SignatureError as err:
+            raise OCSPDError(f"it {err}") from err
+        return CheckedStatus(
+            status=CertStatus(status),
+            this_update=this_update,
+            next_update=next_update,
+            revoked_at=revoked_at,
+            reason=_reason(response.reason) if single is response.singles[0] else "",
+        )
+
+
+def make_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
+    """Return a DER request with a SHA-1 CertID and no nonce (RFC 9919 §3.1.1 allows no more)."""
+    # The hash only names the issuer; every responder knows SHA-1.
+    builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
+        *issuer_hashes(issuer, "sha1"),
+        certificate.serial_number,
+        hashes.SHA1(),  # noqa: S303
+    )
+    return builder.build().public_bytes(serialization.Encoding.DER)
+
+
+def check_response(
+    der: bytes, *, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime
+) -> CheckedStatus:
+    """Return what the response to `make_request` says of a certificate; errors as of `ResponseChecker`."""
+    checker = ResponseChecker([issuer], int(now.timestamp()))
+    return checker.check(der, ("sha1", *issuer_hashes(issuer, "sha1")), certificate.serial_number)
+
+
+def _reason(number: int | None) -> str:
+    return "" if number is None else _REASONS.get(number, str(number))
+
+
+def _refuse_error_status(der: bytes) -> None:
+    """Raise ErrorStatusError when a response is an error status: a SEQUENCE of one ENUMERATED."""
+    try:
+        (status,) = children(der)
+        name = _ERRORS.get(content(status)[0]) if status[0] == ENUMERATED else None
+    except (DERError, IndexError, ValueError):
+        return
+    if name is not None:
+        raise ErrorStatusError(name)
+
+
+def _responder(responder_id: bytes, embedded: Sequence[bytes], issuer: x509.Certificate) -> bytes:
+    """Return the embedded certificate ResponderID names, b"" for the issuer itself; OCSPDError for none."""
+    for der in embedded:
+        try:
+            certificate = read_certificate(der)
+        except (UnsupportedAlgorithm, ValueError, TypeError):
+            continue
+        if _names(responder_id, certificate):
+            return der
+    if not _names(responder_id, issuer):
+        raise OCSPDError("its ResponderID names neither the issuer nor a certificate in it")
+    return b""
+
+
+def _names(responder_id: bytes, certificate: x509.Certificate) -> bool:
+    """Whether a ResponderID (RFC 6960 §4.2.1) is that of a certificate, byte by byte."""
+    if responder_id[:1] == b"\xa1":
+        return content(responder_id) == parts_of(certificate).subject
+    return content(content(responder_id)) == key_identifier(certificate)
+
+
+def _authorized_key(responder: bytes, issuer: x509.Certificate, now_s: int) -> object:
+    """Return the public key of the embedded responder, of the issuer where there is none.
+
+    OCSPDError when the issuer has not authorized it.
+    """
+    try:
+        certificate = read_certificate(responder) if responder else issuer
+        if certificate != issuer:
+            begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            if not begin.timestamp() <= now_s <= end.timestamp():
+                raise OCSPDError("its responder certificate is not valid now")
+            check_issued_by(certificate, issuer)
+            usages = extension_of(certificate, x509.ExtendedKeyUsage)
+            if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
+                raise OCSPDError("its responder certificate lacks the extended key usage OCSP signing")
+        return certificate.public_key()
+    except (InvalidSignature, UnsupportedAlgorithm, ConfigError, ValueError, TypeError) as err:
+        raise OCSPDError("its responder certificate is not one that the issuer authorized") from err
