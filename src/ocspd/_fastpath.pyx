@@ -47,7 +47,6 @@ from ocspd._http cimport (
     C_NONE,
     HEAD_LIMIT,
     POST,
-    Cause,
     Chunks,
     Request,
     read_head,
@@ -67,7 +66,7 @@ from ocspd._reactor cimport (
     Connection,
     Reactor,
 )
-from ocspd._responder cimport HEAD_ROOM, Responder, Decision, unsupported_if_none_match
+from ocspd._responder cimport HEAD_ROOM, Responder, Decision
 
 from ocspd import metrics
 
@@ -313,8 +312,6 @@ cdef class Connections(Reactor):
                 continue
             if not read_head(p + used, size - used, &request):
                 break
-            if request.cause == C_NONE and unsupported_if_none_match(&request):
-                request.cause = Cause.C_HEADER
             if request.cause == C_NONE:
                 total = request.head_size
                 if request.method == POST:

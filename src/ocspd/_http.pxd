@@ -15,7 +15,7 @@ cdef enum Method:
     HEAD_METHOD = 2
     OTHER = 3
 
-# Why a request is not for the fast path: the numbers are positions in metrics.SLOW_CAUSES.
+# Why a request is not for the fast path, as positions in metrics.SLOW_CAUSES. `_http` alone decides it.
 cdef enum Cause:
     C_NONE = -1
     C_METHOD = 0
@@ -39,11 +39,11 @@ cdef struct Request:
     bint ambiguous
     Cause cause
 
-cdef bint plain_target(Span target) noexcept nogil
 cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept nogil
-cdef Py_ssize_t decode_target(
-    const uint8_t *target, Py_ssize_t size, const uint8_t *prefix, Py_ssize_t prefix_size, uint8_t *out
+cdef Py_ssize_t read_target(
+    Request *request, const uint8_t *prefix, Py_ssize_t prefix_size, uint8_t *out
 ) noexcept nogil
+cdef bint is_listed(Span if_none_match, const char *etag, Py_ssize_t size) noexcept nogil
 
 cdef struct Chunks:
     int state

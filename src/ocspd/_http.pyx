@@ -3,8 +3,9 @@
 
 Rules of this file
 1. Everything is `noexcept nogil`; spans point into the caller's buffer.
-2. `read_head` never decides what a strange request means. It says where the request ends when the
-   framing is beyond doubt, and `ambiguous` when it is not; aiohttp answers either.
+2. Nothing here decides what a strange request means. `read_head` finds where the request ends when
+   the framing is beyond doubt, and sets `ambiguous` when it is not; aiohttp answers either.
+   `cause` says why a request is for aiohttp; only this file writes it.
 3. What is accepted here means the same to aiohttp: a property test holds both to it.
 """
 
@@ -13,6 +14,9 @@ from libc.string cimport memchr, memcmp, memmove
 
 from ocspd._der cimport Span
 from ocspd._text cimport decode_base64
+
+cdef enum:
+    LONG_TARGET = 2048  # above, every character is looked at although the target decodes
 
 # 1 token character (RFC 9110 §5.6.2), 2 allowed in a request target, 4 hexadecimal digit
 cdef uint8_t[256] KIND
@@ -165,7 +169,7 @@ cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept 
 
     `cause` is C_NONE for a request the fast path may answer. `ambiguous` means that its end cannot be
     known: only closing the connection is safe (RFC 9112 §6.3). Of the characters of a GET or HEAD
-    target only controls are looked at: a target that decodes has no others, see `plain_target`.
+    target only controls are looked at: `read_target` sees to the others.
     """
     cdef const uint8_t *limit = data + (size if size < HEAD_LIMIT else HEAD_LIMIT)
     cdef const uint8_t *line
@@ -256,6 +260,8 @@ cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept 
             note(out, C_SIZE)
     elif out.content_length > 0:
         note(out, C_FRAMING)
+    if out.if_none_match.p != NULL and not is_common(out.if_none_match):
+        note(out, C_HEADER)
     return 1
 
 
@@ -342,6 +348,51 @@ cdef Py_ssize_t decode_target(
     while size and target[size - 1] == c"=":
         size -= 1
     return decode_base64(target, size, out)
+
+
+cdef Py_ssize_t read_target(
+    Request *request, const uint8_t *prefix, Py_ssize_t prefix_size, uint8_t *out
+) noexcept nogil:
+    """Decode the DER in a GET or HEAD target: its size, 0 for none, -1 when it is malformed.
+
+    `cause` is set for a target that is for aiohttp: outside the prefix, which is all that matters of a POST,
+    or of characters that not every parser takes. `out` holds TARGET_LIMIT bytes.
+    """
+    cdef Py_ssize_t size = 0
+    if request.method != POST or prefix_size:
+        size = decode_target(request.target.p, request.target.n, prefix, prefix_size, out)
+    if size == -2:
+        note(request, C_TARGET)
+    elif request.method != POST and (size <= 0 or request.target.n > LONG_TARGET) and not plain_target(request.target):
+        note(request, C_TARGET)
+    return size
+
+
+cdef bint is_common(Span condition) noexcept nogil:
+    """Whether If-None-Match is `*`, `"TAG"` or `W/"TAG"`, with neither quotes nor spaces in TAG."""
+    cdef Py_ssize_t i
+    if condition.n == 1 and condition.p[0] == c"*":
+        return True
+    if condition.n > 2 and condition.p[0] == c"W" and condition.p[1] == c"/":
+        condition.p += 2
+        condition.n -= 2
+    if condition.n < 2 or condition.p[0] != c'"' or condition.p[condition.n - 1] != c'"':
+        return False
+    for i in range(1, condition.n - 1):
+        if condition.p[i] == c'"' or condition.p[i] <= 0x20 or condition.p[i] >= 0x7F:
+            return False
+    return True
+
+
+cdef bint is_listed(Span if_none_match, const char *etag, Py_ssize_t size) noexcept nogil:
+    """Whether If-None-Match, which `is_common`, has this entity tag, written without quotes."""
+    cdef const uint8_t *tag
+    if if_none_match.n == 1:
+        return True
+    if if_none_match.n < size + 2:
+        return False
+    tag = if_none_match.p + (if_none_match.n - 1 - size)
+    return (tag - 1)[0] == c'"' and memcmp(tag, etag, <size_t> size) == 0
 
 
 cdef enum ChunkState:

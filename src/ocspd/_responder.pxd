@@ -28,8 +28,6 @@ cdef struct Decision:
     int64_t max_age_s
     uint8_t tag[ETAG_OCTETS]
 
-cdef bint unsupported_if_none_match(Request *request) noexcept nogil
-
 cdef class Responder:
     cdef Index _index
     cdef uint64_t *_counters

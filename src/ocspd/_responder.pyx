@@ -12,21 +12,11 @@ from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
-from ocspd._der cimport RequestView, Span, read_request
+from ocspd._der cimport RequestView, read_request
 from ocspd._text cimport format_time
-from ocspd._http cimport (
-    C_NONE,
-    C_TARGET,
-    HEAD_METHOD,
-    POST,
-    TARGET_LIMIT,
-    Request,
-    decode_target,
-    plain_target,
-    read_head,
-)
+from ocspd._http cimport C_NONE, HEAD_METHOD, POST, TARGET_LIMIT, Request, is_listed, read_head, read_target
 from ocspd._index cimport ETAG_OCTETS, Found, Index, Lookup, Template, assemble
 
 from ocspd import metrics
@@ -38,13 +28,18 @@ _OUTCOMES = metrics.OUTCOMES
 COUNTERS = metrics.COUNTERS
 COUNTER_BLOCK_BYTES = metrics.COUNTER_BLOCK_BYTES
 _POSITION = {name: position for position, name in enumerate(COUNTERS)}
-_BODIES = {
-    UNKNOWN_SERIAL: bytes.fromhex("30030a0106"),
-    UNKNOWN_ISSUER: bytes.fromhex("30030a0106"),
-    MALFORMED: bytes.fromhex("30030a0101"),
-    TRY_LATER: bytes.fromhex("30030a0103"),
-    INTERNAL_ERROR: bytes.fromhex("30030a0102"),
-}
+
+cdef enum:
+    ERROR_SIZE = 5
+
+# The OCSPResponse of each outcome that has no signed one (RFC 6960 §4.2.1).
+cdef const uint8_t *ERROR_BODIES = (
+    b"\x30\x03\x0a\x01\x06"  # UNKNOWN_SERIAL: unauthorized
+    b"\x30\x03\x0a\x01\x06"  # UNKNOWN_ISSUER: unauthorized
+    b"\x30\x03\x0a\x01\x01"  # MALFORMED: malformedRequest
+    b"\x30\x03\x0a\x01\x03"  # TRY_LATER: tryLater
+    b"\x30\x03\x0a\x01\x02"  # INTERNAL_ERROR: internalError
+)
 
 cdef int N_OUTCOMES = len(metrics.OUTCOMES)
 cdef int N_CERTID = _POSITION["certid_sha1"]
@@ -56,6 +51,12 @@ if metrics.METHODS[:3] != ("get", "post", "head") or metrics.OUTCOMES[:10] != (
     "internal_error", "not_modified", "health",
 ):
     raise ImportError("metrics and _responder disagree on methods or outcomes")
+
+
+cdef const uint8_t *error_body(Outcome outcome) noexcept nogil:
+    if outcome < UNKNOWN_SERIAL or outcome > INTERNAL_ERROR:
+        outcome = INTERNAL_ERROR
+    return ERROR_BODIES + (<int> outcome - <int> UNKNOWN_SERIAL) * ERROR_SIZE
 
 
 cdef inline char *put(char *at, const char *text, size_t size) noexcept nogil:
@@ -222,37 +223,30 @@ cdef class Responder:
             verdict.max_age_s = self._max_age(&verdict.found, verdict.tag)
 
     cdef bint _settle(self, Request *request, const uint8_t *body, Decision *verdict) noexcept nogil:
-        """Decide on a complete request that the fast path knows; False, with its cause set, when it does not."""
+        """Decide on a complete request; False, with its cause set, when it is not for the fast path."""
         cdef uint8_t der[TARGET_LIMIT]
         cdef const uint8_t *prefix = <const uint8_t *> self._prefix_text
         cdef Py_ssize_t size
         cdef char hexed[2 * ETAG_OCTETS]
-        verdict.body_size = 5
+        verdict.body_size = ERROR_SIZE
+        size = read_target(request, prefix, self._prefix_size, der)
+        if request.cause != C_NONE:
+            return False
         if request.method == POST:
-            if self._prefix_size and decode_target(
-                request.target.p, request.target.n, prefix, self._prefix_size, der
-            ) == -2:
-                request.cause = C_TARGET
-                return False
             self._decide(body, request.content_length, verdict)
+        elif size < 0:
+            verdict.outcome = MALFORMED
+        elif size == 0:
+            verdict.outcome = HEALTH
+            verdict.body_size = 0
         else:
-            size = decode_target(request.target.p, request.target.n, prefix, self._prefix_size, der)
-            if size == -2 or ((size <= 0 or request.target.n > 2048) and not plain_target(request.target)):
-                request.cause = C_TARGET
-                return False
-            if size == -1:
-                verdict.outcome = MALFORMED
-            elif size == 0:
-                verdict.outcome = HEALTH
-                verdict.body_size = 0
-            else:
-                self._decide(der, size, verdict)
+            self._decide(der, size, verdict)
         if verdict.outcome <= UNKNOWN:
             verdict.template = &verdict.found.template
             verdict.body_size = verdict.template.der_size
             if request.if_none_match.p != NULL and request.method != POST:
                 put_hex(hexed, verdict.tag, ETAG_OCTETS)
-                if matches(request.if_none_match, hexed):
+                if is_listed(request.if_none_match, hexed, 2 * ETAG_OCTETS):
                     verdict.outcome = NOT_MODIFIED
         else:
             verdict.template = NULL
@@ -349,7 +343,7 @@ cdef class Responder:
             put_hex(hexed, verdict.tag, ETAG_OCTETS)
             reply.etag = hexed[:2 * ETAG_OCTETS].decode("ascii")
         else:
-            reply.body = _BODIES[verdict.outcome]
+            reply.body = error_body(verdict.outcome)[:ERROR_SIZE]
         return reply
 
     def respond(self, bytes data not None):
@@ -359,50 +353,9 @@ cdef class Responder:
         cdef Py_ssize_t total
         if not read_head(p, len(data), &request) or request.cause != C_NONE:
             return None
-        if unsupported_if_none_match(&request):
-            return None
         total = request.head_size + (request.content_length if request.method == POST else 0)
         if total != len(data):
             return None
         if not self._settle(&request, p + request.head_size, &verdict):
             return None
         return self._response(&request, &verdict)
-
-
-cdef const char *error_body(Outcome outcome) noexcept nogil:
-    """The OCSPResponse of an error, five octets (RFC 6960 §4.2.1)."""
-    if outcome == UNKNOWN_SERIAL or outcome == UNKNOWN_ISSUER:
-        return b"\x30\x03\x0a\x01\x06"
-    if outcome == MALFORMED:
-        return b"\x30\x03\x0a\x01\x01"
-    if outcome == TRY_LATER:
-        return b"\x30\x03\x0a\x01\x03"
-    return b"\x30\x03\x0a\x01\x02"
-
-
-cdef bint matches(Span condition, const char *tag) noexcept nogil:
-    """If-None-Match of the forms `unsupported_if_none_match` lets through: `*`, `"TAG"`, `W/"TAG"`."""
-    if condition.n == 1:
-        return True
-    return condition.n >= 2 * ETAG_OCTETS + 2 and memcmp(
-        condition.p + condition.n - 1 - 2 * ETAG_OCTETS, tag, 2 * ETAG_OCTETS
-    ) == 0 and (condition.p + condition.n - 2 - 2 * ETAG_OCTETS)[0] == c'"'
-
-
-cdef bint unsupported_if_none_match(Request *request) noexcept nogil:
-    """Whether If-None-Match is anything but `*` or one quoted tag without quotes or commas in it."""
-    cdef Span text = request.if_none_match
-    cdef Py_ssize_t i
-    if text.p == NULL:
-        return False
-    if text.n == 1 and text.p[0] == c"*":
-        return False
-    if text.n > 2 and text.p[0] == c"W" and text.p[1] == c"/":
-        text.p += 2
-        text.n -= 2
-    if text.n < 2 or text.p[0] != c'"' or text.p[text.n - 1] != c'"':
-        return True
-    for i in range(1, text.n - 1):
-        if text.p[i] == c'"' or text.p[i] <= 0x20 or text.p[i] >= 0x7F:
-            return True
-    return False
