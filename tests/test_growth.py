@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ocspd
+from ocspd import limits
 from ocspd.cli import flags, json_tool
 from ocspd.errors import OCSPDError
 from ocspd.index import manifest
@@ -268,7 +269,11 @@ def function(name: str) -> Callable[[Any], Any]:
     """The reader of that name as a function of its input alone."""
     match name:
         case "cli.flags.parse_word":
-            declared = [flags.integer("n", ""), flags.duration("d", ""), flags.boolean("b", "")]
+            declared = [
+                flags.integer("n", "", limits=limits.PORT),
+                flags.duration("d", "", limits=limits.DRAIN),
+                flags.boolean("b", ""),
+            ]
 
             def words(text: str) -> None:
                 for flag in declared:

@@ -31,6 +31,7 @@ FLOORS = {
     "clock": 0,
     "errors": 0,
     "files": 0,
+    "limits": 0,
     "logs": 0,
     "machine": 0,
     "metrics": 0,

@@ -11,10 +11,15 @@ import tomllib
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ocspd import limits
 from ocspd.errors import ConfigError, OCSPDError
-from ocspd.wire import parse_duration
+from ocspd.shown import shown
+from ocspd.wire import MAX_DURATION, DurationTooLongError, parse_duration
+
+if TYPE_CHECKING:
+    from ocspd.limits import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +40,7 @@ class IssuerConfig:
     responder_key: str
     """The private key of `responder`, PEM. Required. CFSSL_CA_PK_PASSWORD opens an encrypted one."""
     validity: timedelta = timedelta(hours=96)
-    """How long a response is valid; more than a minute.
+    """How long a response is valid, 61s to 87600h.
 
     It bounds both how long responders can go on without a signer and how long an old "good" can be
     replayed. nextUpdate is never later than the end of `responder`, nor than nextUpdate of the CRL used.
@@ -97,7 +102,7 @@ class SignerConfig:
     They run at the lowest priority. Give a number to keep CPUs free on a machine that is never idle.
     """
     pass_interval: timedelta = timedelta(minutes=10)
-    """The pause between two passes over all certificates; above zero.
+    """The pause between two passes over all certificates, 1ms to 8760h.
 
     Changes do not wait for a pass. The pause is at least nine times as long as the pass before it, so that
     passes take a tenth of the time at most.
@@ -160,7 +165,13 @@ def load_signer_config(path: str | Path) -> SignerConfig:
 _REQUIRED = {"index", "ca", "responder", "responder_key"}
 _PATHS = {*_REQUIRED, "db_config"}
 _PATH_LISTS = {"crl", "index_txt", "serials"}
-_RANGES = {"refresh_after": (0.1, 0.9), "processes": (0, 1024), "admin_port": (0, 65535)}
+_RANGES: dict[str, Range[Any]] = {
+    "validity": limits.VALIDITY,
+    "refresh_after": limits.REFRESH_AFTER,
+    "processes": limits.PROCESSES,
+    "pass_interval": limits.PASS_INTERVAL,
+    "admin_port": limits.ADMIN_PORT,
+}
 
 
 def _read(
@@ -183,9 +194,9 @@ def _read(
                 result[entry.name] = str(base / result[entry.name])
             if entry.name in _PATH_LISTS:
                 result[entry.name] = tuple(str(base / name) for name in result[entry.name])
-            low, high = _RANGES.get(entry.name, (None, None))
-            if low is not None and high is not None and not low <= result[entry.name] <= high:
-                raise ConfigError(f"{where}: {entry.name} = {result[entry.name]}: use {low} to {high}")
+            if entry.name in _RANGES and result[entry.name] not in _RANGES[entry.name]:
+                text = shown(str(value[entry.name]))
+                raise ConfigError(f"{where}: {entry.name} = {text}: use {_RANGES[entry.name]}")
     return result
 
 
@@ -203,12 +214,11 @@ def _convert(value: Any, kind: str, where: str) -> Any:
             return tuple(value)
         case "timedelta", str():
             try:
-                duration = parse_duration(value)
+                return parse_duration(value)
+            except DurationTooLongError:
+                return MAX_DURATION
             except OCSPDError as err:
                 raise ConfigError(f"{where}: {err}; write a duration such as 96h or 10m") from err
-            if duration <= timedelta():
-                raise ConfigError(f"{where}: {value!r}: use a duration above zero, such as 96h or 10m")
-            return duration
     names = {"str": "a text", "bool": "true or false", "int": "a number", "float": "a number"}
     wanted = names.get(kind, "a duration such as 96h" if kind == "timedelta" else "a list of texts")
     raise ConfigError(f"{where} = {value!r}: must be {wanted}")

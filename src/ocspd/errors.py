@@ -2,6 +2,7 @@
 
     OCSPDError              exit code 1
      ├─ UsageError          exit code 2: the command line cannot be understood
+     │   └─ RangeError      a flag has a value out of its range
      ├─ ConfigError         a configuration file or setting cannot be used
      ├─ CodedError          carries a CFSSL number; JSON on stderr and in API answers
      │   └─ SetupError      a database that is of no use until a person has done something about it
@@ -32,6 +33,10 @@ class UsageError(OCSPDError):
     """The command line cannot be understood; the usage text follows the message."""
 
     exit_code = 2
+
+
+class RangeError(UsageError):
+    """A flag has a value out of its range, which the message names; no usage text has to follow it."""
 
 
 class ConfigError(OCSPDError):

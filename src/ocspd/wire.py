@@ -37,6 +37,10 @@ class DurationError(OCSPDError):
     """Text that is not a Go duration."""
 
 
+class DurationTooLongError(DurationError):
+    """Text that would be one, were it not longer than MAX_DURATION."""
+
+
 def dumps(value: Any) -> str:
     """Write a JSON value as Go's encoder does: compact, UTF-8, HTML-relevant characters escaped.
 
@@ -290,6 +294,7 @@ def parse_duration(text: str) -> timedelta:
     Resolution is one microsecond (timedelta); Go's is one nanosecond.
     """
     bad = DurationError(f'time: invalid duration "{shown(text, 64)}"')
+    too_long = DurationTooLongError(*bad.args)
     body = text[1:] if text[:1] in {"+", "-"} else text
     if body == "0":
         return timedelta()
@@ -302,12 +307,14 @@ def parse_duration(text: str) -> timedelta:
                 raise DurationError(f'time: missing unit in duration "{shown(text, 64)}"')
             raise bad
         whole, fraction = term[1].lstrip("0"), (term[2] or "")[:_MAX_NS_DIGITS]
-        if len(whole) > _MAX_NS_DIGITS or not (term[1] or term[2]):
+        if not (term[1] or term[2]):
             raise bad
+        if len(whole) > _MAX_NS_DIGITS:
+            raise too_long
         unit = _UNIT_NS[term[3]]
         total += int(whole or "0") * unit + int(fraction or "0") * unit // 10 ** len(fraction)
         if total >= 1 << 63:
-            raise bad
+            raise too_long
         position = term.end()
     if position == 0:
         raise bad

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -22,14 +23,18 @@ from ocspd.cli.flags import (
 from ocspd.cli.global_flags import GLOBAL_FLAGS
 from ocspd.cli.verb import Verb
 from ocspd.errors import UsageError
+from ocspd.limits import PORT, Range
+from ocspd.wire import MAX_DURATION
 from tests.tools import need
 
 FLAGS = (
     string("s", "text", "default"),
     string("empty", "text"),
     boolean("b", "switch"),
-    integer("n", "number", 7),
-    duration("d", "duration", timedelta(hours=96)),
+    replace(integer("n", "number", 7, limits=Range(-(1 << 63), (1 << 63) - 1)), cfssl=True),
+    replace(
+        duration("d", "duration", timedelta(hours=96), limits=Range(-MAX_DURATION, MAX_DURATION)), cfssl=True
+    ),
     strings("many", "several"),
 )
 
@@ -191,7 +196,10 @@ def test_help_lines_have_cfssl_form() -> None:
 
 def test_a_verb_accepts_the_whole_table_and_its_own_flags_and_lists_only_its_own() -> None:
     verb = Verb(
-        "v", "ocspd v -- x", ("ca", strings("responder", "one each"), integer("port", "p", 8889)), print
+        "v",
+        "ocspd v -- x",
+        ("ca", strings("responder", "one each"), integer("port", "p", 8889, limits=PORT)),
+        print,
     )
     flags, _ = parse(["-db-config", "f", "-responder", "a", "-responder", "b"], verb.declared())
     assert (flags.string("db-config"), flags.strings("responder"), flags.integer("port")) == (

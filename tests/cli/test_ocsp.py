@@ -311,7 +311,6 @@ def test_a_dump_of_an_empty_table_says_on_stderr_what_to_run(folder: Path, lines
         (("-db-config", "absent.json"), "open absent.json: no such file or directory"),
         (("-db-config", "ca.pem"), "ca.pem: Invalid database configuration"),
         (("-db-config", "db.json"), "certs.db"),
-        (("-processes", "-1"), "-processes -1: use 1 to 1024"),
         (("-ca", "other/ca.pem"), "2 times -ca, 1 times -responder and 1 times -responder-key"),
         (("-certid-hash", ""), "no CertID hash given"),
         (("stray",), "ocsprefresh takes no arguments"),

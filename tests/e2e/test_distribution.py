@@ -159,7 +159,6 @@ def test_a_responder_starts_from_its_cache_when_the_store_is_away(authority: Pat
 def test_what_cannot_be_published_or_pulled_is_one_line(authority: Path) -> None:
     assert fails("-index", "ftp://host/x") == ("ftp://host/x: use file://, s3://, gs://, az:// or https://")
     assert "nowhere" in fails("-index", "file:///nowhere/at/all")
-    assert "-index-poll" in fails("-index", "s3://bucket/x", "-index-poll", "1ms")
     words = ["refresh", "-db-config", "db.json", *SIGNER, "-index", "index", "-admin-port", "0", "-publish"]
     for url, message in (("https://example.org/x", "this URL is read-only"), ("s3://", "no bucket given")):
         result = ocspd(*words, url, cwd=authority)

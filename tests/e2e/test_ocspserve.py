@@ -188,7 +188,6 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_1(tmp_path: Path) -> No
     (tmp_path / "db.json").write_text("{")
     assert "unable to read configuration file" in fails("-db-config", tmp_path / "db.json")
     assert fails("surplus").startswith("ocspserve takes no arguments, but got 'surplus'")
-    assert "-workers 5000" in fails("-workers", "5000", "-responses", tmp_path / "none")
 
 
 def test_an_empty_file_is_served_as_cfssl_does(tmp_path: Path) -> None:

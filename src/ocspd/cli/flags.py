@@ -10,7 +10,8 @@ Rules, in the order they are applied to a word (package flag of Go; CFSSL's user
  4. `-h` and `-help` ask for help, unless a flag of that name exists;
  5. the last occurrence wins, except for flags that may be repeated.
 
-The texts of errors are Go's. Nothing here prints or exits: cli/main.py does.
+The texts of errors are Go's, but for the range of a number or duration, which Go's package has not: every
+one has one here. Nothing here prints or exits: cli/main.py does.
 """
 
 from __future__ import annotations
@@ -19,14 +20,22 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ocspd.errors import UsageError
+from ocspd.errors import RangeError, UsageError
 from ocspd.shown import HIDDEN, is_secret, masked, shown
-from ocspd.wire import DurationError, format_duration, parse_duration
+from ocspd.wire import (
+    MAX_DURATION,
+    DurationError,
+    DurationTooLongError,
+    format_duration,
+    parse_duration,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from ocspd.limits import Range
 
 Value = str | bool | int | timedelta | tuple[str, ...]
 
@@ -49,8 +58,10 @@ class Flag:
     kind: Kind
     default: Value
     help: str
-    limits: tuple[int, int] = (-(1 << 63), (1 << 63) - 1)
-    """Smallest and largest value of an integer."""
+    limits: Range[int] | Range[timedelta] | None = None
+    """The range of an integer or a duration; None for what is neither."""
+    cfssl: bool = False
+    """Whether CFSSL has this flag, and so its text for a number that does not fit 64 bits."""
 
     def help_line(self) -> str:
         """Return the line of the usage text: two spaces, `-name=default: help`."""
@@ -67,24 +78,14 @@ def boolean(name: str, text: str, *, default: bool = False) -> Flag:
     return Flag(name, Kind.BOOLEAN, default, text)
 
 
-def integer(name: str, text: str, default: int = 0) -> Flag:
-    """Declare a flag that holds a whole number of 64 bits."""
-    return Flag(name, Kind.INTEGER, default, text)
+def integer(name: str, text: str, default: int = 0, *, limits: Range[int]) -> Flag:
+    """Declare a flag that holds a whole number; see `ocspd.limits`."""
+    return Flag(name, Kind.INTEGER, default, text, limits)
 
 
-def port(name: str, text: str, default: int) -> Flag:
-    """Declare a flag that holds a TCP port; the system would take a larger number modulo 65536."""
-    return Flag(name, Kind.INTEGER, default, text, (0, 65535))
-
-
-def percentage(name: str, text: str, default: int) -> Flag:
-    """Declare a flag that holds a whole number of hundredths."""
-    return Flag(name, Kind.INTEGER, default, text, (0, 100))
-
-
-def duration(name: str, text: str, default: timedelta = timedelta()) -> Flag:
+def duration(name: str, text: str, default: timedelta = timedelta(), *, limits: Range[timedelta]) -> Flag:
     """Declare a flag that holds a Go duration such as 96h or 1m30s."""
-    return Flag(name, Kind.DURATION, default, text)
+    return Flag(name, Kind.DURATION, default, text, limits)
 
 
 def strings(name: str, text: str) -> Flag:
@@ -152,7 +153,8 @@ class Flags:
 def parse(words: Sequence[str], declared: Iterable[Flag]) -> tuple[Flags, list[str]]:
     """Split the words of a command line into flags and positional arguments.
 
-    UsageError in Go's words for anything that is not understood; HelpRequested for `-h`.
+    UsageError in Go's words for anything that is not understood, RangeError for a value out of its flag's
+    range; HelpRequested for `-h`.
     """
     flags = {flag.name: flag for flag in declared}
     given: dict[str, Value] = {}
@@ -193,12 +195,30 @@ def _convert(flag: Flag, text: str, previous: Value | None) -> Value:
         case Kind.STRINGS:
             return (*previous, text) if isinstance(previous, tuple) else (text,)
         case Kind.INTEGER:
-            return _integer(flag, text)
+            return _within(flag, text, _integer(flag, text))
         case _:
             try:
-                return parse_duration(text)
-            except DurationError:
-                raise _invalid(flag.name, text, "parse error") from None
+                value = parse_duration(text)
+            except DurationError as err:
+                if isinstance(err, DurationTooLongError) and not flag.cfssl:
+                    value = MAX_DURATION
+                else:
+                    raise _invalid(flag.name, text, "parse error") from None
+            return _within(flag, text, value)
+
+
+_SHOWN_DIGITS = 60
+
+
+def _within(flag: Flag, text: str, value: int | timedelta) -> Value:
+    limits: Range[Any] | None = flag.limits
+    assert limits is not None, f"-{flag.name} has no range"
+    if value not in limits:
+        secret = flag.kind is Kind.INTEGER and is_secret(text)  # a key may be a number in hexadecimal digits
+        given = text if len(text) <= _SHOWN_DIGITS else f"{text[:_SHOWN_DIGITS]}..."
+        given = HIDDEN if secret else quote(given)
+        raise RangeError(f"invalid value {given} for flag -{flag.name}: use {limits}")
+    return value
 
 
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True) | dict.fromkeys(
@@ -223,24 +243,20 @@ _LITERALS = (
 )
 
 
+_MAX_DIGITS = 80
+"""More are outside of every range, and reading them would meet Python's own limit of digits."""
+
+
 def _integer(flag: Flag, text: str) -> int:
     body = text[1:] if text[:1] in {"+", "-"} else text
-    for form, base in _LITERALS:
-        if not form.fullmatch(body):
-            continue
-        digits = body[2:] if body[1:2].isalpha() else body
-        digits = digits.replace("_", "")
-        if len(digits) > 80:  # also keeps Python's own limit of digits out of sight
-            break
-        value = int(digits, base)
-        value = -value if text[0] == "-" else value
-        smallest, largest = flag.limits
-        if smallest <= value <= largest:
-            return value
-        break
-    else:
+    form, base = next(((form, base) for form, base in _LITERALS if form.fullmatch(body)), (None, 0))
+    if form is None:
         raise _invalid(flag.name, text, "parse error")
-    raise _invalid(flag.name, text, "value out of range")
+    digits = (body[2:] if body[1:2].isalpha() else body).replace("_", "").lstrip("0") or "0"
+    value = int(digits[:_MAX_DIGITS], base) * (-1 if text[0] == "-" else 1)
+    if flag.cfssl and not -(1 << 63) <= value < 1 << 63:
+        raise _invalid(flag.name, text, "value out of range")
+    return value
 
 
 def _invalid(name: str, text: str, reason: str) -> UsageError:

@@ -6,9 +6,11 @@ that gives one must not fail. Flags of one verb only belong to that verb (`Verb.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
-from ocspd.cli.flags import Flag, boolean, duration, integer, port, string
+from ocspd import limits
+from ocspd.cli.flags import Flag, boolean, duration, integer, string
 
 _FLAGS = (
     string("hostname", "Hostname for the cert, could be a comma-separated hostname list"),
@@ -31,7 +33,7 @@ _FLAGS = (
     string("ca-bundle", "path to root certificate store"),
     string("int-bundle", "path to intermediate certificate store"),
     string("address", "Address to bind", "127.0.0.1"),
-    port("port", "Port to bind", 8888),
+    integer("port", "Port to bind", 8888, limits=limits.PORT),
     string("min-tls-version", "oldest TLS version to accept: 1.0, 1.1, 1.2 or 1.3 (default: 1.2)"),
     string("config", "path to configuration file"),
     string("profile", "signing profile to use"),
@@ -52,16 +54,24 @@ _FLAGS = (
     string("status", "Status of the certificate: good, revoked, unknown", "good"),
     string("reason", "Reason code for revocation", "0"),
     string("revoked-at", "Date of revocation (YYYY-MM-DD)", "now"),
-    duration("interval", "how long a response is valid (default: 96h)", timedelta(hours=96)),
+    duration(
+        "interval",
+        "how long a response is valid (default: 96h)",
+        timedelta(hours=96),
+        limits=limits.VALIDITY,
+    ),
     boolean("list", "list possible scanners"),
     string("family", "scanner family regular expression"),
     string("scanner", "scanner regular expression"),
     duration(
-        "timeout", "duration (ns, us, ms, s, m, h) to scan each host before timing out", timedelta(minutes=5)
+        "timeout",
+        "duration (ns, us, ms, s, m, h) to scan each host before timing out",
+        timedelta(minutes=5),
+        limits=limits.SCAN_TIMEOUT,
     ),
     string("csv", "file containing CSV of hosts"),
-    integer("num-workers", "number of workers to use for scan", 10),
-    integer("max-hosts", "maximum number of hosts to scan", 100),
+    integer("num-workers", "number of workers to use for scan", 10, limits=limits.SCAN_WORKERS),
+    integer("max-hosts", "maximum number of hosts to scan", 100, limits=limits.SCAN_HOSTS),
     string("responses", "file to load OCSP responses from"),
     string("path", "Path on which the server will listen", "/"),
     string("crl", "CRL URL Override"),
@@ -74,16 +84,14 @@ _FLAGS = (
     string("cn", "certificate common name (CN)"),
     string("db-config", "certificate db configuration file"),
     duration(
-        "expiry", "time from now after which the CRL will expire (default: one week)", timedelta(hours=168)
+        "expiry",
+        "time from now after which the CRL will expire (default: one week)",
+        timedelta(hours=168),
+        limits=limits.CRL_EXPIRY,
     ),
-    integer("loglevel", "Log level (0 = DEBUG, 5 = FATAL)", 1),
+    integer("loglevel", "Log level (0 = DEBUG, 5 = FATAL)", 1, limits=limits.LOGLEVEL),
     string("disable", "endpoints to disable"),
 )
 
-ALLOW_RSA_1024 = boolean(
-    "allow-rsa-1024", "sign requests whose RSA key has 1024 to 2047 bits, which verifiers refuse"
-)
-"""Of every verb that signs requests with a CA here."""
-
-GLOBAL_FLAGS: dict[str, Flag] = {flag.name: flag for flag in _FLAGS}
+GLOBAL_FLAGS: dict[str, Flag] = {flag.name: replace(flag, cfssl=True) for flag in _FLAGS}
 """By name, in CFSSL's order."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocspd.cli.flags import boolean, integer, string, strings
+from ocspd.cli.flags import boolean, string, strings
 from ocspd.cli.io import write_stdout
 from ocspd.cli.progress import ByteProgress, PassProgress
-from ocspd.cli.signer_flags import CERTID_HASH, EMBED_CA, RESPONDER_ID
+from ocspd.cli.shared_flags import CERTID_HASH, EMBED_CA, PROCESSES, RESPONDER_ID
 from ocspd.errors import ConfigError
 from ocspd.logs import logger
 from ocspd.signer.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
@@ -46,7 +46,7 @@ BUILD_FLAGS = (
     CERTID_HASH,
     RESPONDER_ID,
     EMBED_CA,
-    integer("processes", "signing processes (0: one for each CPU)"),
+    PROCESSES,
     boolean("list-skipped", "print every line and CRL entry left out, with its cause"),
     string("report", "file for a report in JSON"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ocspd.cli.global_flags import ALLOW_RSA_1024
+from ocspd.cli.shared_flags import ALLOW_RSA_1024
 from ocspd.cli.verb import Run, Verb
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
     0    done, or help was asked for
     1    the verb failed, or no such verb
-    2    the command line cannot be understood; the usage text follows on stderr
+    2    the command line cannot be understood; the usage text follows on stderr, but for a value out of range
     130  interrupted (Ctrl-C)
     141  the reader of standard output went away
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ocspd import logs
 from ocspd.cli.flags import HelpRequested, parse
 from ocspd.cli.io import discard
-from ocspd.errors import OCSPDError, UsageError
+from ocspd.errors import OCSPDError, RangeError, UsageError
 from ocspd.shown import masked, shown
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ def _parse_and_run(verb: Verb, words: list[str]) -> int:
         _complain(verb.help())
         return 0
     except UsageError as err:
-        _complain(f"{err}\n{verb.help()}")
-        return err.exit_code
+        return _misused(err, verb)
     if verb is not whole:
         del arguments[0]  # the name of the action
     return _run(verb, flags, arguments)
@@ -156,8 +155,7 @@ def _report(error: BaseException, verb: Verb, level: int) -> int:
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         raise error
     if isinstance(error, UsageError):
-        _complain(f"{error}\n{verb.help()}")
-        return error.exit_code
+        return _misused(error, verb)
     if isinstance(error, OCSPDError):
         _complain(str(error))
         return error.exit_code
@@ -171,6 +169,12 @@ def _report(error: BaseException, verb: Verb, level: int) -> int:
         "report it with the traceback that -loglevel 0 prints"
     )
     return 1
+
+
+def _misused(error: UsageError, verb: Verb) -> int:
+    """Print why a command line is refused and, unless that says what to use instead, the usage text."""
+    _complain(str(error) if isinstance(error, RangeError) else f"{error}\n{verb.help()}")
+    return error.exit_code
 
 
 def _overview() -> str:

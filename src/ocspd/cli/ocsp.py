@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.flags import boolean, integer, string
+from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import print_json, read_file, read_input, write_stdout
 from ocspd.cli.issue_input import naming
 from ocspd.cli.progress import PassProgress
-from ocspd.cli.signer_flags import EMBED_CA, RESPONDER_ID, SIGNER_FLAGS
+from ocspd.cli.shared_flags import EMBED_CA, PROCESSES, RESPONDER_ID, SIGNER_FLAGS
 from ocspd.cli.signers import certid_hashes, open_signer, open_signers
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
@@ -110,9 +110,6 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
         raise ConfigError("need DB config file (provide with -db-config)")
     clock = SystemClock()
     signers = open_signers(flags, clock, _hashes_kept(flags))
-    processes = flags.integer("processes")
-    if not 0 <= processes <= 1024:
-        raise ConfigError(f"-processes {processes}: use 1 to 1024, or 0 for one on each CPU")
     if not flags.boolean("table") and not flags.string("index"):
         raise ConfigError("-table=false leaves nothing to write to: give an index directory with -index")
     async with AsyncExitStack() as stack:
@@ -127,7 +124,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
             db,
             signers,
             clock=clock,
-            processes=processes,
+            processes=flags.integer("processes"),
             table=flags.boolean("table"),
             index=writer,
             on_progress=progress.update,
@@ -267,7 +264,7 @@ an index has one for each hash.""",
             *SIGNER_FLAGS,
             string("index", "also write an index directory for ocspserve -index"),
             boolean("table", "write the ocsp_responses table; false with -index only", default=True),
-            integer("processes", "signing processes (0: one for each CPU)"),
+            PROCESSES,
             boolean("list-skipped", "print serial, key identifier and cause of each certificate skipped"),
         ),
         _ocsprefresh,

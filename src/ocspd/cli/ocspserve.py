@@ -10,9 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.cli.flags import duration, integer, percentage, port, string
+from ocspd import limits
+from ocspd.cli.flags import duration, integer, string
 from ocspd.cli.loop import run_uvloop
-from ocspd.cli.signer_flags import SIGNER_FLAGS
+from ocspd.cli.shared_flags import SIGNER_FLAGS, admin_flags
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
 
-_MAX_WORKERS = 1024
-
 
 def _ocspserve(flags: Flags, arguments: list[str]) -> int:
     if arguments:
@@ -49,8 +48,6 @@ def _ocspserve(flags: Flags, arguments: list[str]) -> int:
 async def _main(flags: Flags) -> int:
     clock = SystemClock()
     count = flags.integer("workers") or len(os.sched_getaffinity(0))
-    if not 0 < count <= _MAX_WORKERS:
-        raise ConfigError(f"-workers {count}: use 1 to {_MAX_WORKERS}, or 0 for one on each CPU")
     max_expired = flags.integer("max-expired")
     limit = descriptors.raise_limit()
     notifier = Notifier.from_environment()
@@ -72,7 +69,7 @@ async def _main(flags: Flags) -> int:
             settings=WorkerSettings(
                 path=flags.string("path"),
                 loglevel=flags.integer("loglevel"),
-                max_age_cap_s=_max_age_s(flags),
+                max_age_cap_s=int(flags.duration("max-age").total_seconds()),
                 max_connections=descriptors.worker_connections(
                     limit, len(sockets.sockets), WorkerSettings().max_connections
                 ),
@@ -88,8 +85,8 @@ async def _main(flags: Flags) -> int:
             pool=pool,
             clock=clock,
             max_expired=max_expired / 100,
-            drain_delay_s=_seconds(flags, "drain-delay"),
-            drain_timeout_s=_seconds(flags, "drain-timeout"),
+            drain_delay_s=flags.duration("drain-delay").total_seconds(),
+            drain_timeout_s=flags.duration("drain-timeout").total_seconds(),
             notifier=notifier,
         )
         admin_connections = descriptors.admin_connections(limit, count)
@@ -118,13 +115,10 @@ def _pulled(flags: Flags, clock: Clock, examining: Examining, stack: AsyncExitSt
     from ocspd.index.remote import RemoteIndex  # noqa: PLC0415
     from ocspd.responder.pulling import PulledIndex  # noqa: PLC0415
 
-    poll = flags.duration("index-poll")
-    if not timedelta(milliseconds=50) <= poll <= timedelta(hours=1):
-        raise ConfigError("-index-poll: use 50ms to 1h")
     remote = RemoteIndex(flags.string("index"), clock, check=examining.check)
     given = flags.string("index-cache")
     directory = IndexDirectory(given) if given else _private_directory(stack)
-    source = PulledIndex(remote, directory, clock, poll_s=poll.total_seconds())
+    source = PulledIndex(remote, directory, clock, poll_s=flags.duration("index-poll").total_seconds())
     stack.callback(source.close)
     return source
 
@@ -161,20 +155,6 @@ def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
             "room of the index)"
         ) from err
     return IndexDirectory(Path(path))
-
-
-def _max_age_s(flags: Flags) -> int:
-    value = flags.duration("max-age")
-    if value and not timedelta(seconds=1) <= value <= timedelta(days=365):
-        raise ConfigError("-max-age: use 1s to 8760h, or 0s for no limit of its own")
-    return int(value.total_seconds())
-
-
-def _seconds(flags: Flags, name: str) -> float:
-    value = flags.duration(name)
-    if not timedelta() <= value <= timedelta(hours=1):
-        raise ConfigError(f"-{name}: use 0s to 1h")
-    return value.total_seconds()
 
 
 async def _start_admin(
@@ -222,7 +202,12 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             string(
                 "index-cache", "directory to pull into, kept for the next start (default: a temporary one)"
             ),
-            duration("index-poll", "how often to look at the URL", timedelta(milliseconds=500)),
+            duration(
+                "index-poll",
+                "how often to look at the URL",
+                timedelta(milliseconds=500),
+                limits=limits.INDEX_POLL,
+            ),
             "db-config",
             *SIGNER_FLAGS,
             duration(
@@ -230,22 +215,27 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
                 "how long caches may keep a response at most: they answer good for as long after a "
                 "revocation (0s: until it is due to be renewed)",
                 timedelta(hours=1),
+                limits=limits.MAX_AGE,
             ),
-            integer("workers", "worker processes (0: one for each usable CPU)"),
-            percentage(
+            integer("workers", "worker processes (0: one for each usable CPU)", limits=limits.PROCESSES),
+            integer(
                 "max-expired",
                 "/readyz fails when more than this percentage of an issuer's responses has expired",
                 50,
+                limits=limits.PERCENTAGE,
             ),
-            string("admin-address", "address of /metrics, /livez, /readyz and /healthz", "127.0.0.1"),
-            port("admin-port", "port of the same (0: none)", 9402),
+            *admin_flags(9402, "/metrics, /livez, /readyz and /healthz"),
             duration(
                 "drain-delay",
                 "how long SIGTERM lets requests come while /readyz fails",
                 timedelta(milliseconds=500),
+                limits=limits.DRAIN,
             ),
             duration(
-                "drain-timeout", "how long requests in flight may take after that", timedelta(seconds=10)
+                "drain-timeout",
+                "how long requests in flight may take after that",
+                timedelta(seconds=10),
+                limits=limits.DRAIN,
             ),
         ),
         _ocspserve,

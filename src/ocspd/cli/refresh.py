@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.flags import boolean, integer, string, strings
+from ocspd.cli.flags import boolean, string, strings
 from ocspd.cli.index_import import SHOWN, SOURCE_FLAGS, sources_of, tell
 from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import naming, read_certificate
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.progress import PassProgress
-from ocspd.cli.signer_flags import SIGNER_FLAGS
+from ocspd.cli.shared_flags import PROCESSES, SIGNER_FLAGS, admin_flags
 from ocspd.cli.signers import follow_files, issuer_configs
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
@@ -298,10 +298,9 @@ _FLAGS = (
     *SIGNER_FLAGS,
     string("index", "index directory to keep fresh"),
     strings("publish", "URL to publish the index to as well: s3://, gs://, az:// or file://"),
-    integer("processes", "signing processes of a pass (0: one for each usable CPU)"),
+    PROCESSES,
     boolean("table", "write the table ocsp_responses as well, as ocsprefresh does"),
-    string("admin-address", "address of /metrics, /livez and /readyz", "127.0.0.1"),
-    integer("admin-port", "port of the same (0: none)", 9403),
+    *admin_flags(9403, "/metrics, /livez and /readyz"),
 )
 _CONFIGURED = tuple(flag if isinstance(flag, str) else flag.name for flag in _FLAGS)
 """What a configuration file says, so that nobody wonders which of two values counts."""

@@ -21,7 +21,6 @@ from ocspd.authority.signers import PolicySigner
 from ocspd.authority.tls import ServerTLS
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.global_flags import ALLOW_RSA_1024
 from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import (
     naming,
@@ -33,7 +32,7 @@ from ocspd.cli.issue_input import (
     signing_config,
 )
 from ocspd.cli.loop import run_uvloop
-from ocspd.cli.signer_flags import EMBED_CA, RESPONDER_ID
+from ocspd.cli.shared_flags import ALLOW_RSA_1024, EMBED_CA, RESPONDER_ID
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError

@@ -1,4 +1,4 @@
-"""The OCSP signers that flags describe (`signer_flags`)."""
+"""The OCSP signers that flags describe (`shared_flags`)."""
 
 from __future__ import annotations
 
