@@ -1,16 +1,16 @@
-# Everything a contributor runs. `make demo` and `make test` work on a fresh clone: Python >= 3.11 with venv and headers, a C compiler.
-# Nothing is installed outside of .venv, as root neither.
-#   make demo          the whole story on one machine, checked with openssl; leaves the servers running
+# Everything a contributor runs. `make demo` and `make test` work on a fresh clone; they need Python 3.11 or newer with venv and headers,
+# and a C compiler. Nothing is installed outside of .venv, not even when run as root.
+#   make demo          a CA and a responder on this machine, checked with openssl; the servers run until Ctrl-C
 #   make test          all tests
-#   make check         format, lint, types, stubs against the native modules, Cython warnings, layers, compared differences
+#   make check         format, lint, types, stubs against the native modules, Cython warnings, layering
 #   make check-native  the native modules under AddressSanitizer and UndefinedBehaviorSanitizer
-#   make coverage-native   which lines of the native modules the tests reach
-#   make bench         figures against nginx and cfssl on this machine (under ten minutes)
+#   make coverage-native   the lines of the native modules that tests reach
+#   make bench         compare with nginx and CFSSL on this machine (under ten minutes)
 #   make bench-large   the same with 100 million entries
-#   make bench-openssl   a responder asked with openssl ocsp, and its replies under full load checked by openssl
+#   make bench-openssl   measure a responder with openssl ocsp, which also verifies replies under full load
 #   make clean         remove everything that was built
 # Variables: PYTHON (interpreter for the virtual environment), T (arguments for pytest), B (arguments for bench/run.py),
-# PEERS=no (do not fetch the programs the tests compare with).
+# PEERS=no (do not fetch the programs that tests compare with).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PYX := $(wildcard src/ocspd/*.pyx src/ocspd/*/*.pyx)
 PXD := $(wildcard src/ocspd/*.pxd src/ocspd/*/*.pxd)
 STUBS := $(subst /,.,$(patsubst src/%.pyi,%,$(wildcard src/ocspd/_*.pyi src/ocspd/*/_*.pyi)))
-# cython -X needs what setup.py hands to cythonize: with other directives the hints would differ.
+# These must be the directives that setup.py gives to cythonize; with others the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
 .PHONY: demo test peers check check-cython check-native coverage-native bench bench-large bench-openssl clean setup
@@ -33,8 +33,8 @@ demo: $(VENV)/.native
 	@exec $(BIN)/ocspd demo
 
 define announcement
-echo "all tests: six minutes on two idle CPUs; the first time there are three more for what they need"
-echo '    to run some of them: make test T="tests/cli -k json"'
+echo "running all tests: six minutes on two idle CPUs, and three more the first time to install what they need"
+echo '    to run only some: make test T="tests/cli -k json"'
 endef
 
 test:
@@ -42,21 +42,21 @@ test:
 	$(MAKE) --no-print-directory peers
 	exec $(BIN)/python -m pytest $(T)
 
-# The programs the tests compare with, those that are not installed: unpacked into .venv, where apt is there.
+# The programs that tests compare with: where apt is available, missing ones are unpacked into .venv.
 PEERS := yes
 peers: setup
 	@[ "$(PEERS)" = no ] || $(BIN)/python -m tests.peers
 
 setup: $(VENV)/.native $(VENV)/.dev
 
-# pip without --quiet also tells where it looks and what it has in its cache: the names are enough.
+# Without --quiet, pip also prints where it looks and what is in its cache; the names are enough.
 define install
 install() {
   $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off "$$@" 2>&1 | tee $(VENV)/pip.log |
-    sed -nu -e 's/^Collecting \([A-Za-z0-9._-]*\).*/    \1/p' -e 's/^Installing collected packages.*/    unpacking them/p' ||
-    { tail -n 20 $(VENV)/pip.log >&2; echo "pip failed: is there a way to a package index?" >&2; exit 1; }
+    sed -nu -e 's/^Collecting \([A-Za-z0-9._-]*\).*/    \1/p' -e 's/^Installing collected packages.*/    installing them/p' ||
+    { tail -n 20 $(VENV)/pip.log >&2; echo "pip failed: can this machine reach a package index? The log is in $(VENV)/pip.log" >&2; exit 1; }
 }
-# The members of lists in pyproject.toml, one a line.
+# Prints the members of lists in pyproject.toml, one per line.
 listed() {
   $(BIN)/python -c 'import functools, sys, tomllib; all = tomllib.load(open("pyproject.toml", "rb")); [print(*functools.reduce(dict.get, name.split("."), all), sep="\n") for name in sys.argv[1:]]' "$$@"
 }
@@ -67,7 +67,7 @@ echo "compiling the native modules (half a minute)"
 $(BIN)/python setup.py --quiet build_ext --inplace
 endef
 
-# First the packages, then the native modules: editing a .pyx costs a compilation, not an installation.
+# First the packages, then the native modules, so that editing a .pyx needs a compilation but no installation.
 $(VENV)/.packages: pyproject.toml setup.py Makefile
 	@python="$${PYTHON:-}"
 	if [ -z "$$python" ]; then
@@ -75,16 +75,16 @@ $(VENV)/.packages: pyproject.toml setup.py Makefile
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi
 	  done
 	fi
-	hint="on Debian: apt-get install git curl python3-dev python3-venv gcc make openssl (or name an interpreter: make PYTHON=...)"
+	hint="on Debian: apt-get install git curl python3-dev python3-venv gcc make openssl (or choose an interpreter: make PYTHON=...)"
 	[ -n "$$python" ] || { echo "ocspd needs Python 3.11 or newer; $$hint" >&2; exit 1; }
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$python is not Python 3.11 or newer; $$hint" >&2; exit 1; }
-	"$$python" -c 'import ensurepip' 2>/dev/null || { echo "$$python cannot make virtual environments; $$hint" >&2; exit 1; }
+	"$$python" -c 'import ensurepip' 2>/dev/null || { echo "$$python cannot make virtual environments (no ensurepip); $$hint" >&2; exit 1; }
 	"$$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "the C headers of $$python are missing; $$hint" >&2; exit 1; }
-	command -v "$${CC:-cc}" >/dev/null || { echo "no C compiler ($${CC:-cc}); $$hint" >&2; exit 1; }
+	command -v "$${CC:-cc}" >/dev/null || { echo "there is no C compiler ($${CC:-cc}); $$hint" >&2; exit 1; }
 	[ -x $(BIN)/python ] || { echo "making $(VENV) with $$("$$python" --version)"; "$$python" -m venv $(VENV); }
 	$(install)
-	echo "installing into $(VENV) what ocspd needs"
-	# Without build isolation, Cython is installed once and the editable installation finds its output up to date.
+	echo "installing what ocspd needs into $(VENV)"
+	# Without build isolation, Cython is installed only once, and the editable installation finds the modules already built.
 	listed build-system.requires project.dependencies > $(VENV)/needs.txt
 	install -r $(VENV)/needs.txt
 	$(build)
@@ -99,7 +99,7 @@ $(VENV)/.native: $(VENV)/.packages $(PYX) $(PXD)
 
 $(VENV)/.dev: $(VENV)/.packages
 	@$(install)
-	echo "installing into $(VENV) what the tests need (a minute)"
+	echo "installing what the tests need into $(VENV) (a minute)"
 	listed project.optional-dependencies.dev > $(VENV)/needs.txt
 	install -r $(VENV)/needs.txt
 	touch $@
@@ -111,8 +111,8 @@ check: setup check-cython
 	MYPYPATH=src $(BIN)/stubtest --concise --allowlist tests/stubtest_allowlist.txt $(STUBS)
 	$(BIN)/python -m pytest --quiet tests/test_layering.py tests/native/test_source.py
 
-# -Werror turns Cython's warnings into failures, but not its "performance hint" lines: those mean Python
-# operations or exception checks where none should be.
+# -Werror turns Cython's warnings into failures, but not its "performance hint" lines, which point to Python operations or
+# exception checks where none should be.
 check-cython: setup
 	@out=$$(mktemp -d); trap 'rm -rf "$$out"' EXIT
 	for module in $(PYX); do
@@ -120,9 +120,9 @@ check-cython: setup
 	done
 	! grep -i 'performance hint' "$$out/log"
 
-# A copy of the sources is built, so the normal build keeps its C files and libraries. libasan must come
-# first in the process because the interpreter is not built with it; libstdc++ beside it lets its
-# interceptors find __cxa_throw. Leaks are off: CPython keeps memory until exit on purpose.
+# Builds a copy of the sources, so that the normal build keeps its C files and libraries. libasan must be loaded
+# first because the interpreter is not built with it; with libstdc++ beside it its interceptors find __cxa_throw.
+# Leak detection is off, because CPython deliberately keeps memory until it exits.
 SANITIZED := build/sanitized
 check-native: setup
 	@mkdir -p $(SANITIZED)
@@ -138,7 +138,7 @@ check-native: setup
 	  PYTHONMALLOC=malloc PYTHONPATH=$(CURDIR)/$(SANITIZED)/src \
 	  $(BIN)/python -m pytest -p no:cacheprovider -m "not growth" --timeout=300 tests/native $(T)
 
-# Line tracing needs a build of its own: it makes every line several times slower.
+# Line tracing needs a separate build, because it makes every line several times slower.
 TRACED := build/traced
 coverage-native: setup
 	@mkdir -p $(TRACED)

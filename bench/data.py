@@ -1,7 +1,7 @@
-"""Answers and requests to measure with: some really signed, the others patched copies.
+"""Responses and requests to measure with: some are really signed, the others are patched copies.
 
 The responder does not verify signatures, so for it a copy is as good as an original. CFSSL verifies every
-answer it loads; it gets the originals only, and those are what all servers are asked for.
+response it loads; it gets only the originals, and all requests are for those.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp_template import ResponseBatch
 
 SERIAL_OCTETS = 16
-_TOP = 1 << 126  # serials keep 16 octets and a clear top bit, so every answer of a kind has one length
+_TOP = 1 << 126  # serials keep 16 bytes and a clear top bit, so every response of a kind has one length
 _STRIDE = 0x2545F4914F6CDD1D9E3779B97F4A7C15  # odd: multiplying by it permutes the 126-bit numbers
 _POOL_OCTETS = 1 << 22
 _REVOKED_EVERY = 100
@@ -151,13 +151,13 @@ def _sign(batch: ResponseBatch, number: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Mould:
-    """The constant parts of an answer; between them come the serial and the random parts of the signature."""
+    """The constant parts of a response; between them go the serial and the random parts of a signature."""
 
     head: bytes
     middle: bytes
     inner: bytes  # between ECDSA's r and s; empty for RSA
     tail: bytes
-    first: int  # random octets before `inner`
+    first: int  # random bytes before `inner`
     second: int  # and after
 
     def fill(self, serial: bytes, noise: bytes, at: int) -> bytes:
@@ -182,9 +182,9 @@ def _mould(der: bytes, number: int) -> _Mould:
     at = der.index(signature)
     head, middle = der[:serial_at], der[serial_at + SERIAL_OCTETS : at]
     tail = der[at + len(signature) :]
-    if signature[0] != 0x30 or len(signature) > 72:  # RSA: the first octet keeps the number below the modulus
+    if signature[0] != 0x30 or len(signature) > 72:  # RSA: the first byte keeps the number below the modulus
         return _Mould(head, middle + signature[:1], b"", tail, len(signature) - 1, 0)
-    # SEQUENCE { INTEGER r, INTEGER s }: the leading octets stay, so both keep sign and length.
+    # SEQUENCE { INTEGER r, INTEGER s }: the leading bytes stay, so both keep sign and length.
     r_start = 4 + signature[3] - 31
     s_header = 4 + signature[3]
     s_start = len(signature) - 31
@@ -195,7 +195,7 @@ class AnswerSource:
     """Answers for certificate numbers 0, 1, 2, …"""
 
     def __init__(self, signer: OCSPSigner, *, real_every: int) -> None:
-        """Sign the answer of every `real_every`-th certificate, make the others up."""
+        """Sign the response of every `real_every`-th certificate; make up the others."""
         self._batch = signer.batch()
         self._real_every = real_every
         self._noise = random.Random(1).randbytes(_POOL_OCTETS)
@@ -210,11 +210,11 @@ class AnswerSource:
             if all(len(found) == 3 or 256 in found for found in moulds):
                 break
         good, revoked_ = ([found[length] for length in sorted(found)] for found in moulds)
-        self._good = [good[0], *good[1:2] * 2, *good[2:]]  # 71 octets are twice as common
+        self._good = [good[0], *good[1:2] * 2, *good[2:]]  # 71 bytes are twice as common
         self._revoked = [revoked_[0], *revoked_[1:2] * 2, *revoked_[2:]]
 
     def der(self, number: int) -> bytes:
-        """Return one answer."""
+        """Return one response."""
         if number % self._real_every == 0:
             return _sign(self._batch, number)
         moulds = self._revoked if number % _REVOKED_EVERY == 1 else self._good
@@ -223,7 +223,7 @@ class AnswerSource:
         )
 
     def ders(self, count: int) -> Iterator[bytes]:
-        """Yield the answers of the first `count` certificates."""
+        """Yield the responses of the first `count` certificates."""
         return map(self.der, range(count))
 
 
@@ -252,7 +252,7 @@ class RequestSource:
         return self._head + serial_of(number).to_bytes(SERIAL_OCTETS, "big") + self._tail
 
     def get(self, number: int) -> bytes:
-        """Return it as an HTTP GET, percent-encoded as RFC 6960 App. A.1 says."""
+        """Return it as an HTTP GET, percent-encoded as in RFC 6960 App. A.1."""
         path = urllib.parse.quote(base64.b64encode(self.der(number)), safe="")
         return f"GET /{path} HTTP/1.1\r\nHost: ocsp.example.com\r\nAccept: */*\r\n\r\n".encode()
 
@@ -288,7 +288,7 @@ class Rows:
             yield PackedRows(self._mould(rest).replace(_BATCH, b"9" * len(_BATCH)), rest)
 
     def _mould(self, rows: int) -> bytes:
-        """Encode rows whose serial numbers lack the batch's: 39 digits in all, which are 16 octets."""
+        """Encode rows whose serial numbers lack the batch's: 39 digits in all, which are 16 bytes."""
         return b"".join(
             struct.pack(">h", 6)
             + _columns(b"10%b%025d" % (_BATCH, number * _STRIDE % 10**25))
@@ -351,7 +351,7 @@ def write_requests(path: Path, requests: Iterator[bytes]) -> None:
 def build_index(
     directory: Path, source: AnswerSource, count: int, *, progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Write an index of `count` answers, one CertID each; `progress` is told how many are done."""
+    """Write an index of `count` responses, one CertID each; `progress` receives the number done so far."""
     index = IndexDirectory(directory)
     now_s = int(datetime.now(UTC).timestamp())
     with index.lock():

@@ -2,9 +2,9 @@
 
     python -m bench.disk [--certificates 100000] [--rate 20] [--seconds 300]
 
-Changes are signed and published one by one at the rate given, with merges beside them as the signer makes
-them. Once a second everything in the directory is added up, files in the making included. Prints the size of
-what is published at its largest, the most disk used, and their ratio.
+Changes are signed and published one by one at the given rate, with merges in parallel as in the signer. Once
+a second the sizes of all files in the directory are added up, unfinished ones included. Prints the largest
+size of what is published, the most disk space used, and their ratio.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python -m bench.fastpath [--entries 1000000] [--directory DIR] [options of pyperf: --affinity 0, -o FILE]
 
-Makes a segment of P-256 answers (in --directory if given, and then uses it again), and asks for 1 024 of its
-entries in turn: what is measured has warm caches, as with the hot set of a real responder. pyperf must be
-installed; the project does not depend on it. `bench/run.py` measures the same path without it.
+Makes a segment of P-256 responses (in --directory if given, where a second run finds it again) and requests 1
+024 of them in turn: caches are warm, as for the certificates most in demand at a real responder. pyperf must
+be installed; the project does not depend on it. `bench/run.py` measures the same path without it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
             for request in batch:
                 answer = responder.respond(request)
                 if answer is None or not answer.startswith(b"HTTP/1.1 200 OK"):
-                    raise RuntimeError(f"the native path does not answer {request[:60]!r}")
+                    raise RuntimeError(f"the native path does not reply to {request[:60]!r}")
             runner.bench_time_func(name, time_requests, responder, batch, inner_loops=len(batch))
 
 

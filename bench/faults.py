@@ -2,10 +2,10 @@
 
     python -m bench.faults [D1 D2 D3 D4 kill power ...]
 
-A PostgreSQL server of its own on a Unix socket, `ocspd refresh` following it and `ocspd ocspserve` on the
-index. Each drill does something to the server or the signer while certificates are revoked by plain SQL, and
-asks the responder as a client does. Everything runs under the oracle of the tests: a "good" that comes
-after its row has said revoked, or an answer that goes back, ends the run with 1.
+Starts a PostgreSQL server of its own on a Unix socket, `ocspd refresh` following it and `ocspd ocspserve` on
+the index. Each drill does something to the server or the signer while certificates are revoked by plain SQL,
+and sends requests to the responder as a client does. Everything runs under the oracle of the tests: a "good"
+after the row was revoked, or a response that goes back in time, ends the run with exit status 1.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Place:
         self.refresh.wait(60)
 
     def status(self, serial: int) -> int | None:
-        """Ask the responder, as a client does; None for no answer."""
+        """Send a request as a client does; None without a reply."""
         builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
             *_hashes(self.signer), serial, hashes.SHA1()
         )
@@ -113,15 +113,15 @@ class Place:
         return None if len(body) == 5 else parse_response(body).status
 
     def says_revoked(self, serial: int) -> bool:
-        """Tell whether the responder says revoked."""
+        """Whether the responder returns revoked."""
         return self.status(serial) == REVOKED
 
     def database_is_down(self) -> bool:
-        """Tell whether the signer says that its database does not answer."""
+        """Whether the signer reports that its database does not respond."""
         return self.gauge("ocspd_signer_database_up") == 0
 
     def gauge(self, name: str) -> float:
-        """Return a metric of the signer, -1 when it does not answer."""
+        """Return a metric of the signer; -1 when it does not respond."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as response:
                 text = response.read().decode()
@@ -141,7 +141,7 @@ class Place:
         return time.monotonic() - begun
 
     async def revoke(self, limit_s: float = 120) -> float:
-        """Revoke the next certificate; return the seconds from the commit to the answer of a client."""
+        """Revoke the next certificate; return the seconds from the commit to a client's response."""
         serial = self.next_serial
         self.next_serial += 1
         with self.oracle.committing(0, serial, ["revoked"]):
@@ -333,11 +333,11 @@ def _answers(place: Place) -> bool:
 
 
 def main() -> int:
-    """Run the drills named, or all."""
+    """Run the drills given by name, or all of them."""
     parser = argparse.ArgumentParser(prog="bench.faults", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("drills", nargs="*", choices=[[], *DRILLS], help="which ones (all)")
     parser.add_argument(
-        "-b", "--bound", type=float, default=60, help="seconds in which an answer has to come"
+        "-b", "--bound", type=float, default=60, help="seconds within which a response has to arrive"
     )
     arguments = parser.parse_args()
     failed = False

@@ -2,11 +2,11 @@
 
     python -m bench.fullpass [--certificates 1000000] [--cfssl-certificates 2000] [--repeats 3]
 
-A PostgreSQL database with that many certificates for ocspd, which never reads the PEM, and one with fewer
-real ones for CFSSL, which parses and verifies each; rates are compared. Wall clock, start of the program
-included; the runs alternate and medians are compared. Every run begins with nothing signed, an empty index
-or an empty table; CFSSL's rate when it replaces what it has signed is told, too. Anonymous memory of the
-signer's processes is measured in a run of its own, as looking costs a twentieth of the rate.
+Uses a PostgreSQL database with that many certificates for ocspd, which never reads the PEM, and one with
+fewer real ones for CFSSL, which parses and verifies each; compares rates. Times are wall clock, including the
+start of the program; runs alternate, and medians are compared. Every run begins with nothing signed, an empty
+index or an empty table. CFSSL's rate for replacing what it has signed is reported too. Anonymous memory of
+the signer's processes is measured in a separate run, because measuring it costs a twentieth of the rate.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def wall_s(command: Sequence[str | Path], directory: Path) -> float:
 
 
 def largest_mb(command: Sequence[str | Path], directory: Path) -> float:
-    """Run a command and return the most memory its processes had together."""
+    """Run a command and return the most memory that its processes used together."""
     largest = 0.0
     with (directory / "log").open("ab") as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd=directory)
@@ -103,7 +103,7 @@ def largest_mb(command: Sequence[str | Path], directory: Path) -> float:
 
 
 def private_mb(pid: int) -> float:
-    """Return a process's memory that no file is behind: pages of a mapped index can go at any time."""
+    """Return a process's memory that no file backs: pages of a mapped index can be dropped at any time."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

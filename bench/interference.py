@@ -1,16 +1,16 @@
-"""What a signer beside a responder costs its clients: latency in quiet, during a pass, during merges.
+"""What a signer costs the clients of a responder beside it: latency when idle, during a pass, during merges.
 
     python -m bench.interference [--entries 1000000] [--rate 20000] [--seconds 10] [--repeats 5]
 
-Each program is a session of its own, as services are. One worker serves an index on one CPU; `openloop` asks
-from the other at a steady rate, so latency counts from the time a request was due. What runs beside the
-worker is pinned to the worker's CPU: on the other it would disturb what measures. A first round warms up and
-does not count. Then three kinds alternate:
+Each program is a session of its own, as services are. One worker serves an index on one CPU; `openloop` sends
+requests from the other at a steady rate, so latency counts from the time a request was due. What runs beside
+the worker is pinned to the worker's CPU; on the other it would disturb the measurement. The first round is a
+warm-up. Then three kinds of round alternate:
 
     quiet   nothing else runs
     pass    a signer (`bench.largepass`: the daemon's own classes, made-up rows) signs certificates of another
-            CA into the served index; the responder takes over each generation
-    merge   two segments of a million answers are merged over and over, as the daemon does it
+            CA into the served index; the responder loads each generation
+    merge   two segments of a million responses are merged over and over, as in the daemon
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python -m bench.largepass DIRECTORY [--certificates 100000000] [--repeat]
 
 `SignerDaemon` (the class behind `ocspd refresh`) signs every row with a P-256 key into the index of DIRECTORY
-and merges as in production; one row in a hundred is revoked, CertIDs are SHA-1. Reported: wall clock and CPU
-time of the pass and of the merges after it, sizes, anonymous memory of all processes, the most segments
-a lookup had to ask, and the most disk space the directory took. `--repeat` makes the pass a second time, by
-a new signer: it asks the index about every row and finds all of them fresh.
+and merges as in production; one row in a hundred is revoked, CertIDs are SHA-1. It reports wall clock and CPU
+time of the pass and of the merges after it, sizes, anonymous memory of all processes, the largest number of
+segments for a lookup, and the most disk space the directory took. `--repeat` makes the pass a second time
+with a new signer, which looks up every row in the index and finds a fresh response for each.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class OneSigner:
 
 @dataclass(slots=True)
 class Peaks:
-    """The most of everything that has been seen."""
+    """The highest figure of each kind so far."""
 
     memory_mb: float = 0.0
     disk_bytes: int = 0
@@ -106,7 +106,7 @@ def family() -> list[int]:
 
 
 def disk_bytes(directory: Path) -> int:
-    """Return what the directory takes, files without a name included."""
+    """Return the disk space of the directory, files without a name included."""
     found = {}
     for path in directory.iterdir():
         with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def disk_bytes(directory: Path) -> int:
 
 
 def is_writing(directory: Path) -> bool:
-    """Tell whether a segment is in the making."""
+    """Whether a segment is being written."""
     return any(directory.glob(".new-*"))
 
 

@@ -19,7 +19,7 @@ _WRK_ERRORS = ("connect", "read", "write", "status", "timeout")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run of a load generator against one server gave."""
+    """The result of one run of a load generator against one server."""
 
     server: str
     scenario: str
@@ -31,7 +31,7 @@ class Run:
     p99_us: float
     max_us: float
     octets: float
-    """Octets of an answer, head included (wrk only)."""
+    """Bytes of a reply, head included (wrk only)."""
     errors: int
 
 
@@ -47,7 +47,7 @@ def saturate(  # noqa: PLR0913  (one value for each thing varied)
     threads: int = 1,
     host: str = "127.0.0.1",
 ) -> Run:
-    """Ask as fast as `connections` closed loops can, and read the server's CPU time before and after."""
+    """Send requests as fast as `connections` closed loops can; read the server's CPU time around it."""
     before = server.cpu_s()
     done = subprocess.run(
         [
@@ -63,7 +63,7 @@ def saturate(  # noqa: PLR0913  (one value for each thing varied)
     figures = _json_line(done.stdout)
     count = figures["requests"]
     if not count:
-        raise RuntimeError(f"{server.name} answered nothing in {scenario}: {done.stdout}")
+        raise RuntimeError(f"{server.name} sent no reply in {scenario}: {done.stdout}")
     return Run(
         server=server.name,
         scenario=scenario,
@@ -87,7 +87,7 @@ def _json_line(output: str) -> dict[str, Any]:
 
 
 def compile_openloop(directory: Path) -> Path:
-    """Compile the open-loop generator; RuntimeError with the compiler's words when that fails."""
+    """Compile the open-loop generator; RuntimeError with the compiler's message when that fails."""
     program = directory / "openloop"
     done = subprocess.run(
         [os.environ.get("CC", "cc"), "-O2", "-o", program, HERE / "openloop.c"],
@@ -111,7 +111,7 @@ def at_rate(  # noqa: PLR0913  (one value for each thing varied)
     rate: float,
     connections: int = 64,
 ) -> Run:
-    """Ask at a fixed rate; latency counts from the time each request was due.
+    """Send requests at a fixed rate; latency counts from the time each request was due.
 
     Where it may, the generator runs before everything else on its CPU: what holds it up counts as latency.
     """
@@ -147,7 +147,7 @@ def at_rate(  # noqa: PLR0913  (one value for each thing varied)
 
 
 def ask(port: int, request: bytes) -> tuple[bytes, bytes]:
-    """Send one HTTP request and return head (with its empty line) and body of the answer."""
+    """Send one HTTP request and return head (with its empty line) and body of the reply."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(request)
         data = b""

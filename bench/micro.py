@@ -1,8 +1,8 @@
 """What one process can measure by itself; run pinned to a CPU by run.py, prints JSON.
 
 python -m bench.micro respond INDEX FILE    native path, HTTP bytes in to HTTP bytes out, ns per call
-python -m bench.micro open INDEX FILE       map an index and answer the first request, ms
-python -m bench.micro build DIR COUNT       segment from base64 answers, answers per second
+python -m bench.micro open INDEX FILE       map an index and serve the first request, ms
+python -m bench.micro build DIR COUNT       segment from base64 responses, responses per second
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_requests(path: Path) -> list[bytes]:
 
 
 def respond(index: Path, file: Path) -> dict[str, float]:
-    """Time `Responder.respond` over all requests; every one must be answered by the native path."""
+    """Time `Responder.respond` over all requests; the native path must serve every one."""
     responder = Responder(IndexDirectory(index).open())
     responder.set_time(int(time.time()))
     requests = read_requests(file)
@@ -47,7 +47,7 @@ def respond(index: Path, file: Path) -> dict[str, float]:
         answer = call(request)
         if answer is None or not answer.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(
-                f"the native path does not answer {request[:60]!r}: {answer and answer[:60]!r}"
+                f"the native path does not reply to {request[:60]!r}: {answer and answer[:60]!r}"
             )
     passes = []
     for _ in range(_PASSES):
@@ -59,7 +59,7 @@ def respond(index: Path, file: Path) -> dict[str, float]:
 
 
 def open_index(index: Path, file: Path) -> dict[str, float]:
-    """Time opening and the first answer; imports are done, the file is in the page cache."""
+    """Time opening and the first reply; imports are done, the file is in the page cache."""
     with file.open("rb") as requests:
         request = requests.read(struct.unpack("<I", requests.read(4))[0])
     start = time.perf_counter()
@@ -69,7 +69,7 @@ def open_index(index: Path, file: Path) -> dict[str, float]:
     answer = responder.respond(request)
     end = time.perf_counter()
     if answer is None or not answer.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"first request not answered: {answer!r}")
+        raise RuntimeError(f"no reply to the first request: {answer!r}")
     return {"open_ms": (opened - start) * 1e3, "first_answer_ms": (end - start) * 1e3}
 
 
@@ -85,7 +85,7 @@ def build(directory: Path, count: int) -> dict[str, float]:
             added, bad = writer.add_base64(text)
             wall, cpu = wall + time.perf_counter() - start, cpu + time.process_time() - start_cpu
             if bad or added != _CHUNK:
-                raise RuntimeError(f"not all answers were taken: {bad[:3]}")
+                raise RuntimeError(f"not all responses were accepted: {bad[:3]}")
         start, start_cpu = time.perf_counter(), time.process_time()
         writer.finish()
         wall, cpu = wall + time.perf_counter() - start, cpu + time.process_time() - start_cpu

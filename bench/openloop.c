@@ -1,4 +1,4 @@
-/* Open-loop load: requests are due at fixed times, whether or not earlier ones have been answered, and latency counts
+/* Open-loop load: requests are due at fixed times, whether or not earlier ones have a reply, and latency counts
  * from the time a request was due. A closed loop (wrk) slows down together with the server and hides its pauses.
  *
  * openloop PORT CONNECTIONS RATE SECONDS FILE      to 127.0.0.1; FILE: each request after its length (32 bits)
@@ -23,7 +23,7 @@ enum { BUFFER = 16384, EVENTS = 256 };
 struct connection {
     int fd;
     uint64_t due; /* when the outstanding request was due */
-    size_t have, need; /* octets of the answer read so far; 0 until its length is known */
+    size_t have, need; /* bytes of the reply read so far; 0 until its length is known */
     char buffer[BUFFER + 1];
 };
 
@@ -71,10 +71,10 @@ static struct request *read_requests(const char *path, size_t *count) {
     return requests;
 }
 
-/* 1 when the whole answer is there, 0 when more must come; ends the program on anything but a 200. */
+/* 1 when the whole reply is there, 0 when more must come; ends the program on anything but a 200. */
 static int take(struct connection *c) {
     for (;;) {
-        if (c->have >= BUFFER) fail("answer too long");
+        if (c->have >= BUFFER) fail("reply too long");
         ssize_t n = read(c->fd, c->buffer + c->have, BUFFER - c->have);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
         if (n <= 0) fail("connection closed");
@@ -83,9 +83,9 @@ static int take(struct connection *c) {
         if (!c->need) {
             char *end = strstr(c->buffer, "\r\n\r\n");
             if (!end) continue;
-            if (strncmp(c->buffer, "HTTP/1.1 200", 12)) fail("answer is not 200");
+            if (strncmp(c->buffer, "HTTP/1.1 200", 12)) fail("reply is not 200");
             char *length = strcasestr(c->buffer, "\r\nContent-Length:");
-            if (!length || length > end) fail("answer without Content-Length");
+            if (!length || length > end) fail("reply without Content-Length");
             c->need = (size_t)(end + 4 - c->buffer) + strtoul(length + 17, NULL, 10);
         }
         if (c->have >= c->need) return 1;

@@ -1,14 +1,14 @@
-"""Ask a responder as its users do, with `openssl ocsp`, and check what it replies under full load.
+"""Send requests as users do, with `openssl ocsp`, and check the replies under full load.
 
 python -m bench.openssl URL -issuer CA -CAfile CA [-seconds 10] [-parallel 4] CERT…      any responder
-python -m bench.openssl [-seconds 10] [-parallel 4]                                      one started for it
+python -m bench.openssl [-seconds 10] [-parallel 4]                                      one of its own
 
 1. Loops of the real program, verification included. The time of a process is mostly its start, so the
    exchange alone is timed beside it: the bytes of `openssl ocsp -reqout` on a connection of their own.
-2. wrk sends the same requests as fast as the responder can, POST and GET, a connection each and kept alive;
+2. wrk sends the same requests as fast as the responder can, POST and GET, on new and kept-alive connections;
    the open-loop generator sends them at half of that rate.
-3. Replies taken meanwhile are given back to `openssl ocsp -respin`: a figure counts only for responses that
-   openssl accepts.
+3. Replies sampled meanwhile are verified by `openssl ocsp -respin`: a figure counts only if openssl accepts
+   the responses.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ if TYPE_CHECKING:
 
 _STATUSES = ("good", "revoked", "unknown")
 _CERTIFICATES = 32
-"""Different certificates where the responder is started here."""
+"""How many certificates there are if the responder is started here."""
 _CHECKED = 50
-"""Replies of each kind of load that are given back to openssl."""
+"""Replies of each kind of load that openssl verifies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask, and about what."""
+    """The responder, and the certificates to ask about."""
 
     url: str
     issuer: Path
     ca_file: Path
     certificates: tuple[Path, ...]
     admin_url: str = ""
-    """Where the responder's metrics are, if that is known."""
+    """The URL of the responder's admin listener, if known."""
     pid: int = 0
-    """Its process, if it was started here."""
+    """The process ID of the responder, if it was started here."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -83,12 +83,12 @@ class Tally:
 
 
 def openssl(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run openssl and return what it said."""
+    """Run openssl and return its output."""
     return subprocess.run(["openssl", *map(str, words)], check=False, capture_output=True, text=True)
 
 
 def write_request(target: Target, certificate: Path, file: Path) -> bytes:
-    """Have openssl write its request for a certificate; return it. RuntimeError with openssl's words."""
+    """Have openssl write its request for a certificate; return it. RuntimeError with openssl's message."""
     done = openssl(*("ocsp", "-issuer", target.issuer, "-cert", certificate, "-no_nonce", "-reqout", file))
     if not file.exists():
         raise RuntimeError(f"openssl makes no request for {certificate}: {done.stderr.strip()}")
@@ -131,7 +131,7 @@ def http_requests(target: Target, ders: Sequence[bytes], method: str, *, close: 
 
 
 def run_loop(target: Target, ders: Sequence[bytes], deadline: float, tally: Tally, number: int) -> None:
-    """Ask with one openssl after the other until the deadline, and time the exchange alone beside each."""
+    """Run one openssl after the other until the deadline, and time the exchange alone beside each."""
     order = random.Random(number)
     while time.monotonic() < deadline:
         at = order.randrange(len(target.certificates))
@@ -166,7 +166,7 @@ def ask_with_openssl(target: Target, ders: Sequence[bytes], *, seconds: float, p
     elapsed = time.monotonic() - begun
     count = len(tally.processes)
     found = ", ".join(f"{status} {number}" for status, number in tally.statuses.most_common())
-    print(f"openssl ocsp, {parallel} at a time: {count / elapsed:,.0f} answers/s; {found}; "
+    print(f"openssl ocsp, {parallel} at a time: {count / elapsed:,.0f} responses/s; {found}; "
           f"{100 * tally.verified / max(count, 1):.1f} % verified")  # fmt: skip
     for what, times in (("whole process", tally.processes), ("exchange alone", tally.exchanges)):
         if times:
@@ -184,7 +184,7 @@ def quantiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def replay(target: Target, ders: Sequence[bytes], scratch: Path, *, seconds: int) -> bool:
-    """Send openssl's requests at full rate and check replies meanwhile; whether openssl accepts them all."""
+    """Send openssl's requests at full rate; return whether openssl accepts all replies sampled meanwhile."""
     wrk = servers.find("wrk")
     if wrk is None:
         print("left out: the full rate needs wrk (Debian package wrk)")
@@ -227,7 +227,7 @@ def replay(target: Target, ders: Sequence[bytes], scratch: Path, *, seconds: int
 
 
 class Checker:
-    """Takes replies while a load runs, and afterwards has openssl verify them."""
+    """Samples replies while a load runs, and has openssl verify them afterwards."""
 
     def __init__(self, target: Target, requests: Sequence[bytes], scratch: Path) -> None:
         self.checked = self.accepted = 0

@@ -2,7 +2,7 @@
 
     python bench/presign.py [--seconds 0.2] [--repeats 25] [--json FILE]
 
-Every figure is the median over interleaved repeats in one run: bare loop, ours, bare loop, ours, …
+Every figure is the median of interleaved repeats in one run: bare loop, ours, bare loop, ours, …
 On one core a loop is timed in CPU seconds of the process, so other work on the machine counts little. A
 pass on all cores is timed by the wall clock, start of the processes included; run it on a quiet machine.
 """
@@ -90,7 +90,7 @@ def calibrate(work: Callable[[int], object], seconds: float) -> int:
 
 
 def one_core(signer: OCSPSigner, *, seconds: float, repeats: int) -> dict[str, float]:
-    """Compare the two loops on this core; one answer in ten is revoked."""
+    """Compare the two loops on this core; one response in ten is revoked."""
     batch = signer.batch()
     data = b"x" * 216
     key_sign = bare_arguments(signer)
@@ -180,7 +180,7 @@ async def made(rows: Rows) -> list[PackedRows]:
 
 
 class MadeRows(Rows):
-    """Rows that lie ready."""
+    """Rows prepared in advance."""
 
     def __init__(self, ready: list[PackedRows]) -> None:
         super().__init__(0, "")
@@ -192,7 +192,7 @@ class MadeRows(Rows):
 
 
 def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
-    """Sign rows into segments, as `refresh` does; answers per second from the first to the finished segments.
+    """Sign rows into segments, as `refresh` does; return responses per second, up to the finished segments.
 
     The start of the processes, a second or so of a pass however long, is left out, as with the bare loop, and
     the rows are made before.

@@ -19,7 +19,7 @@ _BAR, _GAP, _LEFT, _WIDTH = 18, 14, 220, 760
 
 @dataclass(slots=True)
 class Results:
-    """Everything one run of the benchmark found."""
+    """All results of one run of the benchmark."""
 
     machine: dict[str, str]
     settings: dict[str, float]
@@ -29,7 +29,7 @@ class Results:
     left_out: list[str] = field(default_factory=list)
 
     def servers(self, scenario: str) -> list[str]:
-        """Return who ran a scenario, in order of appearance."""
+        """Return the servers that ran a scenario, in order of appearance."""
         return list(dict.fromkeys(run.server for run in self.runs if run.scenario == scenario))
 
     def scenarios(self) -> list[str]:
@@ -74,7 +74,7 @@ class Goal:
 
 
 def goals(results: Results) -> list[Goal]:
-    """Return the goals the project has set itself, with what was measured."""
+    """Return the project's goals with the measured figures."""
     get = results.figures.get
     cfssl = results.ratio("cfssl", "ocspd", "POST")
     one, two = (results.median(name, "GET", "cpu_us") for name in ("ocspd", "ocspd, 2 workers"))
@@ -119,11 +119,11 @@ def goals(results: Results) -> list[Goal]:
         Goal("native path alone, POST, 50 000 certificates", get("respond_post_ns"), 350, " ns"),
         Goal("index, P-256", get("index_p256_bytes_per_entry"), 110, " B per entry"),
         Goal("index, RSA-2048", get("index_rsa2048_bytes_per_entry"), 310, " B per entry"),
-        Goal("open 1 M entries, first answer", get("first_answer_1m_ms"), 50, " ms"),
-        Goal("open 10 M entries, first answer", get("first_answer_10m_ms"), 200, " ms"),
+        Goal("open 1 M entries, first reply", get("first_answer_1m_ms"), 50, " ms"),
+        Goal("open 10 M entries, first reply", get("first_answer_10m_ms"), 200, " ms"),
         Goal("private memory of a worker", get("worker_private_mb"), 60, " MB"),
         Goal(
-            "build from base64 answers",
+            "build from base64 responses",
             get("build_per_cpu_second"),
             200_000,
             " per CPU second",
@@ -152,7 +152,7 @@ def markdown(results: Results) -> str:
         "",
         "Medians; in brackets the lowest and highest CPU per request of the repetitions.",
         "",
-        "| scenario | server | CPU per request | requests/s | p50 | p99 | octets | errors |",
+        "| scenario | server | CPU per request | requests/s | p50 | p99 | bytes | errors |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for scenario in results.scenarios():

@@ -1,11 +1,11 @@
-"""How long a revocation takes from its commit to the answer of every worker, under full request load.
+"""How long a revocation takes from its commit until every worker serves it, under full request load.
 
     python -m bench.revocation [--certificates 1000000] [--revocations 1000] [--driver postgres|sqlite3]
 
 One database with that many certificates, `ocspd refresh` following it, `ocspd ocspserve` with two workers
-on the index, wrk asking as fast as it can throughout. Revocations are committed one by one, a steady
-number a second, by plain SQL as any writer would; probes on connections to both workers ask for each
-until all of them say revoked. The same goes for new certificates, until all of them say good.
+on the index, and wrk sending requests as fast as it can throughout. Revocations are committed one by one at
+a steady rate, by plain SQL as by any writer; probes on connections to both workers ask about each
+until all of them get revoked. The same is done for new certificates, until all of them get good.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def status(self, request: bytes) -> int | None:
-        """Return the status in the answer, None for unauthorized."""
+        """Return the status in the response, None for unauthorized."""
         async with self._lock:
             self._writer.write(request)
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -70,7 +70,7 @@ async def until_all(probes: list[Probe], request: bytes, status: int, deadline_s
             if await probe.status(request) == status:
                 return time.time()
             await asyncio.sleep(PAUSE_S)
-        raise RuntimeError("a revocation was not answered within half a minute")
+        raise RuntimeError("a revocation was not visible within half a minute")
 
     deadline = time.time() + deadline_s
     return max(await asyncio.gather(*(one(probe) for probe in probes)))

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ASKED = 50_000
-"""Different certificates asked for; spread evenly over the index, answers really signed."""
+"""How many different certificates are requested: spread evenly over the index, responses really signed."""
 HOT = 1_000
-"""Certificates asked for again and again: what the native path costs with warm caches."""
+"""Certificates requested again and again: the cost of the native path with warm caches."""
 TENFOLD = 10
 MANY = 4_000
 """Connections kept alive behind a load balancer with large pools."""
 _BIND_ADDRESS_NO_PORT = 24  # ip(7); without it the kernel looks for a port that nobody uses for anything
 IDLE = 50_000
-"""Connections that say nothing."""
+"""Connections that send nothing."""
 WARM_S = 1
 
 
@@ -86,7 +86,7 @@ class Bench:
         self.results.left_out.append(reason)
 
     def tool(self, program: str, package: str, what: str) -> str | None:
-        """Find a program; without it, say what is left out."""
+        """Find a program; report what is left out without it."""
         path = servers.find(program)
         if path is None:
             self.leave_out(f"{what}: {program} is not installed (Debian package {package})")
@@ -95,10 +95,10 @@ class Bench:
     # -- data ---------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make answers, index and requests."""
+        """Make responses, index and requests."""
         count = self.settings.entries
         asked = range(0, count, max(1, count // ASKED))
-        self.say(f"making an index of {count:,} answers (P-256, delegated signer)")
+        self.say(f"making an index of {count:,} responses (P-256, delegated signer)")
         authority = data.make_authority("p256")
         authority.write(self.scratch)
         data.write_index_txt(self.scratch / "index.txt", iter(asked))
@@ -163,11 +163,11 @@ class Bench:
             data.write_requests(hot, map(make, range(0, self.settings.entries, self.settings.entries // HOT)))
             figures[f"respond_{name}_hot_ns"] = self.micro("respond", self.index, hot)["median_ns"]
         self.open_figure("1m", self.index)
-        self.say("building from base64 answers")
+        self.say("building from base64 responses")
         built = self.micro("build", self.scratch / "build", str(self.settings.entries))
         figures["build_per_second"] = built["per_second"]
         figures["build_per_cpu_second"] = built["per_cpu_second"]
-        self.say("index of RSA-2048 answers")
+        self.say("index of RSA-2048 responses")
         rsa = self.scratch / "rsa"
         # One signature of a thousand is real: RSA signs slowly, and the size does not depend on it.
         source = data.AnswerSource(data.make_signer("rsa2048"), real_every=1_000)
@@ -175,7 +175,7 @@ class Bench:
         self.size_figure("rsa2048", rsa)
         shutil.rmtree(rsa)
         if self.settings.tenfold:
-            self.say(f"opening an index of {TENFOLD * self.settings.entries:,} answers")
+            self.say(f"opening an index of {TENFOLD * self.settings.entries:,} responses")
             large = self.scratch / "tenfold"
             data.build_index(large, self.made_up, TENFOLD * self.settings.entries)
             self.open_figure("10m", large)
@@ -206,10 +206,10 @@ class Bench:
         return self.serving(f"ocspd, {workers} workers", command, port, both)
 
     def check(self, server: Server, request: bytes) -> tuple[int, int]:
-        """See that a server answers what it was asked; return the octets of head and body."""
+        """Check that a server replies about the certificate requested; return the bytes of head and body."""
         head, body = load.ask(server.port, request)
         if parse_response(body).serial != data.serial_of(self.first):
-            raise RuntimeError(f"{server.name} answers about another certificate")
+            raise RuntimeError(f"{server.name} replies about another certificate")
         return len(head), len(body)
 
     def measure_servers(self) -> None:
@@ -241,7 +241,7 @@ class Bench:
                 running[name] = server
                 theirs = sum(map(len, load.ask(port, self.requests.get(self.first))))
                 if theirs != head + body:
-                    raise RuntimeError(f"nginx answers with {theirs} octets instead of {head + body}")
+                    raise RuntimeError(f"nginx replies with {theirs} bytes instead of {head + body}")
             if openssl:
                 port = servers.free_port()
                 command = servers.openssl_command(openssl, self.scratch, port)
@@ -264,7 +264,7 @@ class Bench:
     def repeat(self, running: dict[str, Server], wrk: str) -> None:
         """Interleave: every repetition runs every scenario on every server once."""
         scenarios = {
-            "GET": ("get", ("ocspd", "nginx")),  # Debian's CFSSL answers no GET
+            "GET": ("get", ("ocspd", "nginx")),  # Debian's CFSSL does not serve GET
             "POST": ("post", ("ocspd", "nginx", "cfssl")),
             "GET, new connection": ("get_close", ("ocspd", "nginx", "nginx, deferred", "openssl ocsp")),
             "POST, new connection": (
@@ -286,7 +286,7 @@ class Bench:
                     self.keep(many)
 
     def idle_connections(self) -> None:
-        """Hold very many connections that say nothing, and see what they cost a worker."""
+        """Hold very many connections that send nothing, and measure what they cost a worker."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         count = min(IDLE, hard - 1_000)
@@ -379,7 +379,7 @@ class Bench:
         index = self.scratch / "large"
         start = time.monotonic()
         data.build_index(
-            index, self.made_up, count, progress=lambda done: self.say(f"{done:,} of {count:,} answers")
+            index, self.made_up, count, progress=lambda done: self.say(f"{done:,} of {count:,} responses")
         )
         figures = self.results.figures
         figures["large_build_s"] = time.monotonic() - start

@@ -157,7 +157,7 @@ def openssl_command(program: str, directory: Path, port: int) -> list[str | Path
 def nginx_command(  # noqa: PLR0913  (one value for each thing varied)
     program: str, directory: Path, port: int, *, head_octets: int, body_octets: int, deferred: bool = False
 ) -> list[str | Path]:
-    """Write a configuration that answers everything with a constant of this size; return the command.
+    """Write a configuration that replies to everything with a constant of this size; return the command.
 
     `deferred`: connections are taken when their first bytes are there (TCP_DEFER_ACCEPT), as ours are.
 

@@ -1,11 +1,11 @@
-"""Millions of connections against one responder: do its memory and its descriptors stay flat?
+"""Millions of connections to one responder: do its memory and its descriptors stay flat?
 
     python -m bench.soak [--connections 2000000] [--steps 10] [--entries 100000] [--workers 2]
 
-Clients open a connection for each request, GET and POST in turn by step; between the steps the private
-memory (kilobytes, all processes of the responder together) and the open descriptors of every process are
-read, when its clients have gone. Exit code 1 when the last reading is above the second one (the first step
-fills what is filled once) by more than 1 MB or 2 descriptors, or when a request was not answered.
+Clients open a connection for each request; steps alternate between GET and POST. After each step, when the
+clients have gone, the private memory (kilobytes, all processes of the responder together) and the open
+descriptors of every process are read. Exit status 1 when the last reading is above the second one (the first
+step fills what is filled only once) by more than 1 MB or 2 descriptors, or when a request got no reply.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def verdict(readings: list[Reading]) -> str:
     """Return what is wrong with a series of readings; "" for a flat one without errors."""
     second, last = readings[1], readings[-1]
     if last.errors:
-        return f"{last.errors} requests were not answered"
+        return f"{last.errors} requests got no reply"
     if last.private_bytes > second.private_bytes + MOST_GROWTH_BYTES:
         return f"private memory grew from {second.private_bytes} to {last.private_bytes} bytes"
     if last.descriptors > second.descriptors + MOST_GROWTH_DESCRIPTORS:
