@@ -92,6 +92,12 @@ REASONS: dict[str, int] = {
     "aacompromise": 10,
 }
 """CRLReason (RFC 5280 §5.3.1) by CFSSL's name; 7 is not used."""
+_REASON_NUMBERS = frozenset(REASONS.values())
+
+
+def known_reason(reason: int) -> bool:
+    """Tell whether reason is a CRLReason (RFC 5280 §5.3.1: 0-6, 8-10)."""
+    return reason in _REASON_NUMBERS
 
 
 def parse_reason(text: str) -> int:
@@ -104,7 +110,7 @@ def parse_reason(text: str) -> int:
         return 0
     if word in REASONS:
         return REASONS[word]
-    if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) in REASONS.values():
+    if word.isascii() and word.isdigit() and len(word) <= 3 and known_reason(int(word)):
         return int(word)
     raise CodedError(
         Code.OCSP_INVALID_STATUS,
@@ -170,6 +176,13 @@ class StatusRow(NamedTuple):
     """How the row is spelled in its table, where that is not CFSSL's way; None: as `serial` and `aki` say."""
     problem: str = ""
     """What of the row could not be read. Its status is unknown then, unless it says revoked."""
+
+
+Row = tuple[int, int, int, float | None]
+"""What of a row the response says: serial, status, reason, revocation time in seconds since the epoch.
+
+Cheap to pickle: rows travel to the processes that sign.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

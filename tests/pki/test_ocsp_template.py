@@ -21,17 +21,17 @@ from ocspd._der import parse_response
 from ocspd._index import Segment
 from ocspd.errors import CodedError, ConfigError
 from ocspd.index._writer import SegmentWriter
-from ocspd.model import REASONS, ZERO_TIME, CertStatus
+from ocspd.model import REASONS, ZERO_TIME, CertStatus, known_reason
 from ocspd.pki import der
 from ocspd.pki.certid import HASHES, issuer_hashes
-from ocspd.pki.ocsp_template import ResponseBatch, SerialError, known_reason
+from ocspd.pki.ocsp_template import ResponseBatch, SerialError
 
 from .chain import KEY_KINDS, NOW, Chain, make_certificate, make_chain, make_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ocspd.pki.ocsp_template import Row
+    from ocspd.model import Row
 
 ALGORITHMS: dict[str, hashes.HashAlgorithm] = {
     "sha1": hashes.SHA1(),

@@ -26,11 +26,10 @@ from ocspd.index.directory import IndexDirectory
 from ocspd.model import ZERO_TIME, CertificateRow, CertStatus, OCSPRow, StatusRow
 from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner, refresh_at
-from ocspd.signer import presigning
 from ocspd.signer.index_pass import index_pass
 from ocspd.signer.pass_parts import PassReport, Progress, SkippedRow
 from ocspd.signer.presigning import dump_table, run_pass
-from ocspd.signer.signing import BatchSigner, Chunk, LocalSigning, to_chunk
+from ocspd.signer.signing import BATCH_ROWS, BatchSigner, Chunk, LocalSigning, to_chunk
 from ocspd.signer.signing_pool import SigningPool
 from tests import sessions
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, make_key, pem
@@ -262,7 +261,7 @@ async def test_a_failing_database_ends_the_pass_with_its_own_error() -> None:
     db.fail_upserts_after = 1
     with pytest.raises(CodedError, match=r'"code":11000,"message":"the database went away"'):
         await refresh(db, signer, processes=2)
-    assert len(db.responses) == presigning.BATCH_ROWS
+    assert len(db.responses) == BATCH_ROWS
     assert db.closed_streams == 1
 
 

@@ -15,8 +15,7 @@ from ocspd.certdb.spelling import is_canonical, is_canonical_aki
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ocspd.model import StatusRow
-    from ocspd.pki.ocsp_template import Row
+    from ocspd.model import Row, StatusRow
 
 PACKED_BYTES = 1 << 16
 """Bytes of rows that travel together: five hundred rows, 8 ms of P-256 signatures.

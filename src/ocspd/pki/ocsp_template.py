@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from ocspd.errors import Code, CodedError, OCSPDError
-from ocspd.model import REASONS, ZERO_TIME, CertStatus
+from ocspd.model import ZERO_TIME, CertStatus, known_reason
 from ocspd.pki import der
 from ocspd.pki._presign import Presigner
 from ocspd.pki.certid import check_hash_name
@@ -38,18 +38,14 @@ from ocspd.pki.certid import check_hash_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ocspd.model import Row
 
 _BASIC = der.oid("1.3.6.1.5.5.7.48.1.1")
 _SUCCESSFUL = der.tlv(der.ENUMERATED, b"\x00")
 _GOOD = der.tlv(der.context(CertStatus.GOOD, constructed=False))
 _UNKNOWN = der.tlv(der.context(CertStatus.UNKNOWN, constructed=False))
 _MAX_SERIAL_BITS = 8191  # 1024 bytes with the sign; a certificate has at most 20 (RFC 5280 §4.1.2.2)
-_REASONS = frozenset(REASONS.values())
 _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-Row = tuple[int, int, int, float | None]
-"""Serial, status, reason, revocation time in seconds since the epoch: cheap to pickle."""
 
 
 class ResponseWriter(Protocol):
@@ -181,7 +177,7 @@ class ResponseBatch:
                 return self._rest(status, 0, None)
             if status != CertStatus.REVOKED:
                 return "unknown status"
-            known = reason if reason in _REASONS else 0
+            known = reason if known_reason(reason) else 0
             dropped += known != reason
             return self._rest(
                 status, known, None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC)
@@ -233,18 +229,13 @@ class ResponseBatch:
         return head, middle
 
 
-def known_reason(reason: int) -> bool:
-    """Tell whether reason is a CRLReason (RFC 5280 §5.3.1: 0-6, 8-10)."""
-    return reason in _REASONS
-
-
 def _status(status: int, reason: int, revoked_at: datetime | None) -> bytes:
     """Encode CertStatus other than good."""
     if status == CertStatus.UNKNOWN:
         return _UNKNOWN
     if status != CertStatus.REVOKED:
         raise CodedError(Code.OCSP_INVALID_STATUS, "Invalid revocation status")
-    if reason not in _REASONS:
+    if not known_reason(reason):
         raise CodedError(
             Code.OCSP_INVALID_STATUS, f"Invalid revocation reason {reason}: use a number 0-6 or 8-10"
         )

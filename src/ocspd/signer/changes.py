@@ -18,7 +18,7 @@ from ocspd.errors import SignerError
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
 from ocspd.signer.resolving import combined, find_together, gone
-from ocspd.signer.signing import to_chunk
+from ocspd.signer.signing import BATCH_ROWS, to_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from ocspd.signer.signing_pool import Pool, Pools
     from ocspd.signer.staleness import StaleRows
 
-_CHUNK_ROWS = 1_000
 OWED = 200_000
 """How many certificates of failing signers are remembered; beyond them the next pass answers."""
 
@@ -142,9 +141,9 @@ async def sign_decided(
 
     await asyncio.gather(
         *(
-            sign(number, every[start : start + _CHUNK_ROWS])
+            sign(number, every[start : start + BATCH_ROWS])
             for number, every in waiting.items()
-            for start in range(0, len(every), _CHUNK_ROWS)
+            for start in range(0, len(every), BATCH_ROWS)
         )
     )
     return result

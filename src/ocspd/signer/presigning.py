@@ -37,6 +37,7 @@ from ocspd.signer.issuers import Issuers
 from ocspd.signer.pass_parts import AnswerTable, PassReport, Progress, SkippedRow, TableTurns
 from ocspd.signer.resolving import AllRows, combined, find_together, id_of
 from ocspd.signer.signing import (
+    BATCH_ROWS,
     Chunk,
     IssuerRouter,
     LocalSigning,
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
     from ocspd.signer.signing import CertKey, SignedChunk
     from ocspd.signer.staleness import Staleness, StaleRows
 
-BATCH_ROWS = 1_000
-"""Rows in one message to a signing process and in one upsert: 17 ms of P-256 signatures for each hash."""
 _AKI = attrgetter("aki")
 _STATUS = attrgetter("status")
 

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from ocspd.model import StatusRow
+    from ocspd.model import Row, StatusRow
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.pki.ocsp_template import ResponseBatch, Row
+    from ocspd.pki.ocsp_template import ResponseBatch
     from ocspd.signer.staleness import Staleness, StaleRows
 
+BATCH_ROWS = 1_000
+"""Rows in one message to a signing process and in one upsert: 17 ms of P-256 signatures for each hash."""
 _STATUS = itemgetter(1)
 CANNOT_BE_SIGNED = "cannot be signed"
 _FAILURES = 20

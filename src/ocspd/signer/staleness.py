@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from ocspd._index import Index
 from ocspd.index._freshness import replaced, stale
 from ocspd.index.directory import IndexDirectory
-from ocspd.model import CertStatus
+from ocspd.model import CertStatus, known_reason
 from ocspd.pki.certid import issuer_hashes
-from ocspd.pki.ocsp_template import known_reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
     from ocspd._index import StoredResponse
     from ocspd.index.manifest import SegmentRef
+    from ocspd.model import Row
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.pki.ocsp_template import Row
 
 
 @dataclass(frozen=True, slots=True)
