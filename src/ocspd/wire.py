@@ -160,7 +160,8 @@ def _describe(err: json.JSONDecodeError, text: str) -> str:
     if err.msg.startswith("Extra data"):
         return f"invalid character {text[err.pos]!r} after top-level value (line {err.lineno})"
     where = next((words for begin, words in _WHERE.items() if err.msg.startswith(begin)), "in JSON")
-    return f"invalid character {text[err.pos]!r} {where} (line {err.lineno}, column {err.colno})"
+    remark = ": this is PEM, not JSON" if text.startswith("-----BEGIN ") else ""
+    return f"invalid character {text[err.pos]!r} {where} (line {err.lineno}, column {err.colno}){remark}"
 
 
 def _go_type(value: Any) -> str:

@@ -36,6 +36,10 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "db.json": json.dumps({"driver": "sqlite3", "data_source": "none.db"}),
         "mysql.json": json.dumps({"driver": "mysql", "data_source": "x"}),
         "gone.json": json.dumps({"driver": "postgres", "data_source": "postgres://nobody@127.0.0.1:1/x"}),
+        "gone-name.json": json.dumps(
+            {"driver": "postgres", "data_source": "postgres://nobody@localhost:1/x"}
+        ),
+        "csr-out.json": json.dumps({"csr": "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n", "key": ""}),
     }
     for name, text in contents.items():
         (directory / name).write_text(text)
@@ -52,6 +56,7 @@ CASES = [
     ("gencert -initca junk", "invalid character 'j'"),
     ("gencert -initca curly.json", "typographic quote"),
     ("gencert -initca type.json", "cannot unmarshal string into Go struct field"),
+    ("gencert -initca ca.pem", "line 1, column 1): this is PEM, not JSON"),
     ("genkey curly.json", "typographic quote"),
     ("selfsign host curly.json", "typographic quote"),
     ("gencsr -key cut-key.pem csr.json", "cut-key.pem"),
@@ -65,13 +70,15 @@ CASES = [
     (f"gencert {SIGN} -db-config db.json csr.json", "ocspd db up -db-config"),
     ("gencert -remote 127.0.0.1:1 csr.json", "127.0.0.1:1"),
     (f"sign {SIGN} junk", '"code":9002'),
+    (f"sign {SIGN} csr-out.json", "it is JSON: `ocspd json -bare NAME` splits the output"),
     (f"sign {SIGN} missing.csr", "open missing.csr: no such file"),
     ("info -remote 127.0.0.1:1", "127.0.0.1:1"),
     ("revoke -db-config db.json -serial 1 -aki 2 -reason superseded", "ocspd db up -db-config"),
     ("revoke -db-config db.json -serial x -aki 2 -reason superseded", "serial 'x' is not a number"),
     ("db up -db-config curly.json", "typographic quote"),
     ("db up -db-config mysql.json", "'mysql'"),
-    ("db status -db-config gone.json", "cannot be reached"),
+    ("db status -db-config gone.json", "cannot be reached: connection refused"),
+    ("db status -db-config gone-name.json", "cannot be reached: connection refused"),
     (f"ocspsign {RESPOND} -cert missing.pem", "missing.pem"),
     (f"ocspsign {RESPOND} -cert other/leaf.pem", '"code":8100'),
     (

@@ -11,6 +11,7 @@ from ocspd.certdb import open_certdb
 from ocspd.clock import SystemClock
 from ocspd.model import CertificateRow, CertStatus
 from tests.binary import ocspd
+from tests.pki.chain import make_chain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,6 +183,18 @@ async def test_what_cannot_be_revoked_has_a_code(
     assert (result.returncode, result.stdout) == (1, "")
     assert error_of(result.stderr)[0] == code
     assert {row.status for row in await certdb.find_statuses([7])} == {CertStatus.GOOD}
+
+
+async def test_only_a_serial_that_was_typed_may_have_been_meant_as_hex(
+    config_file: Path, certdb: CertDB, tmp_path: Path
+) -> None:
+    del certdb  # migrated, and empty
+    make_chain().write(tmp_path)
+    given = ocspd("revoke", "-db-config", config_file, "-cert", tmp_path / "leaf.pem")
+    code, message = error_of(given.stderr)
+    assert (code, message) == (11200, "failed to revoke the certificate: certificate not found")
+    typed = ocspd("revoke", "-db-config", config_file, "-serial", "12345", "-aki", AKI)
+    assert "it was read as decimal; if it is hex" in error_of(typed.stderr)[1]
 
 
 def test_an_unmigrated_database_is_one_line_with_the_remedy(config_file: Path) -> None:

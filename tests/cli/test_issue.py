@@ -339,7 +339,7 @@ WRONG = [
     ),
     (["gencert", "-ca", "x:ca.pem", "-ca-key", "ca-key.pem", "leaf.json"], "unknown prefix 'x'"),
     (["sign", *CA, "ca.pem"], '{"code":9300,"message":"not a csr"}'),
-    (["sign", *CA, "leaf.json"], '{"code":9002,"message":"CSR Decode failed"}'),
+    (["sign", *CA, "leaf.json"], '{"code":9002,"message":"CSR Decode failed (it is JSON: '),
     (["sign", *CA, "-config", "leaf.json", "leaf.csr"], "signing"),
     (["sign", "-config", "missing.json", "leaf.csr"], "Failed to load config file"),
     (["gencert", "-remote", "127.0.0.1:1", "leaf.json"], '{"code":7400,'),

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
+import socket
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -23,6 +26,8 @@ from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 STATEMENT_TIMEOUT_S = 15.0
 """Longest use of a connection for one operation, unless it is a stream or maintenance."""
@@ -306,9 +311,22 @@ class Database:
             case TimeoutError():
                 text = f"{name} does not respond"
             case OSError():
-                text = f"{name} cannot be reached: {err.strerror or text}"
+                text = f"{name} cannot be reached: {_why(err)}"
             case asyncpg.InternalClientError() | asyncpg.InterfaceError():
                 text = f"{name}: the connection was lost"  # the driver speaks of its own states
             case _:
                 text = f"{name}: {text}"
         return CodedError(Code.STORE_FAILED, text)
+
+
+def _why(err: OSError) -> str:
+    """Return the system's words for a failed connection: asyncio puts its own in their place.
+
+    After several addresses it raises one error without a number, which lists those of all of them.
+    """
+    number = err.errno
+    if number is None and (found := _NUMBER.search(str(err))):
+        number = int(found[1])
+    if number is None or number <= 0 or isinstance(err, socket.gaierror):
+        return (err.strerror or str(err)).lower()
+    return os.strerror(number).lower()

@@ -100,7 +100,9 @@ async def _revoke(flags: Flags, arguments: list[str]) -> None:
 
 def _identity(pem: bytes) -> tuple[str, str]:
     certificate = load_certificate(pem)
-    return serial_to_text(certificate.serial_number), aki_hex(certificate)
+    number = certificate.serial_number
+    # not in decimal: what was typed nowhere needs no hint that it may be meant as hex
+    return f"{number:#x}" if number >= 0 else serial_to_text(number), aki_hex(certificate)
 
 
 _DB_ACTIONS = (

@@ -189,9 +189,9 @@ class Issuer:
             return
         if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
             logger.warning(
-                "the certificate is valid until %s, its issuer only until %s",
-                certificate.not_valid_after_utc.date(),
-                issuer.not_valid_after_utc.date(),
+                "the certificate is valid until %s UTC, its issuer only until %s UTC",
+                f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S}",
+                f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M:%S}",
             )
         if certs.basic_constraints(certificate).ca and certs.basic_constraints(issuer).path_len == 0:
             logger.warning("the issuer's pathLenConstraint is 0: no chain through this CA will verify")

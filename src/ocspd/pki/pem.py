@@ -105,6 +105,8 @@ def hint(data: bytes) -> str:
         return " (it is in UTF-16: save it as ASCII or UTF-8)"
     if data[:4] == b"\xef\xbb\xbf\x30":
         return " (it is DER after a byte order mark: remove the first three bytes)"
+    if head.lstrip()[:1] == b"{":
+        return " (it is JSON: `ocspd json -bare NAME` splits the output of other commands into PEM files)"
     if _BEGIN in data:
         return " (there is a BEGIN line, but no whole block: it was cut off or changed)"
     return ""
