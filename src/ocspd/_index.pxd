@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from ocspd._der cimport Span
+from ocspd._der cimport CertID, Span
 from ocspd._opening cimport (
     ETAG_OCTETS,
     MAX_DER,
@@ -53,6 +53,8 @@ cdef uint64_t slot_page(uint64_t key_hash, uint64_t slot_pages) noexcept nogil
 cdef Span magnitude(Span serial) noexcept nogil
 cdef bint copy_template(const SegmentView *view, uint64_t number, Template *out) noexcept nogil
 cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out) noexcept nogil
+cdef int next_record(const SegmentView *view, uint64_t *place, Found *out) noexcept nogil
+cdef CertID cert_id_of(const Found *found) noexcept nogil
 cdef Lookup find_in_segment(
     const SegmentView *view, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out
 ) noexcept nogil

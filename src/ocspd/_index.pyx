@@ -48,7 +48,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from posix.mman cimport munmap
 
-from ocspd._der cimport Span, hash_name, hash_number
+from ocspd._der cimport CertID, Span, hash_name, hash_number
 from ocspd._opening cimport contents, inside, issuer_good, template_good
 from ocspd.errors import IndexFileError
 
@@ -151,6 +151,46 @@ cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out
     out.number = number
     out.payload = record + RECORD_HEAD
     return <Py_ssize_t> size
+
+
+cdef int next_record(const SegmentView *view, uint64_t *place, Found *out) noexcept nogil:
+    """Read the first record at or behind a place that no later one of the file replaces.
+
+    1 and the place behind it, 0 when there is none, -1 and the place of a record that is damaged. The first
+    place is RECORD_HEAD.
+    """
+    cdef uint64_t at = place[0]
+    cdef Py_ssize_t size
+    cdef uint8_t head
+    while at < view.header.records_size:
+        head = view.records[at] if at % PAGE + RECORD_HEAD <= PAGE else 0
+        if head == 0:
+            at += PAGE - at % PAGE
+            continue
+        place[0] = at
+        size = read_record(view, at, out)
+        if size < 0:
+            return -1
+        at += <uint64_t> size
+        if not head & RECORD_DEAD:
+            place[0] = at
+            return 1
+    place[0] = at
+    return 0
+
+
+cdef CertID cert_id_of(const Found *found) noexcept nogil:
+    """The CertID of a record; its serial has the bytes of the INTEGER, as `Index.find` takes them."""
+    cdef CertID cert_id
+    cdef const IssuerKey *issuer = &found.segment.issuers[found.template.issuer_key]
+    cert_id.hash_id = <int> issuer.hash_id
+    cert_id.name_hash.p = &issuer.name_hash[0]
+    cert_id.name_hash.n = issuer.name_size
+    cert_id.key_hash.p = &issuer.key_hash[0]
+    cert_id.key_hash.n = issuer.key_size
+    cert_id.serial.p = found.payload
+    cert_id.serial.n = found.template.serial_size
+    return cert_id
 
 
 cdef inline int64_t find_issuer(const SegmentView *view, int hash_id, Span name_hash, Span key_hash) noexcept nogil:
@@ -505,20 +545,14 @@ cdef class Segment:
 
     def records(self):
         cdef uint64_t offset = RECORD_HEAD
-        cdef uint64_t end = self.view.header.records_size
-        cdef Py_ssize_t size
         cdef Found found
-        while offset < end:
-            if offset % PAGE + RECORD_HEAD > PAGE or self.view.records[offset] == 0:
-                offset += PAGE - offset % PAGE
-                continue
-            size = read_record(&self.view, offset, &found)
-            if size < 0:
-                self._refuse(f"segment record at {offset} is damaged")
-            if not self.view.records[offset] & RECORD_DEAD:
-                serial = int.from_bytes((<const char *> found.payload)[:found.template.serial_size], "big")
-                yield found.template.issuer_key, serial, make_stored_response(&found)
-            offset += <uint64_t> size
+        cdef int more = next_record(&self.view, &offset, &found)
+        while more > 0:
+            serial = int.from_bytes((<const char *> found.payload)[:found.template.serial_size], "big")
+            yield found.template.issuer_key, serial, make_stored_response(&found)
+            more = next_record(&self.view, &offset, &found)
+        if more < 0:
+            self._refuse(f"segment record at {offset} is damaged")
 
 
 @cython.no_gc  # _views point into segments

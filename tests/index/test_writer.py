@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ocspd._index import Index, Segment
 from ocspd.errors import DERError, IndexFileError
+from ocspd.index._freshness import live_stats
 from ocspd.index._writer import SegmentWriter
 from tests.native.answers import HASHES, NOW, Authority
 from tests.native.world import GOOD, NOW_S, authorities, segment_path, stored
@@ -416,3 +417,19 @@ def test_of_a_dump_the_newest_answer_counts_in_any_order_and_what_comes_after_it
     assert index.segments[0].entries == len(many)
     (stats,) = index.segments[0].issuer_stats()
     assert (stats["good"], stats["revoked"]) == (1, len(many) - 1)
+
+
+@pytest.mark.parametrize("serial", [0, 1, 0x7F, 0x80, 0xFF, 0x80 << 152, (1 << 504) - 1])
+def test_every_reader_of_records_compares_serials_as_integers(tmp_path: Path, serial: int) -> None:
+    """The high bit makes an INTEGER one byte longer: copying, counting and reading agree on whose it is."""
+    old = write(tmp_path / "old", AUTHORITIES[0].answer(serial), AUTHORITIES[0].answer(serial + 1))
+    new = write(tmp_path / "new", AUTHORITIES[0].answer(serial, revoked_at=NOW))
+    assert [one for _, one, _ in old.records()] == [serial, serial + 1]
+    (counts,) = live_stats(Index([new, old])).values()
+    assert (counts["entries"], counts["good"], counts["revoked"]) == (2, 1, 1)
+    with SegmentWriter(str(tmp_path / "merged"), created_at=NOW_S) as writer:
+        assert writer.add_segment(new) == (1, 0, 0)
+        assert writer.add_segment(old, Index([new])) == (1, 1, 0)
+        writer.finish()
+    merged = Segment(str(tmp_path / "merged"))
+    assert [(one, response.status) for _, one, response in merged.records()] == [(serial, 1), (serial + 1, 0)]

@@ -7,23 +7,21 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from ocspd._der cimport Span, hash_number
+from ocspd._der cimport CertID, Span, hash_number
 from ocspd._index cimport (
-    PAGE,
-    RECORD_DEAD,
     RECORD_HEAD,
     Found,
     Index,
-    IssuerKey,
     Lookup,
     Segment,
     SegmentView,
     Template,
+    cert_id_of,
     copy_template,
     find_in_segment,
     key_hash64,
     magnitude,
-    read_record,
+    next_record,
     serial_octets,
     span_of,
 )
@@ -142,33 +140,16 @@ def replaced(Index index not None, list keys not None, list rows not None, bint 
 
 cdef void replace_older(const SegmentView **views, int64_t **counts, int own, int total) noexcept nogil:
     """Take from the counts of older segments what the answers of segment `own` replace there."""
-    cdef const SegmentView *view = views[own]
-    cdef const IssuerKey *issuer
     cdef Found found, old
-    cdef Span name_hash, key_hash, serial
+    cdef CertID key
     cdef uint64_t offset = RECORD_HEAD
-    cdef Py_ssize_t size
     cdef int other
-    while offset < view.header.records_size:
-        if offset % PAGE + RECORD_HEAD > PAGE or view.records[offset] == 0:
-            offset += PAGE - offset % PAGE
-            continue
-        size = read_record(view, offset, &found)
-        if size < 0:
-            return  # damaged: `verify` says so, a survey counts what it can
-        offset += <uint64_t> size
-        if view.records[offset - <uint64_t> size] & RECORD_DEAD:
-            continue
-        issuer = &view.issuers[found.template.issuer_key]
-        name_hash.p = &view.issuers[found.template.issuer_key].name_hash[0]
-        name_hash.n = issuer.name_size
-        key_hash.p = &view.issuers[found.template.issuer_key].key_hash[0]
-        key_hash.n = issuer.key_size
-        serial.p = found.payload
-        serial.n = found.template.serial_size
-        serial = magnitude(serial)
+    while next_record(views[own], &offset, &found) > 0:  # what is damaged is not counted: `verify` reports it
+        key = cert_id_of(&found)
         for other in range(own + 1, total):
-            if find_in_segment(views[other], <int> issuer.hash_id, name_hash, key_hash, serial, &old) == Lookup.FOUND:
+            if find_in_segment(
+                views[other], key.hash_id, key.name_hash, key.key_hash, magnitude(key.serial), &old
+            ) == Lookup.FOUND:
                 counts[other][old.number] -= 1
                 break
 

@@ -24,7 +24,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport pread, pwrite
 
-from ocspd._der cimport ResponseView, SingleView, Span, read_response, read_single, reason_text
+from ocspd._der cimport CertID, ResponseView, SingleView, Span, read_response, read_single, reason_text
 from ocspd._text cimport decode_base64
 from ocspd._index cimport (
     MAX_HOLES,
@@ -45,9 +45,10 @@ from ocspd._index cimport (
     Segment,
     SegmentView,
     Template,
+    cert_id_of,
     key_hash64,
     magnitude,
-    read_record,
+    next_record,
     slot_page,
 )
 from ocspd.index._keys cimport KEY_PARTS, SlotKeys, Pair
@@ -331,69 +332,60 @@ cdef class SegmentWriter:
         self.skipped += token - added
         return added, bad
 
+    cdef int64_t _adopt(self, const Found *found, const CertID *key, uint32_t *known) noexcept nogil:
+        """The template of another segment's record among ours; `known` has, by theirs, ours plus one."""
+        cdef Template template = found.template
+        cdef int64_t ours
+        if known[found.number]:
+            return known[found.number] - 1
+        ours = self._tables.issuer(key.hash_id, key.name_hash, key.key_hash)
+        if ours >= 0:
+            template.issuer_key = <uint32_t> ours
+            ours = self._tables.intern(&template, found.segment.blobs + template.blob_offset)
+        if ours >= 0:
+            known[found.number] = <uint32_t> ours + 1
+        return ours
+
     def add_segment(self, Segment segment not None, Index newer=None, int64_t keep_after=INT64_MIN):
         cdef const SegmentView *view = &segment.view
         cdef uint64_t offset = RECORD_HEAD
-        cdef uint64_t end = view.header.records_size
         cdef uint64_t copied = 0, superseded = 0, expired = 0
-        cdef const IssuerKey *issuer
-        cdef Template form
         cdef Found found, other
         cdef Lookup result
-        cdef Span name_hash, key_hash, serial, data
+        cdef CertID key
+        cdef Span data
         cdef int64_t number
         cdef uint32_t *numbers
-        cdef uint32_t source
-        cdef Py_ssize_t size
-        cdef int code = 0
+        cdef int code = 0, more
         self._check_open()
         numbers = <uint32_t *> calloc(view.header.template_count + 1, sizeof(uint32_t))
         if numbers == NULL:
             raise MemoryError
         with nogil:
-            while offset < end:
-                if offset % PAGE + RECORD_HEAD > PAGE or view.records[offset] == 0:
-                    offset += PAGE - offset % PAGE
-                    continue
-                size = read_record(view, offset, &found)
-                if size < 0:
-                    code = 1
+            while True:
+                more = next_record(view, &offset, &found)
+                if more <= 0:
+                    code = 1 if more < 0 else 0
                     break
-                source = found.number
-                offset += <uint64_t> size
-                if view.records[offset - <uint64_t> size] & RECORD_DEAD:
-                    continue
                 if found.template.next_update < keep_after:
                     expired += 1
                     continue
-                issuer = &view.issuers[found.template.issuer_key]
-                name_hash.p = &view.issuers[found.template.issuer_key].name_hash[0]
-                name_hash.n = issuer.name_size
-                key_hash.p = &view.issuers[found.template.issuer_key].key_hash[0]
-                key_hash.n = issuer.key_size
-                serial.p = found.payload
-                serial.n = found.template.serial_size
+                key = cert_id_of(&found)
                 if newer is not None:
-                    result = newer.find(<int> issuer.hash_id, name_hash, key_hash, serial, &other)
+                    result = newer.find(key.hash_id, key.name_hash, key.key_hash, key.serial, &other)
                     if result == Lookup.FOUND:
                         superseded += 1
                         continue
                     if result == Lookup.DAMAGED:
                         code = 2
                         break
-                if numbers[source] == 0:
-                    form = found.template
-                    number = self._tables.issuer(<int> issuer.hash_id, name_hash, key_hash)
-                    if number >= 0:
-                        form.issuer_key = <uint32_t> number
-                        number = self._tables.intern(&form, view.blobs + found.template.blob_offset)
-                    if number < 0:
-                        code = <int> number
-                        break
-                    numbers[source] = <uint32_t> number + 1
+                number = self._adopt(&found, &key, numbers)
+                if number < 0:
+                    code = <int> number
+                    break
                 data.p = found.payload + found.template.serial_size
                 data.n = found.template.data_size
-                code = self._record(numbers[source] - 1, found.payload, &data, 1)
+                code = self._record(<uint32_t> number, found.payload, &data, 1)
                 if code:
                     break
                 copied += 1
