@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
+from ocspd.machine import MACHINE
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp import OCSPSigner
 from ocspd.signer.presigning import run_pass, usable_cpus
@@ -169,6 +170,7 @@ class Sink:
 
     def __init__(self, folder: str) -> None:
         self.prefix = f"{folder}/new-"
+        self.machine = MACHINE
         self.paths: list[str] = []
 
     async def publish(self, paths: list[str]) -> None:

@@ -147,6 +147,7 @@ class Sink:
         self.directory = IndexDirectory(directory)
         self.directory.create()
         self.prefix = self.directory.prefix
+        self.machine = self.directory.machine
         self.limit = 3_000
         self.segments: tuple[SegmentRef, ...] = ()
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from datetime import datetime
 
+    from ocspd.machine import Machine
     from ocspd.model import OCSPRow, StatusRow
 
 
@@ -33,6 +34,11 @@ class SegmentSink(Protocol):
     @property
     def limit(self) -> int:
         """After how many answers segments are finished and published while the pass goes on."""
+        ...
+
+    @property
+    def machine(self) -> Machine:
+        """Whose disk they are on."""
         ...
 
     async def publish(self, paths: list[str]) -> None:

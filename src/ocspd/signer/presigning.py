@@ -210,7 +210,12 @@ class _SigningPass:
         segments = None
         if self.segments is not None:
             created_at = int(self.clock.now().timestamp())
-            segments = Segments(self.segments.prefix, created_at, keep=self.table or self.index is not None)
+            segments = Segments(
+                self.segments.prefix,
+                created_at,
+                keep=self.table or self.index is not None,
+                machine=self.segments.machine,
+            )
         sorting = IssuerRouter(self.issuers.numbers, self.staleness, frozenset(self.contested))
         if (processes == 1 and not background) or rows < self.pools.local_rows:
             yield LocalSigning(self.issuers.signers, segments, sorting)

@@ -580,6 +580,7 @@ class _Slices:
 
     def __init__(self, generations: Generations, limit: int) -> None:
         self.prefix = generations.directory.prefix
+        self.machine = generations.directory.machine
         self.limit = limit
         self._generations = generations
 
