@@ -41,6 +41,7 @@ HOT = 1_000
 TENFOLD = 10
 MANY = 4_000
 """Connections kept alive behind a load balancer with large pools."""
+OPENSSL = "openssl ocsp"
 _BIND_ADDRESS_NO_PORT = 24  # ip(7); without it the kernel looks for a port that nobody uses for anything
 IDLE = 50_000
 """Connections that send nothing."""
@@ -192,9 +193,11 @@ class Bench:
     # -- servers ------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def serving(self, name: str, argv: list[str | Path], port: int, cpus: str) -> Iterator[Server]:
+    def serving(
+        self, name: str, argv: list[str | Path], port: int, cpus: str, hello: bytes = b""
+    ) -> Iterator[Server]:
         self.say(f"starting {name}")
-        with servers.running(name, argv, port, cpus=cpus, log=self.log) as server:
+        with servers.running(name, argv, port, cpus=cpus, log=self.log, hello=hello) as server:
             yield server
 
     def ocspd(self, index: Path, *, workers: int = 1) -> contextlib.AbstractContextManager[Server]:
@@ -218,7 +221,7 @@ class Bench:
         if wrk is None:
             return
         nginx = self.tool("nginx", "nginx-light", "nginx")
-        openssl = self.tool("openssl", "openssl", "openssl ocsp")
+        openssl = self.tool("openssl", "openssl", OPENSSL)
         cfssl = self.tool("cfssl", "golang-cfssl", "CFSSL ocspserve")
         with contextlib.ExitStack() as stack:
             ours = stack.enter_context(self.ocspd(self.index))
@@ -231,7 +234,7 @@ class Bench:
                 port = servers.free_port()
                 command = servers.nginx_command(
                     nginx,
-                    self.scratch / name,
+                    self.scratch / name.replace(", ", "-"),
                     port,
                     head_octets=head,
                     body_octets=body,
@@ -245,10 +248,11 @@ class Bench:
             if openssl:
                 port = servers.free_port()
                 command = servers.openssl_command(openssl, self.scratch, port)
+                hello = data.closing(self.requests.get(self.first))
                 server = stack.enter_context(
-                    self.serving("openssl ocsp", command, port, self.settings.server_cpu)
+                    self.serving(OPENSSL, command, port, self.settings.server_cpu, hello)
                 )
-                running["openssl ocsp"] = server
+                running[OPENSSL] = server
             if cfssl:
                 port = servers.free_port()
                 command = servers.cfssl_command(cfssl, self.dump, port)
@@ -266,10 +270,10 @@ class Bench:
         scenarios = {
             "GET": ("get", ("ocspd", "nginx")),  # Debian's CFSSL does not serve GET
             "POST": ("post", ("ocspd", "nginx", "cfssl")),
-            "GET, new connection": ("get_close", ("ocspd", "nginx", "nginx, deferred", "openssl ocsp")),
+            "GET, new connection": ("get_close", ("ocspd", "nginx", "nginx, deferred", OPENSSL)),
             "POST, new connection": (
                 "post_close",
-                ("ocspd", "nginx", "nginx, deferred", "openssl ocsp", "cfssl"),
+                ("ocspd", "nginx", "nginx, deferred", OPENSSL, "cfssl"),
             ),
         }
         for number in range(self.settings.repeats):
@@ -287,13 +291,20 @@ class Bench:
 
     def idle_connections(self) -> None:
         """Hold very many connections that send nothing, and measure what they cost a worker."""
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        hard = max(resource.getrlimit(resource.RLIMIT_NOFILE)[1], IDLE + 1_000)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # more than root has allowed this user
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         count = min(IDLE, hard - 1_000)
         with self.ocspd(self.index) as server:
             self.say(f"{count:,} idle connections")
-            before = server.private_bytes()
             request = self.requests.get(self.first)
+            self.check(server, request)
+            before = -1
+            while before != (before := server.private_bytes()):  # it has not finished starting
+                time.sleep(1)
             opened = []
             for number in range(count):
                 # one address of loopback has too few ports
@@ -312,6 +323,9 @@ class Bench:
 
     def saturate(self, server: Server, scenario: str, file: Path, wrk: str, **options: Any) -> load.Run:
         cpus = options.pop("cpus", self.settings.load_cpu)
+        if server.name == OPENSSL:
+            load.one_by_one(server, scenario, file, cpus=cpus, seconds=WARM_S)
+            return load.one_by_one(server, scenario, file, cpus=cpus, seconds=self.settings.seconds)
         load.saturate(server, scenario, file, wrk=wrk, cpus=cpus, seconds=WARM_S, **options)
         return load.saturate(
             server, scenario, file, wrk=wrk, cpus=cpus, seconds=self.settings.seconds, **options

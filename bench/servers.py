@@ -88,10 +88,13 @@ def private_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def running(
-    name: str, argv: Sequence[str | Path], port: int, *, cpus: str, log: IO[bytes]
+def running(  # noqa: PLR0913  (one value for each thing varied)
+    name: str, argv: Sequence[str | Path], port: int, *, cpus: str, log: IO[bytes], hello: bytes = b""
 ) -> Iterator[Server]:
-    """Run a server on CPUs (taskset's list) until the block ends; RuntimeError if it does not start."""
+    """Run a server on CPUs (taskset's list) until the block ends; RuntimeError if it does not start.
+
+    `hello` is a request for a server that a connection without one drives into a loop (`openssl ocsp` 3.0).
+    """
     process = subprocess.Popen(
         ["taskset", "-c", cpus, *map(str, argv)],
         stdin=subprocess.DEVNULL,
@@ -103,9 +106,14 @@ def running(
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{name} did not start; see {log.name}")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
+                raise RuntimeError(f"{name} did not start: {_last_line(Path(log.name))}")
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+            ):
+                client.sendall(hello)
+                if not hello or client.recv(1):
+                    break
             time.sleep(0.05)
         yield Server(name, port, process)
     finally:
@@ -116,6 +124,11 @@ def running(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line), "it wrote nothing")
 
 
 def ocspd_program() -> Path:
@@ -146,9 +159,15 @@ def cfssl_command(program: str, responses: Path, port: int) -> list[str | Path]:
 
 
 def openssl_command(program: str, directory: Path, port: int) -> list[str | Path]:
-    """Return the command of `openssl ocsp` as a responder over the files `data` wrote to a directory."""
+    """Return the command of `openssl ocsp` as a responder over the files `data` wrote to a directory.
+
+    With -multi it wants a process group of its own, which the leader of a session cannot make: a shell
+    stands before it. Its parent process does not end before its children do.
+    """
+    shell = 'trap "kill -TERM -\\$child" TERM; "$@" & child=$!; wait $child'
     files = {"-index": "index.txt", "-CA": "ca.pem", "-rsigner": "ocsp.pem", "-rkey": "ocsp-key.pem"}
     return [
+        *("sh", "-c", shell, "sh"),
         *(program, "ocsp", "-port", str(port), "-multi", "2", "-ndays", "4", "-ignore_err"),
         *(part for flag, name in files.items() for part in (flag, directory / name)),
     ]
