@@ -26,6 +26,7 @@ from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.signing_policy import SigningPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -137,9 +138,7 @@ def make_authority(kind: str) -> Authority:
         .add_extension(x509.OCSPNoCheck(), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    signer = OCSPSigner(
-        ca, responder, responder_key, clock=SystemClock(), certid_hashes=("sha1",), warn=False
-    )
+    signer = OCSPSigner(ca, responder, responder_key, SigningPolicy(certid_hashes=("sha1",)), SystemClock())
     return Authority(signer, ca_key, responder_key)
 
 

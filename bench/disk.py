@@ -34,7 +34,7 @@ def base(directory: IndexDirectory, signer: OCSPSigner, certificates: int) -> st
     with directory.writer(int(time.time())) as writer:
         batch.sign_rows(
             [(serial, 0, 0, None) for serial in range(certificates)],
-            signer.certid_hashes,
+            signer.policy.certid_hashes,
             writer=writer,
             due_s=int(batch.next_update.timestamp()),
             keep=False,
@@ -47,7 +47,7 @@ async def change(generations: Generations, signer: OCSPSigner, serial: int) -> N
     """Publish one revocation."""
     now = generations.clock.now()
     batch = signer.batch(now, changed=True)
-    answers = batch.sign_each(serial, CertStatus.REVOKED, 1, now, signer.certid_hashes)
+    answers = batch.sign_each(serial, CertStatus.REVOKED, 1, now, signer.policy.certid_hashes)
 
     def fill(writer: SegmentWriter) -> None:
         for answer in answers:

@@ -32,6 +32,7 @@ from ocspd.clock import SystemClock
 from ocspd.machine import MACHINE
 from ocspd.model import CertStatus
 from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.signing_policy import SigningPolicy
 from ocspd.signer.presigning import run_pass, usable_cpus
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def make_signer(make_key: Callable[[], Any], certid_hashes: tuple[str, ...]) -> 
         .add_extension(x509.OCSPNoCheck(), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    return OCSPSigner(ca, responder, key, clock=SystemClock(), certid_hashes=certid_hashes)
+    return OCSPSigner(ca, responder, key, SigningPolicy(certid_hashes=certid_hashes), SystemClock())
 
 
 def rate(work: Callable[[int], object], count: int) -> float:
@@ -204,7 +205,7 @@ def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
 
     def progress(done: Progress) -> None:
         if done.signed and not first:
-            first.append((time.perf_counter(), done.signed * len(signer.certid_hashes)))
+            first.append((time.perf_counter(), done.signed * len(signer.policy.certid_hashes)))
 
     with tempfile.TemporaryDirectory() as folder:
         report = run_uvloop(

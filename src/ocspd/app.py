@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ocspd.errors import CodedError
 from ocspd.files import stamp
 from ocspd.pki.certs import load_certificate
-from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.ocsp import OCSPSigner, SignerNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,21 +57,16 @@ class FileSigners:
         return signers
 
     def _signer(self, issuer: IssuerConfig) -> OCSPSigner:
-        return OCSPSigner(
+        signer = OCSPSigner(
             self._certificate(issuer.ca),
             self._certificate(issuer.responder),
             self._read_key(issuer.responder_key),
-            clock=self._clock,
-            validity=issuer.validity,
-            certid_hashes=issuer.certid_hashes,
-            responder_id=issuer.responder_id,
-            embed_ca=issuer.embed_ca,
-            this_update_step=self._step,
-            refresh_after=issuer.refresh_after,
-            issuer_name=issuer.ca,
-            responder_name=issuer.responder,
-            key_name=issuer.responder_key,
+            issuer.policy(self._step),
+            self._clock,
+            names=SignerNames(issuer.ca, issuer.responder, issuer.responder_key),
         )
+        signer.log_warnings()
+        return signer
 
     def _certificate(self, name: str) -> Certificate:
         data = self._read(name)

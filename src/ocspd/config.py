@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd import limits
 from ocspd.errors import ConfigError, OCSPDError
+from ocspd.pki.signing_policy import SigningPolicy
 from ocspd.shown import shown
 from ocspd.wire import MAX_DURATION, DurationTooLongError, parse_duration
 
@@ -77,6 +78,17 @@ class IssuerConfig:
 
     A certificate named here is good unless it is revoked; a CRL alone makes no certificate good.
     """
+
+    def policy(self, this_update_step: timedelta) -> SigningPolicy:
+        """Return how this issuer's responses are to be made; thisUpdate is truncated to the step."""
+        return SigningPolicy(
+            validity=self.validity,
+            certid_hashes=self.certid_hashes,
+            responder_id=self.responder_id,
+            embed_ca=self.embed_ca,
+            this_update_step=this_update_step,
+            refresh_after=self.refresh_after,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from ocspd.pki.config_json import parse_config
 from ocspd.pki.issuer import Issuer
 from ocspd.pki.keys import load_private_key
 from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.signing_policy import SigningPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -35,7 +36,8 @@ def make_backend(material: Path, db: CertDB | None = None) -> Backend:
         ca,
         load_certificate((material / "ocsp.pem").read_bytes()),
         load_private_key((material / "ocsp-key.pem").read_bytes()),
-        clock=clock,
+        SigningPolicy(),
+        clock,
     )
     return Backend(
         clock=clock,

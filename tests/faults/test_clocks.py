@@ -24,7 +24,7 @@ START = datetime.now(UTC)
 GOOD, REVOKED = 0, 1
 COUNT = 30
 AHEAD_S = 60
-"""How far ahead a response may be after a change (`pki.ocsp.MAX_AHEAD`)."""
+"""How far ahead a response may be after a change (`pki.signing_policy.MAX_AHEAD`)."""
 
 
 def usable(signer: Signer, clock: ManualClock) -> bool:

@@ -14,6 +14,7 @@ from ocspd.authority.revoking import revoke
 from ocspd.clock import ManualClock, SystemClock
 from ocspd.model import OCSPRow
 from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.signing_policy import SigningPolicy
 from tests.certdb.raw import execute, fetch
 from tests.faults.daemon import SETTINGS, Rows, signing
 from tests.faults.oracle import Oracle
@@ -231,7 +232,9 @@ def expired_signer() -> OCSPSigner:
         start=NOW - timedelta(days=2),
         days=-0.01,
     )
-    return OCSPSigner(OTHER.ca, responder, OTHER.responder_key, clock=ManualClock(NOW - timedelta(days=1)))
+    return OCSPSigner(
+        OTHER.ca, responder, OTHER.responder_key, SigningPolicy(), ManualClock(NOW - timedelta(days=1))
+    )
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -266,7 +269,7 @@ async def test_one_key_under_two_names_is_answered_under_both(
     renamed = make_certificate(
         common_name("Example CA, renamed"), CHAIN.ca_key, CHAIN.ca.subject, CHAIN.ca_key, serial=5, ca=True
     )
-    second = OCSPSigner(renamed, renamed, CHAIN.ca_key, clock=SystemClock())
+    second = OCSPSigner(renamed, renamed, CHAIN.ca_key, SigningPolicy(), SystemClock())
     assert second.aki == AKI
     rows = Rows(migrated_db_config)
     await rows.insert("7", AKI)

@@ -12,7 +12,7 @@ from ocspd.clock import ManualClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus, StatusRow
 from ocspd.pki.certid import issuer_hashes
-from ocspd.pki.ocsp import MAX_AHEAD, change_time
+from ocspd.pki.signing_policy import MAX_AHEAD, change_time
 from ocspd.signer.generations import Generations
 from ocspd.signer.signing import BatchSigner, Chunk, reduced, to_chunk
 from ocspd.signer.staleness import Staleness

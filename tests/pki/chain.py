@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ocspd.clock import ManualClock
 from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.signing_policy import SigningPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,8 +141,8 @@ class Chain:
             self.ca,
             self.ca if direct else self.responder,
             self.ca_key if direct else self.responder_key,
-            clock=clock or ManualClock(NOW),
-            **options,
+            SigningPolicy(**options),
+            clock or ManualClock(NOW),
         )
 
     def issue(self, serial: int, **options: Any) -> x509.Certificate:

@@ -25,7 +25,8 @@ from ocspd.errors import Code, CodedError, ConfigError, OCSPDError, SignerError
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import ZERO_TIME, CertificateRow, CertStatus, OCSPRow, StatusRow
 from ocspd.pki.certid import issuer_hashes
-from ocspd.pki.ocsp import OCSPSigner, refresh_at
+from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.signing_policy import SigningPolicy, refresh_at
 from ocspd.signer.index_pass import index_pass
 from ocspd.signer.pass_parts import PassReport, Progress, SkippedRow
 from ocspd.signer.presigning import dump_table, run_pass
@@ -185,7 +186,7 @@ async def test_several_issuers_share_a_database_and_foreign_rows_are_counted() -
 async def test_rows_without_a_key_identifier_are_signed_by_the_issuer_whose_signature_they_bear() -> None:
     key, name = make_key("ecdsa-256", 3), common_name("CA without SKI")
     ca = make_certificate(name, key, name, key, serial=1, ca=True, with_ski=False)
-    bare = OCSPSigner(ca, ca, key, clock=CLOCK)
+    bare = OCSPSigner(ca, ca, key, SigningPolicy(), CLOCK)
     leaf = make_certificate(
         common_name("leaf"), make_key("ecdsa-256", 9), name, key, serial=77, with_ski=False
     )

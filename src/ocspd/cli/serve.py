@@ -25,7 +25,6 @@ from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import (
     naming,
     no_more_arguments,
-    parse_key,
     read_certificate,
     read_key,
     require_ca,
@@ -33,15 +32,15 @@ from ocspd.cli.issue_input import (
 )
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.shared_flags import ALLOW_RSA_1024, EMBED_CA, RESPONDER_ID
+from ocspd.cli.signers import open_signer
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.logs import logger
 from ocspd.ops.server import HTTPServer
-from ocspd.pki.certs import load_certificate
 from ocspd.pki.issuer import Issuer
-from ocspd.pki.ocsp import OCSPSigner
 from ocspd.pki.profiles import default_config
+from ocspd.pki.signing_policy import DEFAULT_HASHES
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
+    from ocspd.pki.ocsp import OCSPSigner
     from ocspd.pki.profiles import SigningConfig
 
 T = TypeVar("T")
@@ -205,20 +205,7 @@ class _Service:
             if not flags.string(name):
                 raise ConfigError(f"no -{name} given")
         issuer, responder, key = (flags.string(name) for name in ("ca", "responder", "responder-key"))
-        with naming(responder):
-            certificate = load_certificate(read_file(responder))
-        return OCSPSigner(
-            read_certificate(issuer),
-            certificate,
-            parse_key(key, read_file(key)),
-            clock=self._clock,
-            validity=flags.duration("interval"),
-            responder_id=flags.string("responder-id"),
-            embed_ca=flags.boolean("embed-ca"),
-            issuer_name=issuer,
-            responder_name=responder,
-            key_name=key,
-        )
+        return open_signer(flags, self._clock, DEFAULT_HASHES, issuer=issuer, responder=responder, key=key)
 
 
 def _renew(name: str, make: Callable[[], T], current: T | None) -> T | None:

@@ -12,7 +12,8 @@ from ocspd.config import IssuerConfig
 from ocspd.errors import ConfigError
 from ocspd.pki.certid import check_hash_name
 from ocspd.pki.certs import load_certificate
-from ocspd.pki.ocsp import OCSPSigner
+from ocspd.pki.ocsp import OCSPSigner, SignerNames
+from ocspd.pki.signing_policy import SigningPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,19 +43,21 @@ def open_signer(  # noqa: PLR0913  (three places, and what the flags do not say)
     responder_data = read_file(responder)
     with naming(responder):
         responder_certificate = load_certificate(responder_data)
-    return OCSPSigner(
+    signer = OCSPSigner(
         read_certificate(issuer),
         responder_certificate,
         parse_key(key, read_file(key)),
-        clock=clock,
-        validity=flags.duration("interval"),
-        certid_hashes=tuple(hashes) or certid_hashes(flags),
-        responder_id=flags.string("responder-id"),
-        embed_ca=flags.boolean("embed-ca"),
-        issuer_name=issuer,
-        responder_name=responder,
-        key_name=key,
+        SigningPolicy(
+            validity=flags.duration("interval"),
+            certid_hashes=tuple(hashes) or certid_hashes(flags),
+            responder_id=flags.string("responder-id"),
+            embed_ca=flags.boolean("embed-ca"),
+        ),
+        clock,
+        names=SignerNames(issuer, responder, key),
     )
+    signer.log_warnings()
+    return signer
 
 
 def signer_files(flags: Flags) -> list[tuple[str, str, str]]:

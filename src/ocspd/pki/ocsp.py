@@ -12,7 +12,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,10 +25,11 @@ from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.pki import der
 from ocspd.pki.cert_reader import check_issued_by, read_certificate
-from ocspd.pki.certid import HASHES, certid_prefix, check_hash_name, key_identifier, parts_of
+from ocspd.pki.certid import HASHES, certid_prefix, key_identifier, parts_of
 from ocspd.pki.certs import load_certificate, ski_hex
 from ocspd.pki.ocsp_check import Named, Remark, check_responder, iso
 from ocspd.pki.ocsp_template import ResponseBatch
+from ocspd.pki.signing_policy import SECOND, change_time, truncate
 
 try:
     from cryptography.hazmat.primitives.asymmetric import mldsa
@@ -36,26 +37,15 @@ except ImportError:  # before cryptography 47
     mldsa = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from cryptography import x509
 
     from ocspd.clock import Clock
     from ocspd.pki.keys import PrivateKey
+    from ocspd.pki.signing_policy import SigningPolicy
 
-DEFAULT_VALIDITY = timedelta(hours=96)
-"""CFSSL's `-interval`."""
-DEFAULT_HASHES = ("sha1", "sha256")
-"""A client accepts only the CertID it asked for, and both kinds ask."""
-MAX_AHEAD = timedelta(minutes=1)
-"""How far in the future a thisUpdate may lie where it must (`change_time`); clients allow for minutes."""
-
-_SECOND = timedelta(seconds=1)
-_HOUR = timedelta(hours=1)
 _MINUTE = timedelta(minutes=1)
-_SHORT = timedelta(hours=16)
-_MARGIN = timedelta(hours=8)
-_MAX_AGE = timedelta(days=4)
 _MIN_VALIDITY = timedelta(hours=8)
 _MAX_VALIDITY = timedelta(days=10)
 
@@ -70,33 +60,15 @@ _ML_DSA_44 = "2.16.840.1.101.3.4.3.17"
 _ML_DSA_65 = "2.16.840.1.101.3.4.3.18"
 
 
-def refresh_at(this_update: datetime, next_update: datetime, *, life: float = 0.5) -> datetime:
-    """Return when a response is due to be replaced: after the share `life` of its validity.
+class SignerNames(NamedTuple):
+    """What messages call the three files of a signer: their paths."""
 
-    Never later than the Baseline Requirements allow (§4.9.9; the interval counts its last second):
-    under 16 h of validity before half of it is left, else 8 h before nextUpdate and no more than
-    4 days after thisUpdate.
-    """
-    interval = next_update - this_update + _SECOND
-    due = this_update + interval * life
-    if interval < _SHORT:
-        return min(due, this_update + interval / 2)
-    return min(due, next_update - _MARGIN, this_update + _MAX_AGE)
+    issuer: str = "CA certificate"
+    responder: str = "responder certificate"
+    key: str = "responder key"
 
 
-def change_time(now: datetime, replaced_s: int = 0) -> datetime:
-    """Return the thisUpdate of a response that is signed because of a change: the rule for every path.
-
-    The second of `now`, so that it is not before the revocation it tells of (`ResponseBatch` writes no later
-    revocationTime), and later than `replaced_s`, the thisUpdate of the response it replaces (0: none), so
-    that no two responses that differ have the same times. For that it may lie up to MAX_AHEAD in the future,
-    where several changes meet in one second or the clock was set back a little; a response from further
-    ahead is not believed by clients either, and nothing from that far in the future is signed.
-    """
-    moment = now.replace(microsecond=0)
-    after_s = replaced_s + 1
-    ahead = after_s - moment.timestamp()
-    return datetime.fromtimestamp(after_s, UTC) if 0 < ahead <= MAX_AHEAD.total_seconds() else moment
+DEFAULT_NAMES = SignerNames()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,96 +78,56 @@ class SignerSpec:
     issuer: bytes
     responder: bytes
     key: bytes
-    validity: timedelta
-    certid_hashes: tuple[str, ...]
-    responder_id: str
-    this_update_step: timedelta
-    refresh_after: float
-    embed_ca: bool
+    policy: SigningPolicy
 
     def __repr__(self) -> str:
         return f"SignerSpec(<{len(self.key)} bytes of private key>)"
 
     def open(self, now: datetime) -> OCSPSigner:
-        """Make the signer again; warnings were given where the spec was made."""
+        """Make the signer again."""
         return OCSPSigner(
             read_certificate(self.issuer),
             read_certificate(self.responder),
             cast("PrivateKey", serialization.load_pem_private_key(self.key, None)),
-            clock=ManualClock(now),
-            validity=self.validity,
-            certid_hashes=self.certid_hashes,
-            responder_id=self.responder_id,
-            this_update_step=self.this_update_step,
-            refresh_after=self.refresh_after,
-            embed_ca=self.embed_ca,
-            warn=False,
+            self.policy,
+            ManualClock(now),
         )
 
 
 class OCSPSigner:
     """Signs the status of certificates issued by `issuer_cert`, with `key` of `responder_cert`."""
 
-    def __init__(  # noqa: PLR0913  (one value for each decision an operator makes)
+    def __init__(  # noqa: PLR0913  (what signs, how, when, and what it is called)
         self,
         issuer_cert: x509.Certificate,
         responder_cert: x509.Certificate,
         key: PrivateKey,
-        *,
+        policy: SigningPolicy,
         clock: Clock,
-        validity: timedelta = DEFAULT_VALIDITY,
-        certid_hashes: Sequence[str] = DEFAULT_HASHES,
-        responder_id: str = "",
-        this_update_step: timedelta = _HOUR,
-        refresh_after: float = 0.5,
-        embed_ca: bool = False,
-        issuer_name: str = "CA certificate",
-        responder_name: str = "responder certificate",
-        key_name: str = "responder key",
-        warn: bool = True,
+        *,
+        names: SignerNames = DEFAULT_NAMES,
     ) -> None:
-        """Check the three (see `check`) and log what clients may dislike, unless `warn` is off.
-
-        `validity` is nextUpdate - thisUpdate with its last second counted; `certid_hashes` are those
-        presigned (`sign` knows them all); `responder_id` is "key" or "name"; "" is key (RFC 9919 §3.2.2), but
-        name for a CA that signs for itself: GnuTLS and dirmngr find it by nothing else, as no certificate is
-        embedded. `embed_ca` embeds the CA certificate as well, for clients that have no other way to it;
-        thisUpdate is truncated to `this_update_step`, CFSSL's hour; `refresh_after` is the share of
-        its validity after which an answer is due to be replaced. The names stand for the three in
-        messages: the paths they were read from.
-        """
+        """Check certificates and key, see `check`; `names` stand for them in messages."""
         self.issuer = issuer_cert
         self.responder = responder_cert
         self.key = key
+        self.policy = policy
         self.clock = clock
-        self.validity = validity
-        self.certid_hashes = tuple(dict.fromkeys(certid_hashes))
-        self.this_update_step = this_update_step
-        self.refresh_after = refresh_after
-        self.embed_ca = embed_ca
-        self._names = (issuer_name, responder_name, key_name)
+        self._names = names
         self._issuer_parts = parts_of(issuer_cert)
         self._responder_parts = parts_of(responder_cert)
         self.direct = issuer_cert == responder_cert
-        """Whether the CA signs itself, so that its certificate is only embedded where `embed_ca` says so."""
-        self.responder_id = responder_id or ("name" if self.direct else "key")
-        self._check_settings()
-        self._sign_bytes, self._signature_algorithm = _signing(key, key_name)
+        """Whether the CA signs itself, so that its certificate is only embedded where the policy says so."""
+        self.responder_id = policy.responder_id or ("name" if self.direct else "key")
+        self._sign_bytes, self._signature_algorithm = _signing(key, names.key)
         self.warnings = self.check()
         """What was found that is no error but some client or root programme objects to."""
-        if warn:
-            for warning in self.warnings:
-                logger.log(logging.DEBUG if isinstance(warning, Remark) else logging.WARNING, "%s", warning)
         self._certid_prefixes = {name: certid_prefix(issuer_cert, name) for name in HASHES}
 
     @property
     def aki(self) -> str:
         """What certdb's rows of this issuer carry: hex of its key identifier, "" when it has none."""
         return ski_hex(self.issuer)
-
-    def due_s(self, this_update: datetime, next_update: datetime) -> int:
-        """Return when an answer with these times is due to be replaced, in seconds since the epoch."""
-        return int(refresh_at(this_update, next_update, life=self.refresh_after).timestamp())
 
     @property
     def subject(self) -> str:
@@ -212,28 +144,15 @@ class OCSPSigner:
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             ),
-            validity=self.validity,
-            certid_hashes=self.certid_hashes,
-            responder_id=self.responder_id,
-            this_update_step=self.this_update_step,
-            refresh_after=self.refresh_after,
-            embed_ca=self.embed_ca,
+            policy=self.policy,
         )
 
     # -- checks --------------------------------------------------------------------------------
 
-    def _check_settings(self) -> None:
-        if self.responder_id not in {"key", "name"}:
-            raise ConfigError(f"responder id {self.responder_id!r} is not known: use key or name")
-        if not self.certid_hashes:
-            raise ConfigError(f"no CertID hash given: use one or more of {', '.join(HASHES)}")
-        for name in self.certid_hashes:
-            check_hash_name(name)
-        if self.validity <= self.this_update_step:
-            raise ConfigError(
-                f"a validity of {self.validity} is over before it starts, as thisUpdate is truncated to "
-                f"{self.this_update_step}: use a longer interval, such as 96h"
-            )
+    def log_warnings(self) -> None:
+        """Log what clients may dislike."""
+        for warning in self.warnings:
+            logger.log(logging.DEBUG if isinstance(warning, Remark) else logging.WARNING, "%s", warning)
 
     def check(self) -> tuple[str, ...]:
         """Check that clients will accept what this signer signs now; return warnings.
@@ -242,18 +161,17 @@ class OCSPSigner:
         """
         now = self.clock.now()
         subject = self.responder.subject.rfc4514_string()
-        issuer_name, responder_name, key_name = self._names
-        responder = Named(self.responder, self._responder_parts, f"{responder_name} ({subject})")
-        issuer = Named(self.issuer, self._issuer_parts, f"{issuer_name} ({self.subject})")
-        warnings = check_responder(issuer, responder, key=self.key, key_name=key_name, now=now)
+        responder = Named(self.responder, self._responder_parts, f"{self._names.responder} ({subject})")
+        issuer = Named(self.issuer, self._issuer_parts, f"{self._names.issuer} ({self.subject})")
+        warnings = check_responder(issuer, responder, key=self.key, key_name=self._names.key, now=now)
         end = self.responder.not_valid_after_utc
         if self._untrimmed_next_update(now) > end:
             warnings.append(
                 f"{responder.name}: expires on {iso(end)}, so responses end then too: issue a new one"
             )
-        if not _MIN_VALIDITY <= self.validity <= _MAX_VALIDITY:
+        if not _MIN_VALIDITY <= self.policy.validity <= _MAX_VALIDITY:
             warnings.append(
-                f"validity {self.validity} is outside of what the CA/Browser Forum allows publicly "
+                f"validity {self.policy.validity} is outside of what the CA/Browser Forum allows publicly "
                 "trusted CAs: 8 hours to 10 days"
             )
         return tuple(warnings)
@@ -284,7 +202,7 @@ class OCSPSigner:
     # -- signing -------------------------------------------------------------------------------
 
     def _untrimmed_next_update(self, now: datetime) -> datetime:
-        return _truncate(now, self.this_update_step) + self.validity - _SECOND
+        return truncate(now, self.policy.this_update_step) + self.policy.validity - SECOND
 
     def batch(
         self,
@@ -305,10 +223,9 @@ class OCSPSigner:
         now = self.clock.now() if now is None else now.astimezone(UTC)
         end = self.responder.not_valid_after_utc
         if now >= end:
-            _, responder_name, _ = self._names
             raise ConfigError(
-                f"{responder_name} ({self.responder.subject.rfc4514_string()}): expired on {iso(end)}: "
-                "issue a new one"
+                f"{self._names.responder} ({self.responder.subject.rfc4514_string()}): "
+                f"expired on {iso(end)}: issue a new one"
             )
         if until is not None and until <= now:
             raise ConfigError(
@@ -321,9 +238,9 @@ class OCSPSigner:
             )
         else:
             responder_id = der.tlv(der.context(1, constructed=True), self._responder_parts.subject)
-        this_update = change_time(now, replaced_s) if changed else _truncate(now, self.this_update_step)
+        this_update = change_time(now, replaced_s) if changed else truncate(now, self.policy.this_update_step)
         embedded = [] if self.direct else [self.responder]
-        if self.embed_ca:
+        if self.policy.embed_ca:
             embedded.append(self.issuer)
         certificates = b""
         if embedded:
@@ -337,9 +254,9 @@ class OCSPSigner:
             responder_id=responder_id,
             certid_prefixes=self._certid_prefixes,
             certificates=certificates,
-            produced_at=max(_truncate(now, _MINUTE), this_update) if changed else _truncate(now, _MINUTE),
+            produced_at=max(truncate(now, _MINUTE), this_update) if changed else truncate(now, _MINUTE),
             this_update=this_update,
-            next_update=max(min(this_update + self.validity - _SECOND, end, until or end), this_update),
+            next_update=max(min(this_update + self.policy.validity - SECOND, end, until or end), this_update),
         )
 
     def sign(
@@ -382,9 +299,3 @@ def _signing(key: PrivateKey, key_name: str) -> tuple[Callable[[bytes], bytes], 
         f"{key_name}: keys of this kind cannot sign OCSP responses: use RSA, ECDSA P-256, P-384 or P-521, "
         "Ed25519, or ML-DSA-44 or -65"
     )
-
-
-def _truncate(instant: datetime, step: timedelta) -> datetime:
-    """Cut an instant down to a multiple of step since midnight UTC."""
-    midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight + (instant - midnight) // step * step

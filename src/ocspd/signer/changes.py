@@ -93,7 +93,10 @@ def _answered(index: Index, issuers: Issuers, key: CertKey, now_s: int) -> set[i
     """Return what unexpired answers say about a certificate."""
     number, serial = key
     signer = issuers.signers[number]
-    found = [index.lookup(name, *issuer_hashes(signer.issuer, name), serial) for name in signer.certid_hashes]
+    found = [
+        index.lookup(name, *issuer_hashes(signer.issuer, name), serial)
+        for name in signer.policy.certid_hashes
+    ]
     return {answer.status for answer in found if answer is not None and answer.next_update > now_s}
 
 
@@ -131,7 +134,7 @@ async def sign_decided(
         except SignerError as err:
             result.failed[number] = str(err)
             return
-        due = signer.due_s(signed.this_update, signed.next_update)
+        due = signer.policy.due_s(signed.this_update, signed.next_update)
         for each, answers in zip(some, signed.answers, strict=True):
             if isinstance(answers, str):
                 result.skipped.append((each.row, answers))

@@ -126,7 +126,7 @@ def in_table(issuers: Issuers, number: int, aki: str) -> bool:
 
 def table_hash(signer: OCSPSigner) -> int:
     """Return which of the signer's CertID hashes the table's answers have: SHA-1 where it is one of them."""
-    return signer.certid_hashes.index("sha1") if "sha1" in signer.certid_hashes else 0
+    return signer.policy.certid_hashes.index("sha1") if "sha1" in signer.policy.certid_hashes else 0
 
 
 def usable_cpus() -> int:
@@ -475,7 +475,7 @@ class _SigningPass:
         ]
         if self.index is not None:
             async with self.index_lock:
-                due = self.issuers.signers[number].due_s(signed.this_update, signed.next_update)
+                due = self.issuers.signers[number].policy.due_s(signed.this_update, signed.next_update)
                 await asyncio.to_thread(_add, self.index, [answers for _, answers in done], due)
         if self.table and done and in_table(self.issuers, number, rows[0].aki):
             chosen = table_hash(self.issuers.signers[number])

@@ -52,7 +52,7 @@ class Chunk:
     until: datetime | None = None
     """When the answers end at the latest."""
     changed: bool = False
-    """Whether the rows are signed because they have changed (`pki.ocsp.change_time`)."""
+    """Whether the rows are signed because they have changed (`pki.signing_policy.change_time`)."""
     replaced: Sequence[int] = ()
     """For each row the thisUpdate (seconds since the epoch) of an answer it replaces that says something
     else, 0 for none; empty where that is known of none."""
@@ -294,15 +294,15 @@ class BatchSigner:
             next_update=batch.next_update,
             reasons_dropped=signed.reasons_dropped,
             made=signed.made,
-            skipped=len(chunk.rows) - signed.made // len(signer.certid_hashes),
+            skipped=len(chunk.rows) - signed.made // len(signer.policy.certid_hashes),
         )
 
     def _sign_rows(self, signer: OCSPSigner, batch: ResponseBatch, rows: list[Row]) -> SignedRows:
         return batch.sign_rows(
             rows,
-            signer.certid_hashes,
+            signer.policy.certid_hashes,
             writer=self._segment(),
-            due_s=signer.due_s(batch.this_update, batch.next_update),
+            due_s=signer.policy.due_s(batch.this_update, batch.next_update),
             keep=self._segments is None or self._segments.keep,
             yielding=self._yielding,
         )

@@ -53,10 +53,10 @@ class Staleness:
             directory=directory,
             segments=segments,
             keys=tuple(
-                [(name, *issuer_hashes(signer.issuer, name)) for name in signer.certid_hashes]
+                [(name, *issuer_hashes(signer.issuer, name)) for name in signer.policy.certid_hashes]
                 for signer in signers
             ),
-            spread_s=tuple(int(signer.validity.total_seconds() * spread) for signer in signers),
+            spread_s=tuple(int(signer.policy.validity.total_seconds() * spread) for signer in signers),
             signed_after_s=signed_after_s,
         )
 

@@ -38,7 +38,7 @@ def _good(index: Index, issuers: Issuers, now_s: int) -> Iterator[CertKey | None
     numbers = {
         (name, *issuer_hashes(signer.issuer, name)): number
         for number, signer in enumerate(issuers.signers)
-        for name in signer.certid_hashes
+        for name in signer.policy.certid_hashes
     }
     for position, segment in enumerate(index.segments):
         newer = index.segments[:position]
