@@ -22,6 +22,8 @@ from ocspd._opening cimport (
     Hole,
     IssuerKey,
     Template,
+    key_hash64,
+    slot_page,
 )
 
 cdef struct SegmentView:
@@ -48,8 +50,6 @@ cdef enum Lookup:
     UNKNOWN_ISSUER = 2
     DAMAGED = 3
 
-cdef uint64_t key_hash64(uint64_t seed, uint32_t issuer_key, const uint8_t *p, Py_ssize_t n) noexcept nogil
-cdef uint64_t slot_page(uint64_t key_hash, uint64_t slot_pages) noexcept nogil
 cdef Span magnitude(Span serial) noexcept nogil
 cdef bint copy_template(const SegmentView *view, uint64_t number, Template *out) noexcept nogil
 cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out) noexcept nogil
@@ -76,7 +76,6 @@ cdef class Segment:
     cdef int _refuse(self, str why) except -1
     cdef int _check_header(self) except -1
     cdef int _check_tables(self) except -1
-    cdef int _index_issuers(self) except -1
 
 cdef class Index:
     cdef readonly tuple segments
@@ -84,6 +83,8 @@ cdef class Index:
     cdef const SegmentView **_views
     cdef int _count
     cdef readonly bint out_of_service
+    cdef int _forget_replaced(self, int own, int64_t **counts) except -1
+    cdef int _count_served(self, int64_t **counts, dict stats) except -1
     cdef Lookup find(
         self, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out
     ) noexcept nogil

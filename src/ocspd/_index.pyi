@@ -1,11 +1,11 @@
 """Segments of pre-signed OCSP answers: written once, mapped read-only, looked up without parsing.
 
-The byte layout is described in `_index.pyx`. A segment is untrusted input: every offset read from it
+The byte layout is described in `_opening.pyx`. A segment is untrusted input: every offset read from it
 is checked against the file before it is followed.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import Any, final
 
 NO_NEXT_UPDATE: int
 """`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
@@ -87,3 +87,10 @@ class Index:
     def segments(self) -> tuple[Segment, ...]: ...
     def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> StoredResponse | None:
         """Find the newest answer for a CertID."""
+    def live_stats(self) -> dict[tuple[str, bytes, bytes], dict[str, Any]]:
+        """Return statistics of the responses that are served, by CertID prefix.
+
+        As `Segment.issuer_stats`, but a response that a newer segment replaces does not count, and with
+        `expiries`: how many responses expire at each moment (seconds since the epoch). Costs a lookup for
+        every response in all segments but the last.
+        """

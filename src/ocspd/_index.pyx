@@ -1,20 +1,6 @@
 # cython: language_level=3
-"""Segments: pre-signed OCSP answers in one mapped, immutable file. Public surface in _index.pyi.
-
-Layout (little-endian, version 1)
-
-    header      4096 octets: struct Header, CRC-32 of itself with header_crc = 0
-    records     packed, in the order they were added; none up to 512 octets straddles a 4 KiB page
-    slots       slot_pages pages of 512 u64: offset of a record (low 40 bits, relative to records,
-                never 0) and 24 bits of the key's hash; 0 is an empty slot
-    issuers     struct IssuerKey: a CertID prefix (hash algorithm, name hash, key hash)
-    templates   struct Template
-    blobs       the templates' DER, holes zeroed
-
-A record is `u8 serial size (0x80: replaced, not reachable), u24 template, serial octets, data`. A
-zero first octet means: continue at the next page. Serial octets and data together are the payload
-from which the template's holes are filled; what is outside the holes is the template's DER. A
-template without holes is an answer stored verbatim.
+"""Segments: pre-signed OCSP answers in one mapped, immutable file. Public surface in _index.pyi,
+layout in _opening.pyx.
 
 Lookup: the key's hash chooses one page of slots and a slot in it; probing wraps inside the page, so
 a lookup reads one slot page and one record whatever is asked. The record's serial and the
@@ -44,21 +30,13 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-
 from posix.mman cimport munmap
 
 from ocspd._der cimport CertID, Span, hash_name, hash_number
-from ocspd._opening cimport contents, inside, issuer_good, template_good
+from ocspd._opening cimport contents, header_fault, issuer_good, issuer_table, template_good
 from ocspd.errors import IndexFileError
-
-cdef extern from *:
-    """
-    static inline unsigned long long ocspd_mulhi(unsigned long long a, unsigned long long b) {
-        return (unsigned long long)(((unsigned __int128)a * b) >> 64);
-    }
-    """
-    uint64_t ocspd_mulhi(uint64_t a, uint64_t b) noexcept nogil
 
 cdef Header NO_HEADER
 cdef uint32_t[1] NO_ISSUERS
@@ -76,30 +54,6 @@ memcpy(SUM_KEYS, <const char *> random_octets, sizeof(SUM_KEYS))
 cdef uint64_t OFFSET_MASK = ((<uint64_t> 1) << 40) - 1
 NO_NEXT_UPDATE = (1 << 63) - 1
 """`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
-
-
-cdef uint64_t key_hash64(uint64_t seed, uint32_t issuer_key, const uint8_t *p, Py_ssize_t n) noexcept nogil:
-    """Hash of a key. Not secret: probing is bounded by one page however keys collide."""
-    cdef uint64_t h = seed ^ (<uint64_t> issuer_key * 0x9E3779B97F4A7C15u) ^ <uint64_t> n
-    cdef uint64_t word
-    while n >= 8:
-        memcpy(&word, p, 8)
-        h = (h ^ word) * 0xFF51AFD7ED558CCDu
-        h ^= h >> 32
-        p += 8
-        n -= 8
-    if n:
-        word = 0
-        memcpy(&word, p, <size_t> n)
-        h = (h ^ word) * 0xFF51AFD7ED558CCDu
-        h ^= h >> 32
-    h *= 0xC4CEB9FE1A85EC53u
-    return h ^ (h >> 29)
-
-
-cdef uint64_t slot_page(uint64_t key_hash, uint64_t slot_pages) noexcept nogil:
-    """The page of a key: monotone in the hash, so a builder can fill the table window by window."""
-    return ocspd_mulhi(key_hash, slot_pages)
 
 
 cdef Span magnitude(Span serial) noexcept nogil:
@@ -306,6 +260,19 @@ cdef bytes serial_octets(object serial):
     return serial.to_bytes((serial.bit_length() + 7) // 8 or 1, "big")
 
 
+cdef dict no_counts():
+    return {"entries": 0, "good": 0, "revoked": 0, "unknown": 0}
+
+
+cdef int add_counts(dict counts, const Template *template, int64_t count) except -1:
+    counts["entries"] += count
+    counts[("good", "revoked", "unknown")[template.status]] += count
+    for name, value in (("this_update", template.this_update), ("next_update", template.next_update)):
+        counts[f"{name}_min"] = min(counts.get(f"{name}_min", value), value)
+        counts[f"{name}_max"] = max(counts.get(f"{name}_max", value), value)
+    return 0
+
+
 @cython.no_gc  # nothing here can be part of a cycle
 cdef class Segment:
     """See _index.pyi."""
@@ -342,7 +309,10 @@ cdef class Segment:
         try:
             self._check_header()
             self._check_tables()
-            self._index_issuers()
+            self._issuer_table = issuer_table(
+                self._issuers, self._header.issuer_count, &self.view.issuer_mask
+            )
+            self.view.issuer_table = self._issuer_table
         except BaseException:
             self._close_view()
             raise
@@ -369,32 +339,9 @@ cdef class Segment:
     cdef int _check_header(self) except -1:
         cdef const uint8_t *base = <const uint8_t *> self._base
         cdef const Header *header = &self._header
-        cdef uint64_t size = <uint64_t> self._size
-        head = bytearray((<const char *> base)[:PAGE])
-        memcpy(&self._header, <const char *> head, sizeof(Header))
-        if header.magic[:8] != b"OCSPDSEG":
-            self._refuse("not a segment: wrong magic")
-        if header.version != VERSION:
-            self._refuse(f"segment version {header.version} is not the version {VERSION} this ocspd reads")
-        if header.file_size != size:
-            self._refuse(f"segment has {size} octets instead of {header.file_size}: truncated or damaged")
-        head[12:16] = bytes(4)
-        if zlib.crc32(head) != header.header_crc:
-            self._refuse("segment header is damaged: checksum mismatch")
-        if not (
-            inside(header.records_offset, header.records_size, 1, size)
-            and inside(header.slots_offset, header.slot_pages, PAGE, size)
-            and inside(header.issuers_offset, header.issuer_count, sizeof(IssuerKey), size)
-            and inside(header.templates_offset, header.template_count, sizeof(Template), size)
-            and inside(header.blobs_offset, header.blobs_size, 1, size)
-            and header.slot_pages > 0
-            and header.slots_offset % PAGE == 0
-            and header.templates_offset % 8 == 0
-            and header.issuers_offset % 8 == 0
-            and header.issuer_count <= MAX_ISSUERS
-            and header.template_count <= MAX_TEMPLATES
-        ):
-            self._refuse("segment header is damaged: a table lies outside the file")
+        fault = header_fault(base, <uint64_t> self._size, &self._header)
+        if fault is not None:
+            self._refuse(fault)
         self.view.base = base
         self.view.header = header
         self.view.records = base + header.records_offset
@@ -434,27 +381,6 @@ cdef class Segment:
             self._refuse("segment tables are damaged: an entry points outside its range")
         return 0
 
-    cdef int _index_issuers(self) except -1:
-        cdef uint64_t count = self.view.header.issuer_count
-        cdef uint32_t size = 8
-        cdef uint32_t at, number
-        while size < count * 2:
-            size *= 2
-        cdef uint32_t *table = <uint32_t *> PyMem_Malloc(size * sizeof(uint32_t))
-        if table == NULL:
-            raise MemoryError
-        self._issuer_table = self.view.issuer_table = table
-        for at in range(size):
-            self.view.issuer_table[at] = 0
-        self.view.issuer_mask = size - 1
-        for number in range(<uint32_t> count):
-            memcpy(&at, self.view.issuers[number].key_hash, 4)
-            at = (at + self.view.issuers[number].hash_id) & self.view.issuer_mask
-            while self.view.issuer_table[at]:
-                at = (at + 1) & self.view.issuer_mask
-            self.view.issuer_table[at] = number + 1
-        return 0
-
     @property
     def entries(self):
         return self.view.header.entries
@@ -488,21 +414,12 @@ cdef class Segment:
     def issuer_stats(self):
         cdef Template template
         cdef uint64_t number
-        stats = [
-            {"entries": 0, "good": 0, "revoked": 0, "unknown": 0}
-            for _ in range(self.view.header.issuer_count)
-        ]
+        stats = [no_counts() for _ in range(self.view.header.issuer_count)]
         for number in range(self.view.header.template_count):
             if not copy_template(&self.view, number, &template):
                 self._refuse("segment tables have changed since it was opened")
-            if template.count == 0:
-                continue
-            row = stats[template.issuer_key]
-            row["entries"] += template.count
-            row[("good", "revoked", "unknown")[template.status]] += template.count
-            for name, value in (("this_update", template.this_update), ("next_update", template.next_update)):
-                row[f"{name}_min"] = min(row.get(f"{name}_min", value), value)
-                row[f"{name}_max"] = max(row.get(f"{name}_max", value), value)
+            if template.count:
+                add_counts(stats[template.issuer_key], &template, <int64_t> template.count)
         return stats
 
     def verify(self):
@@ -617,3 +534,62 @@ cdef class Index:
             if answer is not None:
                 return answer
         return None
+
+    cdef int _forget_replaced(self, int own, int64_t **counts) except -1:
+        """Take from the counts of older segments what the responses of one replace there."""
+        cdef Found found, old
+        cdef CertID key
+        cdef uint64_t place = RECORD_HEAD
+        cdef int other
+        with nogil:
+            while next_record(self._views[own], &place, &found) > 0:  # damage is for `verify` to report
+                key = cert_id_of(&found)
+                key.serial = magnitude(key.serial)
+                for other in range(own + 1, self._count):
+                    if find_in_segment(
+                        self._views[other], key.hash_id, key.name_hash, key.key_hash, key.serial, &old
+                    ) == Lookup.FOUND:
+                        counts[other][old.number] -= 1
+                        break
+        return 0
+
+    cdef int _count_served(self, int64_t **counts, dict stats) except -1:
+        cdef Template template
+        cdef const SegmentView *view
+        cdef uint64_t number
+        cdef int own
+        for own in range(self._count):
+            view = self._views[own]
+            counts[own] = <int64_t *> calloc(view.header.template_count + 1, sizeof(int64_t))
+            if counts[own] == NULL:
+                raise MemoryError
+            for number in range(view.header.template_count):
+                if copy_template(view, number, &template):
+                    counts[own][number] = <int64_t> template.count
+        for own in range(self._count - 1):
+            self._forget_replaced(own, counts)
+        for own in range(self._count):
+            view = self._views[own]
+            keys = self.segments[own].issuer_keys
+            for number in range(view.header.template_count):
+                if counts[own][number] <= 0 or not copy_template(view, number, &template):
+                    continue  # damaged since it was checked: its responses are not served either
+                row = stats.setdefault(keys[template.issuer_key], no_counts() | {"expiries": {}})
+                add_counts(row, &template, counts[own][number])
+                expiries = row["expiries"]
+                expiries[template.next_update] = expiries.get(template.next_update, 0) + counts[own][number]
+        return 0
+
+    def live_stats(self):
+        cdef int64_t **counts = <int64_t **> calloc(<size_t> self._count + 1, sizeof(void *))
+        cdef dict stats = {}
+        cdef int own
+        if counts == NULL:
+            raise MemoryError
+        try:
+            self._count_served(counts, stats)
+        finally:
+            for own in range(self._count):
+                free(counts[own])
+            free(counts)
+        return stats

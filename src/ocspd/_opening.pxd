@@ -1,6 +1,15 @@
-# The segment format as C structures (_index.pyx documents it), and what opening a segment consists of.
+# The segment format in C, documented in _opening.pyx, and what opening a segment consists of.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    static inline unsigned long long ocspd_mulhi(unsigned long long a, unsigned long long b) {
+        return (unsigned long long)(((unsigned __int128)a * b) >> 64);
+    }
+    """
+    uint64_t ocspd_mulhi(uint64_t a, uint64_t b) noexcept nogil
 
 cdef enum:
     VERSION = 1
@@ -70,7 +79,32 @@ cdef struct Template:
     char last_modified[32]
     char expires[32]
 
+cdef inline uint64_t key_hash64(uint64_t seed, uint32_t issuer_key, const uint8_t *p, Py_ssize_t n) noexcept nogil:
+    """Hash of a key. Not secret: probing is bounded by one page however keys collide."""
+    cdef uint64_t h = seed ^ (<uint64_t> issuer_key * 0x9E3779B97F4A7C15u) ^ <uint64_t> n
+    cdef uint64_t word
+    while n >= 8:
+        memcpy(&word, p, 8)
+        h = (h ^ word) * 0xFF51AFD7ED558CCDu
+        h ^= h >> 32
+        p += 8
+        n -= 8
+    if n:
+        word = 0
+        memcpy(&word, p, <size_t> n)
+        h = (h ^ word) * 0xFF51AFD7ED558CCDu
+        h ^= h >> 32
+    h *= 0xC4CEB9FE1A85EC53u
+    return h ^ (h >> 29)
+
+
+cdef inline uint64_t slot_page(uint64_t key_hash, uint64_t slot_pages) noexcept nogil:
+    """The page of a key: monotone in the hash, so a builder can fill the table window by window."""
+    return ocspd_mulhi(key_hash, slot_pages)
+
+
 cdef void *contents(int descriptor, size_t size) except NULL
-cdef bint inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size) noexcept nogil
+cdef str header_fault(const uint8_t *base, uint64_t size, Header *header)
+cdef uint32_t *issuer_table(const IssuerKey *issuers, uint64_t count, uint32_t *mask) except NULL
 cdef bint issuer_good(const IssuerKey *issuer) noexcept nogil
 cdef bint template_good(const Header *header, const Template *template) noexcept nogil

@@ -1,16 +1,33 @@
 # cython: language_level=3
 """Opening a segment: its file comes into memory, and its tables are checked. For `_index` alone.
 
+Layout (little-endian, version 1)
+
+    header      4096 octets: struct Header, CRC-32 of itself with header_crc = 0
+    records     packed, in the order they were added; none up to 512 octets straddles a 4 KiB page
+    slots       slot_pages pages of 512 u64: offset of a record (low 40 bits, relative to records,
+                never 0) and 24 bits of the key's hash; 0 is an empty slot
+    issuers     struct IssuerKey: a CertID prefix (hash algorithm, name hash, key hash)
+    templates   struct Template
+    blobs       the templates' DER, holes zeroed
+
+A record is `u8 serial size (0x80: replaced, not reachable), u24 template, serial octets, data`. A
+zero first octet means: continue at the next page. Serial octets and data together are the payload
+from which the template's holes are filled; what is outside the holes is the template's DER. A
+template without holes is an answer stored verbatim.
+
 What happens to the file of a small segment after it was opened changes nothing: it was read. The newest
 changes lie in small segments, and what they say must not be lost to an older one. A larger one is mapped,
 so that all processes share its pages.
 """
 
 import os
+import zlib
 
+from cpython.mem cimport PyMem_Calloc
 from libc.errno cimport EINTR, EIO, errno
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
 from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
@@ -73,6 +90,59 @@ cdef int read_all(int descriptor, char *base, size_t size) noexcept nogil:
 cdef bint inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size) noexcept nogil:
     """Whether count units from offset lie behind the header and inside size octets."""
     return PAGE <= offset <= size and count <= size // unit and offset + count * unit <= size
+
+
+cdef str header_fault(const uint8_t *base, uint64_t size, Header *header):
+    """Copy the header of a file of this size, a page or more; what is wrong with it, None if nothing is."""
+    head = bytearray((<const char *> base)[:PAGE])
+    memcpy(header, <const char *> head, sizeof(Header))
+    if header.magic[:8] != b"OCSPDSEG":
+        return "not a segment: wrong magic"
+    if header.version != VERSION:
+        return f"segment version {header.version} is not the version {VERSION} this ocspd reads"
+    if header.file_size != size:
+        return f"segment has {size} bytes instead of {header.file_size}: truncated or damaged"
+    head[12:16] = bytes(4)
+    if zlib.crc32(head) != header.header_crc:
+        return "segment header is damaged: checksum mismatch"
+    if not (
+        inside(header.records_offset, header.records_size, 1, size)
+        and inside(header.slots_offset, header.slot_pages, PAGE, size)
+        and inside(header.issuers_offset, header.issuer_count, sizeof(IssuerKey), size)
+        and inside(header.templates_offset, header.template_count, sizeof(Template), size)
+        and inside(header.blobs_offset, header.blobs_size, 1, size)
+        and header.slot_pages > 0
+        and header.slots_offset % PAGE == 0
+        and header.templates_offset % 8 == 0
+        and header.issuers_offset % 8 == 0
+        and header.issuer_count <= MAX_ISSUERS
+        and header.template_count <= MAX_TEMPLATES
+    ):
+        return "segment header is damaged: a table lies outside the file"
+    return None
+
+
+cdef uint32_t *issuer_table(const IssuerKey *issuers, uint64_t count, uint32_t *mask) except NULL:
+    """A hash table of CertID prefixes that are good: positions plus one, 0 where there is none.
+
+    `PyMem_Free` gives it back. At most half of it is used, so looking for a prefix comes to an end.
+    """
+    cdef uint32_t size = 8
+    cdef uint32_t at, issuer
+    cdef uint32_t *table
+    while size < count * 2:
+        size *= 2
+    table = <uint32_t *> PyMem_Calloc(size, sizeof(uint32_t))
+    if table == NULL:
+        raise MemoryError
+    mask[0] = size - 1
+    for issuer in range(<uint32_t> count):
+        memcpy(&at, issuers[issuer].key_hash, 4)
+        at = (at + issuers[issuer].hash_id) & mask[0]
+        while table[at]:
+            at = (at + 1) & mask[0]
+        table[at] = issuer + 1
+    return table
 
 
 cdef bint issuer_good(const IssuerKey *issuer) noexcept nogil:

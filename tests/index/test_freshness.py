@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ocspd._index import Index, Segment
-from ocspd.index._freshness import live_stats, stale
+from ocspd.index._freshness import stale
 from ocspd.index._writer import SegmentWriter
 from tests.native.answers import NOW, Authority
 
@@ -30,13 +30,13 @@ def test_only_answers_that_are_given_out_count(tmp_path: Path) -> None:
     base = segment(tmp_path / "base", *(CA.answer(n, next_update=NOW + HOUR) for n in range(1, 11)))
     middle = segment(tmp_path / "middle", *(CA.answer(n, next_update=NOW + 2 * HOUR) for n in range(1, 10)))
     newest = segment(tmp_path / "newest", CA.answer(1, revoked_at=NOW), CA.answer(50))
-    assert live_stats(Index([base]))[KEY]["next_update_min"] == NOW_S + 3600
-    stats = live_stats(Index([newest, middle, base]))[KEY]
+    assert Index([base]).live_stats()[KEY]["next_update_min"] == NOW_S + 3600
+    stats = Index([newest, middle, base]).live_stats()[KEY]
     assert (stats["entries"], stats["good"], stats["revoked"]) == (11, 10, 1)
     assert stats["next_update_min"] == NOW_S + 3600  # serial 10 is in the base alone
     middle = segment(tmp_path / "all", *(CA.answer(n, next_update=NOW + 2 * HOUR) for n in range(1, 11)))
-    assert live_stats(Index([newest, middle, base]))[KEY]["next_update_min"] == NOW_S + 7200
-    assert live_stats(Index([])) == {}
+    assert Index([newest, middle, base]).live_stats()[KEY]["next_update_min"] == NOW_S + 7200
+    assert Index([]).live_stats() == {}
 
 
 def test_a_row_is_stale_when_its_answer_is_missing_different_due_or_of_the_future(tmp_path: Path) -> None:

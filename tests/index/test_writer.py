@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from ocspd._index import Index, Segment
 from ocspd.errors import DERError, IndexFileError
-from ocspd.index._freshness import live_stats
 from ocspd.index._writer import SegmentWriter
 from tests.native.answers import HASHES, NOW, Authority
 from tests.native.world import GOOD, NOW_S, authorities, segment_path, stored
@@ -425,7 +424,7 @@ def test_every_reader_of_records_compares_serials_as_integers(tmp_path: Path, se
     old = write(tmp_path / "old", AUTHORITIES[0].answer(serial), AUTHORITIES[0].answer(serial + 1))
     new = write(tmp_path / "new", AUTHORITIES[0].answer(serial, revoked_at=NOW))
     assert [one for _, one, _ in old.records()] == [serial, serial + 1]
-    (counts,) = live_stats(Index([new, old])).values()
+    (counts,) = Index([new, old]).live_stats().values()
     assert (counts["entries"], counts["good"], counts["revoked"]) == (2, 1, 1)
     with SegmentWriter(str(tmp_path / "merged"), created_at=NOW_S) as writer:
         assert writer.add_segment(new) == (1, 0, 0)

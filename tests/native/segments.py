@@ -1,4 +1,4 @@
-"""Segments taken apart by an independent reader of the layout in `_index.pyx`, and damaged on purpose."""
+"""Segments taken apart by an independent reader of the layout in `_opening.pyx`, and damaged on purpose."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 from ocspd._index import Index, Segment
 from ocspd._responder import Responder
 from ocspd.errors import IndexFileError
-from ocspd.index._freshness import live_stats, stale
+from ocspd.index._freshness import stale
 from ocspd.index._writer import SegmentWriter
 from tests.native.answers import NOW
 from tests.native.segments import HEADER, TEMPLATE_SIZE, Header, read_header
@@ -90,7 +90,7 @@ class World:
         segment = self.segments[0]
         keys = [("sha1", *authorities()[0].hashes("sha1"))]
         index = Index(self.segments)
-        live_stats(index)
+        index.live_stats()
         stale(index, keys, [(FIRST + number, 0, 0, None) for number in range(50)], NOW_S)
         for action in (segment.verify, segment.issuer_stats, lambda: self.merge(segment)):
             with suppress(IndexFileError):

@@ -1,7 +1,5 @@
 """Questions about whole indexes, for signers and supervisors."""
 
-from typing import Any
-
 from ocspd._index import Index
 
 def stale(
@@ -39,12 +37,4 @@ def replaced(
     the same time, but none before it.
 
     Rows and prefixes as for `stale`; times in seconds since the epoch.
-    """
-
-def live_stats(index: Index) -> dict[tuple[str, bytes, bytes], dict[str, Any]]:
-    """Return statistics of the answers an index gives out, by CertID prefix.
-
-    As `Segment.issuer_stats`, but an answer that a newer segment replaces does not count, and with
-    `expiries`: how many responses expire at each moment (seconds since the epoch). Costs a
-    lookup for every answer in all segments but the last.
     """

@@ -3,29 +3,11 @@
 
 from datetime import UTC as _UTC, datetime
 
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
 from libc.string cimport memcmp
 
-from ocspd._der cimport CertID, Span, hash_number
-from ocspd._index cimport (
-    RECORD_HEAD,
-    Found,
-    Index,
-    Lookup,
-    Segment,
-    SegmentView,
-    Template,
-    cert_id_of,
-    copy_template,
-    find_in_segment,
-    key_hash64,
-    magnitude,
-    next_record,
-    serial_octets,
-    span_of,
-)
-
+from ocspd._der cimport Span, hash_number
+from ocspd._index cimport Found, Index, Lookup, Template, key_hash64, serial_octets, span_of
 
 cdef enum:
     MAX_AHEAD_S = 60  # `pki.ocsp.change_time` may sign that far ahead
@@ -136,75 +118,3 @@ def replaced(Index index not None, list keys not None, list rows not None, bint 
                     newest = max(newest, before)
         answer.append(newest)
     return answer
-
-
-cdef void replace_older(const SegmentView **views, int64_t **counts, int own, int total) noexcept nogil:
-    """Take from the counts of older segments what the answers of segment `own` replace there."""
-    cdef Found found, old
-    cdef CertID key
-    cdef uint64_t offset = RECORD_HEAD
-    cdef int other
-    while next_record(views[own], &offset, &found) > 0:  # what is damaged is not counted: `verify` reports it
-        key = cert_id_of(&found)
-        for other in range(own + 1, total):
-            if find_in_segment(
-                views[other], key.hash_id, key.name_hash, key.key_hash, magnitude(key.serial), &old
-            ) == Lookup.FOUND:
-                counts[other][old.number] -= 1
-                break
-
-
-def live_stats(Index index not None):
-    cdef Segment segment
-    cdef const SegmentView *view
-    cdef Template template
-    cdef uint64_t number
-    cdef tuple segments = index.segments
-    cdef int total = len(segments)
-    cdef int position
-    cdef const SegmentView **views = <const SegmentView **> calloc(total + 1, sizeof(void *))
-    cdef int64_t **counts = <int64_t **> calloc(total + 1, sizeof(void *))
-    stats = {}
-    try:
-        if views == NULL or counts == NULL:
-            raise MemoryError
-        for position in range(total):
-            segment = segments[position]
-            view = views[position] = &segment.view
-            counts[position] = <int64_t *> calloc(view.header.template_count + 1, sizeof(int64_t))
-            if counts[position] == NULL:
-                raise MemoryError
-            for number in range(view.header.template_count):
-                if copy_template(view, number, &template):
-                    counts[position][number] = <int64_t> template.count
-        with nogil:
-            for position in range(total - 1):
-                replace_older(views, counts, position, total)
-        for position in range(total):
-            segment = segments[position]
-            keys = segment.issuer_keys
-            for number in range(views[position].header.template_count):
-                if counts[position][number] <= 0 or not copy_template(views[position], number, &template):
-                    continue  # damaged since it was checked: its answers are not given out either
-                row = stats.setdefault(
-                    keys[template.issuer_key],
-                    {"entries": 0, "good": 0, "revoked": 0, "unknown": 0, "expiries": {}},
-                )
-                expiries = row["expiries"]
-                expiries[template.next_update] = (
-                    expiries.get(template.next_update, 0) + counts[position][number]
-                )
-                row["entries"] += counts[position][number]
-                row[("good", "revoked", "unknown")[template.status]] += counts[position][number]
-                for name, value in (
-                    ("this_update", template.this_update), ("next_update", template.next_update)
-                ):
-                    row[f"{name}_min"] = min(row.get(f"{name}_min", value), value)
-                    row[f"{name}_max"] = max(row.get(f"{name}_max", value), value)
-    finally:
-        if counts != NULL:
-            for position in range(total):
-                free(counts[position])
-        free(counts)
-        free(views)
-    return stats

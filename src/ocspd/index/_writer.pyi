@@ -1,4 +1,4 @@
-"""Writing segments: answers in, one immutable file out (layout in `_index.pyx`)."""
+"""Writing segments: answers in, one immutable file out (layout in `_opening.pyx`)."""
 
 from types import TracebackType
 from typing import final

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Writing segments: answers in, one immutable file out. Public surface in _writer.pyi, layout in _index.pyx.
+"""Writing segments: answers in, one immutable file out. Public surface in _writer.pyi, layout in `_opening.pyx`.
 
 An answer is split into what varies from one certificate to the next (serial, revocation time and
 reason, signature) and the rest, its template. Answers of one signing batch share a handful of

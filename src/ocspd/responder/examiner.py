@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import IndexFileError
-from ocspd.index._freshness import live_stats
 from ocspd.index.directory import VERIFIED_BYTES, IndexDirectory
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.kept import KeptSegments
@@ -111,7 +110,7 @@ async def run_examiner(control: socket.socket) -> None:
 def describe(index: Index) -> tuple[IssuerState, ...]:
     """Count the responses an index gives out, by issuer and CertID hash."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (hash_name, _, key_hash), stats in live_stats(index).items():
+    for (hash_name, _, key_hash), stats in index.live_stats().items():
         found.setdefault((key_hash.hex(), hash_name), []).append(stats)
     return tuple(
         IssuerState(
