@@ -36,6 +36,7 @@ FLOORS = {
     "machine": 0,
     "metrics": 0,
     "model": 0,
+    "recovery": 0,
     "shown": 0,
     "strict_json": 0,
     "tasks": 0,
