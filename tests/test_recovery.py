@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-
-import pytest
+from typing import TYPE_CHECKING
 
 from ocspd.errors import OCSPDError
 from ocspd.recovery import Recovery, without_details
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Waits:

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ocspd.clock import ManualClock
 from ocspd.errors import ConfigError, IndexFileError
-from ocspd.index import remote as remote_module
 from ocspd.index.directory import COPY_NAME, IndexDirectory
 from ocspd.index.manifest import SegmentRef
 from ocspd.index.remote import REMOTE_GRACE_S, REMOTE_KEPT_S, RemoteIndex
@@ -283,15 +282,12 @@ async def test_a_place_that_does_not_exist_is_no_empty_index(
     assert ("NoSuchBucket" in str(caught.value)) == url.startswith("s3")
 
 
-async def test_a_broken_connection_is_taken_up_where_it_broke(
-    s3: Bucket, cut: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_broken_connection_is_taken_up_where_it_broke(s3: Bucket, cut: Proxy, tmp_path: Path) -> None:
     data = random.Random(1).randbytes(15_000_000)  # a segment of that size would take long to sign
     ref = SegmentRef(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data), entries=0, created_at=0)
     s3.put(ref.file_name, data)
     cut.limit = 1_500_000
-    monkeypatch.setattr(remote_module, "_PAUSE_S", 0.01)
-    remote = RemoteIndex(s3.url, CLOCK)
+    remote = RemoteIndex(s3.url, CLOCK, retry_s=(0.01, 0.01))
     assert await remote._download(ref, tmp_path / "segment") == ref.sha256
     assert (tmp_path / "segment").read_bytes() == data
     assert cut.cuts > 4

@@ -215,9 +215,8 @@ class BadSigners(Signers):
 
 
 async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
-    certdb: CertDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    certdb: CertDB, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("ocspd.signer.refreshing._BACKOFF_S", (3600.0,))
     ours = signer()
     source = BadSigners(ours)
     directory = IndexDirectory(tmp_path / "index")
@@ -227,7 +226,7 @@ async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
             source=source,
             generations=Generations(directory, CLOCK),
             clock=CLOCK,
-            settings=SETTINGS,
+            settings=replace(SETTINGS, retry_s=(3600.0, 3600.0)),
         )
         task = asyncio.create_task(refresher.run())
         await until(lambda: not refresher.stats.health.up("keys"), "the bad key is seen")

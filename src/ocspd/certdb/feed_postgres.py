@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb import rows
@@ -25,6 +26,7 @@ from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENT
 from ocspd.certdb.postgres_snapshot import ABANDONED, Snapshot, is_abandoned
 from ocspd.errors import CodedError
 from ocspd.logs import logger
+from ocspd.recovery import Recovery
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -109,7 +111,9 @@ class PostgresFeed:
         self._database = database
         self._listener: Any = None
         self._noticed = asyncio.Event()
-        self._away = False
+        self._listening = Recovery(
+            meanwhile="looking for changes every half second until it is back", level=logging.WARNING
+        )
         self._connecting: asyncio.Task[bool] | None = None
         self._most = 1 << 30  # entries a page may have, fewer after one that took too long
 
@@ -246,11 +250,9 @@ class PostgresFeed:
             with self._database.errors():
                 await connection.add_listener(CHANNEL, self._on_notice)
         except CodedError as err:
-            if not self._away:  # once an outage, not once a second
-                logger.warning("change feed: %s", err.message)
-            self._away = True
+            self._listening.failed(f"change feed: {err.message}")
         else:
-            self._away = False
+            self._listening.works()
             connection.add_termination_listener(self._on_lost)
             self._noticed.clear()
             self._listener, connection = connection, None

@@ -37,6 +37,7 @@ from ocspd.index.manifest import (
 from ocspd.index.store import CONCURRENCY, MissingObjectError, ObjectStore, RemoteStore
 from ocspd.logs import logger
 from ocspd.machine import MACHINE, Machine
+from ocspd.recovery import Recovery
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ _SHORT_GRACE_S = 10.0
 _RESERVE = 0.05
 _RESERVE_BYTES = 1 << 30
 _ATTEMPTS = 4
-_PAUSE_S = 0.5
+RETRY_S = (0.5, 2.0)
+"""First and longest pause before a download that broke off is taken up, in seconds."""
 _SEGMENT = re.compile(r"[0-9a-f]{64}\.seg")
 
 
@@ -86,7 +88,7 @@ class Space(Protocol):
 class RemoteIndex:
     """The index at one URL. One publisher, one task at a time; pullers are independent of each other."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one seam each)
         self,
         url: str,
         clock: Clock,
@@ -94,6 +96,7 @@ class RemoteIndex:
         disk_usage: Callable[[Path], Space] = shutil.disk_usage,
         check: Check | None = None,
         store: ObjectStore | None = None,
+        retry_s: tuple[float, float] = RETRY_S,
     ) -> None:
         """Raise ConfigError when the URL or the store's settings cannot be used.
 
@@ -104,6 +107,7 @@ class RemoteIndex:
         self._store.check()
         self._clock = clock
         self._disk_usage = disk_usage
+        self._retry_s = retry_s
         self.check = check or _check_here
         """Examines the segments of a generation; IndexFileError names one that cannot be used."""
         self._etag: str | None = None
@@ -235,7 +239,8 @@ class RemoteIndex:
             machine.fsync(file.fileno())
 
         with path.open("xb") as file:
-            for attempt in range(_ATTEMPTS):
+            recovery = Recovery(retry_s=self._retry_s)
+            while True:
                 try:
                     async with contextlib.aclosing(self._store.stream(ref.file_name, written)) as pieces:
                         async for piece in pieces:
@@ -247,10 +252,11 @@ class RemoteIndex:
                     break
                 except MissingObjectError:
                     raise
-                except IndexFileError:
-                    if attempt == _ATTEMPTS - 1:
+                except IndexFileError as err:
+                    recovery.failed(err)
+                    if recovery.failures == _ATTEMPTS:
                         raise
-                    await asyncio.sleep(_PAUSE_S * 2**attempt)
+                    await recovery.pause()
             if written != ref.size_bytes:
                 raise IndexFileError(
                     f"{self.url}/{ref.file_name}: not the manifest's {ref.size_bytes} bytes; not used"

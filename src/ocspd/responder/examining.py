@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import IndexFileError
 from ocspd.logs import logger
+from ocspd.recovery import Recovery
 from ocspd.responder.control import Channel
 from ocspd.responder.examiner import IssuerState
 
@@ -52,8 +53,7 @@ class Examining:
     _hearing: asyncio.Task[None] | None = None
     _asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _ids: itertools.count[int] = field(default_factory=itertools.count)
-    _deaths: int = 0
-    _why: str = ""
+    _recovery: Recovery = field(default_factory=lambda: Recovery(retry_s=_RESTART_S))
     _not_before: float = 0.0
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -85,7 +85,7 @@ class Examining:
         async with self._starting:
             if self._channel is None:
                 if asyncio.get_running_loop().time() < self._not_before:
-                    raise ExaminerLackError(self._why)
+                    raise ExaminerLackError(self._recovery.trouble)
                 await self._start(name)
         number = next(self._ids)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -134,7 +134,7 @@ class Examining:
         """Hand every answer to who waits for it; at the process's end say why it ended."""
         try:
             while (message := await channel.receive()) is not None:
-                self._deaths = 0
+                self._recovery.works()
                 answer = self._asked.get(message["id"])
                 if answer is not None and not answer.done():
                     answer.set_result(message)
@@ -147,10 +147,8 @@ class Examining:
         if not lacks:
             ending += " (SIGBUS): a file of the index was truncated while it was mapped, or its disk failed"
         why = f"{name}: the process that checks the index was {ending}"
-        self._why = why
-        pause = min(_RESTART_S[0] * 2 ** min(self._deaths, 10), _RESTART_S[1])
-        self._not_before = asyncio.get_running_loop().time() + pause
-        self._deaths += 1
+        self._recovery.failed(why)
+        self._not_before = asyncio.get_running_loop().time() + self._recovery.delay_s
         logger.error("%s", why)
         for answer in self._asked.values():
             if not answer.done():

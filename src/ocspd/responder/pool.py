@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
+from ocspd.recovery import Recovery
 from ocspd.responder.control import Channel, WorkerSettings
 from ocspd.tasks import time_limit
 
@@ -34,9 +35,7 @@ _SILENCE_S = 15.0  # one that has said nothing for so long is stuck, too (it spe
 _LOOK_S = 1.0
 _BEHIND_S = 5.0  # a worker that has not said why it is behind has so long to catch up
 _AT_LIMIT_S = 10.0  # so long after the last refused connection a worker counts as below its limit again
-_FIRST_DELAY_S = 0.1
-_LAST_DELAY_S = 30.0
-_STEADY_S = 30.0  # one that lived for so long begins at the first delay again
+_RETRY_S = (0.1, 30.0)  # first and longest pause before a worker that died is started again
 SIGBUS_MEANS = "a file of the index was truncated while it was mapped, or its disk failed"
 _TROUBLE = {
     "index": "it keeps the index it has",
@@ -185,7 +184,7 @@ class WorkerPool:
 
     async def _keep(self, slot: Slot) -> None:
         """Keep a process in the slot until the pool stops, pausing longer after each quick death."""
-        delay = _FIRST_DELAY_S
+        recovery = Recovery(retry_s=_RETRY_S)
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
@@ -196,14 +195,10 @@ class WorkerPool:
                 logger.exception("worker %d: a bug in ocspd, please report it", slot.number)
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started > _STEADY_S:
-                delay = _FIRST_DELAY_S
+            recovery.failed("ended", lasted_s=time.monotonic() - started)
             slot.restarts += 1
-            logger.warning("worker %d is started again in %.1f s", slot.number, delay)
-            with contextlib.suppress(TimeoutError):  # a drain need not wait for the pause to end
-                async with time_limit(delay):
-                    await self._stopping.wait()
-            delay = min(delay * 2, _LAST_DELAY_S)
+            logger.warning("worker %d is started again in %.1f s", slot.number, recovery.delay_s)
+            await recovery.pause(self._stopping)  # a drain need not wait for its end
 
     async def _run(self, slot: Slot) -> None:
         """Run one process in the slot to its end."""

@@ -15,6 +15,7 @@ from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.index.directory import VERIFIED_BYTES
 from ocspd.index.manifest import check_not_in_the_future
 from ocspd.logs import logger
+from ocspd.recovery import Recovery, wait, without_details
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _START_S = 10.0
 """How long a start waits for the store when the cache has a generation to answer from."""
-_BACKOFF_MAX_S = 5.0
+_LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -56,8 +57,12 @@ class PulledIndex:
         self._clock = clock
         self._poll_s = poll_s
         self._forced = asyncio.Event()
-        self._complaint = ""
-        self._failed = 0
+        self._store = Recovery(
+            again=f"{remote.url}: pulling works again",
+            retry_s=(2 * poll_s, max(poll_s, _LONGEST_PAUSE_S)),
+            same=without_details,
+            wait=self._wait,
+        )
         self._lock = ExitStack()
 
     async def prepare(self) -> None:
@@ -78,16 +83,17 @@ class PulledIndex:
         except OCSPDError as err:
             if not cached:
                 raise
-            self._fail(str(err), "starting with the generation pulled before")
+            self._fail(err, "starting with the generation pulled before")
 
     async def follow(self) -> None:
         """Pull every new generation, until cancelled; a failure is told once and tried again."""
         while True:
-            await self._pause()
+            await self._store.pause(self._forced, idle_s=self._poll_s)
+            self._forced.clear()
             try:
                 await self._look()
             except OCSPDError as err:
-                self._fail(str(err), "the generation pulled before serves on")
+                self._fail(err, "the generation pulled before serves on")
             except Exception as err:  # noqa: BLE001  (a bug must neither end the pulling nor hide)
                 if self._fail(f"{self.stats.url}: a bug in ocspd, please report it", "pulling on"):
                     logger.error("%s", self.stats.url, exc_info=err)
@@ -95,7 +101,7 @@ class PulledIndex:
     @property
     def up(self) -> bool:
         """Whether the last look at the store succeeded."""
-        return self.stats.up
+        return not self._store.trouble
 
     def reload(self) -> None:
         """Look at the store at once."""
@@ -111,34 +117,19 @@ class PulledIndex:
         finally:
             self.stats.generation = self._remote.generation
             self.stats.bytes = self._remote.pulled_bytes
-        self._failed = 0
-        self._complaint = ""
         self.stats.succeeded_at = self._clock.now().timestamp()
-        if not self.stats.up:
-            self.stats.up = True
-            logger.info("%s: pulling works again", self.stats.url)
+        self.stats.up = True
+        self._store.works()
 
-    def _fail(self, error: str, consequence: str) -> bool:
-        """Count a failure, and log it unless it is the same as the last one; whether it was logged."""
+    def _fail(self, why: str | OCSPDError, meanwhile: str) -> bool:
+        """Count a failure; whether it is another than the last one, and so was logged."""
         self.stats.up = False
         self.stats.failures += 1
-        self._failed += 1
-        complaint = error.partition(" (")[0]  # details such as addresses and sizes vary
-        if complaint == self._complaint:
-            return False
-        self._complaint = complaint
-        logger.error("%s; %s", error, consequence)
-        return True
+        return self._store.failed(why, meanwhile=meanwhile)
 
-    async def _pause(self) -> None:
-        seconds = self._poll_s
-        if self._failed:
-            seconds = max(seconds, min(self._poll_s * 2 ** min(self._failed, 10), _BACKOFF_MAX_S))
-        seconds *= 0.9 + 0.2 * self.directory.machine.fraction()  # so that responders do not ask in step
-        with suppress(TimeoutError):
-            async with time_limit(seconds):
-                await self._forced.wait()
-        self._forced.clear()
+    async def _wait(self, seconds: float, wake: asyncio.Event | None) -> None:
+        """Wait a little more or less, so that responders do not ask in step."""
+        await wait(seconds * (0.9 + 0.2 * self.directory.machine.fraction()), wake)
 
     async def _check_cache(self) -> bool:
         """Tell whether an earlier run left a usable generation; what is damaged is removed."""

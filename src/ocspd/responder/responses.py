@@ -15,6 +15,7 @@ from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.files import UTF8_MARK, UTF16_MARKS, stamp
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.logs import logger
+from ocspd.recovery import Recovery
 
 if TYPE_CHECKING:
     from ocspd.clock import Clock
@@ -37,11 +38,18 @@ class ResponsesFile:
         self._path = Path(path)
         self._clock = clock
         self._published: Stamp | None = None
-        self._complaint = ""
+        self._file = Recovery(
+            meanwhile="the answers read before are served on",
+            again=f"{path}: it can be used again",
+            retry_s=(_LOOK_S, _LOOK_S),
+        )
         self._broken = ""
         self._forced = asyncio.Event()
-        self.up = True
+
+    @property
+    def up(self) -> bool:
         """Whether the file as it is now is what is served."""
+        return not self._file.trouble
 
     async def prepare(self) -> None:
         """Read the file for the first time.
@@ -57,18 +65,11 @@ class ResponsesFile:
         while True:
             try:
                 await self._look()
-                if self._complaint:
-                    logger.info("%s: it can be used again", self._path)
-                self._complaint = ""
-                self.up = True
             except OCSPDError as err:
-                self.up = False
-                if str(err) != self._complaint:
-                    self._complaint = str(err)
-                    logger.error("%s; the answers read before are served on", err)
-            forced = asyncio.create_task(self._forced.wait())
-            await asyncio.wait([forced], timeout=_LOOK_S)
-            forced.cancel()
+                self._file.failed(err)
+            else:
+                self._file.works()
+            await self._file.pause(self._forced, idle_s=_LOOK_S)
 
     def reload(self) -> None:
         """Read the file again at once, changed or not."""

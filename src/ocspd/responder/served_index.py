@@ -13,6 +13,7 @@ from ocspd.files import stamp
 from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.manifest import History
 from ocspd.logs import logger
+from ocspd.recovery import Recovery
 from ocspd.responder.examining import Examined, ExaminerLackError, Examining
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ class ServedIndex:
         self.issuers: tuple[IssuerState, ...] = ()
         self.refused = 0
         """How many generations could not be used."""
-        self.complaint = ""
-        """Why what stands in the directory is not in use; "" when it is."""
         self.lack = ""
         """The same, when the reason lies in this machine and not in the index."""
         self._examining = examining
@@ -58,6 +57,7 @@ class ServedIndex:
         self._surveyed: Manifest | None = None
         self._freshness: asyncio.Task[None] | None = None
         self._survey_s = 0.0
+        self._newest = Recovery()
         self._seen: Stamp | None = None
         self._looks = 0
 
@@ -65,6 +65,11 @@ class ServedIndex:
     def generation(self) -> int:
         """Of the index in use; -1 for none."""
         return -1 if self.manifest is None else self.manifest.generation
+
+    @property
+    def complaint(self) -> str:
+        """Why what stands in the directory is not in use; "" when it is."""
+        return self._newest.trouble
 
     @property
     def entries(self) -> int:
@@ -101,9 +106,9 @@ class ServedIndex:
         except IndexFileError as err:
             self._refuse(err)
             return False
-        if self.complaint and not changed:
+        self.lack = ""
+        if self._newest.works() and not changed:
             logger.info("%s: it can be read again", self.directory.path)
-        self.complaint = self.lack = ""
         return changed
 
     def damage(self) -> str:
@@ -140,10 +145,8 @@ class ServedIndex:
             raise error
         lacks = isinstance(error, ExaminerLackError) or is_exhaustion(error)
         self.lack = str(error) if lacks else ""
-        if str(error) != self.complaint:
-            self.complaint = str(error)
+        if self._newest.failed(error, meanwhile=f"generation {self.generation} goes on serving"):
             self.refused += 1
-            logger.error("%s; generation %d goes on serving", error, self.generation)
 
     def _read(self) -> Manifest:
         manifest = self.directory.manifest()

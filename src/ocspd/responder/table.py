@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from ocspd._index import Segment
 from ocspd.errors import DERError, OCSPDError
 from ocspd.logs import logger
+from ocspd.recovery import Recovery
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -84,7 +85,13 @@ class TableSource:
     _digest: Digest = (0, 0)
     _read_s: float = 0.0
     _forced: asyncio.Event = field(default_factory=asyncio.Event)
-    _table_up: bool = True
+    _table: Recovery = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare to follow the table."""
+        self._table = Recovery(
+            meanwhile="serving on, trying again", again=f"{self.db.name} works again", retry_s=_RETRY_S
+        )
 
     async def prepare(self) -> None:
         """Read the table and sign what has no fresh response; OCSPDError when that is impossible."""
@@ -108,7 +115,7 @@ class TableSource:
     @property
     def up(self) -> bool:
         """Whether the table could be read last time, and signers, database and index could be used."""
-        return self._table_up and (self.signer is None or self.signer.up)
+        return not self._table.trouble and (self.signer is None or self.signer.up)
 
     def reload(self) -> None:
         """Read the table again at once."""
@@ -116,27 +123,17 @@ class TableSource:
 
     async def _follow_table(self) -> None:
         """Read the table again and again; after an error more and more slowly."""
-        delay, complaint = 0.0, ""
         while True:
-            forced = asyncio.create_task(self._forced.wait())
-            pause = delay or min(max(self._read_s * _SHARE, _EVERY_S), _LATEST_S)
-            await asyncio.wait([forced], timeout=pause)
-            forced.cancel()
+            idle_s = min(max(self._read_s * _SHARE, _EVERY_S), _LATEST_S)
+            await self._table.pause(self._forced, idle_s=idle_s)
             self._forced.clear()
             try:
                 if await self._fingerprint() != self._digest:
                     await self._read_table()
             except OCSPDError as err:
-                self._table_up = False
-                if str(err) != complaint:
-                    complaint = str(err)
-                    logger.error("%s; serving on, trying again", err)
-                delay = min(max(delay * 2, _RETRY_S[0]), _RETRY_S[1])
-                continue
-            if complaint:
-                logger.info("%s works again", self.db.name)
-            self._table_up = True
-            delay, complaint = 0.0, ""
+                self._table.failed(err)
+            else:
+                self._table.works()
 
     async def _rows(self) -> AsyncIterator[list[OCSPRow]]:
         """Yield the unexpired rows, without those of issuers that are signed for here."""

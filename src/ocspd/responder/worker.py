@@ -7,7 +7,6 @@ an index. SIGTERM and SIGINT are left to the supervisor (Ctrl-C reaches the whol
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -28,9 +27,9 @@ from ocspd.index.kept import KeptSegments
 from ocspd.index.manifest import parse_manifest
 from ocspd.logs import logger
 from ocspd.metrics import COUNTER_BLOCK_BYTES, COUNTERS
+from ocspd.recovery import Recovery
 from ocspd.responder.control import Channel, WorkerSettings
 from ocspd.responder.ocsp import OCSPServer
-from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -138,30 +137,23 @@ class Worker:
         Whatever fails once (descriptors, memory, a file that is not there yet) may work a moment later, and
         a worker that gave up would answer from an old index for as long as it lives.
         """
-        told = ""
+        recovery = Recovery(retry_s=_RETRY_S)
         while True:
             await asked.wait()
-            delay = _RETRY_S[0]
-            while True:
-                asked.clear()
-                failure: Exception | None = None
-                try:
-                    await work()
-                    why, lacks = "", False
-                except Exception as err:  # noqa: BLE001  (see above)
-                    why, lacks = _why(err), is_exhaustion(err)
-                    failure = err
-                if why != told:
-                    told = why
+            asked.clear()
+            try:
+                await work()
+            except Exception as err:  # noqa: BLE001  (see above)
+                why = _why(err)
+                if recovery.failed(why):
                     if why == _BUG:
-                        logger.error(_BUG, exc_info=failure)
-                    self._channel.send("trouble", part=part, why=why, lacks=lacks)
-                if not why:
-                    break
-                with contextlib.suppress(TimeoutError):
-                    async with time_limit(delay):
-                        await asked.wait()
-                delay = min(delay * 2, _RETRY_S[1])
+                        logger.error(_BUG, exc_info=err)
+                    self._channel.send("trouble", part=part, why=why, lacks=is_exhaustion(err))
+                await recovery.pause(asked)
+                asked.set()
+            else:
+                if recovery.works():
+                    self._channel.send("trouble", part=part, why="", lacks=False)
 
     async def _use(self) -> None:
         """Open the generation wanted, beside the answering, and switch to it between two requests."""
@@ -189,11 +181,11 @@ class Worker:
 
     async def _tick(self) -> None:
         """Move the clock at the beginning of each second, and tell that this process is alive."""
-        told = ""
+        descriptors = Recovery()
         async for now_s in seconds(time.time, asyncio.sleep):
             self._connections.tick(now_s)
-            if (why := self._lack()) != told:
-                told = why
+            why = self._lack()
+            if descriptors.failed(why) if why else descriptors.works():
                 self._channel.send("trouble", part="descriptors", why=why, lacks=True)
             (refused,) = struct.unpack_from("=Q", self._counters, _REFUSED)
             self._channel.send("alive", connections=self._connections.current, refused=refused)

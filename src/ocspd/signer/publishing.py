@@ -24,6 +24,7 @@ from ocspd.errors import IndexFileError, OCSPDError
 from ocspd.index.manifest import MANIFEST_NAME
 from ocspd.index.remote import DamagedManifestError
 from ocspd.logs import logger
+from ocspd.recovery import Recovery, without_details
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 LARGE_BYTES = 32 << 20
 """A segment from this size on is sent beside the publication of newer, smaller ones."""
-_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _COLLECT_EVERY_S = 600.0
 _COLLECT_SOON_S = 10.0
 MAX_GENERATION = 1 << 52
@@ -138,6 +138,11 @@ class _Place:
     _tail: tuple[SegmentRef, ...] = ()
     _collected_at: float = 0.0
     _collected_bytes: int = 0
+    _recovery: Recovery = field(
+        default_factory=lambda: Recovery(
+            meanwhile="what was published there stays in force, trying again", same=without_details
+        )
+    )
 
     def __post_init__(self) -> None:
         self.stats = PublishStats(self.remote.url)
@@ -147,22 +152,20 @@ class _Place:
         self._changed.set()
 
     async def run(self) -> None:
-        failures = 0
         try:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
                 try:
                     await self._step()
-                    failures = 0
                 except OCSPDError as err:
                     self._failed(err)
-                except Exception:  # noqa: BLE001  (a bug in publishing must not end the signer)
-                    logger.exception("a bug in ocspd, please report it; signing on")
+                except Exception as err:  # noqa: BLE001  (a bug in publishing must not end the signer)
+                    if self._failed(f"{self.remote.url}: a bug in ocspd, please report it"):
+                        logger.error("%s", self.remote.url, exc_info=err)
                 else:
                     continue
-                await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
-                failures += 1
+                await self._recovery.pause()
                 self._changed.set()
         finally:
             if self._upload is not None:
@@ -268,16 +271,16 @@ class _Place:
         self.stats.generation = manifest.generation
         self.stats.published_at = self.clock.now().timestamp()
         self.stats.sent_bytes = self.remote.published_bytes
-        if not self.stats.up:
-            self.stats.up = True
+        self.stats.up = True
+        if self._recovery.works():
             logger.info("%s: publishing works again, generation %d", self.remote.url, manifest.generation)
 
-    def _failed(self, error: OCSPDError) -> None:
+    def _failed(self, why: str | OCSPDError) -> bool:
+        """Count a failure; whether it is another than the last one, and so was logged."""
         self._there = None  # look again: somebody may have changed it
         self.stats.failures += 1
-        if self.stats.up:
-            self.stats.up = False
-            logger.error("%s; what was published there stays in force, trying again", error)
+        self.stats.up = False
+        return self._recovery.failed(why)
 
 
 def _is_ahead(there: Manifest, here: Manifest) -> bool:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 from collections import Counter, deque
 from datetime import datetime, timedelta
@@ -39,6 +40,7 @@ from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.files import read_bounded, write_atomic
 from ocspd.logs import logger
 from ocspd.model import CertStatus, OCSPRow
+from ocspd.recovery import Recovery
 from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
 from ocspd.signer.issuers import Issuers
 from ocspd.signer.pass_parts import AnswerTable, SkippedRow, TableTurns
@@ -72,8 +74,7 @@ _SIGN_AGAIN = "sign_again"
 _FEED_WAIT_S = 5.0
 _TRIM_KEEP = timedelta(days=1)
 _OWED_S = 5.0
-_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_FOLLOW_BACKOFF_S = 0.5
+_FOLLOW_S = 0.5
 """Longest pause before the feed is tried again: changes are answered within a second of its return."""
 _CLOCK_STEP_S = 60.0
 """A clock that moves so much more, or less, than time does was set: responses may have expired, or be of
@@ -119,7 +120,9 @@ class SignerDaemon:
         self._crew = Crew(settings.processes or usable_cpus(), self._pools)
         self._owed = Owed()
         self._turns = TableTurns()
-        self._trim_trouble = ""
+        self._trimming = Recovery(
+            meanwhile="what is read stays in the change feed meanwhile", level=logging.WARNING
+        )
         self._state: dict[str, Any] = {}
         self._sweep_due = False
         self._pass_wanted = asyncio.Event()
@@ -168,8 +171,8 @@ class SignerDaemon:
         self, part: str, name: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None
     ) -> None:
         """Repeat work whenever it fails, of whatever. `wake` ends the pause after a failure."""
-        failures = 0
-        woken = asyncio.Event() if wake is None else wake
+        first_s, longest_s = self._settings.retry_s
+        recovery = Recovery(retry_s=(first_s, min(longest_s, _FOLLOW_S) if name == "follow" else longest_s))
         while True:
             begun = asyncio.get_running_loop().time()
             try:
@@ -180,14 +183,8 @@ class SignerDaemon:
                 self.stats.health.failed(RuntimeError("cancelled by nobody"), name, part)
             except Exception as err:  # noqa: BLE001  (a bug in one task is no reason to stop the others)
                 self.stats.health.failed(err, name, part)
-            if asyncio.get_running_loop().time() - begun > _BACKOFF_S[-1]:
-                failures = 0  # it had been working
-            pause_s = _BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)]
-            with contextlib.suppress(TimeoutError):
-                limit_s = _FOLLOW_BACKOFF_S if name == "follow" else pause_s
-                async with time_limit(min(pause_s, limit_s)):
-                    await woken.wait()
-            failures += 1
+            recovery.failed(name, lasted_s=asyncio.get_running_loop().time() - begun)
+            await recovery.pause(wake)
 
     # -- signers ---------------------------------------------------------------------------------
 
@@ -314,11 +311,9 @@ class SignerDaemon:
                 await feed.trim(cursor, _TRIM_KEEP)
             except CodedError as err:
                 # no reason to stop following; a right that is lacking is told once, not at every attempt
-                if self._trim_trouble != err.message:
-                    logger.warning("%s; what is read stays in the change feed meanwhile", err.message)
-                self._trim_trouble = err.message
+                self._trimming.failed(err.message)
             else:
-                self._trim_trouble = ""
+                self._trimming.works()
 
     async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], issuers: Issuers) -> None:
         """Sign what all rows of changed certificates say now, and publish it before anything else.

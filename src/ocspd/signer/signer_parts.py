@@ -60,6 +60,8 @@ class RefreshSettings:
     merge_interval_s: float = 5.0
     signers_interval_s: float = 5.0
     trim_interval_s: float = 600.0
+    retry_s: tuple[float, float] = (0.25, 30.0)
+    """First and longest pause after a failure in a row."""
     table: bool = False
     """Whether answers are also written to certdb's `ocsp_responses`, as CFSSL's ocsprefresh does."""
 

@@ -11,9 +11,9 @@ from ocspd.authority.api.api_response import DATABASE_FAILED, BadRequest, HTTPSt
 from ocspd.authority.offload import offload, read_input
 from ocspd.authority.revoking import revoke as revoke_certificate
 from ocspd.errors import Code, CodedError, OCSPDError
-from ocspd.logs import logger
 from ocspd.model import REASONS, CertStatus, parse_date, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
+from ocspd.recovery import Recovery
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class StatusEndpoints:
         self._clock = clock
         self._db = db
         self._signer = ocsp_signer
-        self._trouble = ""
+        self._health = Recovery(
+            meanwhile="/health says so until it is back", again="the database answers again"
+        )
 
     async def health(self, _body: bytes) -> Success:
         """Say whether this can do its work: the database, where there is one, answers. Otherwise 503."""
@@ -62,13 +64,10 @@ class StatusEndpoints:
                 trouble = err.message
             except TimeoutError:
                 trouble = f"{self._db.name} gives no answer"
-        if trouble and trouble != self._trouble:
-            logger.error("%s; /health says so until it is back", trouble)
-        elif self._trouble and not trouble:
-            logger.info("the database answers again")
-        self._trouble = trouble
         if trouble:
+            self._health.failed(trouble)
             raise HTTPStatusError(HTTPStatus.SERVICE_UNAVAILABLE, DATABASE_FAILED)
+        self._health.works()
         return Success({"healthy": True})
 
     async def revoke(self, body: bytes) -> Success:
