@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 
-from ocspd.cli.loop import run_uvloop
-from ocspd.responder.worker import run_worker
+from ocspd.cli.child import run_child
 
 if __name__ == "__main__":
-    run_uvloop(run_worker(socket.socket(fileno=int(sys.argv[1]))))
+    sys.exit(run_child("ocspd.responder.worker", "run_worker"))
