@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ocspd
 from tests.tools import tracked_files
 
 ROOT = Path(__file__).parent.parent
@@ -98,3 +99,8 @@ def test_what_the_package_imports_is_among_its_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in project["dependencies"]}
     assert imported() == {{"google_re2": "re2"}.get(name, name) for name in names}
+
+
+def test_the_package_knows_its_version_without_its_metadata() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert ocspd.__version__ == project["version"]

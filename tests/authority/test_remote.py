@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 
-from ocspd.authority.remote import RemoteRequest, RemoteSigner, RemoteTLS, parse_address, parse_addresses
+from ocspd.authority.remote import RemoteRequest, RemoteSigner, parse_address, parse_addresses
+from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.errors import Code, CodedError, ConfigError
 from tests.authority.cfssl import AUTH_KEY, cfssl_serve, free_port
 

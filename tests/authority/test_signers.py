@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from ocspd.authority.remote import RemoteTLS
+from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, ConfigError

@@ -6,7 +6,7 @@ authenticated (`authsign`) when an authenticator is given: an HMAC over the exac
 
 Errors are CFSSL's client codes: 7400 no connection or a status other than 200 (the body is the
 message), 7200 the answer is not the JSON it should be, 7300 the answer cannot be read, 7500 the server
-said no. A bad address is 5300, a bad TLS file a ConfigError.
+said no. A bad address is 5300.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import base64
 import ipaddress
 import json
 import os
-import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,9 +24,9 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from ocspd import wire
-from ocspd.authority.tls import no_password
+from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.clock import SystemClock
-from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.ops.listeners import DEFAULT_PORT
 from ocspd.shown import shown
 
@@ -51,36 +50,6 @@ class Authenticator(Protocol):
     def token(self, data: bytes, /) -> bytes:
         """Return the token for the exact bytes of the request."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteTLS:
-    """TLS towards the remote; paths of PEM files, "" where not given."""
-
-    ca_file: str = ""
-    certificate_file: str = ""
-    key_file: str = ""
-
-    def context(self) -> ssl.SSLContext:
-        """Return the client context; ConfigError names the file that cannot be used."""
-        if bool(self.certificate_file) != bool(self.key_file):
-            raise ConfigError("-mutual-tls-client-cert and -mutual-tls-client-key must be given together")
-        context = self._trust()
-        if self.certificate_file:
-            try:
-                context.load_cert_chain(self.certificate_file, self.key_file, no_password)
-            except (OSError, ValueError) as err:
-                files = f"{self.certificate_file}, {self.key_file}"
-                raise ConfigError(f"{files}: not a usable client certificate and key: {err}") from err
-        return context
-
-    def _trust(self) -> ssl.SSLContext:
-        if not self.ca_file:
-            return ssl.create_default_context()
-        try:
-            return ssl.create_default_context(cafile=self.ca_file)
-        except (OSError, ValueError) as err:
-            raise ConfigError(f"{self.ca_file}: not usable as trusted CA certificates (PEM): {err}") from err
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ocspd.authority.remote import RemoteRequest, RemoteSigner, RemoteTLS
 from ocspd.errors import Code, CodedError
 
 if TYPE_CHECKING:
     from ocspd.authority.issuing import Authority
+    from ocspd.authority.remote import RemoteSigner
+    from ocspd.authority.remote_tls import RemoteTLS
     from ocspd.clock import Clock
     from ocspd.pki.issuer import SignRequest
     from ocspd.pki.profiles import Profile, SigningConfig
@@ -38,6 +39,8 @@ class PolicySigner:
         profile = self.config.profile(request.profile)
         if not profile.is_remote:
             return (await self._local().sign(request)).cert_pem
+        from ocspd.authority.remote import RemoteRequest  # noqa: PLC0415  (see _remote)
+
         return await self._remote(profile).sign(
             RemoteRequest(
                 csr_pem=request.csr_pem,
@@ -63,5 +66,8 @@ class PolicySigner:
         return self._authority
 
     def _remote(self, profile: Profile) -> RemoteSigner:
+        # The HTTP client takes longer to import than a local signature takes.
+        from ocspd.authority.remote import RemoteSigner  # noqa: PLC0415
+
         auth = None if profile.auth_remote is None else profile.auth_remote.key
         return RemoteSigner(profile.remote_server, auth=auth, tls=self._tls, clock=self._clock)

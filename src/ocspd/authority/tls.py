@@ -11,6 +11,7 @@ import ssl
 import warnings
 from dataclasses import dataclass
 
+from ocspd.authority.remote_tls import no_password
 from ocspd.errors import ConfigError
 from ocspd.pki.go_regexp import Pattern
 
@@ -91,8 +92,3 @@ class ServerTLS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # 1.0 and 1.1 are what was asked for
             context.minimum_version = _VERSIONS[self.min_version]
-
-
-def no_password() -> str:
-    """Stand in for OpenSSL's prompt, which would wait at a terminal that nobody looks at."""
-    raise ValueError("the private key is encrypted")

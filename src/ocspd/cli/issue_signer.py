@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from ocspd.authority.issuing import Authority
-from ocspd.authority.remote import RemoteTLS
+from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
 from ocspd.certdb import open_certdb, parse_db_config
 from ocspd.cli.io import read_file

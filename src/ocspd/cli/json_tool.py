@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ocspd import wire
 from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import read_input, write_stdout
+from ocspd.cli.misc import version_text
 from ocspd.cli.verb import Verb
 from ocspd.errors import OCSPDError
 from ocspd.files import check_output, write_atomic
@@ -151,8 +152,6 @@ def _umask() -> int:
 
 def _json(flags: Flags, arguments: list[str]) -> int:
     if flags.boolean("version"):
-        from ocspd.cli.misc import version_text  # noqa: PLC0415  (package metadata, only for this)
-
         write_stdout(version_text())
         return 0
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
 from ocspd.authority.issuing import Authority
-from ocspd.authority.remote import RemoteTLS
+from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
 from ocspd.authority.tls import ServerTLS
 from ocspd.certdb import open_certdb
