@@ -47,6 +47,8 @@ TOLD_EVERY = 1_000_000
 class SilentFeed:
     """A change feed without changes."""
 
+    blind = ""
+
     async def current_cursor(self) -> Cursor:
         return {"position": 0}
 

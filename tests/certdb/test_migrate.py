@@ -24,6 +24,7 @@ ALL = [
     "002_AddMetadataToCertificates.sql",
     "003_OCSPDChangeFeed.sql",
     "004_OCSPDUrgency.sql",
+    "005_OCSPDEveryWriter.sql",
 ]
 
 GOOSE_MADE = {
@@ -70,7 +71,9 @@ async def empty(db_config: DBConfig) -> AsyncIterator[CertDB]:
 async def test_up_applies_everything_once(empty: CertDB, db_config: DBConfig) -> None:
     assert await migrate.up(empty) == ALL
     assert await migrate.up(empty) == []
-    assert await raw.fetch(db_config, GOOSE_STATE) == [(version, True) for version in range(5)]
+    assert await raw.fetch(db_config, GOOSE_STATE) == [
+        (version, True) for version in range(migrate.LATEST + 1)
+    ]
 
 
 async def test_a_database_made_by_goose_is_taken_over_with_its_rows(
@@ -87,7 +90,9 @@ async def test_a_database_made_by_goose_is_taken_over_with_its_rows(
     assert await migrate.up(empty) == ALL[1:]
     await empty.check()
     assert await empty.get_certificate(12, "aa") is not None
-    assert await raw.fetch(db_config, GOOSE_STATE) == [(version, True) for version in range(5)]
+    assert await raw.fetch(db_config, GOOSE_STATE) == [
+        (version, True) for version in range(migrate.LATEST + 1)
+    ]
 
 
 async def test_a_migration_goose_undid_is_applied_again(empty: CertDB, db_config: DBConfig) -> None:
@@ -104,17 +109,17 @@ async def test_a_migration_goose_undid_is_applied_again(empty: CertDB, db_config
 async def test_goose_can_read_and_write_the_state_table(empty: CertDB, db_config: DBConfig) -> None:
     await migrate.up(empty)
     # what goose does for a migration of its own
-    await raw.execute(db_config, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (5, true)")
-    assert await migrate.current_version(empty) == 5
+    await raw.execute(db_config, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (9, true)")
+    assert await migrate.current_version(empty) == 9
     assert await migrate.up(empty) == []
-    with pytest.raises(CodedError, match="migration 5, unknown to this ocspd"):
+    with pytest.raises(CodedError, match="migration 9, unknown to this ocspd"):
         await migrate.down(empty)
 
 
 async def test_down_goes_back_step_by_step_and_up_again(empty: CertDB, db_config: DBConfig) -> None:
     await migrate.up(empty)
     await empty.insert_certificate(certificate(1))
-    assert [await migrate.down(empty) for _ in range(5)] == [*reversed(ALL), None]
+    assert [await migrate.down(empty) for _ in range(6)] == [*reversed(ALL), None]
     query = "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
     if db_config.driver == "postgres":
         query = (
@@ -134,6 +139,7 @@ async def test_status_says_what_is_applied_and_changes_nothing(empty: CertDB, db
         (2, ALL[1], False),
         (3, ALL[2], False),
         (4, ALL[3], False),
+        (5, ALL[4], False),
     ]
     assert states[0].applied_at
     assert await raw.fetch(db_config, GOOSE_STATE) == [(0, True), (1, True)]
@@ -164,6 +170,7 @@ async def test_two_programs_migrating_at_once_do_it_once(db_config: DBConfig) ->
 async def test_cfssl_columns_survive_the_change_feed_being_undone(empty: CertDB) -> None:
     await migrate.up(empty)
     await empty.insert_certificate(certificate(1, expiry=datetime(2100, 1, 1, tzinfo=UTC)))
+    assert await migrate.down(empty) == ALL[4]
     assert await migrate.down(empty) == ALL[3]
     assert await migrate.down(empty) == ALL[2]
     await empty.revoke_certificate(1, AKI, 1)

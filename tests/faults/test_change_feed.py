@@ -464,7 +464,7 @@ async def test_a_cursor_from_before_migration_4_goes_on(postgres_db: CertDB) -> 
 
 
 async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on_again(
-    postgres_db: CertDB, postgres_url: str, caplog: pytest.LogCaptureFixture
+    postgres_db: CertDB, postgres_url: str
 ) -> None:
     feed = postgres_db.change_feed()
     config = DBConfig("postgres", postgres_url)
@@ -476,7 +476,7 @@ async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on
             await feed.read(cursor, 10)
         off = await feed.current_cursor()
         assert await feed.read(off, 10) == ([], off)
-        assert caplog.text.count("does not record changes") == 1
+        assert "ocspd_delete, ocspd_insert, ocspd_truncate, ocspd_update" in feed.blind
         await raw.execute(config, "ALTER TABLE certificates ENABLE TRIGGER ALL")
         with pytest.raises(CursorLostError, match="triggers were off"):
             await feed.read(off, 10)
@@ -489,7 +489,7 @@ async def test_D12_what_happens_while_triggers_are_off_is_found_when_they_are_on
         )
         with pytest.raises(CursorLostError, match="triggers were off"):
             await feed.read(on, 10)
-        assert caplog.text.count("does not record changes") == 1
+        assert feed.blind == ""
     finally:
         await feed.close()
 

@@ -1,6 +1,6 @@
 """The change feed: which certificates were inserted, changed or deleted since a cursor, by any writer.
 
-The triggers of migrations 003 and 004 record each change in the table `ocspd_changes`, so changes made by
+The triggers of migrations 003 to 005 record each change in the table `ocspd_changes`, so changes made by
 CFSSL on the same database are seen as well. The rules every implementation keeps:
 
  1. A change committed after a cursor was made is reported to that cursor at least once, in whatever
@@ -22,13 +22,14 @@ keeps reading from that cursor; on CursorLostError it starts again.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from ocspd.errors import OCSPDError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
     from ocspd.model import StatusRow
@@ -36,8 +37,30 @@ if TYPE_CHECKING:
 Cursor = dict[str, Any]
 """A position in the feed: a small JSON object to keep and hand back. Its keys belong to the driver."""
 
+_SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
 MAX_WINDOWS = 16
 """How many ranges of waiting changes a cursor keeps apart in each of its two lanes (rule 4)."""
+
+
+def is_cursor(value: Any) -> TypeGuard[Cursor]:
+    """Return whether a value from a file has the form of a cursor; feeds check the rest."""
+    return isinstance(value, dict) and all(map(_usable, value.items()))
+
+
+def _usable(member: tuple[str, Any]) -> bool:
+    """Whether a member of a cursor is what a feed writes: a row number, a snapshot or a short text."""
+    name, value = member
+    if name == "id":
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    if name in {"seen", "upto"}:
+        return isinstance(value, str) and _SNAPSHOT.fullmatch(value) is not None
+    if name == "xid":
+        return isinstance(value, str | int) and str(value).isascii() and str(value).isdigit()
+    if isinstance(value, list):
+        return all(_usable(("", each)) for each in value)
+    if isinstance(value, dict):
+        return all(map(_usable, value.items()))
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def row_number(value: Any) -> int:
@@ -46,6 +69,16 @@ def row_number(value: Any) -> int:
     if isinstance(value, bool) or not 0 <= number < 1 << 63:
         raise ValueError(value)
     return number
+
+
+def blindness(name: str, missing: Sequence[str]) -> str:
+    """Return the text of `ChangeFeed.blind` for a database whose triggers of these names do not work."""
+    if not missing:
+        return ""
+    return (
+        f"{name} does not record every change: triggers of table certificates are disabled or missing "
+        f"({', '.join(missing)}): run ocspd db up -db-config FILE"
+    )
 
 
 class CursorLostError(OCSPDError):
@@ -74,6 +107,14 @@ class StatusRowChange:
 
 class ChangeFeed(Protocol):
     """What a signer needs to follow a certdb. One consumer task per feed object."""
+
+    @property
+    def blind(self) -> str:
+        """Why the database does not record every change, and the remedy; empty while it does.
+
+        As of the last read. Until that ends only full passes find what changed; then the cursor is lost.
+        """
+        ...
 
     async def current_cursor(self) -> Cursor:
         """Return a cursor for the present moment: everything committed so far is before it."""

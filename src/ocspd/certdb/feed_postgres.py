@@ -7,10 +7,10 @@ waits for none of them.
 
 A cursor is {"source", "triggers", "urgent", "rest"}. `source` is the server's identity and timeline:
 transaction ids mean nothing on another server. `triggers` changes whenever the triggers that record changes
-are disabled or enabled, as changes in between were not recorded. The two lanes (rule 4 of `feed`) are
-{"seen": the snapshot up to which everything was read or deferred, "later": the windows that were deferred,
-newest last}; a window is {"seen", "upto", "xid", "id"}: what is visible in `upto` and was not in `seen`,
-after entry (xid, id).
+are disabled or enabled, or the table is replaced, as changes in between were not recorded. The two lanes
+(rule 4 of `feed`) are {"seen": the snapshot up to which everything was read or deferred, "later": the windows
+that were deferred, newest last}; a window is {"seen", "upto", "xid", "id"}: what is visible in `upto` and was
+not in `seen`, after entry (xid, id).
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ocspd.certdb import rows
-from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange, row_number
+from ocspd.certdb.feed import (
+    MAX_WINDOWS,
+    Cursor,
+    CursorLostError,
+    StatusRowChange,
+    blindness,
+    row_number,
+)
 from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY, RefusedError
 from ocspd.certdb.postgres_snapshot import ABANDONED, Snapshot, is_abandoned
 from ocspd.errors import CodedError
@@ -46,13 +53,20 @@ _TRIM_ROWS = 5_000
 _TRIM_PAUSE_S = 0.05
 
 _TRIGGERS = ("ocspd_delete", "ocspd_insert", "ocspd_truncate", "ocspd_update")
+_APPLIED = "ocspd_applied"
 _LANES = (("urgent", True), ("rest", False))
 # Certificates are named so that their lock is waited for, and its deadline met, although nothing has changed.
-# The triggers' rows in the catalogue are new ones whenever one was disabled, enabled, dropped or made.
+# The triggers' rows in the catalogue are new ones whenever one was disabled, enabled, dropped or made; the
+# file is another one after whatever rewrites a table (ALTER COLUMN ... TYPE ... USING) or swaps two.
 _POSITION = f"""
 SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, trimmed::text, truncated::text, pg_is_in_recovery(),
-       (SELECT coalesce(string_agg(tgenabled::text || xmin::text, ' ' ORDER BY tgname), '') FROM pg_trigger
-        WHERE tgrelid = 'certificates'::regclass AND tgname = ANY('{{{",".join(_TRIGGERS)}}}'))
+       (SELECT coalesce(string_agg(concat_ws(':', tgname, tgenabled, xmin), ' ' ORDER BY tgname), '')
+        FROM pg_trigger WHERE tgrelid = 'certificates'::regclass
+        AND tgname = ANY('{{{",".join((_APPLIED, *_TRIGGERS))}}}')),
+       (SELECT oid::text || '/' || relfilenode FROM pg_class WHERE oid = 'certificates'::regclass)
+       || (SELECT coalesce(string_agg(inhrelid || '/' || xmin::text, ' ' ORDER BY inhrelid), '')
+           FROM pg_inherits WHERE inhparent = 'certificates'::regclass),
+       EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'certificates'::regclass)
 FROM ocspd_feed WHERE NOT EXISTS (SELECT FROM certificates WHERE false)
 """  # noqa: S608  (constants)
 # What was not visible in a snapshot is what ran then ($2, few: each looked up by itself) and what began
@@ -109,6 +123,8 @@ class PostgresFeed:
     def __init__(self, database: Database) -> None:
         """Take a database of its own: a pass that has every connection must not hold up the feed."""
         self._database = database
+        self.blind = ""
+        """See ChangeFeed."""
         self._listener: Any = None
         self._noticed = asyncio.Event()
         self._listening = Recovery(
@@ -153,7 +169,9 @@ class PostgresFeed:
             self._check(cursor, lanes, source, Snapshot(snapshot), marks)
             if cursor.get("triggers", triggers) != triggers:
                 name = self._database.name
-                raise CursorLostError(f"{name} may not have recorded every change: triggers were off")
+                raise CursorLostError(
+                    f"{name} may not have recorded every change: triggers were off, or the table was replaced"
+                )
             for name, urgent in _LANES:
                 room = limit - len(records)
                 if room > 0:
@@ -163,7 +181,7 @@ class PostgresFeed:
 
     async def _position(self, connection: Any) -> tuple[str, str, str, tuple[int, int]]:
         record = await connection.fetchrow(_POSITION)
-        snapshot, source, trimmed, truncated, recovering, triggers = record
+        snapshot, source, trimmed, truncated, recovering, triggers, table, subscribed = record
         if recovering:
             # its snapshots do not say which transactions are still running
             raise RefusedError(
@@ -172,16 +190,16 @@ class PostgresFeed:
             )
         if self._database.newest.leaves(source):
             raise RefusedError(f"{self._database.name} {ABANDONED}")
-        at_work = sum(trigger[0] in "AO" for trigger in triggers.split()) == len(_TRIGGERS)
-        if not at_work and not self._database.newest.blind:
-            logger.warning(
-                "%s does not record changes, so they wait for the next pass: enable the triggers of table "
-                "certificates again (ALTER TABLE certificates ENABLE ALWAYS TRIGGER ...: %s)",
-                self._database.name,
-                ", ".join(_TRIGGERS),
-            )
-        self._database.newest.blind = not at_work
-        return snapshot, source, triggers, (int(trimmed), int(truncated))
+        self.blind = self._blindness(triggers, subscribed=subscribed)
+        return snapshot, source, f"{triggers} {table}", (int(trimmed), int(truncated))
+
+    def _blindness(self, triggers: str, *, subscribed: bool) -> str:
+        """Return which triggers do not work; `triggers` has name, state and row version of each."""
+        states = dict(trigger.split(":")[:2] for trigger in triggers.split())
+        missing = [name for name in _TRIGGERS if states.get(name, "D") not in "AO"]
+        if subscribed and states.get(_APPLIED, "D") not in "AR":
+            missing.append(_APPLIED)
+        return blindness(self._database.name, missing)
 
     def _check(
         self, cursor: Cursor, lanes: dict[str, Any], source: str, now: Snapshot, marks: tuple[int, int]

@@ -1,10 +1,11 @@
 """The change feed on SQLite: the outbox is read by id, and `PRAGMA data_version` says when to look.
 
-A cursor is {"source", "file", "last", "urgent", "rest"}. The two lanes (rule 4 of `feed`) are lists:
-first the id up to which everything was read or deferred, then the ranges [after, up to] that were
+A cursor is {"source", "file", "schema", "last", "urgent", "rest"}. The two lanes (rule 4 of `feed`) are
+lists: first the id up to which everything was read or deferred, then the ranges [after, up to] that were
 deferred, newest last. The rest shows whether this is still the database the cursor was made on:
 
     source  a random mark made by migration 003, which a copy of the file has, too
+    schema  counts changes of the schema: between two of them triggers may have been missing
     file    device and inode: another file in its place is a restored one, whatever its mark
     last    id and time of the newest entry then: one that differs now was written to a restored file
 """
@@ -16,7 +17,14 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ocspd.certdb import rows
-from ocspd.certdb.feed import MAX_WINDOWS, Cursor, CursorLostError, StatusRowChange, row_number
+from ocspd.certdb.feed import (
+    MAX_WINDOWS,
+    Cursor,
+    CursorLostError,
+    StatusRowChange,
+    blindness,
+    row_number,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,6 +40,7 @@ _TRIM_ROWS = 2_000
 """Entries deleted in one transaction, some 5 ms in which others wait for the lock, and the pause after it."""
 _TRIM_PAUSE_S = 0.02
 
+_TRIGGERS = ("ocspd_delete", "ocspd_insert", "ocspd_update", "ocspd_reissued")
 _LANES = (("urgent", 1), ("rest", 0))
 _READ = """
 SELECT f.id, f.serial_number, f.authority_key_identifier, f.changed_at, f.expiry, c.serial_number IS NOT NULL,
@@ -71,14 +80,18 @@ class SQLiteFeed:
         self._sleep = sleep
         self._monotonic = monotonic
         self._seen: tuple[int, ...] | None = None
+        self.blind = ""
+        """See ChangeFeed."""
 
     async def current_cursor(self) -> Cursor:
         """See ChangeFeed."""
 
         def work(connection: sqlite3.Connection) -> Cursor:
             source, _, newest = _position(connection)
+            self._look_at_triggers(connection)
             last = [newest, _time_of(connection, newest)]
-            return {"source": source, "last": last, "urgent": [newest], "rest": [newest]}
+            schema = _schema(connection)
+            return {"source": source, "schema": schema, "last": last, "urgent": [newest], "rest": [newest]}
 
         return await self._reader.run(_at_once(work)) | {"file": self._reader.file_identity}
 
@@ -113,11 +126,17 @@ class SQLiteFeed:
                 raise CursorLostError(f"{name} has been restored since this cursor was made")
             if min(map(_oldest, lanes.values())) < trimmed:
                 raise CursorLostError(f"{name} no longer has the changes since this cursor")
+            self._look_at_triggers(connection)
+            schema = _schema(connection)
+            if cursor.get("schema", schema) != schema:
+                raise CursorLostError(
+                    f"{name} may not have recorded every change: its tables or triggers were altered"
+                )
             records: list[Any] = []
             for lane, urgent in _LANES:
                 records += _read_lane(connection, lanes[lane], urgent, newest, limit - len(records))
             mark = [newest, _time_of(connection, newest)]
-            return records, {"source": source, "last": mark, **lanes}
+            return records, {"source": source, "schema": schema, "last": mark, **lanes}
 
         records, after = await self._reader.run(_at_once(work))
         # only now is it known which file the connection has
@@ -156,6 +175,16 @@ class SQLiteFeed:
         if not self._in_memory:
             await self._watcher.close()
             await self._trimmer.close()
+
+    def _look_at_triggers(self, connection: sqlite3.Connection) -> None:
+        have = {
+            rows.read_text(name)
+            for (name,) in connection.execute(
+                "SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = 'certificates'"
+            )
+        }
+        missing = [name for name in _TRIGGERS if name not in have]
+        self.blind = blindness(self._reader.location.name, missing)
 
     def _version(self, connection: sqlite3.Connection) -> tuple[int, ...]:
         if self._in_memory:
@@ -247,8 +276,8 @@ def _trim(connection: sqlite3.Connection, upto: int, age: str) -> int:
             )
         ]
         if ids:
-            connection.execute("DELETE FROM main.ocspd_changes WHERE id BETWEEN ? AND ?", (ids[0], ids[-1]))
             connection.execute("UPDATE main.ocspd_feed SET trimmed = max(trimmed, ?)", (ids[-1],))
+            connection.execute("DELETE FROM main.ocspd_changes WHERE id BETWEEN ? AND ?", (ids[0], ids[-1]))
     except BaseException:
         connection.execute("ROLLBACK")
         raise
@@ -263,6 +292,12 @@ def _position(connection: sqlite3.Connection) -> tuple[str, int, int]:
         "SELECT seq FROM main.sqlite_sequence WHERE name = 'ocspd_changes'"
     ).fetchone()
     return rows.read_text(source), trimmed, newest[0] if newest else 0
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    """Return the number of changes the schema has had."""
+    (version,) = connection.execute("PRAGMA main.schema_version").fetchone()
+    return int(version)
 
 
 def _time_of(connection: sqlite3.Connection, id_: int) -> str:

@@ -20,10 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-LATEST = 4
+LATEST = 5
 """The version this program needs for everything; CFSSL's own operations need 2."""
 
 _FILE = re.compile(r"(\d+)_(\w+)\.sql", re.ASCII)
+_TRIGGER = re.compile(r"(CREATE|ALTER TABLE \w+ ENABLE(?: \w+)?) TRIGGER (\w+)", re.ASCII)
+_HAVE_TRIGGERS = {
+    "postgres": "SELECT tgname::text, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN "
+    "('certificates'::regclass, 'ocspd_changes'::regclass)",
+    "sqlite": "SELECT name, '' FROM sqlite_master WHERE type = 'trigger' "
+    "AND tbl_name IN ('certificates', 'ocspd_changes')",
+}
 
 _STATE_TABLE = {
     "postgres": """CREATE TABLE goose_db_version (
@@ -144,7 +151,7 @@ def load_migrations(dialect: str) -> list[Migration]:
 
 
 async def up(db: Migratable) -> list[str]:
-    """Apply the missing migrations; return the names of the files applied.
+    """Apply the missing migrations; return the names of the files applied, and of triggers made again.
 
     Raises CodedError 11000 when the database cannot be reached or a statement fails.
     """
@@ -159,7 +166,36 @@ async def up(db: Migratable) -> list[str]:
                     await session.execute(statement)
                 await _record(session, migration.version, applied=True)
                 done.append(migration.name)
+        done += await _mend_triggers(session)
     return done
+
+
+async def _mend_triggers(session: MigrationSession) -> list[str]:
+    """Make triggers of the migrations again that somebody dropped or disabled; return their names.
+
+    Without them changes are noted by nobody.
+    """
+    made: dict[str, str] = {}
+    enabled: dict[str, str] = {}
+    for migration in load_migrations(session.dialect):
+        for statement in migration.up:
+            if match := _TRIGGER.match(statement):
+                (made if match[1] == "CREATE" else enabled)[match[2]] = statement
+    have = {_text(name): _text(state) for name, state in await session.fetch(_HAVE_TRIGGERS[session.dialect])}
+    mended = []
+    for name, statement in made.items():
+        wanted = enabled.get(name, "")
+        state = "A" if "ALWAYS" in wanted else "R" if "REPLICA" in wanted else "O"
+        if name not in have:
+            if session.dialect == "sqlite":  # where a table that was renamed has taken it along
+                await session.execute(f"DROP TRIGGER IF EXISTS {name}")
+            await session.execute(statement)
+        elif not wanted or have[name] == state:
+            continue
+        if wanted:
+            await session.execute(wanted)
+        mended.append(name)
+    return mended
 
 
 async def down(db: Migratable) -> str | None:

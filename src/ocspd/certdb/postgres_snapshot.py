@@ -43,8 +43,6 @@ class Newest:
     def __init__(self) -> None:
         self.first = 0
         """The host to try first: the next one after a server that was refused."""
-        self.blind = False
-        """Whether the database was seen not to record changes, which is logged once."""
         self._source = ""
         self._xmax = 0
 

@@ -53,7 +53,11 @@ def _with_database(work: Callable[[CertDB, Flags], Awaitable[None]]) -> Run:
 
 async def _up(db: CertDB, _flags: Flags) -> None:
     done = await migrate.up(db)
-    write_stdout("".join(f"applied {name}\n" for name in done) or f"{db.name} is up to date\n")
+    write_stdout("".join(_told(name) for name in done) or f"{db.name} is up to date\n")
+
+
+def _told(name: str) -> str:
+    return f"applied {name}\n" if name.endswith(".sql") else f"made trigger {name} work again\n"
 
 
 async def _down(db: CertDB, flags: Flags) -> None:
@@ -108,7 +112,7 @@ def _identity(pem: bytes) -> tuple[str, str]:
 _DB_ACTIONS = (
     Verb(
         "db up",
-        "ocspd db up -- create the tables, or apply the migrations that are missing\n\n"
+        "ocspd db up -- create the tables, or apply the migrations and triggers that are missing\n\n"
         "Usage of db up:\n        ocspd db up -db-config config\n\n"
         "A database made by CFSSL's goose is taken over where it stands; CFSSL goes on working on it.",
         ("db-config",),

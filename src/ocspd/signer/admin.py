@@ -28,6 +28,7 @@ LAG_S = 10.0
 """A signer that is behind by more than this is not ready: ten times what is promised for a revocation."""
 _BROKEN = {
     "database": "the database does not answer",
+    "feed": "the database does not record every change",
     "index": "the index cannot be written",
     "processes": "signing processes fail",
 }
@@ -45,6 +46,7 @@ class SignerCollector(Collector):
         stats = self._refresher.stats
         for name, part, what in (
             ("database", "database", "the database answers"),
+            ("feed", "feed", "the database records every change"),
             ("index", "index", "the index can be written"),
             ("keys", "keys", "certificates and keys on disk can be used"),
             ("processes", "processes", "signing processes do their work"),

@@ -36,6 +36,11 @@ class FileFeed:
             digest.update(repr((str(path), *found)).encode())
         return digest.hexdigest()
 
+    @property
+    def blind(self) -> str:
+        """Files hide nothing."""
+        return ""
+
     async def current_cursor(self) -> Cursor:
         """Return the cursor of the files as they are."""
         return {"files": self._stamp()}

@@ -1,8 +1,8 @@
 """What of a signer works, and what does not: the one place gauges, readiness and log are made from.
 
-Invariant 5: every signal is true. Each part (database, index, keys, processes) is up as long as no task has
-trouble with it. A failure is charged to its cause, whichever task meets it; a task's trouble with a part ends
-when that task has used the part again. The log hears of each change once, not of each attempt.
+Invariant 5: every signal is true. Each part (database, change feed, index, keys, processes) is up as long as
+no task has trouble with it. A failure is charged to its cause, whichever task meets it; a task's trouble with
+a part ends when that task has used the part again. The log hears of each change once, not of each attempt.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from __future__ import annotations
 from ocspd.errors import Code, CodedError, IndexFileError, OCSPDError, ProcessError, SignerError
 from ocspd.logs import logger
 
-PARTS = ("database", "index", "keys", "processes")
+PARTS = ("database", "feed", "index", "keys", "processes")
 _AGAIN = {
     "database": "the source of certificates works again",
+    "feed": "the database records every change again",
     "index": "the index can be written again",
     "keys": "certificates and keys can be used again",
     "processes": "signing processes work again",
 }
-_MEANWHILE = {"keys": "the signers loaded before stay in use"}
+_MEANWHILE = {
+    "feed": "until then only passes find what changed",
+    "keys": "the signers loaded before stay in use, trying again",
+}
 _STORE = (Code.STORE_FAILED, Code.STORE_INSERT_FAILED, Code.STORE_NOT_FOUND)
 
 
@@ -53,9 +57,16 @@ class Health:
         troubles = self._troubles[part]
         if text not in troubles.values():
             logger.error(
-                "%s; %s, trying again", text, _MEANWHILE.get(part, "what is published stays in force")
+                "%s; %s", text, _MEANWHILE.get(part, "what is published stays in force, trying again")
             )
         troubles[task] = text
+
+    def tell(self, part: str, task: str, text: str) -> None:
+        """Note a task's trouble with a part, or with an empty text that there is none."""
+        if text:
+            self.note(part, task, text)
+        else:
+            self.works(task, part)
 
     def works(self, task: str, *parts: str) -> None:
         """Note that a task has used parts (by default every part) with success."""

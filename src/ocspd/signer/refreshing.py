@@ -29,13 +29,12 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 from collections import Counter, deque
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ocspd import strict_json
-from ocspd.certdb.feed import CursorLostError
+from ocspd.certdb.feed import CursorLostError, is_cursor
 from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.files import read_bounded, write_atomic
 from ocspd.logs import logger
@@ -81,7 +80,6 @@ _CLOCK_STEP_S = 60.0
 the future."""
 _MAX_STATE_BYTES = 16 << 20
 """A snapshot names every transaction that was open: a few bytes for each."""
-_SNAPSHOT = re.compile(r"[0-9]{1,20}:[0-9]{1,20}:(?:[0-9]{1,20}(?:,[0-9]{1,20})*)?")
 _EXPIRY_WARNING = timedelta(days=14)
 
 
@@ -125,6 +123,7 @@ class SignerDaemon:
         )
         self._state: dict[str, Any] = {}
         self._sweep_due = False
+        self._blind = False  # the database does not record every change
         self._pass_wanted = asyncio.Event()
         self._looking = asyncio.Event()
         self._following = asyncio.Event()  # no pass before the feed has a cursor, or changes would be missed
@@ -252,6 +251,7 @@ class SignerDaemon:
             cursor = self._cursor()
             if cursor is None:
                 cursor = await feed.current_cursor()
+                self._tell_blindness(feed)
                 self._sweep_due = bool(self._generations.segments)
                 self._save_cursor(cursor)
                 if self._following.is_set():
@@ -281,6 +281,7 @@ class SignerDaemon:
             begun = loop.time()
             begun_s = self._clock.now().timestamp()
             changes, after = await feed.read(cursor, pace.limit)
+            self._tell_blindness(feed)
             self._following.set()  # now the database is known to be the one that was followed before, if any
             self.stats.health.works("follow", "database")
             if self.stats.behind_since is None and changes:
@@ -300,6 +301,13 @@ class SignerDaemon:
                 self.stats.behind_since = None
                 self._crew.dismiss()
                 await feed.wait(_FEED_WAIT_S)
+
+    def _tell_blindness(self, feed: ChangeFeed) -> None:
+        """Have passes and sweeps find what a database does not record."""
+        if feed.blind and not self._blind:
+            self._pass_wanted.set()
+        self._blind = bool(feed.blind)
+        self.stats.health.tell("feed", "triggers", feed.blind)
 
     async def _trim(self, feed: ChangeFeed) -> None:
         """Take what is read out of the feed from time to time, beside reading it."""
@@ -417,7 +425,7 @@ class SignerDaemon:
         cursor = self._state.get("cursor")
         if not self._generations.segments or self._state.get("database") != self._db.name:
             return None
-        return cursor if isinstance(cursor, dict) and all(map(_usable, cursor.items())) else None
+        return cursor if is_cursor(cursor) else None
 
     def _save_cursor(self, cursor: Cursor) -> None:
         self._state |= {"database": self._db.name, "cursor": cursor}
@@ -447,14 +455,16 @@ class SignerDaemon:
             self.stats.health.works("pass")
             self.ready.set()
             with contextlib.suppress(TimeoutError):
-                pause = max(self._settings.pass_interval_s, 9 * elapsed)
+                settings = self._settings
+                interval_s = settings.blind_interval_s if self._blind else settings.pass_interval_s
+                pause = max(interval_s, 9 * elapsed)
                 async with time_limit(pause):
                     await self._pass_wanted.wait()
 
     async def _pass(self) -> None:
         issuers = self._issuers
         signed_after_s = self._state.get(_SIGN_AGAIN, 0)
-        sweep, self._sweep_due = self._sweep_due, False
+        sweep, self._sweep_due = self._sweep_due or self._blind, False
         self._turns.begin_pass(table=self._settings.table)
         try:
             await self._generations.begin_pass()
@@ -546,22 +556,6 @@ class SignerDaemon:
 
     def _clock_ahead_s(self) -> float:
         return self.now_s() - asyncio.get_running_loop().time()
-
-
-def _usable(member: tuple[str, Any]) -> bool:
-    """Whether a member of a cursor is what a feed writes: a row number, a snapshot or a short text."""
-    name, value = member
-    if name == "id":
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-    if name in {"seen", "upto"}:
-        return isinstance(value, str) and _SNAPSHOT.fullmatch(value) is not None
-    if name == "xid":
-        return isinstance(value, str | int) and str(value).isascii() and str(value).isdigit()
-    if isinstance(value, list):
-        return all(_usable(("", each)) for each in value)
-    if isinstance(value, dict):
-        return all(map(_usable, value.items()))
-    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:

@@ -53,6 +53,8 @@ class RefreshSettings:
     """Signing processes of a pass; 0 is one for each usable CPU."""
     pass_interval_s: float = 600.0
     """Pause between passes; at least nine times the length of the last pass is kept in any case."""
+    blind_interval_s: float = 10.0
+    """The same while the database does not record every change."""
     slice_answers: int = 1_000_000
     """A running pass publishes what it has after this many answers."""
     spread: float = 0.25
