@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
-from ocspd.logs import logger
 from tests import postgres
 from tests.tools import PROGRAMS, find, lacking, told_left_out
 
@@ -39,6 +39,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def own_logger() -> Iterator[None]:
     """Give every test the package's logger as it was at the start: what one test attaches ends with it."""
+    logger = logging.getLogger("ocspd")
     handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
     yield
     logger.handlers[:] = handlers

@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.tools import tracked_files
 
 ROOT = Path(__file__).parent.parent
@@ -299,3 +301,80 @@ def test_time_limits_are_those_that_count_in_a_cancelled_task() -> None:
                 assert ast.unparse(node) != "asyncio.timeout", (
                     f"{path.name}:{node.lineno}: use tasks.time_limit"
                 )
+
+
+_REPLACES = {"setattr", "delattr", "setitem", "delitem"}
+
+
+def imported(tree: ast.AST) -> dict[str, str]:
+    """The names that a file's imports bind: the package each comes from."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                module = node.module if isinstance(node, ast.ImportFrom) else alias.name
+                found[alias.asname or alias.name.split(".")[0]] = (module or "").split(".")[0]
+    return found
+
+
+def patches(text: str) -> list[str]:
+    """The statements of a test that replace a part of the package while it runs, or that bring in a mock.
+
+    What is not ours may be replaced where there is no other way: the standard library's own modules.
+    """
+    tree = ast.parse(text)
+    names = imported(tree)
+
+    def origin(expression: ast.expr) -> str:
+        if isinstance(expression, ast.Constant):
+            return str(expression.value).split(".")[0]
+        return names.get(ast.unparse(expression).split(".")[0], "")
+
+    def replaces(node: ast.AST) -> bool:
+        match node:
+            case ast.Import():
+                return any("mock" in alias.name.split(".") for alias in node.names)
+            case ast.ImportFrom():
+                return any("mock" in f"{node.module}.{alias.name}".split(".") for alias in node.names)
+            case ast.Call(func=ast.Attribute(attr=name), args=[what, *_]) if name in _REPLACES:
+                return origin(what) not in sys.stdlib_module_names
+            case ast.Call(func=ast.Name(id=name), args=[what, *_]) if name in _REPLACES:
+                return origin(what) == "ocspd"
+            case ast.Assign(targets=[ast.Attribute() as target]):
+                return origin(target) == "ocspd"
+        return False
+
+    return [ast.unparse(node) for node in ast.walk(tree) if replaces(node)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "monkeypatch.setattr(pulling, 'START_S', 1)",
+        "monkeypatch.setattr('ocspd.responder.pulling.START_S', 1)",
+        "monkeypatch.setattr(Index, 'lookup', None)",
+        "monkeypatch.setattr(remote._store, 'stream', None)",
+        "monkeypatch.setitem(pulling.TABLE, 'a', 1)",
+        "patch.delattr(pulling, 'START_S')",
+        "setattr(pulling, 'START_S', 1)",
+        "pulling.START_S = 1",
+        "from unittest import mock",
+        "from unittest.mock import patch",
+        "import unittest.mock",
+    ],
+)
+def test_what_patches_our_own_code_is_recognized(statement: str) -> None:
+    allowed = "monkeypatch.setattr(os, 'getsid', None)\nmonkeypatch.setattr('sys.stdin', None)\nindex.x = 1\n"
+    imports = "import os\nfrom ocspd._index import Index\nfrom ocspd.responder import pulling\n"
+    assert patches(imports + allowed) == []
+    assert patches(imports + allowed + statement) == [statement]
+
+
+def test_no_test_patches_our_own_code() -> None:
+    """What a test has to replace is an argument: a patched name is a seam nobody can see in the source."""
+    found = {
+        path.relative_to(ROOT).as_posix(): patches(path.read_text())
+        for folder in ("tests", "bench")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+    assert {name: statements for name, statements in found.items() if statements} == {}

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from ocspd.authority.api import dispatch
 from ocspd.authority.api.api_response import Success
 from ocspd.authority.api.dispatch import Dispatcher, Endpoint, clean_path, common_name
 from ocspd.authority.tls import ServerTLS
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
-from ocspd.ops import server
-from ocspd.ops.server import HTTPServer
+from ocspd.ops.server import HEAD_S, HTTPServer
 from tests.authority.cfssl import run
 from tests.tools import need
 
@@ -47,8 +45,10 @@ ENDPOINTS = {
 
 
 @asynccontextmanager
-async def running(dispatcher: Dispatcher, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    http = HTTPServer(dispatcher, ssl_context=context, drain_s=2.0)
+async def running(
+    dispatcher: Dispatcher, context: ssl.SSLContext | None = None, head_s: float = HEAD_S
+) -> AsyncIterator[int]:
+    http = HTTPServer(dispatcher, ssl_context=context, drain_s=2.0, head_s=head_s)
     await http.start("127.0.0.1", 0)
     try:
         yield http.port
@@ -163,16 +163,14 @@ async def test_a_compressed_body_is_not_unpacked() -> None:
     assert b'"result":"hi"' in answer
 
 
-async def test_a_body_that_does_not_arrive_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_BODY_S", 0.05)
-    async with running(Dispatcher(ENDPOINTS)) as port:
+async def test_a_body_that_does_not_arrive_is_408() -> None:
+    async with running(Dispatcher(ENDPOINTS, body_s=0.05)) as port:
         answer = await raw(port, b"POST /api/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_S", 0.05)
-    async with running(Dispatcher(ENDPOINTS)) as port:
+async def test_a_connection_without_a_request_is_closed() -> None:
+    async with running(Dispatcher(ENDPOINTS), head_s=0.05) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /api/echo HT")
         with suppress(ConnectionResetError):

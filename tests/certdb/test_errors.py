@@ -12,6 +12,7 @@ import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.rows import RowError, format_time, parse_time, read_expiry, read_revoked_at, read_serial
+from ocspd.certdb.sqlite import SQLiteCertDB
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError
 from tests.certdb.samples import NOW, certificate
@@ -84,13 +85,12 @@ async def test_a_database_of_an_old_cfssl_with_rounded_serials_is_refused(tmp_pa
 
 
 async def test_a_database_locked_by_another_process_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("ocspd.certdb.sqlite_connection.BUSY_TIMEOUT_S", 0.05)
-    config = DBConfig("sqlite3", str(tmp_path / "x.db"))
-    async with await open_certdb(config, SystemClock()) as db:
+    path = str(tmp_path / "x.db")
+    async with SQLiteCertDB(path, SystemClock(), busy_timeout_s=0.05) as db:
         await migrate.up(db)
-        with closing(sqlite3.connect(config.data_source, isolation_level=None)) as other:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             with pytest.raises(CodedError, match="locked"):
                 await db.insert_certificate(certificate())

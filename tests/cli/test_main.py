@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ocspd.cli import main as main_module
-from ocspd.cli.main import _VERBS, find_verb
+from ocspd.cli.main import _VERBS, find_verb, main
 from ocspd.cli.verb import Verb
 from ocspd.errors import Code, CodedError, OCSPDError, UsageError
 from tests.binary import OCSPD, ocspd
@@ -186,11 +185,10 @@ def test_ctrl_c_ends_with_130_and_without_a_traceback() -> None:
     assert (process.returncode, errors) == (130, b"")
 
 
-def run_as_verb(monkeypatch: pytest.MonkeyPatch, run: Callable[[], int | None], *words: str) -> int:
+def run_as_verb(run: Callable[[], int | None], *words: str) -> int:
     """Run main() with a verb `version` that does what `run` does."""
     verb = Verb("version", "ocspd version -- test", (), lambda _flags, _words: run())
-    monkeypatch.setattr(main_module, "find_verb", lambda _name: verb)
-    return main_module.main(["version", *words])
+    return main(["version", *words], find=lambda _name: verb)
 
 
 def fail(error: BaseException) -> Callable[[], int | None]:
@@ -210,47 +208,44 @@ def fail(error: BaseException) -> Callable[[], int | None]:
     ],
 )
 def test_an_error_raised_on_purpose_is_its_text_and_its_code(
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
     code: int,
     text: str,
 ) -> None:
-    assert run_as_verb(monkeypatch, fail(error)) == code
+    assert run_as_verb(fail(error)) == code
     assert capsys.readouterr().err == text
 
 
 def test_a_usage_error_of_a_verb_shows_the_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_as_verb(monkeypatch, fail(UsageError("need a name"))) == 2
+    assert run_as_verb(fail(UsageError("need a name"))) == 2
     assert capsys.readouterr().err.startswith("need a name\n\tocspd version -- test\n")
 
 
 def test_a_bug_is_called_a_bug_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_as_verb(monkeypatch, fail(ZeroDivisionError("x\ny"))) == 1
+    assert run_as_verb(fail(ZeroDivisionError("x\ny"))) == 1
     text = capsys.readouterr().err
     assert text.startswith("version: unexpected ZeroDivisionError: x y. This is a bug in ocspd")
     assert text.count("\n") == 1
 
 
 def test_a_bug_shows_its_traceback_at_loglevel_0(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run_as_verb(monkeypatch, fail(ZeroDivisionError("x")), "-loglevel=0") == 1
+    assert run_as_verb(fail(ZeroDivisionError("x")), "-loglevel=0") == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_a_verb_may_be_a_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verb_may_be_a_coroutine() -> None:
     async def run(_flags: Flags, words: list[str]) -> int:
         return len(words)
 
-    monkeypatch.setattr(
-        main_module, "find_verb", lambda _name: Verb("version", "ocspd version -- t", (), run)
-    )
-    assert main_module.main(["version", "a", "b"]) == 2
+    verb = Verb("version", "ocspd version -- t", (), run)
+    assert main(["version", "a", "b"], find=lambda _name: verb) == 2
 
 
 def test_starting_a_small_verb_imports_neither_the_web_server_nor_cryptography() -> None:

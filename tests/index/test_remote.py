@@ -23,12 +23,13 @@ from ocspd.errors import ConfigError, IndexFileError
 from ocspd.index.directory import COPY_NAME, IndexDirectory
 from ocspd.index.manifest import SegmentRef
 from ocspd.index.remote import REMOTE_GRACE_S, REMOTE_KEPT_S, RemoteIndex
+from ocspd.index.store import RemoteStore
 from ocspd.machine import Machine
 from tests.index.buckets import Bucket, Proxy, bucket, proxy
 from tests.native.answers import Authority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import AsyncGenerator, Iterable, Iterator
     from pathlib import Path
 
     from ocspd.index.manifest import Manifest
@@ -295,22 +296,21 @@ async def test_a_broken_connection_is_taken_up_where_it_broke(s3: Bucket, cut: P
 
 
 async def test_an_interrupted_download_leaves_nothing(
-    s3: Bucket, cut: Proxy, target: IndexDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Bucket, cut: Proxy, target: IndexDirectory, tmp_path: Path
 ) -> None:
     directory = IndexDirectory(tmp_path / "signer")
     manifest = add(directory, *range(2000))
     await RemoteIndex(s3.url, CLOCK).publish(directory, manifest)
-    remote = RemoteIndex(s3.url, CLOCK)
     begun = asyncio.Event()
-    stream = remote._store.stream
 
-    async def stalled(name: str, offset: int = 0):  # type: ignore[no-untyped-def]
-        async for piece in stream(name, offset):
-            yield piece[:1000]
-            begun.set()
-            await asyncio.Event().wait()
+    class Stalled(RemoteStore):
+        async def stream(self, name: str, offset: int = 0) -> AsyncGenerator[memoryview, None]:
+            async for piece in super().stream(name, offset):
+                yield piece[:1000]
+                begun.set()
+                await asyncio.Event().wait()
 
-    monkeypatch.setattr(remote._store, "stream", stalled)
+    remote = RemoteIndex(s3.url, CLOCK, store=Stalled(s3.url))
     pull = asyncio.create_task(remote.pull(target))
     await begun.wait()
     assert any(name.startswith("new-") for name in files(target))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ocspd._index import Index, Segment
 from ocspd.errors import DERError, IndexFileError
 from ocspd.index._writer import SegmentWriter
+from ocspd.machine import Machine
 from tests.native.answers import HASHES, NOW, Authority
 from tests.native.world import GOOD, NOW_S, authorities, segment_path, stored
 
@@ -132,23 +133,20 @@ def unnamed_blocks(directory: Path) -> int:
 
 
 @pytest.mark.parametrize("repeated", [1, 600])
-def test_keys_that_memory_has_no_room_for_give_their_disk_space_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: int
-) -> None:
+def test_keys_that_memory_has_no_room_for_give_their_disk_space_back(tmp_path: Path, repeated: int) -> None:
     """Unless a page of slots might overflow: then they are needed again."""
     der = authorities()[0].answer(0x11223344)
     at = der.index(b"\x02\x04\x11\x22\x33\x44") + 2
     before, after = der[:at], der[at + 4 :]
     first, count = 1 << 24, 600_000
     blocks = []
-    synchronize = os.fsync
 
-    def look(descriptor: int) -> None:
-        blocks.append(unnamed_blocks(tmp_path))
-        synchronize(descriptor)
+    class Looking(Machine):
+        def fsync(self, descriptor: int) -> None:
+            blocks.append(unnamed_blocks(tmp_path))
+            super().fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", look)
-    with SegmentWriter(str(tmp_path / "many.seg"), created_at=NOW_S) as writer:
+    with SegmentWriter(str(tmp_path / "many.seg"), created_at=NOW_S, machine=Looking()) as writer:
         for serial in range(first, first + count):
             writer.add(before + serial.to_bytes(4, "big") + after)
         for _ in range(repeated - 1):

@@ -14,7 +14,6 @@ from ocspd.clock import ManualClock, SystemClock
 from ocspd.errors import IndexFileError
 from ocspd.index.directory import IndexDirectory
 from ocspd.index.remote import RemoteIndex
-from ocspd.responder import pulling as pulling_module
 from ocspd.responder.pulling import PulledIndex
 from ocspd.signer.generations import Generations
 from ocspd.signer.publishing import Publisher
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from ocspd.index.manifest import SegmentRef
+    from ocspd.index.manifest import Manifest, SegmentRef
 
 CLOCK = SystemClock()
 
@@ -47,9 +46,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @contextlib.asynccontextmanager
 async def publishing(
-    directory: IndexDirectory, *urls: str, large_bytes: int = 1 << 30
+    directory: IndexDirectory, *places: str | RemoteIndex, large_bytes: int = 1 << 30
 ) -> AsyncIterator[tuple[Publisher, list[RemoteIndex]]]:
-    remotes = [RemoteIndex(url, CLOCK) for url in urls]
+    remotes = [RemoteIndex(place, CLOCK) if isinstance(place, str) else place for place in places]
     publisher = Publisher(remotes, directory, CLOCK, large_bytes=large_bytes)
     task = asyncio.create_task(publisher.run())
     try:
@@ -106,18 +105,17 @@ async def test_every_place_gets_the_newest_generation(signer: IndexDirectory, tm
 
 
 async def test_generations_that_come_while_one_is_sent_are_skipped(
-    signer: IndexDirectory, share: Path, monkeypatch: pytest.MonkeyPatch
+    signer: IndexDirectory, share: Path
 ) -> None:
-    async with publishing(signer, f"file://{share}") as (publisher, (remote,)):
-        sent: list[int] = []
-        publish = remote.publish
+    sent: list[int] = []
 
-        async def slow(directory: IndexDirectory, manifest: object) -> None:
+    class Slow(RemoteIndex):
+        async def publish(self, directory: IndexDirectory, manifest: Manifest) -> None:
             await asyncio.sleep(0.1)
-            sent.append(manifest.generation)  # type: ignore[attr-defined]
-            await publish(directory, manifest)  # type: ignore[arg-type]
+            sent.append(manifest.generation)
+            await super().publish(directory, manifest)
 
-        monkeypatch.setattr(remote, "publish", slow)
+    async with publishing(signer, Slow(f"file://{share}", CLOCK)) as (publisher, _):
         first = signer.manifest()
         assert first is not None
         publisher.offer(first)
@@ -150,23 +148,26 @@ async def test_a_place_that_refuses_is_told_once_and_holds_up_no_other(
         assert "publishing works again" in caplog.text
 
 
-async def test_revocations_do_not_wait_for_a_large_segment(
-    signer: IndexDirectory, share: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with publishing(signer, f"file://{share}", large_bytes=100_000) as (publisher, (remote,)):
+class Late(RemoteIndex):
+    """Sends large segments only when told to."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, CLOCK)
+        self.go = asyncio.Event()
+
+    async def upload(self, directory: IndexDirectory, ref: SegmentRef) -> None:
+        if ref.size_bytes > 100_000:
+            await self.go.wait()
+        await super().upload(directory, ref)
+
+
+async def test_revocations_do_not_wait_for_a_large_segment(signer: IndexDirectory, share: Path) -> None:
+    remote = Late(f"file://{share}")
+    async with publishing(signer, remote, large_bytes=100_000) as (publisher, _):
         first = signer.manifest()
         assert first is not None
         publisher.offer(first)
         await until(lambda: publisher.stats[0].generation == 1)
-        go = asyncio.Event()
-        upload = remote.upload
-
-        async def slow(directory: IndexDirectory, ref: SegmentRef) -> None:
-            if ref.size_bytes > 100_000:
-                await go.wait()
-            await upload(directory, ref)
-
-        monkeypatch.setattr(remote, "upload", slow)
         base = add(signer, *range(10, 2000), keep=False)  # a merged base: the old segment is gone
         publisher.offer(base)
         place = IndexDirectory(share)
@@ -183,29 +184,21 @@ async def test_revocations_do_not_wait_for_a_large_segment(
         target = IndexDirectory(share.parent / "responder")
         puller = RemoteIndex(remote.url, CLOCK)
         assert await puller.pull(target) == interim
-        go.set()
+        remote.go.set()
         await until(lambda: place.manifest() == newest)
         assert all(answers(place, serial) for serial in (10, 1999, 2001, 2003))
         assert await puller.pull(target) == newest  # the same generation, complete
 
 
 async def test_what_is_merged_into_the_large_segment_meanwhile_is_not_lost_to_view(
-    signer: IndexDirectory, share: Path, monkeypatch: pytest.MonkeyPatch
+    signer: IndexDirectory, share: Path
 ) -> None:
-    async with publishing(signer, f"file://{share}", large_bytes=100_000) as (publisher, (remote,)):
+    async with publishing(signer, Late(f"file://{share}"), large_bytes=100_000) as (publisher, _):
         place = IndexDirectory(share)
-        upload = remote.upload
-
-        async def never(directory: IndexDirectory, ref: SegmentRef) -> None:
-            if ref.size_bytes > 100_000:
-                await asyncio.Event().wait()
-            await upload(directory, ref)
-
         first = signer.manifest()
         assert first is not None
         publisher.offer(first)
         await until(lambda: publisher.stats[0].generation == 1)
-        monkeypatch.setattr(remote, "upload", never)
         publisher.offer(add(signer, *range(10, 2000), keep=False))
         small = add(signer, 3000)
         publisher.offer(small)
@@ -301,7 +294,7 @@ async def test_a_damaged_cache_is_pulled_again(
 
 
 async def test_a_slow_store_does_not_hold_up_a_start_from_the_cache(
-    signer: IndexDirectory, share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signer: IndexDirectory, share: Path, tmp_path: Path
 ) -> None:
     await publish(signer, share)
     source = pulled(share, tmp_path / "cache")
@@ -312,9 +305,11 @@ async def test_a_slow_store_does_not_hold_up_a_start_from_the_cache(
         async def pull(self, directory: IndexDirectory) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(pulling_module, "_START_S", 0.05)
     silent = PulledIndex(
-        Silent(f"file://{share}", ManualClock(datetime.now(UTC))), IndexDirectory(tmp_path / "cache"), CLOCK
+        Silent(f"file://{share}", ManualClock(datetime.now(UTC))),
+        IndexDirectory(tmp_path / "cache"),
+        CLOCK,
+        start_s=0.05,
     )
     await silent.prepare()
     assert answers(silent.directory, 1)

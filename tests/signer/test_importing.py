@@ -522,10 +522,7 @@ async def test_the_same_serial_of_two_issuers_is_two_certificates(files: Files) 
     assert found == {(CHAIN.signer().aki, CertStatus.REVOKED), (OTHER.signer().aki, CertStatus.GOOD)}
 
 
-async def test_any_number_of_serials_needs_little_memory(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serial_buckets, "_BUFFER_BYTES", 1 << 10)
+async def test_any_number_of_serials_needs_little_memory(files: Files) -> None:
     count = 200_000
     index = files.write("index.txt", line("R", revocation="260101000000Z", serial="01"))
     serials = files.write("serials", "\n".join(str(n << 64) for n in range(1, count)))
@@ -536,6 +533,7 @@ async def test_any_number_of_serials_needs_little_memory(
         lambda: [CHAIN.ca],
         clock=ManualClock(NOW),
         folder=files.folder,
+        buffer_bytes=1 << 10,
     )
     async for chunk in status.stream_status(chunk_rows=100):
         assert len(chunk) <= 100
@@ -555,24 +553,22 @@ async def test_any_number_of_serials_needs_little_memory(
 def test_what_is_put_into_buckets_comes_out_in_order(
     tmp_path_factory: pytest.TempPathFactory, put: list[tuple[int, int, Claim]]
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serial_buckets, "_BUFFER_BYTES", 62)
-        with SerialBuckets(tmp_path_factory.getbasetemp()) as buckets:
-            for issuer, serial, says in put:
-                buckets.put(issuer, serial, says)
-            for bucket in range(serial_buckets.BUCKETS):
-                found = [(*serial_buckets.split_key(key), says) for key, says, _, _ in buckets.bucket(bucket)]
-                assert found == [entry for entry in put if hash(entry[1]) % serial_buckets.BUCKETS == bucket]
+    with SerialBuckets(tmp_path_factory.getbasetemp(), 62) as buckets:
+        for issuer, serial, says in put:
+            buckets.put(issuer, serial, says)
+        for bucket in range(serial_buckets.BUCKETS):
+            found = [(*serial_buckets.split_key(key), says) for key, says, _, _ in buckets.bucket(bucket)]
+            assert found == [entry for entry in put if hash(entry[1]) % serial_buckets.BUCKETS == bucket]
 
 
-async def test_a_full_disk_is_one_clear_error(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serial_buckets, "_BUFFER_BYTES", 31)
+async def test_a_full_disk_is_one_clear_error(files: Files) -> None:
     index = files.write("index.txt", line())
     status = FileStatus(
         Sources(issuers=(IssuerFiles(index_txt=(index,)),)),
         lambda: [CHAIN.ca],
         clock=ManualClock(NOW),
         folder=files.folder / "gone",
+        buffer_bytes=31,
     )
     with pytest.raises(OCSPDError, match="gone: cannot write a temporary file"):
         await status.check()

@@ -60,11 +60,15 @@ def certificate(serial: int, aki: str) -> CertificateRow:
 
 @contextlib.asynccontextmanager
 async def refreshing(
-    db: CertDB, path: Path, *signers: OCSPSigner, settings: RefreshSettings = SETTINGS
+    db: CertDB,
+    path: Path,
+    *signers: OCSPSigner,
+    settings: RefreshSettings = SETTINGS,
+    kind: type[Generations] = Generations,
 ) -> AsyncIterator[tuple[SignerDaemon, Generations]]:
     directory = IndexDirectory(path)
     with directory.lock():
-        generations = Generations(directory, CLOCK)
+        generations = kind(directory, CLOCK)
         refresher = SignerDaemon(
             db=db, source=Signers(*signers), generations=generations, clock=CLOCK, settings=settings
         )
@@ -239,16 +243,14 @@ async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
     assert "the signers loaded before stay in use" in caplog.text
 
 
-async def test_a_manifest_that_is_removed_comes_back_during_a_merge(
-    certdb: CertDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def endless(_: Generations) -> bool:
-        await asyncio.sleep(3600)
-        return False
+async def test_a_manifest_that_is_removed_comes_back_during_a_merge(certdb: CertDB, tmp_path: Path) -> None:
+    class Merging(Generations):
+        async def merge(self) -> bool:
+            await asyncio.sleep(3600)
+            return False
 
-    monkeypatch.setattr(Generations, "merge", endless)
     path = tmp_path / "index"
-    async with refreshing(certdb, path, signer()) as (refresher, generations):
+    async with refreshing(certdb, path, signer(), kind=Merging) as (refresher, generations):
         admin = SignerAdmin(refresher, generations)
         (path / "manifest.json").unlink()
         await until((path / "manifest.json").exists, "published again")

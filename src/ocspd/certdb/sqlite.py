@@ -14,7 +14,7 @@ from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_sqlite import SQLiteFeed
 from ocspd.certdb.spelling import SQLITE_ODD, SQLITE_WORTH, SQLITE_ZEROS, stripped
-from ocspd.certdb.sqlite_connection import Location, Worker
+from ocspd.certdb.sqlite_connection import BUSY_TIMEOUT_S, Location, Worker
 from ocspd.errors import Code, CodedError
 from ocspd.model import (
     ZERO_TIME,
@@ -58,8 +58,9 @@ _OCSP_COLUMNS = "serial_number, authority_key_identifier, CAST(body AS BLOB), ex
 class SQLiteCertDB:
     """A certdb in an SQLite file; see `ocspd.certdb.base.CertDB`."""
 
-    def __init__(self, data_source: str, clock: Clock) -> None:
-        self._location = Location(data_source)
+    def __init__(self, data_source: str, clock: Clock, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        """`busy_timeout_s` is how long a statement waits for another process's lock."""
+        self._location = Location(data_source, busy_timeout_s=busy_timeout_s)
         self._worker = Worker(self._location)
         self._clock = clock
 

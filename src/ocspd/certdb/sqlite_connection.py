@@ -41,7 +41,8 @@ class Location:
     `file` is None for a database in memory.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.busy_timeout_s = busy_timeout_s
         address, _, query = source.partition("?")
         self._options = [(key, value) for key, value in parse_qsl(query) if not key.startswith("_")]
         if not address.startswith("file:"):
@@ -198,7 +199,7 @@ def _connect(location: Location, *, create: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
         location.uri(create=create),
         uri=True,
-        timeout=BUSY_TIMEOUT_S,
+        timeout=location.busy_timeout_s,
         isolation_level=None,
         check_same_thread=False,
     )

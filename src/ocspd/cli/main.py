@@ -23,7 +23,7 @@ from ocspd.errors import OCSPDError, RangeError, UsageError
 from ocspd.shown import masked, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ocspd.cli.flags import Flags
     from ocspd.cli.verb import Verb
@@ -55,11 +55,14 @@ _HELP_WORDS = {"-h", "--h", "-help", "--help", "help"}
 _VERSION_WORDS = {"-version", "--version"}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (sys.argv without its first word) and return the exit code."""
+def main(argv: Sequence[str] | None = None, *, find: Callable[[str], Verb | None] | None = None) -> int:
+    """Run one command line (sys.argv without its first word) and return the exit code.
+
+    `find` returns the verb of a name, `find_verb` without it.
+    """
     try:
         logs.capture_warnings()
-        code = _main(list(sys.argv[1:] if argv is None else argv))
+        code = _main(list(sys.argv[1:] if argv is None else argv), find or find_verb)
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], find: Callable[[str], Verb | None]) -> int:
     if not argv:
         _complain(f"No command is given.\n{_overview()}")
         return 1
@@ -91,7 +94,7 @@ def _main(argv: list[str]) -> int:
         _complain(f"flags follow the command: ocspd COMMAND {shown(name)} ...\n{_overview()}")
         return 2
     try:
-        verb = find_verb(name)
+        verb = find(name)
     except ImportError as err:
         _complain(f"{name}: cannot be loaded: {err} (is ocspd built and installed? `make setup` does both)")
         return 1

@@ -1,7 +1,7 @@
 """A plain aiohttp server around one low-level handler: listen, drain, stop.
 
 Not for the OCSP responder, which has its own workers. A connection that sends no complete request head
-within `HEAD_S` is closed; afterwards aiohttp's keep-alive time-out does the same.
+within `head_s` seconds is closed; afterwards aiohttp's keep-alive time-out does the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HTTPServer:
     `port_flag` is what an operator would change when the port is taken.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (options of one server)
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
@@ -43,9 +43,14 @@ class HTTPServer:
         drain_s: float = DRAIN_S,
         port_flag: str = "-port",
         max_connections: int | None = None,
+        head_s: float = HEAD_S,
     ) -> None:
-        """`max_connections` is how many are open at a time; more are closed at once. None: no limit."""
+        """`max_connections` is how many are open at a time; more are closed at once. None: no limit.
+
+        `head_s` is how long a connection has for its first request.
+        """
         self._max_connections = max_connections
+        self._head_s = head_s
         self._port_flag = port_flag
         self._handler = handler
         self._ssl_context = ssl_context
@@ -57,6 +62,7 @@ class HTTPServer:
         server = _Server(
             self._handler,
             max_connections=self._max_connections,
+            head_s=self._head_s,
             logger=silent,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
@@ -114,11 +120,13 @@ class _Server(web.Server):
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
         max_connections: int | None,
+        head_s: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(self._first_request, **kwargs)
         self._inner = handler
         self._max_connections = max_connections
+        self._head_s = head_s
         self._waiting: dict[RequestHandler, asyncio.TimerHandle] = {}
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
@@ -127,7 +135,7 @@ class _Server(web.Server):
             # Not at once: aiohttp first begins to read from what it was just told of.
             asyncio.get_running_loop().call_soon(transport.abort)
             return
-        self._waiting[handler] = asyncio.get_running_loop().call_later(HEAD_S, transport.abort)
+        self._waiting[handler] = asyncio.get_running_loop().call_later(self._head_s, transport.abort)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         self._settle(handler)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ocspd.index.manifest import Manifest
     from ocspd.index.remote import RemoteIndex
 
-_START_S = 10.0
+START_S = 10.0
 """How long a start waits for the store when the cache has a generation to answer from."""
 _LONGEST_PAUSE_S = 5.0
 
@@ -49,13 +49,21 @@ class PulledIndex:
     """Keeps a directory at the newest generation of a remote index (`web.supervisor.Source`)."""
 
     def __init__(
-        self, remote: RemoteIndex, directory: IndexDirectory, clock: Clock, *, poll_s: float = 1.0
+        self,
+        remote: RemoteIndex,
+        directory: IndexDirectory,
+        clock: Clock,
+        *,
+        poll_s: float = 1.0,
+        start_s: float = START_S,
     ) -> None:
+        """Look at the store every `poll_s` seconds; a start with a cache waits `start_s` for it."""
         self.directory = directory
         self.stats = PullStats(remote.url)
         self._remote = remote
         self._clock = clock
         self._poll_s = poll_s
+        self._start_s = start_s
         self._forced = asyncio.Event()
         self._store = Recovery(
             again=f"{remote.url}: pulling works again",
@@ -73,11 +81,11 @@ class PulledIndex:
         self._lock.enter_context(self.directory.lock())
         cached = await self._check_cache()
         try:
-            async with time_limit(_START_S if cached else None):
+            async with time_limit(self._start_s if cached else None):
                 await self._look()
         except TimeoutError:
             self._fail(
-                f"{self.stats.url}: not pulled within {_START_S:.0f} s",
+                f"{self.stats.url}: not pulled within {self._start_s:.0f} s",
                 "starting with the generation pulled before",
             )
         except OCSPDError as err:

@@ -34,7 +34,7 @@ from ocspd.pki.crl import Listed, in_force, load_crls
 from ocspd.signer.file_feed import FileFeed
 from ocspd.signer.index_txt import LineError, check_size, lines, parse_row, parse_serial_line
 from ocspd.signer.seen_sources import SeenSources
-from ocspd.signer.serial_buckets import BUCKETS, Claim, SerialBuckets, moment_of, split_key
+from ocspd.signer.serial_buckets import BUCKETS, BUFFER_BYTES, Claim, SerialBuckets, moment_of, split_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -136,8 +136,11 @@ class FileStatus:
         folder: Path,
         on_bytes: Callable[[int], None] | None = None,
         on_skip: Callable[[str, str], None] | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         """`folder`, the index directory, takes a temporary file when there are many serials.
+
+        `buffer_bytes` is what each of its `BUCKETS` parts keeps in memory.
 
         `on_bytes` hears of octets read, of `Sources.total_bytes` in all; `on_skip` of every line or entry
         left out: where it is and the cause. Both are called in a thread.
@@ -148,6 +151,7 @@ class FileStatus:
         self._folder = folder
         self._on_bytes = on_bytes
         self._on_skip = on_skip
+        self._buffer_bytes = buffer_bytes
         self.report = ImportReport()
         """What the last reading found."""
 
@@ -177,7 +181,7 @@ class FileStatus:
         )
         self.report = reading.report
         keys = [_key(number, issuer) for number, issuer in enumerate(issuers)]
-        with SerialBuckets(self._folder) as buckets:
+        with SerialBuckets(self._folder, self._buffer_bytes) as buckets:
             try:
                 await asyncio.to_thread(reading.read, buckets)
                 for number in range(BUCKETS):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing import IO
 
 BUCKETS = 251
-_BUFFER_BYTES = 1 << 16
+BUFFER_BYTES = 1 << 16
+"""A bucket keeps less than this in memory."""
 _RECORD = Struct("<21sBBq")
 _NO_TIME = -(1 << 63)
 
@@ -46,9 +47,10 @@ Statement = tuple[bytes, int, int, int]
 class SerialBuckets:
     """Use as `with`; OCSPDError when the temporary file cannot be written."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, buffer_bytes: int = BUFFER_BYTES) -> None:
         """`folder` is where the temporary file lies, if one is needed."""
         self._folder = folder
+        self._buffer_bytes = buffer_bytes
         self._buffers = [bytearray() for _ in range(BUCKETS)]
         self._blocks: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
         self._file: IO[bytes] | None = None
@@ -66,7 +68,7 @@ class SerialBuckets:
             reason,
             _NO_TIME if moment_s is None else moment_s,
         )
-        if len(buffer) >= _BUFFER_BYTES:
+        if len(buffer) >= self._buffer_bytes:
             self._spill(number, buffer)
 
     def _spill(self, number: int, buffer: bytearray) -> None:

@@ -5,7 +5,7 @@ The dispatcher is a low-level aiohttp handler, because CFSSL's rules are not a r
 only, a path that is not in its clean form is redirected as Go's ServeMux does, and a disabled endpoint
 answers as an unknown path does.
 
-Limits: `max_body_bytes` (413), `_BODY_S` to send it (408), `max_requests` in flight (503).
+Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests` in flight (503).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ logger = logging.getLogger("ocspd.web")
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REQUESTS = 256
-_BODY_S = 30.0
+BODY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,13 @@ class Dispatcher:
         client_cn: Pattern | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_requests: int = MAX_REQUESTS,
+        body_s: float = BODY_S,
     ) -> None:
         self.endpoints = endpoints
         self.client_cn = client_cn
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
+        self._body_s = body_s
         self._requests = 0
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -128,7 +130,7 @@ class Dispatcher:
             raise too_long
         body = bytearray()
         try:
-            async with time_limit(_BODY_S):
+            async with time_limit(self._body_s):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > limit:
