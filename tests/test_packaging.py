@@ -83,7 +83,7 @@ def test_the_wheel_runs_the_demo_in_a_new_environment(built: Path, tmp_path: Pat
     assert Path(where.strip()).is_relative_to(site)
     assert run(tmp_path / "new" / "bin" / "ocspd", "version", cwd=tmp_path).startswith("Version: ")
     story = run(tmp_path / "new" / "bin" / "ocspd", "demo", "-once", cwd=tmp_path)
-    assert "everything as expected" in story
+    assert "Everything is as expected" in story
 
 
 def imported() -> set[str]:

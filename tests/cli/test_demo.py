@@ -58,7 +58,7 @@ def test_the_demo_tells_its_story_twice_in_one_directory_and_leaves_no_process(t
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stderr == ""
         assert verdicts(result.stdout) == EXPECTED
-        assert "openssl ocsp says: revoked (superseded" in result.stdout
+        assert "openssl ocsp: revoked (superseded" in result.stdout
         assert gone(directory)
     assert {oct(path.stat().st_mode & 0o777) for path in directory.glob("*-key.pem")} == {"0o600"}
 
@@ -68,7 +68,7 @@ def test_without_openssl_the_built_in_check_asks(tmp_path: Path) -> None:
     result = ocspd("demo", "-once", cwd=tmp_path, env={"PATH": str(tmp_path)})
     assert result.returncode == 0, result.stdout + result.stderr
     assert "openssl is not installed here" in result.stdout
-    assert "built-in check says: revoked (superseded" in result.stdout
+    assert "built-in check: revoked (superseded" in result.stdout
     assert verdicts(result.stdout) == EXPECTED
 
 
@@ -88,7 +88,7 @@ def staying(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         lines: list[str] = []
         for line in process.stdout:
             lines.append(line)
-            if line.startswith("Ctrl-C to stop"):
+            if line.startswith("Press Ctrl-C to stop"):
                 break
         else:
             pytest.fail("".join(lines) + process.stderr.read())
@@ -119,9 +119,9 @@ def test_the_commands_to_copy_work_and_a_second_demo_keeps_out(
     _, directory = staying
     second = ocspd("demo", "-once", "-directory", directory)
     assert second.returncode == 1
-    assert second.stderr == f"{directory}: another demo runs in it; stop it or give -directory\n"
+    assert second.stderr == f"{directory}: another demo is running in it; stop it, or use -directory\n"
     said = (tmp_path / "said").read_text()
-    commands = said[said.index("To try in another terminal:") :].partition("\n\n")[0].splitlines()[1:]
+    commands = said[said.index("Try in another terminal:") :].partition("\n\n")[0].splitlines()[1:]
     done = subprocess.run(
         ["bash", "-euc", "\n".join(commands)], capture_output=True, text=True, timeout=120, check=False
     )
@@ -136,7 +136,10 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     result = ocspd("demo", "-once", "-directory", tmp_path)
     assert result.returncode == 1
-    assert result.stderr == f"{tmp_path}: has files that are not a demo's; name another with -directory\n"
+    assert (
+        result.stderr
+        == f"{tmp_path}: contains files that are not from a demo; choose another with -directory\n"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

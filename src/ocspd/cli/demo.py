@@ -41,7 +41,9 @@ def _own_directory(path: Path) -> Iterator[Path]:
         path.mkdir(parents=True, exist_ok=True)
         marker = path / _MARKER
         if not marker.exists() and any(path.iterdir()):
-            raise OCSPDError(f"{path}: has files that are not a demo's; name another with -directory")
+            raise OCSPDError(
+                f"{path}: contains files that are not from a demo; choose another with -directory"
+            )
         descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as err:
         raise OCSPDError(f"{path}: cannot be used for the demo: {err.strerror}; see -directory") from err
@@ -49,7 +51,7 @@ def _own_directory(path: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:
-            raise OCSPDError(f"{path}: another demo runs in it; stop it or give -directory") from err
+            raise OCSPDError(f"{path}: another demo is running in it; stop it, or use -directory") from err
         for entry in path.iterdir():
             if entry.name == _MARKER:
                 continue
@@ -69,7 +71,7 @@ def _demo(flags: Flags, arguments: list[str]) -> int:
         story = Story(directory, processes)
         say(f"A certificate authority with an OCSP responder, in {directory}")
         story.tell()
-        say(f"\nDone in {time.monotonic() - started:.0f} s, everything as expected.")
+        say(f"\nDone in {time.monotonic() - started:.0f} s. Everything is as expected.")
         if not flags.boolean("once"):
             _stay(story, directory, processes)
     return 0
@@ -86,11 +88,11 @@ def _stay(story: Story, directory: Path, processes: Processes) -> None:
         ["curl", "-s", "-d", "{}", f"{story.api}/info"],
         ["curl", "-s", story.metrics],
     )
-    say(f"\nThe API listens on {story.api}, the responder on {story.responder}. To try in another terminal:")
+    say(f"\nThe API listens on {story.api}, the responder on {story.responder}. Try in another terminal:")
     for words in lines:
         say("    " + shlex.join(words))
     with contextlib.suppress(KeyboardInterrupt):
-        say("\nCtrl-C to stop.")
+        say("\nPress Ctrl-C to stop.")
         while True:
             processes.check()
             time.sleep(0.5)
@@ -118,8 +120,8 @@ VERBS = (
         "ocspd demo -- set up a CA with a responder in a directory of its own and check it with openssl\n\n"
         "Usage of demo:\n        ocspd demo [-once] [-directory DIR]",
         (
-            boolean("once", "end when the story is told instead of leaving the servers running"),
-            string("directory", "where everything is written; an earlier demo there is removed", "demo"),
+            boolean("once", "exit at the end instead of leaving the servers running"),
+            string("directory", "directory for all files; an earlier demo in it is removed", "demo"),
         ),
         _demo,
         cfssl=False,

@@ -52,7 +52,7 @@ def openssl_words(name: str, url: str) -> list[str]:
 class OpenSSL:
     """Asks with `openssl ocsp`, which knows nothing of us."""
 
-    who = "openssl ocsp says"
+    who = "openssl ocsp"
 
     def __init__(self, directory: Path, url: str, program: str) -> None:
         self._directory, self._url, self._program = directory, url, program
@@ -70,10 +70,10 @@ class OpenSSL:
         )
         text = done.stdout + done.stderr
         if error := re.search(r"Responder Error: (\w+)", text):
-            return StatusReport(error[1], verified=False, details="an error answer has no signature")
+            return StatusReport(error[1], verified=False, details="an error response is not signed")
         status = re.search(rf"^{re.escape(name)}\.pem: (\w+)", text, re.MULTILINE)
         if status is None:
-            raise OCSPDError(f"openssl ocsp, asked for {name}.pem: {text.strip()}")
+            raise OCSPDError(f"openssl ocsp gave no status of {name}.pem: {text.strip()}")
         fields = dict(re.findall(r"^\t([\w ]+): (.+)$", text, re.MULTILINE))
         return StatusReport(
             status[1],
@@ -87,7 +87,7 @@ class OpenSSL:
 class BuiltIn:
     """Asks with the check that is part of ocspd."""
 
-    who = "built-in check says"
+    who = "built-in check"
 
     def __init__(self, directory: Path, url: str) -> None:
         self._directory, self._url = directory, url
@@ -108,7 +108,7 @@ class BuiltIn:
         try:
             found = check_response(der, certificate=certificate, issuer=issuer, now=datetime.now(UTC))
         except ErrorStatusError as err:
-            return StatusReport(str(err), verified=False, details="an error answer has no signature")
+            return StatusReport(str(err), verified=False, details="an error response is not signed")
         until, revoked = (
             None if moment is None else str(datetime.fromtimestamp(moment, UTC))
             for moment in (found.next_update, found.revoked_at)

@@ -102,17 +102,19 @@ class Story:
         (self._directory / name).write_text(json.dumps(value, indent=2) + "\n")
 
     def _database(self) -> None:
-        self._explain("A database for certificates and their status, in SQLite; db.json says where.")
+        self._explain("A SQLite database for certificates and their status; db.json names it.")
         self._write("db.json", {"driver": "sqlite3", "data_source": "certs.db"})
         self._ocspd("db", "up", "-db-config", "db.json")
 
     def _authorities(self) -> None:
-        self._explain("The root CA, self-signed. Its key signs the intermediate and would then go offline.")
+        self._explain(
+            "The root CA, self-signed. In practice its key goes offline once the intermediate is signed."
+        )
         self._write("ca-csr.json", _subject("Demo root CA"))
         self._ocspd("gencert", "-initca", "ca-csr.json", json_base="ca")
 
         self._explain(
-            "The intermediate CA, which signs everybody's certificates; config.json has the profiles."
+            "The intermediate CA, which signs all other certificates; config.json has the profiles."
         )
         self._write("config.json", _signing_config(self.api_port, self.responder_port))
         self._write("ca-server.csr.json", _subject("Demo intermediate CA"))
@@ -123,7 +125,7 @@ class Story:
         chain = b"".join((self._directory / name).read_bytes() for name in (ISSUER, "ca.pem"))
         (self._directory / CHAIN).write_bytes(chain)
 
-        self._explain("A certificate for signing OCSP answers: the CA key itself is not needed for them.")
+        self._explain("A certificate for signing OCSP responses, so that the CA key is not needed for them.")
         self._write("ocsp.csr.json", _subject("Demo OCSP signer"))
         self._ocspd(
             "gencert", *self._by_intermediate(), "-profile", "ocsp", "ocsp.csr.json", json_base="ocsp"
@@ -134,7 +136,7 @@ class Story:
 
     def _serve_api(self) -> None:
         self._explain(
-            "The authority's HTTP API, in the background; it writes what it signs into the database."
+            "The authority's HTTP API, in the background; it stores every certificate in the database."
         )
         words = ["serve", "-port", str(self.api_port), "-db-config", "db.json", *self._by_intermediate()]
         words += ["-responder", "ocsp.pem", "-responder-key", "ocsp-key.pem"]
@@ -142,21 +144,21 @@ class Story:
         self._processes.server(words, f"{self.api}/health")
 
     def _certificates(self) -> None:
-        self._explain("alice and bob make keys of their own and have their requests signed by the API.")
+        self._explain("alice and bob make their own keys and have the API sign their requests.")
         for name in ("alice", "bob"):
             self._write(f"{name}.json", _subject(name, hosts=[f"{name}.example.org"]))
             self._ocspd("genkey", f"{name}.json", json_base=name)
             remote = f"127.0.0.1:{self.api_port}"
             self._ocspd("sign", "-remote", remote, "-profile", "client", f"{name}.csr", json_base=name)
 
-        self._explain("carol gets key and certificate in one request to the API.")
+        self._explain("carol gets a key and a certificate with one request to the API.")
         request = {"request": _subject("carol", hosts=["carol.example.org"]), "profile": "server"}
         self._write("carol.json", request)
         self._show(["curl", "-s", "-d", "@carol.json", f"{self.api}/newcert"], ["ocspd", "json", "carol"])
         answer = fetch(f"{self.api}/newcert", body=json.dumps(request).encode())
         self._processes.verb(["json", "carol"], answer)
 
-        self._explain("mallory's certificate is signed behind the database's back: no -db-config.")
+        self._explain("mallory's certificate bypasses the database: it is signed without -db-config.")
         self._write("mallory.json", _subject("mallory", hosts=["mallory.example.org"]))
         words = ["gencert", *self._by_intermediate(), "-profile", "client", "mallory.json"]
         self._ocspd(*words, json_base="mallory")
@@ -166,7 +168,7 @@ class Story:
         return ["revoke", "-db-config", "db.json", "-cert", f"{name}.pem", "-reason", reason]
 
     def _revoke(self, name: str, reason: str) -> None:
-        self._explain(f"{name}'s certificate is revoked (where it is not at hand: -serial and -aki).")
+        self._explain(f"{name}'s certificate is revoked (without the file, use -serial and -aki).")
         self._ocspd(*self.revocation(name, reason))
 
     def _signing_flags(self) -> list[str]:
@@ -182,7 +184,7 @@ class Story:
         ]
 
     def _presign(self) -> None:
-        self._explain("An OCSP answer is signed for every certificate of the database, valid for 96 hours.")
+        self._explain("An OCSP response is signed for every certificate in the database, valid for 96 hours.")
         self._ocspd("ocsprefresh", *self._signing_flags())
 
     def _serve_answers(self) -> None:
@@ -195,10 +197,10 @@ class Story:
         self._processes.server(words, f"{self.responder}/")
 
     def _ask_all(self, expected: dict[str, str]) -> None:
-        self._explain("The status of each certificate, asked like this:")
+        self._explain("The status of each certificate, requested like this:")
         self._show(["openssl", *openssl_words("alice", self.responder)])
         if not self._asker.who.startswith("openssl"):
-            say("    openssl is not installed here, so ocspd's own check asks instead")
+            say("    openssl is not installed here, so ocspd's built-in check is used instead")
         answers = {name: self._asker.ask(name) for name in expected}
         self._table(answers)
         for name, answer in answers.items():
@@ -220,7 +222,7 @@ class Story:
             say("    " + "  ".join([*cells, row[3]]))
 
     def _revoke_live(self, name: str) -> None:
-        self._explain(f"Now {name} is revoked while the responder runs; how long until it says so?")
+        self._explain(f"Now {name} is revoked while the responder is running. How soon is it visible?")
         self._ocspd(*self.revocation(name, "superseded"))
         start = time.monotonic()
         while True:
@@ -233,9 +235,9 @@ class Story:
                 raise OCSPDError(f"{name} is still {answer.status} {taken:.0f} s after its revocation")
             time.sleep(0.02)
         if not answer.verified:
-            raise OCSPDError(f"the signature of the answer for {name} could not be verified")
+            raise OCSPDError(f"the signature of the response about {name} could not be verified")
         say(f"    {self._asker.who}: revoked ({answer.details})")
-        say(f"    seen {taken * 1000:.0f} ms after the command ended")
+        say(f"    visible {taken * 1000:.0f} ms after the command ended")
 
 
 def say(text: str = "") -> None:
