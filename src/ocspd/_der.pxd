@@ -27,7 +27,7 @@ cdef struct SingleView:
     CertID cert_id
     int status
     Span revoked_at_text
-    Span reason_octet
+    Span reason_byte
     int64_t revoked_at
     int64_t this_update
     int64_t next_update
@@ -53,4 +53,4 @@ cdef void take(Cursor *cursor, int tag, Span *content) noexcept nogil
 cdef void end(Cursor *cursor) noexcept nogil
 cdef str reason_text(int code)
 cdef str hash_name(int hash_id)
-cdef int hash_number(str name) except -1
+cdef int hash_id_of(str name) except -1

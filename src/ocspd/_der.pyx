@@ -76,8 +76,8 @@ cdef str hash_name(int hash_id):
     return _HASH_NAMES[hash_id]
 
 
-cdef int hash_number(str name) except -1:
-    """The number of a CertID hash algorithm; ValueError for a name that is none."""
+cdef int hash_id_of(str name) except -1:
+    """The hash_id of a CertID hash algorithm; ValueError for an unknown name."""
     if name not in _HASH_NAMES:
         raise ValueError(f"{name!r} is not a CertID hash algorithm: use one of {', '.join(_HASH_NAMES)}")
     return _HASH_NAMES.index(name)
@@ -302,8 +302,8 @@ cdef void take_single(Cursor *singles, SingleView *out) noexcept nogil:
     out.status = 0
     out.revoked_at_text.p = NULL
     out.revoked_at_text.n = 0
-    out.reason_octet.p = NULL
-    out.reason_octet.n = 0
+    out.reason_byte.p = NULL
+    out.reason_byte.n = 0
     out.revoked_at = 0
     tag = take_any(&body, &content)
     if tag == 0xA1:
@@ -314,8 +314,8 @@ cdef void take_single(Cursor *singles, SingleView *out) noexcept nogil:
             fail(&status, E_TIME)
         if status.left.n:
             enter(&status, 0xA0, &inside)
-            take(&inside, 0x0A, &out.reason_octet)
-            if out.reason_octet.n != 1:
+            take(&inside, 0x0A, &out.reason_byte)
+            if out.reason_byte.n != 1:
                 fail(&inside, E_TRAILING)
             end(&inside)
             end(&status)
@@ -347,7 +347,7 @@ cdef int read_single(Span *singles, SingleView *out) noexcept nogil:
 
 cdef void take_basic(Cursor *cursor, Cursor *basic) noexcept nogil:
     """Enter the BasicOCSPResponse of a successful OCSPResponse (RFC 6960 §4.2.1)."""
-    cdef Cursor response, inside, octets
+    cdef Cursor response, inside, wrapped
     cdef Span content
     enter(cursor, 0x30, &response)
     end(cursor)
@@ -361,10 +361,10 @@ cdef void take_basic(Cursor *cursor, Cursor *basic) noexcept nogil:
     take(&response, 0x06, &content)
     if content.n != 9 or memcmp(content.p, OID_BASIC, 9) != 0:
         fail(&response, E_TYPE)
-    enter(&response, 0x04, &octets)
+    enter(&response, 0x04, &wrapped)
     end(&response)
-    enter(&octets, 0x30, basic)
-    end(&octets)
+    enter(&wrapped, 0x30, basic)
+    end(&wrapped)
 
 
 cdef int read_response(const uint8_t *data, Py_ssize_t size, ResponseView *out) noexcept nogil:
@@ -383,7 +383,7 @@ cdef int read_response(const uint8_t *data, Py_ssize_t size, ResponseView *out) 
     take(&basic, 0x30, &content)
     out.signature_algorithm.n = basic.left.p - out.signature_algorithm.p
     take(&basic, 0x03, &out.signature)
-    if out.signature.n < 2 or out.signature.p[0] != 0:  # the first byte says how many bits are unused
+    if out.signature.n < 2 or out.signature.p[0] != 0:  # the first byte counts unused bits
         fail(&basic, E_SIGNATURE)
     else:
         out.signature.p += 1
@@ -496,7 +496,7 @@ def parse_response(bytes der not None):
     response.this_update = view.first.this_update
     response.next_update = view.first.next_update if view.first.has_next_update else None
     response.revoked_at = view.first.revoked_at if view.first.status == 1 else None
-    response.reason = view.first.reason_octet.p[0] if view.first.reason_octet.n else None
+    response.reason = view.first.reason_byte.p[0] if view.first.reason_byte.n else None
     response.tbs = span_bytes(view.tbs)
     response.signature = span_bytes(view.signature)
     response.signature_algorithm = span_bytes(view.signature_algorithm)

@@ -12,7 +12,7 @@ The way of a connection; `_reactor` has the descriptors, `_responder` says what 
                                                     rest is kept                             framing breaks, CLOSING
     HANDED_OFF  the framing is in doubt: aiohttp    aiohttp's           aiohttp may write    CLOSING
                 has the connection and ends it                          again
-                with its answer (RFC 9112 §6.3)
+                with its reply (RFC 9112 §6.3)
     CLOSING     the last reply is being written     not read            writes               LINGERING, DONE
     LINGERING   our side is closed; the client may  thrown away         -                    DONE
                 still be sending, and closing now
@@ -26,7 +26,7 @@ Empty lines are no request and move no deadline, but more than BLANK_ROOM bytes 
 ends after LINGER_S.
 
 Rules of this file
-1. What to answer is `_responder`'s; here requests are cut out of what was read, and answers written.
+1. What to reply is `_responder`'s; here requests are cut out of what was read, and replies written.
 2. No bytes whose meaning is in doubt are ever taken for a request, and no connection stays slow.
 3. Everything kept for a client is bounded: one request's bytes, plus what one read delivers; and no further
    request is answered while the client has not taken the reply before.
@@ -86,11 +86,11 @@ cdef int N_TIMEOUT_IDLE = _POSITION["timeout_idle"]
 cdef int N_TIMEOUT_WRITE = _POSITION["timeout_write"]
 cdef int N_BOUNDS = len(metrics.LATENCY_BOUNDS_NS)
 cdef int64_t[16] BOUNDS
-cdef int _number
+cdef int _bound
 if N_BOUNDS > 16:
     raise ImportError("metrics.LATENCY_BOUNDS_NS has no room in _fastpath")
-for _number in range(N_BOUNDS):
-    BOUNDS[_number] = metrics.LATENCY_BOUNDS_NS[_number]
+for _bound in range(N_BOUNDS):
+    BOUNDS[_bound] = metrics.LATENCY_BOUNDS_NS[_bound]
 if metrics.SLOW_CAUSES != ("method", "target", "version", "header", "chunked", "expect", "framing", "size"):
     raise ImportError("metrics.SLOW_CAUSES and _http.Cause disagree")
 if HEAD_LIMIT + BODY_LIMIT > KEPT_LIMIT:
@@ -214,7 +214,7 @@ cdef class Connections(Reactor):
                 if before:
                     memcpy(data, c.kept, <size_t> before)
                     self._forget_kept(c)
-                self._answer(c, data, before + size)
+                self._reply_to(c, data, before + size)
             elif c.state == SLOW:
                 self._feed_rest(c, data, size)
             elif c.state == HANDED_OFF:
@@ -253,13 +253,13 @@ cdef class Connections(Reactor):
 
     # -- requests ----------------------------------------------------------------------------------
 
-    cdef int _answer(self, Connection *c, const uint8_t *data, Py_ssize_t size) except -1:
+    cdef int _reply_to(self, Connection *c, const uint8_t *data, Py_ssize_t size) except -1:
         """Answer the requests among these bytes of a FAST connection and keep the rest."""
         cdef Py_ssize_t used
-        cdef bint answered = False
+        cdef bint replied = False
         self._reads += 1
-        used = self._process(c, data, size, &answered)
-        if answered:
+        used = self._process(c, data, size, &replied)
+        if replied:
             c.since = self._ticks
             c.begun = False
             if self._reads % SAMPLE == 0 and c.state != SLOW and c.state != HANDED_OFF:
@@ -281,7 +281,7 @@ cdef class Connections(Reactor):
             c.kept = NULL
             c.kept_size = 0
             try:
-                self._answer(c, taken, size)
+                self._reply_to(c, taken, size)
             finally:
                 free(taken)
         if c.ended:
@@ -297,11 +297,11 @@ cdef class Connections(Reactor):
         return 0
 
     cdef Py_ssize_t _process(
-        self, Connection *c, const uint8_t *p, Py_ssize_t size, bint *answered
+        self, Connection *c, const uint8_t *p, Py_ssize_t size, bint *replied
     ) except -1:
         """Answer the requests in p; the bytes used up. The rest has to wait for more, or for the client."""
         cdef Request request
-        cdef Decision verdict
+        cdef Decision decision
         cdef uint8_t *out = self._out
         cdef Py_ssize_t used = 0, filled = 0, total
         cdef bytes large
@@ -320,20 +320,20 @@ cdef class Connections(Reactor):
                         break
                 if self._draining:
                     request.keep_alive = 0
-                if self._responder._settle(&request, p + used + request.head_size, &verdict):
-                    answered[0] = True
+                if self._responder._decide_http(&request, p + used + request.head_size, &decision):
+                    replied[0] = True
                     c.blank = 0
-                    if <size_t> filled + HEAD_ROOM + verdict.body_size > OUT_ROOM:
+                    if <size_t> filled + HEAD_ROOM + decision.body_size > OUT_ROOM:
                         self._send(c, out, filled)
                         filled = 0
                         if c.state != FAST:
                             break
                     used += total  # decided and counted: it goes out, be it behind what the client has not taken
-                    if HEAD_ROOM + verdict.body_size > OUT_ROOM:
-                        large = self._responder._response(&request, &verdict)
+                    if HEAD_ROOM + decision.body_size > OUT_ROOM:
+                        large = self._responder._render_large(&request, &decision)
                         self._send(c, <const uint8_t *> <const char *> large, len(large))
                     else:
-                        filled += self._responder._render(&request, &verdict, out + filled)
+                        filled += self._responder._render(&request, &decision, out + filled)
                     if not request.keep_alive:
                         self._send(c, out, filled)
                         filled = 0
@@ -429,7 +429,7 @@ cdef class Connections(Reactor):
             slow._owed = slow._left > 0
         slow._protocol.data_received(<bytes> (<const char *> p)[:taken])
         if slow._replied and not slow._owed:
-            self._answered(c, slow)
+            self._slow_done(c, slow)
         return taken
 
     cdef int _drop_slow(self, Connection *c, object exc) except -1:
@@ -444,7 +444,7 @@ cdef class Connections(Reactor):
             asyncio.get_running_loop().call_soon(slow._protocol.connection_lost, exc)
         return 0
 
-    cdef int _answered(self, Connection *c, SlowTransport slow) except -1:
+    cdef int _slow_done(self, Connection *c, SlowTransport slow) except -1:
         """aiohttp has written its whole reply and had the whole request: be fast again, soon."""
         if c.state == SLOW:
             asyncio.get_running_loop().call_soon(self._take_back, slow)
@@ -505,16 +505,16 @@ cdef class SlowTransport:
             return
         self._replied = True
         if not self._owed:  # else: answered before the request was whole; aiohttp reads the rest, or closes
-            self._connections._answered(c, self)
+            self._connections._slow_done(c, self)
 
     def write(self, data):
         cdef Connection *c = self._find()
         cdef Connections connections = self._connections
-        cdef bytes octets
+        cdef bytes raw
         if c == NULL or c.state == CLOSING or c.state == LINGERING or c.state == DONE:
             return
-        octets = bytes(data)
-        connections._send(c, <const uint8_t *> <const char *> octets, len(octets))
+        raw = bytes(data)
+        connections._send(c, <const uint8_t *> <const char *> raw, len(raw))
         if c.unsent_left > HIGH_WATER and not self._paused:
             self._paused = True
             self._protocol.pause_writing()

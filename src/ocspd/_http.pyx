@@ -20,15 +20,15 @@ cdef enum:
 
 # 1 token character (RFC 9110 §5.6.2), 2 allowed in a request target, 4 hexadecimal digit
 cdef uint8_t[256] KIND
-cdef int _number
-for _number in range(256):
-    KIND[_number] = 0
-for _number in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
-    KIND[_number] |= 1
-for _number in b"/?:@!$&'()*+,;=%-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
-    KIND[_number] |= 2
-for _number in b"0123456789abcdefABCDEF":
-    KIND[_number] |= 4
+cdef int _byte
+for _byte in range(256):
+    KIND[_byte] = 0
+for _byte in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+    KIND[_byte] |= 1
+for _byte in b"/?:@!$&'()*+,;=%-._~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+    KIND[_byte] |= 2
+for _byte in b"0123456789abcdefABCDEF":
+    KIND[_byte] |= 4
 
 
 cdef inline bint same(const uint8_t *p, const char *lower, Py_ssize_t size) noexcept nogil:
@@ -165,7 +165,7 @@ cdef bint plain_target(Span target) noexcept nogil:
 
 
 cdef int read_head(const uint8_t *data, Py_ssize_t size, Request *out) noexcept nogil:
-    """Read a request's head: 1 when it is complete, 0 when more octets are needed.
+    """Read a request's head: 1 when it is complete, 0 when more bytes are needed.
 
     `cause` is C_NONE for a request the fast path may answer. `ambiguous` means that its end cannot be
     known: only closing the connection is safe (RFC 9112 §6.3). Of the characters of a GET or HEAD
@@ -272,7 +272,7 @@ cdef inline int nibble(uint8_t c) noexcept nogil:
 cdef Py_ssize_t unescape(const uint8_t *text, Py_ssize_t size, uint8_t *out, bint *special) noexcept nogil:
     """Percent-decode once, in place if wanted; -1 for an incomplete escape.
 
-    `special` is set when an escape stood for an octet that needs a second look: `%`, space or a control.
+    `special` is set when an escape stood for a byte that needs a second look: `%`, space or a control.
     """
     cdef const uint8_t *end = text + size
     cdef const uint8_t *escape
@@ -410,9 +410,9 @@ cdef enum ChunkState:
 
 
 cdef Py_ssize_t skip_chunks(Chunks *chunks, const uint8_t *data, Py_ssize_t size) noexcept nogil:
-    """Find the end of a chunked body (RFC 9112 §7.1), any number of octets at a time.
+    """Find the end of a chunked body (RFC 9112 §7.1), any number of bytes at a time.
 
-    Returns how many octets belong to the body; `state` is DONE at its end. -1: not chunked coding.
+    Returns how many bytes belong to the body; `state` is DONE at its end. -1: not chunked coding.
     """
     cdef Py_ssize_t i = 0, part
     cdef uint8_t c

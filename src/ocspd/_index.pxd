@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from ocspd._der cimport CertID, Span
 from ocspd._opening cimport (
-    ETAG_OCTETS,
+    ETAG_BYTES,
     MAX_DER,
     MAX_HASH,
     MAX_HOLES,
@@ -41,7 +41,7 @@ cdef struct SegmentView:
 cdef struct Found:
     const SegmentView *segment
     const uint8_t *payload
-    uint32_t number
+    uint32_t template_id
     Template template
 
 cdef enum Lookup:
@@ -51,7 +51,7 @@ cdef enum Lookup:
     DAMAGED = 3
 
 cdef Span magnitude(Span serial) noexcept nogil
-cdef bint copy_template(const SegmentView *view, uint64_t number, Template *out) noexcept nogil
+cdef bint copy_template(const SegmentView *view, uint64_t template_id, Template *out) noexcept nogil
 cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out) noexcept nogil
 cdef int next_record(const SegmentView *view, uint64_t *place, Found *out) noexcept nogil
 cdef CertID cert_id_of(const Found *found) noexcept nogil
@@ -59,7 +59,7 @@ cdef Lookup find_in_segment(
     const SegmentView *view, int hash_id, Span name_hash, Span key_hash, Span serial, Found *out
 ) noexcept nogil
 cdef Span span_of(bytes data)
-cdef bytes serial_octets(object serial)
+cdef bytes serial_bytes(object serial)
 cdef void assemble(const Found *found, uint8_t *out) noexcept nogil
 
 cdef class Segment:

@@ -1,4 +1,4 @@
-"""Segments of pre-signed OCSP answers: written once, mapped read-only, looked up without parsing.
+"""Segments of pre-signed OCSP responses: written once, mapped read-only, looked up without parsing.
 
 The byte layout is described in `_opening.pyx`. A segment is untrusted input: every offset read from it
 is checked against the file before it is followed.
@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 NO_NEXT_UPDATE: int
-"""`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
+"""`next_update` of a response that has none: it never expires (RFC 6960 §2.4)."""
 
 @final
 class StoredResponse:
-    """One stored answer, assembled."""
+    """One stored response, assembled."""
 
     @property
     def produced_at(self) -> int:
@@ -28,13 +28,13 @@ class StoredResponse:
         """Seconds since the epoch."""
     @property
     def next_update(self) -> int:
-        """Seconds since the epoch; 2**63 - 1 when the answer has none."""
+        """Seconds since the epoch; 2**63 - 1 when the response has none."""
     @property
     def refresh_at(self) -> int:
-        """When a newer answer is due, seconds since the epoch: what max-age counts down to."""
+        """When a newer response is due, seconds since the epoch: what max-age counts down to."""
     @property
     def etag(self) -> str:
-        """Strong validator without quotes: upper-case hex of the signature's last 16 octets."""
+        """Strong validator without quotes: upper-case hex of the signature's last 16 bytes."""
 
 @final
 class Segment:
@@ -61,12 +61,12 @@ class Segment:
     def verify(self) -> None:
         """Check that every slot agrees with its record; IndexFileError naming the file otherwise.
 
-        Contents are not covered: the manifest's SHA-256 and the answers' signatures are for that.
+        Contents are not covered: the manifest's SHA-256 and the responses' signatures are for that.
         """
     def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> StoredResponse | None:
-        """Find an answer by its CertID; IndexFileError when what should be it is damaged."""
+        """Find a response by its CertID; IndexFileError when what should be it is damaged."""
     def records(self) -> Iterator[tuple[int, int, StoredResponse]]:
-        """Yield (issuer key number, serial, answer) for every key, in file order."""
+        """Yield (position in issuer_keys, serial, response) for every key, in file order."""
 
 @final
 class Index:
@@ -86,7 +86,7 @@ class Index:
     @property
     def segments(self) -> tuple[Segment, ...]: ...
     def lookup(self, hash_name: str, name_hash: bytes, key_hash: bytes, serial: int) -> StoredResponse | None:
-        """Find the newest answer for a CertID."""
+        """Find the newest response for a CertID."""
     def live_stats(self) -> dict[tuple[str, bytes, bytes], dict[str, Any]]:
         """Return statistics of the responses that are served, by CertID prefix.
 

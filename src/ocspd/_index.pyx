@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Segments: pre-signed OCSP answers in one mapped, immutable file. Public surface in _index.pyi,
+"""Segments: pre-signed OCSP responses in one mapped, immutable file. Public surface in _index.pyi,
 layout in _opening.pyx.
 
 Lookup: the key's hash chooses one page of slots and a slot in it; probing wraps inside the page, so
@@ -8,12 +8,12 @@ template's CertID prefix are compared in full.
 
 Trust: a segment may come from anywhere. `Segment` checks header and tables on open (CRC and every
 offset in them); `read_record` checks every record against the file before it is used. Contents are
-covered by the manifest's SHA-256 and by the signatures in the answers themselves.
+covered by the manifest's SHA-256 and by the signatures in the responses themselves.
 
 A mapped file may change after it was checked: a disk fails, somebody writes into it. So nothing that
 says where to read or how much is used as it lies in the map. Header and issuers are copied out; of each
 template a sum is kept, and one is used only as a copy that still has it. A key whose slot leads to a
-record of another key is damaged: it is answered by nobody, as an older segment might still say good.
+record of another key is damaged: no segment replies for it, as an older one might still have it as good.
 Small segments, where the newest changes are, are not mapped but read: what happens to their files then
 changes nothing.
 
@@ -34,7 +34,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport munmap
 
-from ocspd._der cimport CertID, Span, hash_name, hash_number
+from ocspd._der cimport CertID, Span, hash_name, hash_id_of
 from ocspd._opening cimport contents, header_fault, issuer_good, issuer_table, template_good
 from ocspd.errors import IndexFileError
 
@@ -48,16 +48,16 @@ if sizeof(Template) != TEMPLATE_WORDS * 4:
 
 # Random in each process, so that nobody can make another template with the same sum.
 cdef uint64_t[TEMPLATE_WORDS] SUM_KEYS
-cdef bytes random_octets = os.urandom(sizeof(SUM_KEYS))
-memcpy(SUM_KEYS, <const char *> random_octets, sizeof(SUM_KEYS))
+cdef bytes random_bytes = os.urandom(sizeof(SUM_KEYS))
+memcpy(SUM_KEYS, <const char *> random_bytes, sizeof(SUM_KEYS))
 
 cdef uint64_t OFFSET_MASK = ((<uint64_t> 1) << 40) - 1
 NO_NEXT_UPDATE = (1 << 63) - 1
-"""`next_update` of an answer that has none: it never expires (RFC 6960 §2.4)."""
+"""`next_update` of a response that has none: it never expires (RFC 6960 §2.4)."""
 
 
 cdef Span magnitude(Span serial) noexcept nogil:
-    """A non-negative INTEGER's octets without leading zeros: serials compare as integers."""
+    """A non-negative INTEGER's bytes without leading zeros: serials compare as integers."""
     while serial.n > 1 and serial.p[0] == 0:
         serial.p += 1
         serial.n -= 1
@@ -78,31 +78,31 @@ cdef uint32_t template_sum(const Template *template) noexcept nogil:
     return <uint32_t> (total >> 32)
 
 
-cdef bint copy_template(const SegmentView *view, uint64_t number, Template *out) noexcept nogil:
+cdef bint copy_template(const SegmentView *view, uint64_t template_id, Template *out) noexcept nogil:
     """Copy a template, which must exist; False when it is no longer what was checked on opening."""
-    memcpy(out, &view.templates[number], sizeof(Template))
-    return template_sum(out) == view.template_sums[number]
+    memcpy(out, &view.templates[template_id], sizeof(Template))
+    return template_sum(out) == view.template_sums[template_id]
 
 
 cdef Py_ssize_t read_record(const SegmentView *view, uint64_t offset, Found *out) noexcept nogil:
     """Read the record at an offset; its size, or -1 when it does not lie inside the file or is damaged."""
     cdef const Header *header = view.header
     cdef const uint8_t *record
-    cdef uint32_t number
+    cdef uint32_t template_id
     cdef uint64_t size
     if offset + RECORD_HEAD > header.records_size:  # an offset has 40 bits
         return -1
     record = view.records + offset
-    number = record[1] | (<uint32_t> record[2] << 8) | (<uint32_t> record[3] << 16)
-    if number >= header.template_count:
+    template_id = record[1] | (<uint32_t> record[2] << 8) | (<uint32_t> record[3] << 16)
+    if template_id >= header.template_count:
         return -1
-    if not copy_template(view, number, &out.template):
+    if not copy_template(view, template_id, &out.template):
         return -1
     size = RECORD_HEAD + <uint64_t> out.template.serial_size + out.template.data_size
     if offset + size > header.records_size or (record[0] & ~RECORD_DEAD) != out.template.serial_size:
         return -1
     out.segment = view
-    out.number = number
+    out.template_id = template_id
     out.payload = record + RECORD_HEAD
     return <Py_ssize_t> size
 
@@ -148,17 +148,17 @@ cdef CertID cert_id_of(const Found *found) noexcept nogil:
 
 
 cdef inline int64_t find_issuer(const SegmentView *view, int hash_id, Span name_hash, Span key_hash) noexcept nogil:
-    cdef uint32_t at, number
+    cdef uint32_t at, position
     cdef const IssuerKey *issuer
     if key_hash.n < 4 or key_hash.n > MAX_HASH or name_hash.n > MAX_HASH:
         return -1
     memcpy(&at, key_hash.p, 4)
     at = (at + <uint32_t> hash_id) & view.issuer_mask
     while True:
-        number = view.issuer_table[at]
-        if number == 0:
+        position = view.issuer_table[at]
+        if position == 0:
             return -1
-        issuer = &view.issuers[number - 1]
+        issuer = &view.issuers[position - 1]
         if (
             issuer.hash_id == <uint32_t> hash_id
             and issuer.key_size == key_hash.n
@@ -166,7 +166,7 @@ cdef inline int64_t find_issuer(const SegmentView *view, int hash_id, Span name_
             and memcmp(issuer.key_hash, key_hash.p, <size_t> key_hash.n) == 0
             and memcmp(issuer.name_hash, name_hash.p, <size_t> name_hash.n) == 0
         ):
-            return number - 1
+            return position - 1
         at = (at + 1) & view.issuer_mask
 
 
@@ -210,7 +210,7 @@ cdef Lookup find_in_segment(
 
 
 cdef void assemble(const Found *found, uint8_t *out) noexcept nogil:
-    """Write the answer's `template.der_size` octets."""
+    """Write the response's `template.der_size` bytes."""
     cdef const Template *template = &found.template
     cdef const Hole *hole
     cdef int i
@@ -234,16 +234,16 @@ cdef class StoredResponse:
 cdef StoredResponse make_stored_response(const Found *found):
     cdef const Template *template = &found.template
     cdef bytes der = PyBytes_FromStringAndSize(NULL, template.der_size)
-    cdef StoredResponse answer = StoredResponse.__new__(StoredResponse)
+    cdef StoredResponse response = StoredResponse.__new__(StoredResponse)
     assemble(found, <uint8_t *> <char *> der)
-    answer.der = der
-    answer.status = template.status
-    answer.produced_at = template.produced_at
-    answer.this_update = template.this_update
-    answer.next_update = template.next_update
-    answer.refresh_at = template.refresh_at
-    answer.etag = der[template.etag_offset:template.etag_offset + ETAG_OCTETS].hex().upper()
-    return answer
+    response.der = der
+    response.status = template.status
+    response.produced_at = template.produced_at
+    response.this_update = template.this_update
+    response.next_update = template.next_update
+    response.refresh_at = template.refresh_at
+    response.etag = der[template.etag_offset:template.etag_offset + ETAG_BYTES].hex().upper()
+    return response
 
 
 cdef Span span_of(bytes data):
@@ -253,7 +253,7 @@ cdef Span span_of(bytes data):
     return span
 
 
-cdef bytes serial_octets(object serial):
+cdef bytes serial_bytes(object serial):
     """Magnitude of a serial; None for a negative one, which no segment holds."""
     if serial < 0:
         return None
@@ -353,7 +353,7 @@ cdef class Segment:
     cdef int _check_tables(self) except -1:
         # Without the GIL: the tables of a base may have hundreds of megabytes.
         cdef const Header *header = self.view.header
-        cdef uint64_t number
+        cdef uint64_t each
         cdef bint good = True
         cdef Template template
         cdef size_t issuers_size = header.issuer_count * sizeof(IssuerKey)
@@ -363,20 +363,20 @@ cdef class Segment:
             raise MemoryError
         self.view.issuers = self._issuers
         self.view.template_sums = self._sums
-        cdef object octets = PyMemoryView_FromMemory(<char *> self._base, <Py_ssize_t> self._size, PyBUF_READ)
-        tables = octets[header.issuers_offset:header.blobs_offset + header.blobs_size]
+        cdef object raw = PyMemoryView_FromMemory(<char *> self._base, <Py_ssize_t> self._size, PyBUF_READ)
+        tables = raw[header.issuers_offset:header.blobs_offset + header.blobs_size]
         if zlib.crc32(tables) != header.tables_crc:
             self._refuse("segment tables are damaged: checksum mismatch")
         with nogil:
             memcpy(self._issuers, self.view.base + header.issuers_offset, issuers_size)
-            for number in range(header.issuer_count):
-                good = good and issuer_good(&self._issuers[number])
-            for number in range(header.template_count):
-                memcpy(&template, &self.view.templates[number], sizeof(Template))
+            for each in range(header.issuer_count):
+                good = good and issuer_good(&self._issuers[each])
+            for each in range(header.template_count):
+                memcpy(&template, &self.view.templates[each], sizeof(Template))
                 if not template_good(header, &template):
                     good = False
                     break
-                self._sums[number] = template_sum(&template)
+                self._sums[each] = template_sum(&template)
         if not good:
             self._refuse("segment tables are damaged: an entry points outside its range")
         return 0
@@ -400,10 +400,10 @@ cdef class Segment:
     @property
     def issuer_keys(self):
         cdef const IssuerKey *issuer
-        cdef uint64_t number
+        cdef uint64_t issuer_id
         keys = []
-        for number in range(self.view.header.issuer_count):
-            issuer = &self.view.issuers[number]
+        for issuer_id in range(self.view.header.issuer_count):
+            issuer = &self.view.issuers[issuer_id]
             keys.append((
                 hash_name(<int> issuer.hash_id),
                 (<const char *> issuer.name_hash)[:issuer.name_size],
@@ -413,24 +413,24 @@ cdef class Segment:
 
     def issuer_stats(self):
         cdef Template template
-        cdef uint64_t number
+        cdef uint64_t template_id
         stats = [no_counts() for _ in range(self.view.header.issuer_count)]
-        for number in range(self.view.header.template_count):
-            if not copy_template(&self.view, number, &template):
+        for template_id in range(self.view.header.template_count):
+            if not copy_template(&self.view, template_id, &template):
                 self._refuse("segment tables have changed since it was opened")
             if template.count:
                 add_counts(stats[template.issuer_key], &template, <int64_t> template.count)
         return stats
 
     def verify(self):
-        cdef uint64_t slot, count = 0, number, h
+        cdef uint64_t slot, count = 0, at, h
         cdef uint64_t total = self.view.header.slot_pages * SLOTS_PER_PAGE
         cdef Found found
         cdef Span serial
         cdef bint good = True
         with nogil:
-            for number in range(total):
-                slot = self.view.slots[number]
+            for at in range(total):
+                slot = self.view.slots[at]
                 if slot == 0:
                     continue
                 count += 1
@@ -441,7 +441,7 @@ cdef class Segment:
                 serial.n = found.template.serial_size
                 serial = magnitude(serial)
                 h = key_hash64(self.view.header.seed, found.template.issuer_key, serial.p, serial.n)
-                if slot_page(h, self.view.header.slot_pages) != number // SLOTS_PER_PAGE or h & 0xFFFFFF != slot >> 40:
+                if slot_page(h, self.view.header.slot_pages) != at // SLOTS_PER_PAGE or h & 0xFFFFFF != slot >> 40:
                     good = False
                     break
         if not good or count != self.view.header.entries:
@@ -450,11 +450,11 @@ cdef class Segment:
     def lookup(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None, serial not None):
         cdef Found found
         cdef Lookup result
-        octets = serial_octets(serial)
-        if octets is None:
+        raw = serial_bytes(serial)
+        if raw is None:
             return None
         result = find_in_segment(
-            &self.view, hash_number(hash_name), span_of(name_hash), span_of(key_hash), span_of(octets), &found
+            &self.view, hash_id_of(hash_name), span_of(name_hash), span_of(key_hash), span_of(raw), &found
         )
         if result == Lookup.DAMAGED:
             self._refuse("a record of the segment is damaged")
@@ -506,7 +506,7 @@ cdef class Index:
     ) noexcept nogil:
         """Ask every segment, newest first. `serial` as in the request: sign and zeros are handled here.
 
-        DAMAGED in one ends the search: what an older segment says may have been replaced by it.
+        DAMAGED in one ends the search: the response of an older segment may have been replaced by it.
         """
         cdef Lookup result, worst = Lookup.UNKNOWN_ISSUER
         cdef bint negative = serial.n > 0 and (serial.p[0] & 0x80) != 0
@@ -530,9 +530,9 @@ cdef class Index:
     def lookup(self, str hash_name not None, bytes name_hash not None, bytes key_hash not None, serial not None):
         cdef Segment segment
         for segment in self.segments:
-            answer = segment.lookup(hash_name, name_hash, key_hash, serial)
-            if answer is not None:
-                return answer
+            found = segment.lookup(hash_name, name_hash, key_hash, serial)
+            if found is not None:
+                return found
         return None
 
     cdef int _forget_replaced(self, int own, int64_t **counts) except -1:
@@ -549,35 +549,35 @@ cdef class Index:
                     if find_in_segment(
                         self._views[other], key.hash_id, key.name_hash, key.key_hash, key.serial, &old
                     ) == Lookup.FOUND:
-                        counts[other][old.number] -= 1
+                        counts[other][old.template_id] -= 1
                         break
         return 0
 
     cdef int _count_served(self, int64_t **counts, dict stats) except -1:
         cdef Template template
         cdef const SegmentView *view
-        cdef uint64_t number
+        cdef uint64_t template_id
         cdef int own
         for own in range(self._count):
             view = self._views[own]
             counts[own] = <int64_t *> calloc(view.header.template_count + 1, sizeof(int64_t))
             if counts[own] == NULL:
                 raise MemoryError
-            for number in range(view.header.template_count):
-                if copy_template(view, number, &template):
-                    counts[own][number] = <int64_t> template.count
+            for template_id in range(view.header.template_count):
+                if copy_template(view, template_id, &template):
+                    counts[own][template_id] = <int64_t> template.count
         for own in range(self._count - 1):
             self._forget_replaced(own, counts)
         for own in range(self._count):
             view = self._views[own]
             keys = self.segments[own].issuer_keys
-            for number in range(view.header.template_count):
-                if counts[own][number] <= 0 or not copy_template(view, number, &template):
+            for template_id in range(view.header.template_count):
+                if counts[own][template_id] <= 0 or not copy_template(view, template_id, &template):
                     continue  # damaged since it was checked: its responses are not served either
                 row = stats.setdefault(keys[template.issuer_key], no_counts() | {"expiries": {}})
-                add_counts(row, &template, counts[own][number])
+                add_counts(row, &template, counts[own][template_id])
                 expiries = row["expiries"]
-                expiries[template.next_update] = expiries.get(template.next_update, 0) + counts[own][number]
+                expiries[template.next_update] = expiries.get(template.next_update, 0) + counts[own][template_id]
         return 0
 
     def live_stats(self):

@@ -21,7 +21,7 @@ cdef enum:
     MAX_ISSUERS = 1 << 16
     MAX_TEMPLATES = 1 << 24
     MAX_DER = 1 << 20
-    ETAG_OCTETS = 16
+    ETAG_BYTES = 16
     RECORD_HEAD = 4
     RECORD_DEAD = 0x80
     STRADDLE_LIMIT = 512

@@ -3,18 +3,18 @@
 
 Layout (little-endian, version 1)
 
-    header      4096 octets: struct Header, CRC-32 of itself with header_crc = 0
-    records     packed, in the order they were added; none up to 512 octets straddles a 4 KiB page
+    header      4096 bytes: struct Header, CRC-32 of itself with header_crc = 0
+    records     packed, in the order they were added; none up to 512 bytes straddles a 4 KiB page
     slots       slot_pages pages of 512 u64: offset of a record (low 40 bits, relative to records,
                 never 0) and 24 bits of the key's hash; 0 is an empty slot
     issuers     struct IssuerKey: a CertID prefix (hash algorithm, name hash, key hash)
     templates   struct Template
     blobs       the templates' DER, holes zeroed
 
-A record is `u8 serial size (0x80: replaced, not reachable), u24 template, serial octets, data`. A
-zero first octet means: continue at the next page. Serial octets and data together are the payload
+A record is `u8 serial size (0x80: replaced, not reachable), u24 template, serial bytes, data`. A
+zero first byte means: continue at the next page. Serial bytes and data together are the payload
 from which the template's holes are filled; what is outside the holes is the template's DER. A
-template without holes is an answer stored verbatim.
+template without holes is a response stored verbatim.
 
 What happens to the file of a small segment after it was opened changes nothing: it was read. The newest
 changes lie in small segments, and what they say must not be lost to an older one. A larger one is mapped,
@@ -88,7 +88,7 @@ cdef int read_all(int descriptor, char *base, size_t size) noexcept nogil:
 
 
 cdef bint inside(uint64_t offset, uint64_t count, uint64_t unit, uint64_t size) noexcept nogil:
-    """Whether count units from offset lie behind the header and inside size octets."""
+    """Whether count units from offset lie behind the header and inside size bytes."""
     return PAGE <= offset <= size and count <= size // unit and offset + count * unit <= size
 
 
@@ -168,7 +168,7 @@ cdef bint template_good(const Header *header, const Template *template) noexcept
         and template.issuer_key < header.issuer_count
         and template.hole_count <= MAX_HOLES
         and 0 < template.serial_size <= MAX_SERIAL
-        and <uint64_t> template.etag_offset + ETAG_OCTETS <= template.der_size
+        and <uint64_t> template.etag_offset + ETAG_BYTES <= template.der_size
         and template.status <= 2
         and FIRST_TIME <= template.refresh_at <= template.next_update
     ):

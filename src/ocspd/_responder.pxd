@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from ocspd._http cimport Request
-from ocspd._index cimport ETAG_OCTETS, Found, Index, Template
+from ocspd._index cimport ETAG_BYTES, Found, Index, Template
 
 cdef enum:
     HEAD_ROOM = 512
@@ -23,10 +23,10 @@ cdef enum Outcome:
 cdef struct Decision:
     Outcome outcome
     Found found
-    const Template *template  # NULL for an answer that is not signed
-    size_t body_size  # of the answer to a GET
+    const Template *template  # NULL when the body is not a signed response
+    size_t body_size  # of the reply to a GET
     int64_t max_age_s
-    uint8_t tag[ETAG_OCTETS]
+    uint8_t tag[ETAG_BYTES]
 
 cdef class Responder:
     cdef Index _index
@@ -41,7 +41,7 @@ cdef class Responder:
     cdef Py_ssize_t _prefix_size
     cdef int64_t _cap
     cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil
-    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Decision *verdict) noexcept nogil
-    cdef bint _settle(self, Request *request, const uint8_t *body, Decision *verdict) noexcept nogil
-    cdef Py_ssize_t _render(self, const Request *request, const Decision *verdict, uint8_t *out) noexcept nogil
-    cdef bytes _response(self, const Request *request, const Decision *verdict)
+    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Decision *decision) noexcept nogil
+    cdef bint _decide_http(self, Request *request, const uint8_t *body, Decision *decision) noexcept nogil
+    cdef Py_ssize_t _render(self, const Request *request, const Decision *decision, uint8_t *out) noexcept nogil
+    cdef bytes _render_large(self, const Request *request, const Decision *decision)

@@ -1,4 +1,4 @@
-"""What to answer: from an HTTP request to the bytes of its response (RFC 9112, RFC 6960 App. A)."""
+"""Deciding: from an HTTP request to the bytes of its reply (RFC 9112, RFC 6960 App. A)."""
 
 from mmap import mmap
 from typing import final
@@ -12,7 +12,7 @@ COUNTER_BLOCK_BYTES: int
 
 @final
 class Reply:
-    """What to answer to one OCSP request, before HTTP: used by the slow path and by tests."""
+    """What to reply to one OCSP request, before HTTP: used by the slow path and by tests."""
 
     @property
     def http_status(self) -> int:
@@ -25,7 +25,7 @@ class Reply:
         """The OCSPResponse."""
     @property
     def cacheable(self) -> bool:
-        """Whether the answer is authoritative; if not, the four values below are 0 and ""."""
+        """Whether the body is a signed response; if not, the four values below are 0 and ""."""
     @property
     def this_update(self) -> int: ...
     @property
@@ -53,10 +53,12 @@ class Responder:
     """The index asked; assign a new one to switch generations between two requests."""
     def set_time(self, now_s: int) -> None:
         """Set the clock, seconds since the epoch: Date, max-age and expiry follow it."""
-    def answer(self, request_der: bytes) -> Reply:
-        """Answer a DER request; counts its CertID hash, nonce and number. Never raises for bad bytes.
+    def reply_to(self, request_der: bytes) -> Reply:
+        """Reply to a DER request; counts its CertID hash, its nonce and a request for several certificates.
 
-        The outcome is counted by whoever writes the answer, `requests_METHOD_OUTCOME`: see metrics.
+        Never raises for bad bytes.
+
+        The outcome is counted by whoever writes the reply, `requests_METHOD_OUTCOME`: see metrics.
         """
     def respond(self, data: bytes) -> bytes | None:
         """Answer one complete HTTP request of the shapes the fast path knows; None for any other."""

@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""What to answer: from an HTTP request to the bytes of its response. Public surface in _responder.pyi.
+"""Deciding: from an HTTP request to the bytes of its reply. Public surface in _responder.pyi.
 
 Rules of this file
-1. The hot path is `nogil`: `_settle` decides, `_render` writes head and body where the caller wants them.
-2. What is written equals what `responder/ocsp.py` writes, octet for octet, Date aside.
+1. The hot path is `nogil`: `_decide_http` decides, `_render` writes head and body where the caller wants them.
+2. What is written equals what `responder/ocsp.py` writes, byte for byte, Date aside.
 3. Connections are `_fastpath`'s: nothing here waits, keeps or closes.
 """
 
@@ -17,12 +17,12 @@ from libc.string cimport memcpy, memset
 from ocspd._der cimport RequestView, read_request
 from ocspd._text cimport format_time
 from ocspd._http cimport C_NONE, HEAD_METHOD, POST, TARGET_LIMIT, Request, is_listed, read_head, read_target
-from ocspd._index cimport ETAG_OCTETS, Found, Index, Lookup, Template, assemble
+from ocspd._index cimport ETAG_BYTES, Found, Index, Lookup, Template, assemble
 
 from ocspd import metrics
 
 cdef enum:
-    OVERDUE_MAX_AGE_S = 60  # max-age of an answer whose successor is late
+    OVERDUE_MAX_AGE_S = 60  # max-age of a response whose successor is late
 
 _OUTCOMES = metrics.OUTCOMES
 COUNTERS = metrics.COUNTERS
@@ -64,7 +64,7 @@ cdef inline char *put(char *at, const char *text, size_t size) noexcept nogil:
     return at + size
 
 
-cdef char *put_number(char *at, int64_t value) noexcept nogil:
+cdef char *put_decimal(char *at, int64_t value) noexcept nogil:
     cdef char digits[20]
     cdef int count = 0
     while True:
@@ -90,12 +90,12 @@ cdef char *put_hex(char *at, const uint8_t *data, int size) noexcept nogil:
     return at
 
 
-cdef void etag_octets(const Found *found, uint8_t *out) noexcept nogil:
-    """The 16 octets an entity tag is made of, without assembling the answer."""
+cdef void copy_etag(const Found *found, uint8_t *out) noexcept nogil:
+    """The 16 bytes an entity tag is made of, without assembling the response."""
     cdef const Template *template = &found.template
-    cdef uint64_t begin = template.etag_offset, end = begin + ETAG_OCTETS, low, high
+    cdef uint64_t begin = template.etag_offset, end = begin + ETAG_BYTES, low, high
     cdef int i
-    memcpy(out, found.segment.blobs + template.blob_offset + begin, ETAG_OCTETS)
+    memcpy(out, found.segment.blobs + template.blob_offset + begin, ETAG_BYTES)
     for i in range(template.hole_count):
         low = max(begin, <uint64_t> template.holes[i].target)
         high = min(end, <uint64_t> template.holes[i].target + template.holes[i].size)
@@ -142,7 +142,7 @@ cdef class Responder:
             PyObject_GetBuffer(counters, &self._block, PyBUF_CONTIG)
             self._shared = True
             if self._block.len < COUNTER_BLOCK_BYTES or <size_t> self._block.buf % 8:
-                raise ValueError(f"counters need {COUNTER_BLOCK_BYTES} octets, aligned to 8")
+                raise ValueError(f"counters need {COUNTER_BLOCK_BYTES} bytes, aligned to 8")
             self._counters = <uint64_t *> self._block.buf
         self._index = index
         self._prefix = path.strip("/").encode()
@@ -178,9 +178,9 @@ cdef class Responder:
         self._counters[<int> _POSITION[counter]] += <uint64_t> amount
 
     cdef int64_t _max_age(self, const Found *found, const uint8_t *tag) noexcept nogil:
-        """Seconds until the answer is due for refresh, up to a sixteenth less so that caches do not all come at once.
+        """Seconds until the response is due for refresh, up to a sixteenth less so that caches do not all come at once.
 
-        Never beyond nextUpdate (RFC 9919 §7.1); an answer whose refresh is late is kept for a minute.
+        Never beyond nextUpdate (RFC 9919 §7.1); a response whose refresh is late is kept for a minute.
         """
         cdef const Template *template = &found.template
         cdef int64_t left, due
@@ -196,97 +196,97 @@ cdef class Responder:
             due = left
         return due - due * (tag[0] & 63) // 1024
 
-    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Decision *verdict) noexcept nogil:
-        """Answer a DER request, below HTTP."""
+    cdef void _decide(self, const uint8_t *der, Py_ssize_t size, Decision *decision) noexcept nogil:
+        """Decide on a DER request, below HTTP."""
         cdef RequestView view
         cdef Lookup result
         if read_request(der, size, &view):
-            verdict.outcome = MALFORMED
+            decision.outcome = MALFORMED
             return
         self._counters[N_CERTID + view.cert_id.hash_id] += 1
         self._counters[N_NONCE] += <uint64_t> view.has_nonce
         self._counters[N_MULTIPLE] += view.count > 1
         result = self._index.find(
-            view.cert_id.hash_id, view.cert_id.name_hash, view.cert_id.key_hash, view.cert_id.serial, &verdict.found
+            view.cert_id.hash_id, view.cert_id.name_hash, view.cert_id.key_hash, view.cert_id.serial, &decision.found
         )
         if result == Lookup.UNKNOWN_SERIAL:
-            verdict.outcome = UNKNOWN_SERIAL
+            decision.outcome = UNKNOWN_SERIAL
         elif result == Lookup.UNKNOWN_ISSUER:
-            verdict.outcome = UNKNOWN_ISSUER
+            decision.outcome = UNKNOWN_ISSUER
         elif result == Lookup.DAMAGED:
-            verdict.outcome = TRY_LATER
-        elif verdict.found.template.next_update <= self._now:
-            verdict.outcome = TRY_LATER
+            decision.outcome = TRY_LATER
+        elif decision.found.template.next_update <= self._now:
+            decision.outcome = TRY_LATER
         else:
-            verdict.outcome = <Outcome> verdict.found.template.status
-            etag_octets(&verdict.found, verdict.tag)
-            verdict.max_age_s = self._max_age(&verdict.found, verdict.tag)
+            decision.outcome = <Outcome> decision.found.template.status
+            copy_etag(&decision.found, decision.tag)
+            decision.max_age_s = self._max_age(&decision.found, decision.tag)
 
-    cdef bint _settle(self, Request *request, const uint8_t *body, Decision *verdict) noexcept nogil:
+    cdef bint _decide_http(self, Request *request, const uint8_t *body, Decision *decision) noexcept nogil:
         """Decide on a complete request; False, with its cause set, when it is not for the fast path."""
         cdef uint8_t der[TARGET_LIMIT]
         cdef const uint8_t *prefix = <const uint8_t *> self._prefix_text
         cdef Py_ssize_t size
-        cdef char hexed[2 * ETAG_OCTETS]
-        verdict.body_size = ERROR_SIZE
+        cdef char hexed[2 * ETAG_BYTES]
+        decision.body_size = ERROR_SIZE
         size = read_target(request, prefix, self._prefix_size, der)
         if request.cause != C_NONE:
             return False
         if request.method == POST:
-            self._decide(body, request.content_length, verdict)
+            self._decide(body, request.content_length, decision)
         elif size < 0:
-            verdict.outcome = MALFORMED
+            decision.outcome = MALFORMED
         elif size == 0:
-            verdict.outcome = HEALTH
-            verdict.body_size = 0
+            decision.outcome = HEALTH
+            decision.body_size = 0
         else:
-            self._decide(der, size, verdict)
-        if verdict.outcome <= UNKNOWN:
-            verdict.template = &verdict.found.template
-            verdict.body_size = verdict.template.der_size
+            self._decide(der, size, decision)
+        if decision.outcome <= UNKNOWN:
+            decision.template = &decision.found.template
+            decision.body_size = decision.template.der_size
             if request.if_none_match.p != NULL and request.method != POST:
-                put_hex(hexed, verdict.tag, ETAG_OCTETS)
-                if is_listed(request.if_none_match, hexed, 2 * ETAG_OCTETS):
-                    verdict.outcome = NOT_MODIFIED
+                put_hex(hexed, decision.tag, ETAG_BYTES)
+                if is_listed(request.if_none_match, hexed, 2 * ETAG_BYTES):
+                    decision.outcome = NOT_MODIFIED
         else:
-            verdict.template = NULL
+            decision.template = NULL
         return True
 
-    cdef Py_ssize_t _render(self, const Request *request, const Decision *verdict, uint8_t *out) noexcept nogil:
-        """Write the HTTP response to a settled request and count it; the octets written.
+    cdef Py_ssize_t _render(self, const Request *request, const Decision *decision, uint8_t *out) noexcept nogil:
+        """Write the HTTP reply to a request that was decided on, and count it; the bytes written.
 
-        `out` has room for HEAD_ROOM and verdict.body_size octets.
+        `out` has room for HEAD_ROOM and verdict.body_size bytes.
         """
         cdef char *at = <char *> out
-        cdef const Template *template = verdict.template
+        cdef const Template *template = decision.template
         cdef Py_ssize_t size
         at = put(at, "HTTP/1.", 7)
         at[0] = <char> (c"0" + request.minor)
         at += 1
-        if verdict.outcome == NOT_MODIFIED:
+        if decision.outcome == NOT_MODIFIED:
             at = put(at, " 304 Not Modified\r\n", 19)
         else:
-            if verdict.outcome == MALFORMED:
+            if decision.outcome == MALFORMED:
                 at = put(at, " 400 Bad Request\r\n", 18)
-            elif verdict.outcome == INTERNAL_ERROR:
+            elif decision.outcome == INTERNAL_ERROR:
                 at = put(at, " 500 Internal Server Error\r\n", 28)
             else:
                 at = put(at, " 200 OK\r\n", 9)
-            if verdict.body_size:
+            if decision.body_size:
                 at = put(at, "Content-Type: application/ocsp-response\r\n", 41)
             at = put(at, "Content-Length: ", 16)
-            at = put_number(at, <int64_t> verdict.body_size)
+            at = put_decimal(at, <int64_t> decision.body_size)
             at = put(at, "\r\n", 2)
         if template != NULL:
             at = put(at, "Cache-Control: max-age=", 23)
-            at = put_number(at, verdict.max_age_s)
+            at = put_decimal(at, decision.max_age_s)
             at = put(at, ", public, no-transform, must-revalidate\r\nLast-Modified: ", 56)
             at = put(at, template.last_modified, 29)
             if template.next_update != INT64_MAX:
                 at = put(at, "\r\nExpires: ", 11)
                 at = put(at, template.expires, 29)
             at = put(at, "\r\nETag: \"", 9)
-            at = put_hex(at, verdict.tag, ETAG_OCTETS)
+            at = put_hex(at, decision.tag, ETAG_BYTES)
             at = put(at, "\"\r\nDate: ", 9)
         else:
             at = put(at, "Cache-Control: max-age=0, no-cache\r\nDate: ", 42)
@@ -298,57 +298,57 @@ cdef class Responder:
             at = put(at, "\r\nConnection: close", 19)
         at = put(at, "\r\n\r\n", 4)
         size = at - <char *> out
-        if request.method != HEAD_METHOD and verdict.outcome != NOT_MODIFIED and verdict.body_size:
+        if request.method != HEAD_METHOD and decision.outcome != NOT_MODIFIED and decision.body_size:
             if template != NULL:
-                assemble(&verdict.found, out + size)
+                assemble(&decision.found, out + size)
             else:
-                memcpy(out + size, error_body(verdict.outcome), verdict.body_size)
-            size += <Py_ssize_t> verdict.body_size
-        self._counters[<int> request.method * N_OUTCOMES + <int> verdict.outcome] += 1
+                memcpy(out + size, error_body(decision.outcome), decision.body_size)
+            size += <Py_ssize_t> decision.body_size
+        self._counters[<int> request.method * N_OUTCOMES + <int> decision.outcome] += 1
         self._counters[N_SENT] += <uint64_t> size
         return size
 
-    cdef bytes _response(self, const Request *request, const Decision *verdict):
-        """Return what `_render` writes."""
+    cdef bytes _render_large(self, const Request *request, const Decision *decision):
+        """Return what `_render` writes, of any size."""
         cdef uint8_t small[2048]
         cdef uint8_t *out = small
-        cdef size_t room = HEAD_ROOM + verdict.body_size
+        cdef size_t room = HEAD_ROOM + decision.body_size
         cdef bytes response
         if room > sizeof(small):
             out = <uint8_t *> PyMem_Malloc(room)
             if out == NULL:
                 raise MemoryError
-        response = (<char *> out)[:self._render(request, verdict, out)]
+        response = (<char *> out)[:self._render(request, decision, out)]
         if out != small:
             PyMem_Free(out)
         return response
 
-    def answer(self, bytes request_der not None):
-        cdef Decision verdict
+    def reply_to(self, bytes request_der not None):
+        cdef Decision decision
         cdef Reply reply = Reply.__new__(Reply)
-        cdef char hexed[2 * ETAG_OCTETS]
+        cdef char hexed[2 * ETAG_BYTES]
         cdef Index index = self._index  # kept until the end: a collection in between could run anything
-        self._decide(<const uint8_t *> <const char *> request_der, len(request_der), &verdict)
-        reply.outcome = _OUTCOMES[<int> verdict.outcome]
-        reply.cacheable = verdict.outcome <= UNKNOWN
-        reply.http_status = {MALFORMED: 400, INTERNAL_ERROR: 500}.get(verdict.outcome, 200)
+        self._decide(<const uint8_t *> <const char *> request_der, len(request_der), &decision)
+        reply.outcome = _OUTCOMES[<int> decision.outcome]
+        reply.cacheable = decision.outcome <= UNKNOWN
+        reply.http_status = {MALFORMED: 400, INTERNAL_ERROR: 500}.get(decision.outcome, 200)
         reply.this_update = reply.next_update = reply.max_age_s = 0
         reply.etag = ""
         if reply.cacheable:
-            reply.body = PyBytes_FromStringAndSize(NULL, verdict.found.template.der_size)
-            assemble(&verdict.found, <uint8_t *> <char *> reply.body)
-            reply.this_update = verdict.found.template.this_update
-            reply.next_update = verdict.found.template.next_update
-            reply.max_age_s = verdict.max_age_s
-            put_hex(hexed, verdict.tag, ETAG_OCTETS)
-            reply.etag = hexed[:2 * ETAG_OCTETS].decode("ascii")
+            reply.body = PyBytes_FromStringAndSize(NULL, decision.found.template.der_size)
+            assemble(&decision.found, <uint8_t *> <char *> reply.body)
+            reply.this_update = decision.found.template.this_update
+            reply.next_update = decision.found.template.next_update
+            reply.max_age_s = decision.max_age_s
+            put_hex(hexed, decision.tag, ETAG_BYTES)
+            reply.etag = hexed[:2 * ETAG_BYTES].decode("ascii")
         else:
-            reply.body = error_body(verdict.outcome)[:ERROR_SIZE]
+            reply.body = error_body(decision.outcome)[:ERROR_SIZE]
         return reply
 
     def respond(self, bytes data not None):
         cdef Request request
-        cdef Decision verdict
+        cdef Decision decision
         cdef const uint8_t *p = <const uint8_t *> <const char *> data
         cdef Py_ssize_t total
         if not read_head(p, len(data), &request) or request.cause != C_NONE:
@@ -356,6 +356,6 @@ cdef class Responder:
         total = request.head_size + (request.content_length if request.method == POST else 0)
         if total != len(data):
             return None
-        if not self._settle(&request, p + request.head_size, &verdict):
+        if not self._decide_http(&request, p + request.head_size, &decision):
             return None
-        return self._response(&request, &verdict)
+        return self._render_large(&request, &decision)

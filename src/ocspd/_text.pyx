@@ -4,20 +4,20 @@
 from libc.stdint cimport int64_t, uint8_t
 
 cdef uint8_t[256] SEXTET
-cdef int _number
-for _number in range(256):
-    SEXTET[_number] = 0x80
-for _number in range(64):
-    SEXTET[b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[_number]] = <uint8_t> _number
+cdef int _value
+for _value in range(256):
+    SEXTET[_value] = 0x80
+for _value in range(64):
+    SEXTET[b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[_value]] = <uint8_t> _value
 SEXTET[c"-"] = 62
 SEXTET[c"_"] = 63
 
 
 cdef Py_ssize_t decode_base64(const uint8_t *text, Py_ssize_t size, uint8_t *out) noexcept nogil:
-    """Decode base64 (RFC 4648 §4 and §5, padding optional); the octets written, or -1.
+    """Decode base64 (RFC 4648 §4 and §5, padding optional); the bytes written, or -1.
 
-    `out` has room for size * 3 / 4 + 2 octets. Both alphabets are taken because clients and proxies mix
-    them in OCSP GET paths; any other octet, and padding elsewhere than at the end, is refused.
+    `out` has room for size * 3 / 4 + 2 bytes. Both alphabets are taken because clients and proxies mix
+    them in OCSP GET paths; any other byte, and padding elsewhere than at the end, is refused.
     """
     cdef Py_ssize_t i = 0, written = 0
     cdef unsigned int a, b, c, d

@@ -95,7 +95,7 @@ def test_anything_else_is_refused_or_left(data: bytes) -> None:
     try:
         end, count = _copyrows.whole_rows(data)
     except ValueError as err:
-        assert "no row of PostgreSQL's binary COPY at octet" in str(err)  # noqa: PT017
+        assert "no row of PostgreSQL's binary COPY at byte" in str(err)  # noqa: PT017
         return
     groups, unusual = _copyrows.unpack(data[:end])
     assert sum(map(len, groups.values())) + len(unusual) == count

@@ -119,7 +119,7 @@ def test_an_error_has_the_same_body_above_and_below_http() -> None:
     for der in (*DERS, b"", b"\x30"):
         responder = Responder(open_index())
         responder.set_time(NOW_S)
-        reply, http = responder.answer(der), responder.respond(post(der))
+        reply, http = responder.reply_to(der), responder.respond(post(der))
         assert http is not None
         assert http.partition(b"\r\n\r\n")[2] == reply.body
         if not reply.cacheable:
@@ -133,4 +133,4 @@ def test_an_error_has_the_same_body_above_and_below_http() -> None:
 
 
 def test_a_responder_that_knows_nothing_yet_says_try_later() -> None:
-    assert Responder(Index([], out_of_service=True)).answer(DER).body == bytes.fromhex("30030a0103")
+    assert Responder(Index([], out_of_service=True)).reply_to(DER).body == bytes.fromhex("30030a0103")

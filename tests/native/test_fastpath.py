@@ -101,14 +101,14 @@ def test_what_the_oracle_can_answer_is_answered_like_that_or_left_to_aiohttp(dat
     | st.sampled_from(DERS).flatmap(lambda der: st.integers(0, len(der)).map(lambda n: der[:n]))
 )
 def test_no_request_makes_the_responder_fail(der: bytes) -> None:
-    reply = make().answer(der)
+    reply = make().reply_to(der)
     assert reply.outcome in {"malformed", "good", "unknown_serial", "unknown_issuer", "revoked", "try_later"}
     assert (reply.http_status == 400) == (reply.outcome == "malformed") == (reply.body == MALFORMED)
 
 
 @pytest.mark.parametrize("der", DERS)
 def test_replies_below_http_agree_with_what_is_stored(der: bytes) -> None:
-    reply = make().answer(der)
+    reply = make().reply_to(der)
     found = {answer.key: answer.der for answer in stored()}.get(certid(der))
     if reply.cacheable:
         assert reply.body == found
@@ -131,31 +131,31 @@ def test_max_age_never_passes_next_update_nor_the_cap_and_is_spread() -> None:
         for offset in (0, 30, 59, 3_599, 3_600, 40 * 3600, 95 * 3600):
             responder = make()
             responder.set_time(NOW_S + offset)
-            reply = responder.answer(der)
+            reply = responder.reply_to(der)
             if reply.cacheable and reply.next_update < 1 << 62:
                 assert 0 < reply.max_age_s <= reply.next_update - NOW_S - offset
                 ages.add(reply.max_age_s)
             capped = make(max_age_cap_s=20)
             capped.set_time(NOW_S + offset)
-            assert capped.answer(der).max_age_s <= 20
+            assert capped.reply_to(der).max_age_s <= 20
     assert len(ages) > 20
-    assert make().answer(CA.request(ENDLESS)).max_age_s == 0
-    assert make().answer(CA.request(OVERDUE)).max_age_s == 60
+    assert make().reply_to(CA.request(ENDLESS)).max_age_s == 0
+    assert make().reply_to(CA.request(OVERDUE)).max_age_s == 60
 
 
 def test_an_answer_is_served_until_its_next_update_and_not_a_second_longer() -> None:
     responder = make()
     responder.set_time(NOW_S + 96 * 3600 - 1)
-    assert responder.answer(CA.request(GOOD)).outcome == "good"
+    assert responder.reply_to(CA.request(GOOD)).outcome == "good"
     responder.set_time(NOW_S + 96 * 3600)
-    assert responder.answer(CA.request(GOOD)).outcome == "try_later"
+    assert responder.reply_to(CA.request(GOOD)).outcome == "try_later"
 
 
 def test_a_new_index_counts_from_the_next_request() -> None:
     responder = make()
-    assert responder.answer(CA.request(GOOD)).outcome == "good"
+    assert responder.reply_to(CA.request(GOOD)).outcome == "good"
     responder.index = Index([])
-    assert responder.answer(CA.request(GOOD)).outcome == "unknown_issuer"
+    assert responder.reply_to(CA.request(GOOD)).outcome == "unknown_issuer"
 
 
 @pytest.mark.parametrize("path", ["/ocsp", "/ocsp/", "ocsp", "/a/b"])
@@ -199,7 +199,7 @@ def test_times_without_an_http_date_are_refused() -> None:
     responder = make()
     with pytest.raises(ValueError, match="no HTTP date"):
         responder.set_time(1 << 60)
-    assert responder.answer(CA.request(GOOD)).outcome == "good"
+    assert responder.reply_to(CA.request(GOOD)).outcome == "good"
 
 
 @settings(deadline=None, max_examples=300)

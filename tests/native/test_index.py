@@ -37,7 +37,7 @@ def exercise(path: Path) -> None:
             found = segment.lookup(*answer.key)
             assert found is None or len(found.der) < 1 << 20
     for request in REQUESTS:
-        assert responder.answer(request).body
+        assert responder.reply_to(request).body
     for action in (
         segment.verify,
         segment.issuer_stats,
@@ -115,7 +115,7 @@ def test_the_newest_segment_wins(tmp_path: Path) -> None:
 
 def test_an_index_without_segments_knows_nobody() -> None:
     assert Index([]).lookup("sha1", b"a" * 20, b"b" * 20, 1) is None
-    assert Responder(Index([])).answer(authorities()[0].request(GOOD)).outcome == "unknown_issuer"
+    assert Responder(Index([])).reply_to(authorities()[0].request(GOOD)).outcome == "unknown_issuer"
 
 
 # Damage

@@ -448,5 +448,5 @@ async def test_an_index_that_was_refused_has_nothing_to_read() -> None:
         refused.__init__([Segment(segment_path()), None])  # type: ignore[list-item]
     responder = Responder(refused)
     responder.set_time(NOW_S)
-    assert responder.answer(DER).outcome == "good"
-    assert responder.answer(CA.request(ABSENT)).outcome == "unknown_serial"
+    assert responder.reply_to(DER).outcome == "good"
+    assert responder.reply_to(CA.request(ABSENT)).outcome == "unknown_serial"

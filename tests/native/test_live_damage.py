@@ -83,7 +83,7 @@ class World:
         self.header: Header = read_header(self.newer_path.read_bytes())
 
     def outcome(self, number: int) -> str:
-        return self.responder.answer(authorities()[0].request(FIRST + number)).outcome
+        return self.responder.reply_to(authorities()[0].request(FIRST + number)).outcome
 
     def exercise(self) -> None:
         """Do with the newer segment whatever is done with segments that are open."""
@@ -180,7 +180,7 @@ def test_S8_a_thousand_flipped_bits_never_make_another_answer(tmp_path: Path) ->
         at, bit = chosen.randrange(older.file_size), chosen.randrange(8)
         with changed(world.older_path, at, flipped(world.older_path, at, bit)):
             for request, der in zip(requests, expected, strict=True):
-                reply = world.responder.answer(request)
+                reply = world.responder.reply_to(request)
                 wrong += reply.cacheable and (reply.outcome != "good" or len(reply.body) != len(der))
             assert world.outcome(7) == "revoked"
     assert wrong == 0
@@ -209,4 +209,4 @@ def test_a_merge_drops_nothing_that_a_damaged_newer_segment_may_replace(tmp_path
 def test_an_index_out_of_service_answers_nothing() -> None:
     responder = Responder(Index([], out_of_service=True))
     responder.set_time(NOW_S)
-    assert responder.answer(authorities()[0].request(FIRST)).outcome == "try_later"
+    assert responder.reply_to(authorities()[0].request(FIRST)).outcome == "try_later"

@@ -55,7 +55,7 @@ class FakeResponder:
         assert counter in COUNTERS, counter
         self.counts[counter] += amount
 
-    def answer(self, request_der: bytes, /) -> FakeReply:
+    def reply_to(self, request_der: bytes, /) -> FakeReply:
         try:
             request = parse_request(request_der)
         except DERError:

@@ -511,7 +511,7 @@ async def test_H10_errors_are_200_and_not_cached(site: Site, serial: int, body: 
 async def test_H10_a_bug_below_is_internal_error_500(caplog: pytest.LogCaptureFixture) -> None:
     clock = ManualClock(NOW)
     broken = FakeResponder([], clock)
-    broken.answer = lambda _: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    broken.reply_to = lambda _: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     server = OCSPServer(broken, clock=clock)
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     async with await Peer.connect(listener.sockets[0].getsockname()[1]) as peer:

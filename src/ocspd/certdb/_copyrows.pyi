@@ -8,7 +8,7 @@ def header_size(data: bytes) -> int:
     """Return the size of the file header that data begins with. ValueError when it begins with none."""
 
 def whole_rows(data: bytes) -> tuple[int, int]:
-    """Return how many octets of data are whole rows, and how many rows they are.
+    """Return how many bytes of data are whole rows, and how many rows they are.
 
     The trailer that ends the format is no row. ValueError for what is no such row.
     """

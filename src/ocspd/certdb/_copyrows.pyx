@@ -35,7 +35,7 @@ cdef struct Column:
     Py_ssize_t n  # -1: NULL
 
 
-cdef inline uint32_t number32(const uint8_t *p) noexcept nogil:
+cdef inline uint32_t uint32_at(const uint8_t *p) noexcept nogil:
     return <uint32_t> p[0] << 24 | <uint32_t> p[1] << 16 | <uint32_t> p[2] << 8 | p[3]
 
 
@@ -54,7 +54,7 @@ cdef int read_row(const uint8_t **at, const uint8_t *end, Column *columns) noexc
     for i in range(COLUMNS):
         if end - p < 4:
             return 0
-        size = <int32_t> number32(p)
+        size = <int32_t> uint32_at(p)
         p += 4
         if size < -1 or size > MAX_COLUMN:
             return -1
@@ -68,17 +68,17 @@ cdef int read_row(const uint8_t **at, const uint8_t *end, Column *columns) noexc
     return 1
 
 
-cdef inline bint says(const Column *column, const char *word, Py_ssize_t size) noexcept nogil:
+cdef inline bint is_word(const Column *column, const char *word, Py_ssize_t size) noexcept nogil:
     return column.n == size and memcmp(column.p, word, <size_t> size) == 0
 
 
 cdef int status_of(const Column *column) noexcept nogil:
-    """The status' number, -1 for another word."""
-    if says(column, "good", 4):
+    """The CertStatus tag, -1 for another word."""
+    if is_word(column, "good", 4):
         return 0
-    if says(column, "revoked", 7):
+    if is_word(column, "revoked", 7):
         return 1
-    return 2 if says(column, "unknown", 7) else -1
+    return 2 if is_word(column, "unknown", 7) else -1
 
 
 cdef object serial_of(const Column *column):
@@ -107,14 +107,14 @@ cdef object row_of(const Column *columns):
     if status != 1:
         pass  # nobody asks for the reason
     elif columns[REASON].n == 4:
-        reason = <int32_t> number32(columns[REASON].p)
+        reason = <int32_t> uint32_at(columns[REASON].p)
     elif columns[REASON].n >= 0:
         return None
     if status == 1 and columns[REVOKED_AT].n >= 0:
         if columns[REVOKED_AT].n != 8:
             return None
         p = columns[REVOKED_AT].p
-        us = <int64_t> (<uint64_t> number32(p) << 32 | number32(p + 4))
+        us = <int64_t> (<uint64_t> uint32_at(p) << 32 | uint32_at(p + 4))
         if us < EARLIEST_US or us >= LATEST_US:
             return None
         # whole seconds, as GeneralizedTime has, of a sum that is never below zero
@@ -135,9 +135,9 @@ def header_size(bytes data not None):
     cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     cdef uint32_t extension
-    if size < 19 or memcmp(p, SIGNATURE, 11) != 0 or number32(p + 11) & 0xFFFF0000:
+    if size < 19 or memcmp(p, SIGNATURE, 11) != 0 or uint32_at(p + 11) & 0xFFFF0000:
         raise ValueError("no header of PostgreSQL's binary COPY")
-    extension = number32(p + 15)
+    extension = uint32_at(p + 15)
     if 19 + <Py_ssize_t> extension > size:
         raise ValueError("the header of PostgreSQL's binary COPY is cut off")
     return 19 + <Py_ssize_t> extension
@@ -153,7 +153,7 @@ def whole_rows(bytes data not None):
         code = read_row(&at, start + PyBytes_GET_SIZE(data), columns)
         count += code == 1
     if code < 0:
-        raise ValueError(f"no row of PostgreSQL's binary COPY at octet {at - start}")
+        raise ValueError(f"no row of PostgreSQL's binary COPY at byte {at - start}")
     return at - start, count
 
 
@@ -169,7 +169,7 @@ def unpack(bytes data not None):
         if row is None:
             unusual.append(fields_of(columns))
             continue
-        if rows is None or not says(&columns[AKI], PyBytes_AS_STRING(aki), PyBytes_GET_SIZE(aki)):
+        if rows is None or not is_word(&columns[AKI], PyBytes_AS_STRING(aki), PyBytes_GET_SIZE(aki)):
             aki = PyBytes_FromStringAndSize(<const char *> columns[AKI].p, columns[AKI].n)
             rows = <list> groups.setdefault(aki, [])
         rows.append(row)

@@ -6,8 +6,8 @@ from datetime import UTC as _UTC, datetime
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
 from libc.string cimport memcmp
 
-from ocspd._der cimport Span, hash_number
-from ocspd._index cimport Found, Index, Lookup, Template, key_hash64, serial_octets, span_of
+from ocspd._der cimport Span, hash_id_of
+from ocspd._index cimport Found, Index, Lookup, Template, key_hash64, serial_bytes, span_of
 
 cdef enum:
     MAX_AHEAD_S = 60  # `pki.ocsp.change_time` may sign that far ahead
@@ -16,7 +16,7 @@ cdef int64_t FIRST_DATETIME = -62135596800  # year 1; a GeneralizedTime may have
 
 
 cdef bint same_revocation(const Found *found, bytes revoked_at, int reason):
-    """Whether a revoked answer has this GeneralizedTime and reason (0: none).
+    """Whether a revoked response has this GeneralizedTime and reason (0: none).
 
     A time after thisUpdate is signed as thisUpdate.
     """
@@ -48,27 +48,27 @@ def stale(
     cdef Found found
     cdef const Template *template
     cdef Span serial
-    cdef Py_ssize_t number
+    cdef Py_ssize_t position
     cdef int64_t early
     cdef int status, reason
     cdef bint due, lowers
-    prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
-    answer = []
+    prefixes = [(hash_id_of(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
+    due_rows = []
     lowering = []
-    for number in range(len(rows)):
-        value, status, reason, revoked_at = rows[number]
-        octets = serial_octets(value)
-        due = octets is None
+    for position in range(len(rows)):
+        value, status, reason, revoked_at = rows[position]
+        raw = serial_bytes(value)
+        due = raw is None
         lowers = False
-        if octets is not None:
-            serial = span_of(octets)
+        if raw is not None:
+            serial = span_of(raw)
             early = 0
-            # the jitter is the magnitude's, `find` takes an INTEGER's octets
+            # the jitter is the magnitude's, `find` takes an INTEGER's bytes
             if spread_s > 0:
                 early = <int64_t> (key_hash64(0, 0, serial.p, serial.n) >> 33) % spread_s
             if serial.p[0] & 0x80:
-                octets = b"\0" + octets
-                serial = span_of(octets)
+                raw = b"\0" + raw
+                serial = span_of(raw)
             for hash_id, name_hash, key_hash in prefixes:
                 if index.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
                     due = True
@@ -86,10 +86,10 @@ def stale(
                 ):
                     due = True  # no break: another prefix may say revoked
         if lowers:
-            lowering.append(number)
+            lowering.append(position)
         elif due:
-            answer.append(number)
-    return answer, lowering
+            due_rows.append(position)
+    return due_rows, lowering
 
 
 def replaced(Index index not None, list keys not None, list rows not None, bint same=False):
@@ -97,15 +97,15 @@ def replaced(Index index not None, list keys not None, list rows not None, bint 
     cdef Span serial
     cdef int status, reason
     cdef int64_t newest, before
-    prefixes = [(hash_number(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
-    answer = []
+    prefixes = [(hash_id_of(name), name_hash, key_hash) for name, name_hash, key_hash in keys]
+    times = []
     for value, status, reason, revoked_at in rows:
         newest = 0
-        octets = serial_octets(value)
-        if octets is not None:
-            if octets[0] & 0x80:
-                octets = b"\0" + octets
-            serial = span_of(octets)
+        raw = serial_bytes(value)
+        if raw is not None:
+            if raw[0] & 0x80:
+                raw = b"\0" + raw
+            serial = span_of(raw)
             for hash_id, name_hash, key_hash in prefixes:
                 if index.find(hash_id, span_of(name_hash), span_of(key_hash), serial, &found) != Lookup.FOUND:
                     continue
@@ -116,5 +116,5 @@ def replaced(Index index not None, list keys not None, list rows not None, bint 
                 elif same:
                     before = found.template.this_update - 1
                     newest = max(newest, before)
-        answer.append(newest)
-    return answer
+        times.append(newest)
+    return times

@@ -1,10 +1,10 @@
 # cython: language_level=3
 """The keys of a segment in the making: where each record lies, by the hash of its key.
 
-A merge of a hundred million answers has as many keys, too many for memory, and beside the old
+A merge of a hundred million responses has as many keys, too many for memory, and beside the old
 segments and the new one they must take as little of the disk as possible. So they are kept in 256
-parts by the hash's first octet, each a stream of the other seven octets and the distance to the
-part's last record (LEB128): some 9.5 octets a key. A part goes to an unlinked file block by block, and
+parts by the hash's first byte, each a stream of the other seven bytes and the distance to the
+part's last record (LEB128): some 9.5 bytes a key. A part goes to an unlinked file block by block, and
 what lies there only goes back to the file system as soon as the part has been read for the last time.
 Slots are filled part after part, as `slot_page` is monotone in the hash.
 """
@@ -17,8 +17,8 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport pread
 
-from ocspd.index._paced_write cimport E_IO, write_until
-from ocspd.index._tables cimport E_MEMORY
+from ocspd.index._paced_write cimport write_until
+from ocspd.index._write_error cimport E_IO, E_MEMORY
 
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int descriptor, int mode, long offset, long size)
@@ -28,14 +28,14 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     BLOCK = 1 << 14
-    HASH_OCTETS = 7  # the first one is the part
-    LONGEST = HASH_OCTETS + 10
+    HASH_BYTES = 7  # the first one is the part
+    LONGEST = HASH_BYTES + 10
 
 
 cdef class SlotKeys:
     """See _keys.pyi; every operation that returns int returns a negative code for a failure.
 
-    `watch` says which flags its writes obey (`_paced_write`), `add` takes offsets in ascending order, `open`
+    `watch` sets the flags its writes obey (`_paced_write`), `add` takes offsets in ascending order, `open`
     begins to read a part and `next` returns its keys in the order they were added, then NULL, with `torn`
     when what came back from the disk is no key; `release`
     gives the disk space of a part back: it can be read no more. `spilled` is whether there is any.
@@ -49,7 +49,7 @@ cdef class SlotKeys:
             raise TypeError("SlotKeys are initialised once")
         with tempfile.TemporaryFile(dir=directory) as file:
             self._file = os.dup(file.fileno())
-        # octets of memory that is not touched cost nothing: a segment of a few answers uses a few pages
+        # bytes of memory that is not touched cost nothing: a segment of a few responses uses a few pages
         self._buffers = <uint8_t *> malloc(KEY_PARTS * BLOCK)
         self._buffered = <uint32_t *> calloc(KEY_PARTS, sizeof(uint32_t))
         self._last = <uint64_t *> calloc(KEY_PARTS, sizeof(uint64_t))
@@ -78,24 +78,24 @@ cdef class SlotKeys:
     cdef int add(self, uint64_t key_hash, uint64_t offset) noexcept nogil:
         cdef int part = <int> (key_hash >> 56)
         cdef uint64_t distance = offset - self._last[part]
-        cdef uint8_t octets[LONGEST]
-        cdef uint32_t size = HASH_OCTETS, done
+        cdef uint8_t raw[LONGEST]
+        cdef uint32_t size = HASH_BYTES, done
         cdef int code
-        memcpy(octets, &key_hash, HASH_OCTETS)  # little-endian: without the first octet of the number
+        memcpy(raw, &key_hash, HASH_BYTES)  # little-endian: without the first byte of the hash
         while distance >= 0x80:
-            octets[size] = 0x80 | (distance & 0x7F)
+            raw[size] = 0x80 | (distance & 0x7F)
             distance >>= 7
             size += 1
-        octets[size] = <uint8_t> distance
+        raw[size] = <uint8_t> distance
         size += 1
         done = size if self._buffered[part] + size <= BLOCK else BLOCK - self._buffered[part]
-        memcpy(self._buffers + part * BLOCK + self._buffered[part], octets, done)
+        memcpy(self._buffers + part * BLOCK + self._buffered[part], raw, done)
         self._buffered[part] += done
         if self._buffered[part] == BLOCK:
             code = self._spill(part)
             if code:
                 return code
-            memcpy(self._buffers + part * BLOCK, octets + done, size - done)
+            memcpy(self._buffers + part * BLOCK, raw + done, size - done)
             self._buffered[part] = size - done
         self._last[part] = offset
         self.count += 1
@@ -123,10 +123,10 @@ cdef class SlotKeys:
         return 0
 
     cdef int open(self, int part) noexcept nogil:
-        cdef uint64_t size = self._buffered[part], at = 0, number
+        cdef uint64_t size = self._buffered[part], at = 0, block
         cdef void *grown
-        for number in range(self._blocks):
-            if self._owners[number] == part:
+        for block in range(self._blocks):
+            if self._owners[block] == part:
                 size += BLOCK
         if size > self._stream_room:
             grown = realloc(self._stream, size)
@@ -134,9 +134,9 @@ cdef class SlotKeys:
                 return E_MEMORY
             self._stream = <uint8_t *> grown
             self._stream_room = size
-        for number in range(self._blocks):
-            if self._owners[number] == part:
-                if pread(self._file, self._stream + at, BLOCK, <long> (number * BLOCK)) != BLOCK:
+        for block in range(self._blocks):
+            if self._owners[block] == part:
+                if pread(self._file, self._stream + at, BLOCK, <long> (block * BLOCK)) != BLOCK:
                     return E_IO
                 at += BLOCK
         if self._buffered[part]:
@@ -152,12 +152,12 @@ cdef class SlotKeys:
         cdef int shift = 0
         if self._next == self._end:
             return NULL
-        # what comes back from the disk may be damaged: every octet is compared with the end
-        if self._next + HASH_OCTETS >= self._end:
+        # what comes back from the disk may be damaged: every byte is compared with the end
+        if self._next + HASH_BYTES >= self._end:
             self.torn = True
             return NULL
-        memcpy(&self._pair.key_hash, self._next, HASH_OCTETS)
-        self._next += HASH_OCTETS
+        memcpy(&self._pair.key_hash, self._next, HASH_BYTES)
+        self._next += HASH_BYTES
         while self._next[0] & 0x80:
             distance |= <uint64_t> (self._next[0] & 0x7F) << shift
             shift += 7
@@ -171,10 +171,10 @@ cdef class SlotKeys:
         return &self._pair
 
     cdef void release(self, int part) noexcept nogil:
-        cdef uint64_t number
-        for number in range(self._blocks):
-            if self._owners[number] == part:
+        cdef uint64_t block
+        for block in range(self._blocks):
+            if self._owners[block] == part:
                 # where the file system cannot, space stays taken until the segment is finished
                 fallocate(
-                    self._file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <long> (number * BLOCK), BLOCK
+                    self._file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <long> (block * BLOCK), BLOCK
                 )

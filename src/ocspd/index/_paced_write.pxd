@@ -3,10 +3,6 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
-cdef enum:
-    E_IO = -2
-    E_STOPPED = -7
-
 cdef int damaged() noexcept nogil
 cdef int write_all(int descriptor, const uint8_t *data, size_t size, int64_t offset) noexcept nogil
 cdef int write_until(

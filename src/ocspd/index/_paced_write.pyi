@@ -1,1 +1,1 @@
-"""Writing octets to files: nothing here is called from Python."""
+"""Writing bytes to files: nothing here is called from Python."""

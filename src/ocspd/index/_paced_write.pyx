@@ -1,10 +1,12 @@
 # cython: language_level=3
-"""Octets to files, without the interpreter. Nothing here is called from Python."""
+"""Bytes to files, without the interpreter. Nothing here is called from Python."""
 
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint8_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport pwrite, write
+
+from ocspd.index._write_error cimport E_IO, E_STOPPED
 
 cdef enum:
     PIECE = 1 << 14
@@ -12,7 +14,7 @@ cdef enum:
 
 
 cdef int damaged() noexcept nogil:
-    """The code for octets that did not come back from a file as they were written."""
+    """The code for bytes that did not come back from a file as they were written."""
     global errno
     errno = EIO
     return E_IO

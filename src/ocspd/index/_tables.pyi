@@ -1,7 +1,7 @@
-"""Tables of a segment that is being written: nothing here is called from Python."""
+"""TemplateTable of a segment that is being written: nothing here is called from Python."""
 
 from typing import final
 
 @final
-class Tables:
+class TemplateTable:
     """Issuer keys and templates, growing; made by `SegmentWriter`."""

@@ -1,4 +1,4 @@
-"""Writing segments: answers in, one immutable file out (layout in `_opening.pyx`)."""
+"""Writing segments: responses in, one immutable file out (layout in `_opening.pyx`)."""
 
 from types import TracebackType
 from typing import final
@@ -10,9 +10,9 @@ from ocspd.machine import Machine
 class SegmentWriter:
     """Write one segment; the file appears under its name only when `finish` has succeeded.
 
-    Later answers for the same key replace earlier ones. Records and keys are spilled to files,
-    so memory does not grow with the number of answers but with that of their different forms
-    (templates): answers that share nothing stay in memory whole until the segment is finished.
+    Later responses for the same key replace earlier ones. Records and keys are spilled to files,
+    so memory does not grow with the number of responses but with that of their different
+    templates: responses that share nothing stay in memory whole until the segment is finished.
     """
 
     def __init__(self, path: str, *, created_at: int, paced: bool = False, machine: Machine = ...) -> None:
@@ -27,7 +27,7 @@ class SegmentWriter:
     def full_speed(self) -> None:
         """Write as fast as possible from now on; any thread may call this while another one writes."""
     def order_by_time(self) -> None:
-        """Of what was added so far let the answer with the newest thisUpdate count for each key.
+        """Of what was added so far let the response with the newest thisUpdate count for each key.
 
         What is added afterwards replaces it as always.
         """
@@ -39,27 +39,27 @@ class SegmentWriter:
     def add(self, der: bytes, refresh_at: int | None = None) -> None:
         """Add a successful OCSPResponse under each CertID it answers.
 
-        Without refresh_at the answer is due at its nextUpdate. DERError when the bytes are not a
+        Without refresh_at the response is due at its nextUpdate. DERError when the bytes are not a
         successful basic response, or its serial number is negative.
         """
     def add_base64(self, data: bytes) -> tuple[int, list[tuple[int, str]]]:
-        """Add whitespace-separated base64 answers (CFSSL's and Boulder's dump format).
+        """Add whitespace-separated base64 responses (CFSSL's and Boulder's dump format).
 
         Returns how many were added and, for at most the first 1 000 bad tokens, their number
         (from 1) and what is wrong; bad tokens are skipped.
         """
     @property
     def added(self) -> int:
-        """How many answers were added so far, replaced ones included."""
+        """How many responses were added so far, replaced ones included."""
     @property
     def skipped(self) -> int:
         """How many tokens `add_base64` has skipped so far."""
     def add_segment(
         self, segment: Segment, newer: Index | None = None, keep_after: int = ...
     ) -> tuple[int, int, int]:
-        """Copy a segment's answers, without those that `newer` has or whose nextUpdate is before keep_after.
+        """Copy a segment's responses, but those that `newer` has or whose nextUpdate is before keep_after.
 
-        An expired answer still hides what elder segments hold: give keep_after only where there are none.
+        An expired response still hides what elder segments hold: give keep_after only where there are none.
 
         Returns how many were copied, superseded and expired. To merge, add the newest segment first
         and name those already added as `newer`.

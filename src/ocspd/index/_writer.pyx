@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""Writing segments: answers in, one immutable file out. Public surface in _writer.pyi, layout in `_opening.pyx`.
+"""Writing segments: responses in, one immutable file out. Public surface in _writer.pyi, layout in `_opening.pyx`.
 
-An answer is split into what varies from one certificate to the next (serial, revocation time and
+A response is split into what varies from one certificate to the next (serial, revocation time and
 reason, signature) and the rest, its template. Answers of one signing batch share a handful of
-templates, so an answer costs its serial, its signature and a few octets. ECDSA signatures are kept
-as bare r and s. Nothing is guessed: a template is shared only after every octet outside the holes
+templates, so a response costs its serial, its signature and a few bytes. ECDSA signatures are kept
+as bare r and s. Nothing is guessed: a template is shared only after every byte outside the holes
 has been compared, so what is read back is what was added.
 
 Records go to the file as they come, their keys to `_keys`; `finish` fills the slot table part after
@@ -52,8 +52,12 @@ from ocspd._index cimport (
     slot_page,
 )
 from ocspd.index._keys cimport KEY_PARTS, SlotKeys, Pair
-from ocspd.index._paced_write cimport E_IO, E_STOPPED, damaged, write_until
-from ocspd.index._tables cimport E_ISSUERS, E_TEMPLATES, Tables, unusable
+from ocspd.index._paced_write cimport damaged, write_until
+from ocspd.index._tables cimport TemplateTable, unusable
+from ocspd.index._write_error cimport (
+    E_BASE64, E_HASH_SIZE, E_IO, E_ISSUERS, E_NEWER, E_RECORD, E_RESPONSE_SIZE, E_SERIAL_SIZE, E_SIZE, E_STOPPED,
+    E_TEMPLATES,
+)
 
 from ocspd.errors import DERError, IndexFileError
 from ocspd.machine import MACHINE
@@ -62,9 +66,27 @@ cdef enum:
     BUFFER = 1 << 16
     ENTRIES_PER_PAGE = 384  # mean fill of 3/4: no page of 512 overflows in practice, and finish checks
     REPORTED_TOKENS = 1000
-    E_SIZE = -6
 
 cdef uint64_t RECORDS_LIMIT = (<uint64_t> 1 << 40) - (1 << 21)  # a slot has 40 bits for an offset
+
+
+_FATAL = {
+    E_STOPPED: "abandoned before it was finished",
+    E_TEMPLATES: f"the responses need more than {MAX_TEMPLATES} templates",
+    E_ISSUERS: f"the responses have more than {MAX_ISSUERS} issuers",
+    E_SIZE: "the responses fill more than 1 TiB; write several segments",
+}
+_UNUSABLE = {
+    E_BASE64: "not base64",
+    E_SERIAL_SIZE: f"the serial number is negative or longer than {MAX_SERIAL} bytes",
+    E_HASH_SIZE: "a CertID hash is shorter than 4 or longer than 64 bytes",
+    E_RESPONSE_SIZE: "the signature is shorter than 16 bytes or the response longer than 1 MiB",
+}
+
+
+cdef str reason(int code):
+    """Why a response was left out."""
+    return _UNUSABLE[code] if code in _UNUSABLE else reason_text(code)
 
 
 cdef class SegmentWriter:
@@ -84,7 +106,7 @@ cdef class SegmentWriter:
     cdef uint64_t _by_time  # records before this offset: of one key that with the newest thisUpdate counts
     cdef uint8_t *_buffer
     cdef size_t _buffered
-    cdef Tables _tables
+    cdef TemplateTable _templates
 
     def __cinit__(self):
         self._file = -1
@@ -109,7 +131,7 @@ cdef class SegmentWriter:
             raise IndexFileError(f"{path}: cannot write segment: {err.strerror}") from err
         self._records_size = RECORD_HEAD  # offset 0 marks an empty slot, so no record lies there
         self._buffer = <uint8_t *> PyMem_Malloc(BUFFER)
-        self._tables = Tables()
+        self._templates = TemplateTable()
         if self._buffer == NULL:
             raise MemoryError
         self._keys.watch(&self.paced, &self._stopped)
@@ -150,26 +172,20 @@ cdef class SegmentWriter:
 
     cdef int _raise(self, int code) except -1:
         """Turn a negative code of the nogil half into its exception; nothing more can be added."""
-        cdef int number = errno
+        cdef int error = errno
         self.abort()
         if code == E_IO:
-            raise IndexFileError(f"{self.path}: cannot write segment: {os.strerror(number)}")
-        if code == E_STOPPED:
-            raise IndexFileError(f"{self.path}: abandoned before it was finished")
-        if code == E_TEMPLATES:
-            raise IndexFileError(f"{self.path}: answers have more than {MAX_TEMPLATES} different forms")
-        if code == E_ISSUERS:
-            raise IndexFileError(f"{self.path}: answers have more than {MAX_ISSUERS} different issuers")
-        if code == E_SIZE:
-            raise IndexFileError(f"{self.path}: answers fill more than 1 TiB; write several segments")
-        raise MemoryError
+            raise IndexFileError(f"{self.path}: cannot write segment: {os.strerror(error)}")
+        if code not in _FATAL:
+            raise MemoryError
+        raise IndexFileError(f"{self.path}: {_FATAL[code]}")
 
     cdef int _check_open(self) except -1:
         if self._file < 0:
             raise ValueError("the segment is finished or aborted")
         return 0
 
-    # -- writing octets ------------------------------------------------------------------------
+    # -- writing bytes ------------------------------------------------------------------------
 
     cdef int _write(self, int descriptor, const void *data, size_t size, int64_t offset) noexcept nogil:
         return write_until(descriptor, <const uint8_t *> data, size, offset, &self.paced, &self._stopped)
@@ -203,9 +219,9 @@ cdef class SegmentWriter:
 
     # -- records -------------------------------------------------------------------------------
 
-    cdef int _record(self, uint32_t number, const uint8_t *serial, const Span *data, int parts) noexcept nogil:
+    cdef int _record(self, uint32_t template_id, const uint8_t *serial, const Span *data, int parts) noexcept nogil:
         """Append a record and its key."""
-        cdef Template *template = &self._tables.templates[number]
+        cdef Template *template = &self._templates.templates[template_id]
         cdef size_t size = RECORD_HEAD + <size_t> template.serial_size + template.data_size
         cdef size_t left = PAGE - self._records_size % PAGE
         cdef uint8_t head[RECORD_HEAD]
@@ -226,9 +242,9 @@ cdef class SegmentWriter:
         if code:
             return code
         head[0] = template.serial_size
-        head[1] = number & 0xFF
-        head[2] = (number >> 8) & 0xFF
-        head[3] = (number >> 16) & 0xFF
+        head[1] = template_id & 0xFF
+        head[2] = (template_id >> 8) & 0xFF
+        head[3] = (template_id >> 16) & 0xFF
         code = self._put(head, RECORD_HEAD)
         if code == 0:
             code = self._put(serial, template.serial_size)
@@ -245,13 +261,13 @@ cdef class SegmentWriter:
         self, const uint8_t *der, Py_ssize_t size, const ResponseView *view, const SingleView *single,
         int64_t refresh_at, bint refresh_known
     ) noexcept nogil:
-        """Add a usable answer under one CertID; a negative code for a failure."""
+        """Add a usable response under one CertID; a negative code for a failure."""
         cdef Span parts[MAX_HOLES]
         cdef int count
-        cdef int64_t number = self._tables.form(der, size, view, single, refresh_at, refresh_known, parts, &count)
-        if number < 0:
-            return <int> number
-        return self._record(<uint32_t> number, single.cert_id.serial.p, parts, count)
+        cdef int64_t template_id = self._templates.template_for(der, size, view, single, refresh_at, refresh_known, parts, &count)
+        if template_id < 0:
+            return <int> template_id
+        return self._record(<uint32_t> template_id, single.cert_id.serial.p, parts, count)
 
     cdef int _add(
         self, const uint8_t *der, Py_ssize_t size, int64_t refresh_at, bint refresh_known
@@ -276,15 +292,6 @@ cdef class SegmentWriter:
             code = self._add_single(der, size, &view, &single, refresh_at, refresh_known)
         return code
 
-    cdef str _words(self, int code):
-        if code == 101:
-            return f"the serial number is negative or longer than {MAX_SERIAL} octets"
-        if code == 102:
-            return "a CertID hash is shorter than 4 or longer than 64 octets"
-        if code == 103:
-            return "the signature is shorter than 16 octets or the answer longer than 1 MiB"
-        return reason_text(code)
-
     def add(self, bytes der not None, refresh_at=None):
         cdef bint known = refresh_at is not None
         self._check_open()
@@ -292,7 +299,7 @@ cdef class SegmentWriter:
         if code < 0:
             self._raise(code)
         if code:
-            raise DERError(f"OCSP response: {self._words(code)}")
+            raise DERError(f"OCSP response: {reason(code)}")
         self.added += 1
 
     def add_base64(self, bytes data not None):
@@ -319,7 +326,7 @@ cdef class SegmentWriter:
                 while p < end and not (p[0] == c" " or 9 <= p[0] <= 13):
                     p += 1
                 size = -1 if p - start > 1 << 21 else decode_base64(start, p - start, der)
-                code = self._add(der, size, 0, False) if size >= 0 else 100
+                code = self._add(der, size, 0, False) if size >= 0 else E_BASE64
             token += 1
             if code < 0:
                 self._raise(code)
@@ -327,7 +334,7 @@ cdef class SegmentWriter:
                 added += 1
                 continue
             if len(bad) < REPORTED_TOKENS:
-                bad.append((first + token, "not base64" if code == 100 else self._words(code)))
+                bad.append((first + token, reason(code)))
         self.added += added
         self.skipped += token - added
         return added, bad
@@ -336,14 +343,14 @@ cdef class SegmentWriter:
         """The template of another segment's record among ours; `known` has, by theirs, ours plus one."""
         cdef Template template = found.template
         cdef int64_t ours
-        if known[found.number]:
-            return known[found.number] - 1
-        ours = self._tables.issuer(key.hash_id, key.name_hash, key.key_hash)
+        if known[found.template_id]:
+            return known[found.template_id] - 1
+        ours = self._templates.issuer(key.hash_id, key.name_hash, key.key_hash)
         if ours >= 0:
             template.issuer_key = <uint32_t> ours
-            ours = self._tables.intern(&template, found.segment.blobs + template.blob_offset)
+            ours = self._templates.intern(&template, found.segment.blobs + template.blob_offset)
         if ours >= 0:
-            known[found.number] = <uint32_t> ours + 1
+            known[found.template_id] = <uint32_t> ours + 1
         return ours
 
     def add_segment(self, Segment segment not None, Index newer=None, int64_t keep_after=INT64_MIN):
@@ -354,18 +361,18 @@ cdef class SegmentWriter:
         cdef Lookup result
         cdef CertID key
         cdef Span data
-        cdef int64_t number
-        cdef uint32_t *numbers
+        cdef int64_t template_id
+        cdef uint32_t *known
         cdef int code = 0, more
         self._check_open()
-        numbers = <uint32_t *> calloc(view.header.template_count + 1, sizeof(uint32_t))
-        if numbers == NULL:
+        known = <uint32_t *> calloc(view.header.template_count + 1, sizeof(uint32_t))
+        if known == NULL:
             raise MemoryError
         with nogil:
             while True:
                 more = next_record(view, &offset, &found)
                 if more <= 0:
-                    code = 1 if more < 0 else 0
+                    code = E_RECORD if more < 0 else 0
                     break
                 if found.template.next_update < keep_after:
                     expired += 1
@@ -377,25 +384,25 @@ cdef class SegmentWriter:
                         superseded += 1
                         continue
                     if result == Lookup.DAMAGED:
-                        code = 2
+                        code = E_NEWER
                         break
-                number = self._adopt(&found, &key, numbers)
-                if number < 0:
-                    code = <int> number
+                template_id = self._adopt(&found, &key, known)
+                if template_id < 0:
+                    code = <int> template_id
                     break
                 data.p = found.payload + found.template.serial_size
                 data.n = found.template.data_size
-                code = self._record(<uint32_t> number, found.payload, &data, 1)
+                code = self._record(<uint32_t> template_id, found.payload, &data, 1)
                 if code:
                     break
                 copied += 1
-        free(numbers)
+        free(known)
         if code < 0:
             self._raise(code)
         # what marks the rest of a page as unused may be the damage
         if code or copied + superseded + expired != view.header.entries:
-            why = "a newer segment, which replaces answers of this one," if code == 2 else f"segment record at {offset}"
-            raise IndexFileError(f"{segment.path}: {why} is damaged")
+            what = "a newer segment, which replaces responses of this one," if code == E_NEWER else f"segment record at {offset}"
+            raise IndexFileError(f"{segment.path}: {what} is damaged")
         self.added += copied
         return copied, superseded, expired
 
@@ -429,15 +436,15 @@ cdef class SegmentWriter:
         cdef Span left, right
         cdef Py_ssize_t got_a = pread(self._file, a, sizeof(a), <Py_ssize_t> (PAGE + old))
         cdef Py_ssize_t got_b = pread(self._file, b, sizeof(b), <Py_ssize_t> (PAGE + new))
-        cdef uint32_t form_a, form_b
+        cdef uint32_t id_a, id_b
         if got_a < RECORD_HEAD or got_b < RECORD_HEAD:
             return damaged()
-        form_a = a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)
-        form_b = b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)
-        if form_a >= self._tables.template_count or form_b >= self._tables.template_count:
+        id_a = a[1] | (<uint32_t> a[2] << 8) | (<uint32_t> a[3] << 16)
+        id_b = b[1] | (<uint32_t> b[2] << 8) | (<uint32_t> b[3] << 16)
+        if id_a >= self._templates.template_count or id_b >= self._templates.template_count:
             return damaged()
-        one = &self._tables.templates[form_a]
-        two = &self._tables.templates[form_b]
+        one = &self._templates.templates[id_a]
+        two = &self._templates.templates[id_b]
         if got_a < RECORD_HEAD + one.serial_size or got_b < RECORD_HEAD + two.serial_size:
             return damaged()
         left.p = a + RECORD_HEAD
@@ -557,15 +564,15 @@ cdef class SegmentWriter:
         header.seed = self._seed
         header.slot_pages = slot_pages
         header.issuers_offset = header.slots_offset + slot_pages * PAGE
-        header.issuer_count = self._tables.issuer_count
-        header.templates_offset = header.issuers_offset + self._tables.issuer_count * sizeof(IssuerKey)
-        header.template_count = self._tables.template_count
-        header.blobs_offset = header.templates_offset + self._tables.template_count * sizeof(Template)
-        header.blobs_size = self._tables.blobs_size
+        header.issuer_count = self._templates.issuer_count
+        header.templates_offset = header.issuers_offset + self._templates.issuer_count * sizeof(IssuerKey)
+        header.template_count = self._templates.template_count
+        header.blobs_offset = header.templates_offset + self._templates.template_count * sizeof(Template)
+        header.blobs_size = self._templates.blobs_size
         header.file_size = header.blobs_offset + header.blobs_size
-        issuers = <bytes> (<char *> self._tables.issuers)[:self._tables.issuer_count * sizeof(IssuerKey)]
-        templates = <bytes> (<char *> self._tables.templates)[:self._tables.template_count * sizeof(Template)]
-        blobs = <bytes> (<char *> self._tables.blobs)[:self._tables.blobs_size]
+        issuers = <bytes> (<char *> self._templates.issuers)[:self._templates.issuer_count * sizeof(IssuerKey)]
+        templates = <bytes> (<char *> self._templates.templates)[:self._templates.template_count * sizeof(Template)]
+        blobs = <bytes> (<char *> self._templates.blobs)[:self._templates.blobs_size]
         header.tables_crc = zlib.crc32(blobs, zlib.crc32(templates, zlib.crc32(issuers)))
         head = bytearray(PAGE)
         head[:sizeof(Header)] = <bytes> (<char *> &header)[:sizeof(Header)]

@@ -22,7 +22,7 @@ class Presigner:
         frame: Callable[[int, int], tuple[bytes, bytes]],
         tail: bytes,
     ) -> None:
-        """`prefix` gets CertID hash and the octets of serial number and rest, `frame` those of ResponseData
+        """`prefix` gets CertID hash and the bytes of serial number and rest, `frame` those of ResponseData
         and signature; it returns head and middle."""
     def sign(self, serial: int, rest: bytes, certid_hashes: Sequence[str]) -> list[bytes]:
         """Sign one certificate's response under each CertID hash, in their order.
@@ -41,11 +41,11 @@ class Presigner:
         keep: bool,
         yielding: bool,
     ) -> tuple[list[list[bytes] | str], int]:
-        """Sign rows of serial, status, reason and revocation time; return answers and how many were made.
+        """Sign rows of serial, status, reason and revocation time; return responses and how many were made.
 
         `good` is the rest of status 0; `other` is asked for that of any other, or for the cause why there
-        is no answer. The cause of a serial that is negative or longer than 64 octets is `bad serial`.
-        `writer` gets the answers, due for replacement at `due_s`; without `keep` the lists returned are
+        is no response. The cause of a serial that is negative or longer than 64 bytes is `bad serial`.
+        `writer` gets the responses, due for replacement at `due_s`; without `keep` the lists returned are
         empty. When `yielding`, whatever else waits for this CPU gets it every 50 us, or after each signature
         that takes longer (sched_yield(2)).
         """

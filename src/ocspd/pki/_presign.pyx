@@ -23,7 +23,7 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef enum:
-    LENGTHS_SHIFT = 20  # two lengths in one number
+    LENGTHS_SHIFT = 20  # two lengths in one integer
     MAX_SERIAL_BITS = 511  # what an index has room for, sign included
     MAX_SINGLE_BITS = 8191  # of a response that is signed by itself, which needs no index
     YIELD_NS = 50_000  # every fourth P-256 signature, every RSA one; the call takes 0.4 us
@@ -60,22 +60,22 @@ cdef class Presigner:
     cdef dict _prefixes_of(self, str certid_hash):
         return self._prefixes.setdefault(certid_hash, {})
 
-    cdef bytes _answer(self, str certid_hash, dict prefixes, bytes number, bytes rest):
+    cdef bytes _sign_one(self, str certid_hash, dict prefixes, bytes content, bytes rest):
         """Sign one response; `prefixes` are those of the CertID hash."""
         cdef bytes prefix, data, signature, head, middle, der
         cdef char *at
-        # keys are plain numbers: a tuple would cost a twentieth of a microsecond
-        if PyBytes_GET_SIZE(number) >> LENGTHS_SHIFT or PyBytes_GET_SIZE(rest) >> LENGTHS_SHIFT:
+        # keys are plain integers: a tuple would cost a twentieth of a microsecond
+        if PyBytes_GET_SIZE(content) >> LENGTHS_SHIFT or PyBytes_GET_SIZE(rest) >> LENGTHS_SHIFT:
             raise ValueError("a serial or the rest of a response is longer than 1 MiB")
-        lengths = PyBytes_GET_SIZE(number) << LENGTHS_SHIFT | PyBytes_GET_SIZE(rest)
+        lengths = PyBytes_GET_SIZE(content) << LENGTHS_SHIFT | PyBytes_GET_SIZE(rest)
         known = prefixes.get(lengths)
         if known is None:
-            known = prefixes[lengths] = self._prefix(certid_hash, len(number), len(rest))
+            known = prefixes[lengths] = self._prefix(certid_hash, len(content), len(rest))
         prefix = known
         data = PyBytes_FromStringAndSize(
-            NULL, PyBytes_GET_SIZE(prefix) + PyBytes_GET_SIZE(number) + PyBytes_GET_SIZE(rest)
+            NULL, PyBytes_GET_SIZE(prefix) + PyBytes_GET_SIZE(content) + PyBytes_GET_SIZE(rest)
         )
-        put(put(put(PyBytes_AS_STRING(data), prefix), number), rest)
+        put(put(put(PyBytes_AS_STRING(data), prefix), content), rest)
         signature = self._sign(data)
         if PyBytes_GET_SIZE(signature) >> LENGTHS_SHIFT:
             raise ValueError("a signature is longer than 1 MiB")
@@ -93,50 +93,50 @@ cdef class Presigner:
         put(put(at, signature), self._tail)
         return der
 
-    cdef bytes _octets(self, object serial, int limit):
+    cdef bytes _content(self, object serial, int limit):
         """The content of a serial number's INTEGER; None for a negative one and one of more bits than that."""
         if serial < 0 or serial.bit_length() > limit:
             return None
         return serial.to_bytes((serial.bit_length() >> 3) + 1, "big")
 
     def sign(self, serial not None, bytes rest not None, certid_hashes not None):
-        cdef bytes number = self._octets(serial, MAX_SINGLE_BITS)
-        if number is None:
+        cdef bytes content = self._content(serial, MAX_SINGLE_BITS)
+        if content is None:
             raise ValueError("the serial number is negative or longer than 1024 bytes")
-        return [self._answer(name, self._prefixes_of(name), number, rest) for name in certid_hashes]
+        return [self._sign_one(name, self._prefixes_of(name), content, rest) for name in certid_hashes]
 
     def sign_rows(
         self, rows not None, *, bytes good not None, other, certid_hashes not None, writer, due_s, bint keep,
         bint yielding
     ):
-        cdef bytes number, rest, der
+        cdef bytes content, rest, der
         cdef Py_ssize_t made = 0
         cdef long long yielded_ns = monotonic_ns() if yielding else 0
-        cdef list answers = [], group
+        cdef list signed = [], group
         cdef list names = [(name, self._prefixes_of(name)) for name in certid_hashes]
         add = None if writer is None else writer.add
         for serial, status, reason, revoked_s in rows:
             rest = good
             if status != 0:
-                said = other(status, reason, revoked_s)
-                if isinstance(said, str):
-                    answers.append(said)
+                found = other(status, reason, revoked_s)
+                if isinstance(found, str):
+                    signed.append(found)
                     continue
-                rest = said
-            number = self._octets(serial, MAX_SERIAL_BITS)
-            if number is None:
-                answers.append("bad serial")
+                rest = found
+            content = self._content(serial, MAX_SERIAL_BITS)
+            if content is None:
+                signed.append("bad serial")
                 continue
             group = []
             for name, prefixes in names:
                 if yielding and monotonic_ns() >= yielded_ns + YIELD_NS:
                     sched_yield()
                     yielded_ns = monotonic_ns()
-                der = self._answer(name, prefixes, number, rest)
+                der = self._sign_one(name, prefixes, content, rest)
                 if add is not None:
                     add(der, due_s)
                 if keep:
                     group.append(der)
             made += len(names)
-            answers.append(group)
-        return answers, made
+            signed.append(group)
+        return signed, made

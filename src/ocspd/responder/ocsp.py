@@ -120,7 +120,7 @@ class Reply(Protocol):
 class Responder(Protocol):
     """Who answers below HTTP and counts: `_responder.Responder`."""
 
-    def answer(self, request_der: bytes, /) -> Reply:
+    def reply_to(self, request_der: bytes, /) -> Reply:
         """Answer a DER request; never raises for bad bytes."""
         ...
 
@@ -195,7 +195,7 @@ class OCSPServer(web.Server):
             return OCSPReply(self, 400, "malformed", _MALFORMED)
         if not der:
             return OCSPReply(self, 200, "health")
-        reply = self.responder.answer(der)
+        reply = self.responder.reply_to(der)
         if reply.cacheable and is_current(request.headers, reply.etag):
             return OCSPReply(self, 304, "not_modified", reply=reply)
         return OCSPReply(self, reply.http_status, reply.outcome, reply.body, reply=reply)
@@ -230,7 +230,7 @@ class OCSPServer(web.Server):
             return OCSPReply(self, 408, "bad_http", closes=True)
         except web.RequestPayloadError:
             return OCSPReply(self, 400, "bad_http", _MALFORMED, closes=True)
-        reply = self.responder.answer(bytes(body))
+        reply = self.responder.reply_to(bytes(body))
         return OCSPReply(self, reply.http_status, reply.outcome, reply.body, reply=reply)
 
 
