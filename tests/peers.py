@@ -33,21 +33,24 @@ def main() -> int:
         return 0
     packages = sorted({PROGRAMS[name] for name in missing})
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        print(f"not installed: {', '.join(missing)}; the tests against them will be left out (see README.md)")
+        print(f"not installed: {', '.join(missing)}; tests that need them will be skipped (see README.md)")
         return 0
-    print(f"fetching from Debian into {PEERS.relative_to(Path.cwd())}, to test against: {' '.join(packages)}")
-    print("    (nothing is installed on the system; make test PEERS=no does without)", flush=True)
+    print(f"fetching programs to compare with into {PEERS.relative_to(Path.cwd())}: {' '.join(packages)}")
+    print(
+        "    (from Debian's packages; nothing is installed on the system; make test PEERS=no skips this)",
+        flush=True,
+    )
     try:
         _fetch(missing)
     except (OSError, subprocess.SubprocessError) as err:
         told = getattr(err, "stderr", None)
         text = told.strip().splitlines()[-1] if isinstance(told, str) and told.strip() else str(err)
-        print(f"    could not be fetched: {text}")
+        print(f"    this failed: {text}")
     for name in missing:
         _make_wrapper(name)
     left = [name for name in missing if find(name) is None]
     if left:
-        print(f"    still missing: {', '.join(left)}; the tests against them will be left out")
+        print(f"    still missing: {', '.join(left)}; tests that need them will be skipped")
     return 0
 
 

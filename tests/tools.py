@@ -65,7 +65,7 @@ def tracked_files() -> list[str]:
 def lacking() -> list[str]:
     """Say what this run cannot test, for the header."""
     names = [name for name in PROGRAMS if find(name) is None]
-    found = ["NOT INSTALLED, tests against them are skipped: " + ", ".join(names)] if names else []
+    found = ["NOT INSTALLED, tests that need them are skipped: " + ", ".join(names)] if names else []
     if not IS_CHECKOUT:
         found.append(f"{NO_CHECKOUT}: tests of the tracked files are skipped")
     return found
@@ -88,7 +88,7 @@ def told_left_out(reasons: Iterable[str]) -> list[str]:
     ).most_common()
     if not counted:
         return []
-    lines = [f"{count:5} tests left out: {reason}" for reason, count in counted]
+    lines = [f"{count:5} tests skipped: {reason}" for reason, count in counted]
     packages = sorted({PROGRAMS[name] for name in PROGRAMS if find(name) is None})
     if packages:
         lines.append(f"      to run them, on Debian: apt-get install {' '.join(packages)}")
