@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ocspd.certdb.base import CertDB
+
+# How long making an example takes says how busy the machine is, and nothing about ocspd.
+settings.register_profile("ocspd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ocspd")
 
 
 def pytest_report_header() -> list[str]:
