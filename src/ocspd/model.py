@@ -92,6 +92,7 @@ REASONS: dict[str, int] = {
     "aacompromise": 10,
 }
 """CRLReason (RFC 5280 §5.3.1) by CFSSL's name; 7 is not used."""
+REMOVE_FROM_CRL = REASONS["removefromcrl"]
 _REASON_NUMBERS = frozenset(REASONS.values())
 
 

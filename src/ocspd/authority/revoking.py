@@ -9,13 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError
-from ocspd.model import REASONS, CertStatus, hex_hint, normalize_aki, parse_reason, parse_serial, reason_word
+from ocspd.model import (
+    REMOVE_FROM_CRL,
+    CertStatus,
+    hex_hint,
+    normalize_aki,
+    parse_reason,
+    parse_serial,
+    reason_word,
+)
 from ocspd.pki.certs import aki_hex, load_certificate
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
-
-_REMOVE_FROM_CRL = REASONS["removefromcrl"]
 
 
 async def revoke(
@@ -51,7 +57,7 @@ async def revoke(
 
 
 async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool) -> str:
-    if reason == _REMOVE_FROM_CRL:
+    if reason == REMOVE_FROM_CRL:
         if await db.release_certificate(serial, aki):
             return ""
         raise CodedError(

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from ocspd.errors import ConfigError, DERError
+from ocspd.model import REMOVE_FROM_CRL, known_reason
 from ocspd.pki import der_reader as reader
 from ocspd.pki import extensions, names, pem, signatures
 from ocspd.pki.certid import parts_of
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from ocspd.pki.extensions import Extension
 
 _LABELS = ("X509 CRL", "CRL")
-_REASONS = frozenset({0, 1, 2, 3, 4, 5, 6, 8, 9, 10})
-_REMOVE_FROM_CRL = 8
 _ENUMERATED = 0x0A
 _CRL_EXTENSIONS = 0xA0
 _CRL_NUMBER = "2.5.29.20"
@@ -312,7 +311,7 @@ class RevocationList:
                     "is not known here, so the CRL cannot be used (RFC 5280 §5.3)"
                 )
         reason = reasons.pop() if len(reasons) == 1 else 0
-        removed = reason == _REMOVE_FROM_CRL
+        removed = reason == REMOVE_FROM_CRL
         return Entry(
             serial,
             Listed.REMOVED if removed else Listed.REVOKED,
@@ -421,7 +420,7 @@ def _number(extension: Extension | None) -> int | None:
 def _reason(value: bytes) -> int:
     """Read a CRLReason; DERError for one that does not exist."""
     content = reader.single(value, _ENUMERATED, "a reasonCode")
-    if len(content) != 1 or content[0] not in _REASONS:
+    if len(content) != 1 or not known_reason(content[0]):
         raise DERError("a reasonCode that does not exist")
     return content[0]
 

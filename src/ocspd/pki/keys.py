@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.pki import der, pem
-from ocspd.pki.public_keys import MAX_RSA_BITS, MIN_RSA_BITS
+from ocspd.pki.public_keys import ED25519, MAX_RSA_BITS, MIN_RSA_BITS
 
 try:
     from cryptography.hazmat.primitives.asymmetric import mldsa
@@ -61,7 +61,6 @@ _ECDSA_OIDS = {
     "sha384": "1.2.840.10045.4.3.3",
     "sha512": "1.2.840.10045.4.3.4",
 }
-_ED25519_OID = "1.3.101.112"
 
 
 def generate_key(algo: str, size: int) -> PrivateKey:
@@ -231,7 +230,7 @@ def signature_algorithm(key: PrivateKey | PublicKey) -> bytes:
             assert algorithm is not None
             return der.sequence(der.oid(_ECDSA_OIDS[algorithm.name]))
         case ed25519.Ed25519PrivateKey() | ed25519.Ed25519PublicKey():
-            return der.sequence(der.oid(_ED25519_OID))
+            return der.sequence(der.oid(ED25519))
         case _:
             return der.sequence(der.oid(_ml_dsa(key)))
 

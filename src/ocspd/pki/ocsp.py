@@ -29,6 +29,7 @@ from ocspd.pki.certid import HASHES, certid_prefix, key_identifier, parts_of
 from ocspd.pki.certs import load_certificate, ski_hex
 from ocspd.pki.ocsp_check import Named, Remark, check_responder, iso
 from ocspd.pki.ocsp_template import ResponseBatch
+from ocspd.pki.public_keys import ED25519
 from ocspd.pki.signing_policy import SECOND, change_time, truncate
 
 try:
@@ -55,7 +56,6 @@ _ECDSA: dict[str, tuple[str, hashes.HashAlgorithm, Callable[[bytes], hashlib._Ha
     "secp521r1": ("1.2.840.10045.4.3.4", hashes.SHA512(), hashlib.sha512),
 }
 _SHA256_RSA = "1.2.840.113549.1.1.11"
-_ED25519 = "1.3.101.112"
 _ML_DSA_44 = "2.16.840.1.101.3.4.3.17"
 _ML_DSA_65 = "2.16.840.1.101.3.4.3.18"
 
@@ -287,7 +287,7 @@ def _signing(key: PrivateKey, key_name: str) -> tuple[Callable[[bytes], bytes], 
             pkcs1, sha256 = padding.PKCS1v15(), hashes.SHA256()
             return lambda data: key.sign(data, pkcs1, sha256), der.sequence(der.oid(_SHA256_RSA), der.NULL)
         case ed25519.Ed25519PrivateKey():
-            return key.sign, der.sequence(der.oid(_ED25519))
+            return key.sign, der.sequence(der.oid(ED25519))
         case _:
             pass
     if mldsa is not None:

@@ -25,10 +25,10 @@ MAX_RSA_BITS = 8192
 """As for keys that are made here: a larger one only costs every verifier time."""
 
 _RSA = "1.2.840.113549.1.1.1"
-_RSA_PSS = "1.2.840.113549.1.1.10"
+RSA_PSS = "1.2.840.113549.1.1.10"
 _EC = "1.2.840.10045.2.1"
 _DSA = "1.2.840.10040.4.1"
-_ED25519 = "1.3.101.112"
+ED25519 = "1.3.101.112"
 _ML_DSA = {"2.16.840.1.101.3.4.3.17", "2.16.840.1.101.3.4.3.18", "2.16.840.1.101.3.4.3.19"}
 _CURVES = {
     "1.3.132.0.33": ("P-224", 28),
@@ -37,7 +37,7 @@ _CURVES = {
     "1.3.132.0.35": ("P-521", 66),
 }
 _OTHERS = {
-    _RSA_PSS: "RSA-PSS (an RSA key under rsaEncryption can do the same)",
+    RSA_PSS: "RSA-PSS (an RSA key under rsaEncryption can do the same)",
     _DSA: "DSA",
     "1.3.101.110": "X25519",
     "1.3.101.111": "X448",
@@ -64,7 +64,7 @@ def read_public_key(key_info: bytes, *, allow_weak_rsa: bool = False) -> PublicK
         _check_rsa(parameters, bits, MIN_WEAK_RSA_BITS if allow_weak_rsa else MIN_RSA_BITS)
     elif oid == _EC:
         _check_curve(parameters, bits)
-    elif oid == _ED25519:
+    elif oid == ED25519:
         if parameters is not None:
             raise DERError("an Ed25519 key with parameters")
     elif oid not in _ML_DSA:

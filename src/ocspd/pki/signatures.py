@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from ocspd.errors import DERError
 from ocspd.pki import der_reader as reader
+from ocspd.pki.public_keys import ED25519, RSA_PSS
 
 if TYPE_CHECKING:
     from ocspd.pki.der_reader import Element
@@ -38,7 +39,6 @@ _ECDSA = {
     "1.2.840.10045.4.3.3": "sha384",
     "1.2.840.10045.4.3.4": "sha512",
 }
-_PSS = "1.2.840.113549.1.1.10"
 _MGF1 = "1.2.840.113549.1.1.8"
 _HASH_OIDS = {
     "1.3.14.3.2.26": "sha1",
@@ -47,7 +47,7 @@ _HASH_OIDS = {
     "2.16.840.1.101.3.4.2.3": "sha512",
 }
 _SELF_HASHING = {
-    "1.3.101.112",
+    ED25519,
     "2.16.840.1.101.3.4.3.17",
     "2.16.840.1.101.3.4.3.18",
     "2.16.840.1.101.3.4.3.19",
@@ -90,7 +90,7 @@ def _verify(  # noqa: PLR0913  (what a signature consists of)
     key: object, oid: str, parameters: Element | None, signature: bytes, data: bytes, *, allow_sha1: bool
 ) -> None:
     match key:
-        case rsa.RSAPublicKey() if oid == _PSS:
+        case rsa.RSAPublicKey() if oid == RSA_PSS:
             name = _pss_digest(parameters)
             digest = _digest(name, allow_sha1=allow_sha1)
             pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
@@ -99,11 +99,11 @@ def _verify(  # noqa: PLR0913  (what a signature consists of)
             key.verify(signature, data, padding.PKCS1v15(), _digest(_RSA[oid], allow_sha1=allow_sha1))
         case ec.EllipticCurvePublicKey() if oid in _ECDSA:
             key.verify(signature, data, ec.ECDSA(_digest(_ECDSA[oid], allow_sha1=allow_sha1)))
-        case ed25519.Ed25519PublicKey() if oid == "1.3.101.112":
+        case ed25519.Ed25519PublicKey() if oid == ED25519:
             key.verify(signature, data)
-        case _ if oid in _SELF_HASHING - {"1.3.101.112"} and type(key).__name__.startswith("MLDSA"):
+        case _ if oid in _SELF_HASHING - {ED25519} and type(key).__name__.startswith("MLDSA"):
             key.verify(signature, data)  # type: ignore[attr-defined]  # the one method all of them have
-        case _ if oid in _RSA or oid in _ECDSA or oid in _SELF_HASHING or oid == _PSS:
+        case _ if oid in _RSA or oid in _ECDSA or oid in _SELF_HASHING or oid == RSA_PSS:
             raise SignatureError("is signed with an algorithm for another kind of key than it has")
         case _:
             raise UnsupportedSignatureError(f"is signed with the algorithm {oid}, which is not supported")

@@ -11,7 +11,6 @@ Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests
 from __future__ import annotations
 
 import html
-import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -31,6 +30,7 @@ from ocspd.authority.api.api_response import (
     plain_response,
     success_response,
 )
+from ocspd.logs import logger
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from ocspd.pki.go_regexp import Pattern
 
-logger = logging.getLogger("ocspd.web")
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REQUESTS = 256

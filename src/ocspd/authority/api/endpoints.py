@@ -8,7 +8,6 @@ path does.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ocspd.authority.api.dispatch import Endpoint
 from ocspd.authority.api.keys import KeyEndpoints
 from ocspd.authority.api.sign import SignEndpoints
 from ocspd.authority.api.status import StatusEndpoints
+from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
 
-logger = logging.getLogger("ocspd.web")
 
 NAMES = ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "revoke", "ocspsign", "health")
 

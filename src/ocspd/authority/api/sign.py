@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd import wire
 from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.offload import read_input
+from ocspd.logs import logger
 from ocspd.pki.csr import subject_from_fields
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
     from ocspd.pki.profiles import Profile, SigningConfig
 
-logger = logging.getLogger("ocspd.web")
 
 NO_BUNDLER = Message(5300, "This request requires a bundler, but one is not initialized for the API server.")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
