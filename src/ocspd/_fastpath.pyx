@@ -3,23 +3,39 @@
 
 The way of a connection; `_reactor` has the descriptors, `_responder` says what to reply:
 
-    state       what it is                          bytes come          socket writable      leaves for
-    ----------  ----------------------------------  ------------------  -------------------  --------------------
-    FAST        requests are answered here          cut and answered    goes on with what    SLOW, HANDED_OFF,
-                                                                        was kept             CLOSING
-    SLOW        one request, whose end is known,    its own are         aiohttp may write    FAST when answered,
-                is with aiohttp                     aiohttp's, the      again                HANDED_OFF when its
-                                                    rest is kept                             framing breaks, CLOSING
-    HANDED_OFF  the framing is in doubt: aiohttp    aiohttp's           aiohttp may write    CLOSING
-                has the connection and ends it                          again
-                with its reply (RFC 9112 §6.3)
-    CLOSING     the last reply is being written     not read            writes               LINGERING, DONE
-    LINGERING   our side is closed; the client may  thrown away         -                    DONE
-                still be sending, and closing now
-                would reset it before it has read
-    DONE        over; `_settle` releases it
+    state       what it is                       bytes come                 socket writable
+    ----------  -------------------------------  -------------------------  ---------------------------
+    FAST        requests are answered here       cut and answered           goes on with what was kept
+    SLOW        one request, whose end is        its own are aiohttp's,     aiohttp may write again
+                known, is with aiohttp           the rest is kept
+    HANDED_OFF  the framing is in doubt:         aiohttp's                  aiohttp may write again
+                aiohttp has the connection,
+                and ends it with its reply
+                (RFC 9112 §6.3)
+    CLOSING     the last reply is being written  not read                   writes
+    LINGERING   our side is closed; closing all  thrown away                -
+                now would reset the connection
+                before the client has read
+    DONE        over                             -                          -
+    FREE        the slot belongs to nobody       -                          -
 
-Any state becomes DONE when the connection breaks. Deadlines, looked at once a second by `tick`: a reply has to
+    from        to          when
+    ----------  ----------  ------------------------------------------------------------------
+    FREE        FAST        a client is accepted or adopted
+    FAST        SLOW        a request is for aiohttp
+    FAST        HANDED_OFF  a request is for aiohttp, and its framing is in doubt
+    FAST        CLOSING     the reply is the last, the client has ended, time is up, or draining
+    SLOW        FAST        aiohttp has had the whole request and written the whole reply
+    SLOW        HANDED_OFF  the chunks of the request turn out to be none
+    SLOW        CLOSING     aiohttp closes, or time is up
+    HANDED_OFF  CLOSING     aiohttp closes, or time is up
+    CLOSING     LINGERING   all is written, and the client may still be sending
+    CLOSING     DONE        all is written
+    LINGERING   DONE        the client has ended, has sent too much, or LINGER_S are over
+    *           DONE        it broke: a reset, a request cut short, the write time-out, an abort
+    DONE        FREE        at the end of the way in (`_settle`)
+
+Deadlines, looked at once a second by `tick`: a reply has to
 be taken within the write time-out in any state; FAST without a byte of a request waits for the idle time-out,
 begun requests (FAST, SLOW, HANDED_OFF) for the header time-out from their first byte on, whatever dribbles in.
 Empty lines are no request and move no deadline, but more than BLANK_ROOM bytes of them begin one. LINGERING
