@@ -253,3 +253,57 @@ def test_a_responder_certificate_without_the_usage_is_refused() -> None:
 def test_what_is_no_answer_is_called_so(der: bytes) -> None:
     with pytest.raises(OCSPDError, match="OCSP response: "):
         asked(make_chain(), der)
+
+
+def openssl_accepts(folder: Path, chain: Chain, response: bytes) -> bool:
+    chain.write(folder)
+    (folder / "response.der").write_bytes(response)
+    words = ["ocsp", "-respin", "response.der", "-issuer", "ca.pem", "-cert", "leaf.pem", "-CAfile", "ca.pem"]
+    done = subprocess.run(
+        [need("openssl"), *words, "-no_nonce"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return "Response verify OK" in done.stderr and "leaf.pem: good" in done.stdout
+
+
+def signed_by(chain: Chain, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Make a response in which a certificate of one's choice is the signer's."""
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        chain.leaf,
+        chain.ca,
+        hashes.SHA1(),
+        ocsp.OCSPCertStatus.GOOD,
+        NOW - timedelta(hours=1),
+        NOW + timedelta(hours=1),
+        None,
+        None,
+    )
+    response = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, certificate).certificates([certificate])
+    return response.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("case", ["authorized", "direct", "no usage", "expired", "of another CA", "forged"])
+def test_signers_are_accepted_as_openssl_accepts_them(tmp_path: Path, case: str) -> None:
+    chain, other = make_chain(), make_chain(name="Other CA", number=1)
+    key = make_key("ecdsa-256", 9)
+    match case:
+        case "authorized":
+            response = signed_by(chain, chain.responder, chain.responder_key)
+        case "direct":
+            response = chain.signer(direct=True).sign(serial=chain.leaf.serial_number)
+        case "no usage":
+            response = signed_by(chain, chain.issue(77), key)
+        case "expired":
+            response = signed_by(chain, chain.issue(77, ocsp=True, days=-1), key)
+        case "of another CA":
+            response = signed_by(chain, other.responder, other.responder_key)
+        case _:  # issued in the name of the CA, by the key of another
+            forged = make_certificate(
+                common_name("forged"), key, chain.ca.subject, other.ca_key, serial=78, ocsp=True
+            )
+            response = signed_by(chain, forged, key)
+    try:
+        accepted = asked(chain, response).status == CertStatus.GOOD
+    except OCSPDError:
+        accepted = False
+    assert accepted == (case in {"authorized", "direct"})
+    assert openssl_accepts(tmp_path, chain, response) == accepted

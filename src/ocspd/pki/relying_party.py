@@ -11,9 +11,9 @@ A response is accepted under the conditions of RFC 6960 §3.2, in its order:
  6. nextUpdate, where there is one, is in the future.
 
 §3.2 asks for a valid signature and leaves the algorithms to the client (§4.3: SHA-256 with RSA it must know,
-SHA-1 it should). `openssl ocsp` accepts SHA-1, as far as the distribution does; Firefox does not, and the
-Baseline Requirements (§7.1.3.2.1) forbid it since 2022. Who uses this check asks whether *every* client will
-accept the responses of their own responder, so the strictest one counts.
+SHA-1 it should). `openssl ocsp` accepts SHA-1 unless the distribution forbids it (3.0.19 of Debian 12 says
+"Response verify OK"); Mozilla's root store policy (§5.1.3) forbids it to CAs. Who uses this check asks
+whether *every* client will accept the responses of their own responder, so the strictest one counts.
 
 Responses are read with the tolerant reader, so that one `cryptography` refuses (explicitly encoded default
 version) is judged by its signature and not by its encoding.
