@@ -47,7 +47,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             pass
         time.sleep(0.05)
-    raise AssertionError(f"{url} does not answer: {log.read_text()}")
+    raise AssertionError(f"{url} does not respond: {log.read_text()}")
 
 
 @dataclass(slots=True)

@@ -101,7 +101,7 @@ def test_a_responder_cut_off_from_s3_goes_on_and_catches_up(authority: Path, sto
             assert verdict(authority, "three", b.port) == "unauthorized"
             assert b.admin("/readyz")[0] == 200
             assert b.log.count("[ERROR]") == 1
-            assert "the generation pulled before serves on" in b.log
+            assert "still serving the previous generation" in b.log
             line.start()
             until(lambda: verdict(authority, "one", b.port) == "revoked")
             assert verdict(authority, "three", b.port) == "good"
@@ -153,7 +153,7 @@ def test_a_responder_starts_from_its_cache_when_the_store_is_away(authority: Pat
     away = os.environ | store.environment(("127.0.0.1", free_port()))
     with responder(authority / "log", *flags, env=away) as running:
         assert verdict(authority, "one", running.port) == "good"
-        assert "starting with the generation pulled before" in running.log
+        assert "starting with the previously pulled generation" in running.log
 
 
 def test_what_cannot_be_published_or_pulled_is_one_line(authority: Path) -> None:

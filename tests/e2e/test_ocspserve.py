@@ -140,7 +140,7 @@ def test_a_file_that_is_of_no_use_changes_nothing_and_is_told_once(dump: Path, d
         until(lambda: "[ERROR]" in running.log)
         time.sleep(1)
         assert running.log.count("[ERROR]") == 1
-        assert "are served on" in running.log
+        assert "still serving the responses read before" in running.log
         assert (running.status(1), running.status(2)) == ("good", "revoked")
         write_dump(dump, [answer(3)])
         until(lambda: running.status(3) == "good")

@@ -127,7 +127,7 @@ def test_it_is_not_ready_when_every_answer_has_expired(tmp_path: Path) -> None:
     publish(tmp_path / "index", [CA.answer(1)])  # of a fixed time in the past
     with responder(tmp_path / "log", "-index", str(tmp_path / "index"), wait=False) as running:
         until(lambda: "Now listening" in running.log)
-        assert running.admin("/readyz") == (503, "every answer has expired\n")
+        assert running.admin("/readyz") == (503, "every response has expired\n")
         assert running.status(1) == "try_later"
 
 

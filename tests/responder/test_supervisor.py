@@ -127,7 +127,7 @@ def test_a_worker_that_keeps_dying_is_started_ever_more_slowly_and_holds_up_no_d
             until(lambda: running.health()["workers"][0]["ready"])
             os.kill(running.workers()[0], signal.SIGKILL)
             until(partial(restarted, running, times))
-        delays = [line.split(" in ")[1] for line in running.log.splitlines() if "started again" in line]
+        delays = [line.split(" in ")[1] for line in running.log.splitlines() if "will be restarted" in line]
         assert delays == ["0.1 s", "0.2 s", "0.4 s", "0.8 s", "1.6 s"]
         start = time.monotonic()
         assert running.stop() == 0
@@ -314,15 +314,15 @@ def test_a_taken_port_is_one_line_and_exit_code_1(index: Path) -> None:
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if "[INFO]" not in line]
     assert line == (
-        f"cannot listen on 127.0.0.1:{port}: address already in use (choose another -port, or stop what "
-        "listens there)"
+        f"cannot listen on 127.0.0.1:{port}: address already in use (choose another -port, or stop the "
+        "program that listens there)"
     )
 
 
 @pytest.mark.parametrize(("port", "both"), [(8888, True), (8889, False)])
 def test_the_port_that_serve_and_ocspserve_share_is_told_when_it_is_taken(port: int, both: bool) -> None:  # noqa: FBT001
     text = in_use("-port", port)
-    assert ("serve and ocspserve both take 8888" in text) == both
+    assert ("serve and ocspserve both use 8888" in text) == both
     assert "choose another -port" in text
 
 

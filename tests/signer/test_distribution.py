@@ -248,7 +248,7 @@ async def test_a_responder_starts_from_its_cache_and_catches_up(
         await until(lambda: source.stats.failures > 2)
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert len(errors) == 1
-        assert "starting with the generation pulled before" in errors[0].getMessage()
+        assert "starting with the previously pulled generation" in errors[0].getMessage()
         add(signer, 2)
         await asyncio.to_thread(away.rename, share)
         await publish(signer, share)

@@ -370,5 +370,5 @@ def _rename(directory: IndexDirectory, path: Path, ref: SegmentRef) -> None:
     directory.machine.fsync_directory(directory.path)
 
 
-def _mib(octets: int) -> int:
-    return -(-octets // (1 << 20))
+def _mib(size_bytes: int) -> int:
+    return -(-size_bytes // (1 << 20))

@@ -79,16 +79,16 @@ class ObjectStore(Protocol):
     ) -> tuple[bytes, str | None] | None:
         """Return a small object and its ETag; None when the ETag is still `unless`.
 
-        MissingObjectError when there is none; IndexFileError when it has more than `limit` octets.
+        MissingObjectError when there is none; IndexFileError when it has more than `limit` bytes.
         """
         ...
 
     async def size(self, name: str) -> int | None:
-        """Return an object's size in octets; None when there is no such object."""
+        """Return an object's size in bytes; None when there is no such object."""
         ...
 
     def stream(self, name: str, offset: int = 0) -> AsyncGenerator[memoryview, None]:
-        """Yield an object's octets from `offset` on."""
+        """Yield an object's bytes from `offset` on."""
         ...
 
     async def write(self, name: str, content: bytes | Path) -> None:

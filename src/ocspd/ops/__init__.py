@@ -1,1 +1,1 @@
-"""What every long-running role shows an operator (floor 3)."""
+"""What every long-running role has for its operator (floor 3): sockets, metrics, systemd."""

@@ -1,4 +1,4 @@
-"""Metrics that every long-running role shows."""
+"""Metrics that every long-running role exposes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def build_info() -> InfoMetricFamily:
         release = "unknown"
     return InfoMetricFamily(
         "ocspd_build",
-        "Version of this program.",
+        "Versions of ocspd and of Python.",
         value={"version": release, "python": platform.python_version()},
     )

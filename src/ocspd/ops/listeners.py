@@ -1,6 +1,6 @@
 """The sockets a responder accepts on: one for each worker, sharing a port, or those systemd passed in.
 
-The supervisor makes them, so that a port that is taken is known before anything is started, and so that
+The supervisor creates them, so that a port in use is reported before anything is started, and so that
 connections waiting in a socket's queue survive the worker that should have accepted them.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PORT = 8888
-"""What CFSSL's serve and ocspserve both listen on unless told otherwise."""
+"""The default port of both serve and ocspserve, as in CFSSL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +33,32 @@ class Listeners:
     def name(self) -> str:
         """Where to connect, for messages: `127.0.0.1:8889`, `[::1]:8889` or `unix:/run/ocsp.sock`.
 
-        Sockets that only share the work of one address are named once.
+        Several sockets sharing one address are named once.
         """
         return ", ".join(dict.fromkeys(map(_name, self.sockets)))
 
     def listen(self, backlog: int) -> None:
-        """Let connections in: from now on they wait for a worker instead of being refused.
+        """Start to accept connections: from now on they wait for a worker instead of being refused.
 
-        A worker is given a connection when its first bytes are there, or after about a second
-        (TCP_DEFER_ACCEPT). It is set here and nowhere else: a worker that starts late must not undo
-        `accept_at_once` on a socket that others share.
+        A worker gets a connection once its first bytes have arrived, or after about a second
+        (TCP_DEFER_ACCEPT). The option is set here and nowhere else: a worker that starts late must not
+        undo `accept_at_once` on a shared socket.
         """
         for listener in self.sockets:
             _defer(listener, seconds=1)
             listener.listen(backlog)
 
     def accept_at_once(self) -> None:
-        """Let workers accept connections that have not said anything yet.
+        """Let workers accept connections that have not sent anything yet.
 
-        The kernel holds those back, and resets them when the sockets close: their clients would not even
-        see the end of the connection.
+        The kernel holds these back and resets them when the sockets close: their clients would not see an
+        orderly end of the connection.
         """
         for listener in self.sockets:
             _defer(listener, seconds=0)
 
     def close(self) -> None:
-        """Close this process's hold of the sockets. Idempotent."""
+        """Close the sockets in this process. Idempotent."""
         for listener in self.sockets:
             listener.close()
 
@@ -79,8 +79,8 @@ def _defer(listener: socket.socket, *, seconds: int) -> None:
 def bind(address: str, port: int, workers: int) -> Listeners:
     """Bind one SO_REUSEPORT socket for each worker; `address` "" means every interface.
 
-    Nothing is let in yet. OCSPDError in one line when the address cannot be used, a port that anybody
-    listens on included (SO_REUSEPORT alone would share it with another responder of this user).
+    No connection is accepted yet. OCSPDError in one line when the address cannot be used, or when another
+    process listens on the port (SO_REUSEPORT alone would share it with another responder of this user).
     """
     sockets: list[socket.socket] = []
     try:
@@ -99,7 +99,7 @@ def bind(address: str, port: int, workers: int) -> Listeners:
 
 
 def passed(sockets: Sequence[socket.socket]) -> Listeners:
-    """Use sockets that came from systemd: they stay open while this program restarts."""
+    """Use sockets passed by systemd: they stay open while this program restarts."""
     return Listeners(tuple(sockets), shared=True)
 
 
@@ -125,14 +125,16 @@ def _socket(family: int, *, shared: bool) -> socket.socket:
 
 
 def in_use(port_flag: str, port: int) -> str:
-    """Explain a port that is taken, also to whoever has started both servers with CFSSL's default."""
-    both = "; serve and ocspserve both take 8888 unless told otherwise" if port == DEFAULT_PORT else ""
-    return f"address already in use (choose another {port_flag}, or stop what listens there{both})"
+    """Explain a port in use, also to those who start both servers on CFSSL's default port."""
+    both = "; serve and ocspserve both use 8888 by default" if port == DEFAULT_PORT else ""
+    return (
+        f"address already in use (choose another {port_flag}, or stop the program that listens there{both})"
+    )
 
 
 def _why(error: OSError | OverflowError, port: int) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return in_use("-port", port)
     if isinstance(error, OSError) and error.errno == errno.EACCES:
-        return "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE or systemd's socket)"
+        return "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE or a systemd socket)"
     return getattr(error, "strerror", None) or str(error)

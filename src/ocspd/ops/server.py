@@ -32,7 +32,7 @@ DRAIN_S = 10.0
 class HTTPServer:
     """A server on one address and port; `drain_s` bounds how long requests in flight may finish.
 
-    `port_flag` is what an operator would change when the port is taken.
+    `port_flag` is the flag to change when the port is in use.
     """
 
     def __init__(  # noqa: PLR0913  (options of one server)
@@ -45,7 +45,7 @@ class HTTPServer:
         max_connections: int | None = None,
         head_s: float = HEAD_S,
     ) -> None:
-        """`max_connections` is how many are open at a time; more are closed at once. None: no limit.
+        """`max_connections` may be open at a time; more are closed at once. None: no limit.
 
         `head_s` is how long a connection has for its first request.
         """
@@ -82,10 +82,10 @@ class HTTPServer:
         self._runner = runner
 
     async def use_tls(self, context: ssl.SSLContext) -> None:
-        """Have new connections use another context; open ones keep theirs.
+        """Make new connections use another context; open ones keep theirs.
 
-        The context of a listening socket cannot be changed, and one that is changed in place keeps the CAs
-        it trusted and the sessions it resumes. So the same socket listens anew.
+        The context of a listening socket cannot be replaced, and one that is changed in place keeps the CAs
+        it trusted and the sessions it resumes. So the same socket starts to listen again.
         """
         runner = self._runner
         assert runner is not None
@@ -99,7 +99,7 @@ class HTTPServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, also when 0 was asked for."""
+        """The port it listens on, also when 0 was requested."""
         assert self._runner is not None
         address: Any = self._runner.addresses[0]
         port: int = address[1]

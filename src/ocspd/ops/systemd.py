@@ -1,4 +1,4 @@
-"""Talking with systemd: state notifications (sd_notify(3)) and sockets passed in (sd_listen_fds(3))."""
+"""The interface to systemd: state notifications (sd_notify(3)) and sockets passed in (sd_listen_fds(3))."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _FIRST_DESCRIPTOR = 3
 
 
 class Notifier:
-    """Tells the service manager what this process is doing; does nothing where there is none.
+    """Notifies the service manager of this process's state; does nothing where there is none.
 
-    A manager that cannot be reached is not an error: the service goes on.
+    A manager that cannot be reached is not an error: the service continues.
     """
 
     def __init__(self, address: str | None = None, watchdog_s: float = 0) -> None:
         """Take the manager's socket path (`@` for an abstract one) and the watchdog's interval."""
         self._address = address
         self.watchdog_s = watchdog_s
-        """How often `WATCHDOG=1` is due, in seconds; 0 when nobody watches."""
+        """How often `WATCHDOG=1` is due, in seconds; 0 without a watchdog."""
 
     @classmethod
     def from_environment(cls) -> Notifier:
@@ -43,19 +43,19 @@ class Notifier:
             channel.sendto("\n".join(assignments).encode(), address)
 
     def reloading(self) -> None:
-        """Say that a reload begins; `ready` ends it (Type=notify-reload wants the monotonic time)."""
+        """Notify that a reload begins; `ready` ends it (Type=notify-reload requires the monotonic time)."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def ready(self, status: str) -> None:
-        """Say that requests are answered."""
+        """Notify that requests are being served."""
         self.send("READY=1", f"STATUS={status}")
 
 
 def passed_sockets() -> list[socket.socket]:
     """Return the listening stream sockets (TCP or Unix) systemd passed in; they belong to the caller.
 
-    Reads LISTEN_FDS and LISTEN_PID and removes them, so that children do not take the descriptors for
-    theirs. Sockets of other kinds are closed. OCSPDError when a descriptor that was announced is no socket.
+    Reads LISTEN_FDS and LISTEN_PID and removes them, so that child processes do not claim the descriptors.
+    Sockets of other kinds are closed. OCSPDError when one of the descriptors is not a socket.
     """
     count = os.environ.pop("LISTEN_FDS", "")
     pid = os.environ.pop("LISTEN_PID", "")

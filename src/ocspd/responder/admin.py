@@ -1,13 +1,13 @@
-"""The operators' side of the responder, on a listener of its own.
+"""The responder's endpoints for operators, on a listener of their own.
 
 GET or HEAD of:
 
     /metrics   Prometheus text format
-    /livez     200 as long as the supervisor's loop turns
+    /livez     200 as long as the supervisor's event loop runs
     /healthz   the same, with the state of workers and index as JSON
-    /readyz    200 when clients may be sent here, else 503 with the reason in one line
+    /readyz    200 when clients may be sent here, otherwise 503 with the reason in one line
 
-It is never to be reachable from where clients are: it binds to 127.0.0.1 unless told otherwise.
+It must not be reachable for clients: it binds to 127.0.0.1 by default.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 class Admin:
-    """Handles the requests; for `web.server.HTTPServer`."""
+    """The request handler for `ops.server.HTTPServer`."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -48,7 +48,7 @@ class Admin:
                 return _reply(503 if reason else 200, f"{reason or 'ok'}\n")
             case "/healthz":
                 return self._health()
-        return _reply(404, "there is /metrics, /livez, /readyz and /healthz\n")
+        return _reply(404, "available: /metrics, /livez, /readyz and /healthz\n")
 
     def _health(self) -> web.Response:
         supervisor = self._supervisor

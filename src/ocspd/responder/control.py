@@ -1,4 +1,4 @@
-"""What supervisor and worker say to each other: JSON objects, one a line, on a socket pair.
+"""The messages between supervisor and worker: JSON objects, one per line, on a socket pair.
 
     supervisor to worker                              worker to supervisor
     configure  once, first                            ready       after the first index
@@ -7,11 +7,11 @@
     drain      finish within a time and exit          alive       once a second, with its connections
 
     supervisor to examiner (`responder/examiner.py`)  examiner to supervisor
-    check      can this generation be used            checked     with its numbers of entries and segments
+    check      can this generation be used            checked     with its counts of entries and segments
     survey     describe a generation, once checked   surveyed    the state of each issuer's responses
                                                       refused     why not
 
-The socket's end means the other side is gone: the worker then drains and exits, so a supervisor that
+End of file means that the other side has ended: the worker then drains and exits, so a supervisor that
 was killed leaves no orphans behind.
 """
 
@@ -64,7 +64,7 @@ class Channel:
         return cls(*await asyncio.open_connection(sock=end, limit=_MAX_LINE))
 
     def send(self, what: str, **values: Any) -> None:
-        """Queue a message. What is said to a peer that is gone is lost: `receive` tells of its end."""
+        """Queue a message. Messages to a peer that has ended are lost; `receive` reports its end."""
         if not self._writer.is_closing():
             self._writer.write(json.dumps({"what": what, **values}).encode() + b"\n")
 

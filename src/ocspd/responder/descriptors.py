@@ -1,7 +1,7 @@
 """File descriptors: how many this process may have, and how many of them clients may take.
 
-Whoever holds connections could otherwise take the descriptors that a responder needs to read the next
-generation of its index, and with it keep a revocation from everybody.
+Otherwise a client holding many connections could take the descriptors that a responder needs to read the
+next generation of its index, and so withhold a revocation from everybody.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_ADMIN = 256
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of descriptors to the hard one, also for processes started later; the limit."""
+    """Raise the soft limit of descriptors to the hard one, for child processes too; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # a kernel that does not let us keeps the soft one
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -29,7 +29,7 @@ def raise_limit() -> int:
 
 
 def worker_connections(limit: int, sockets: int, wanted: int) -> int:
-    """Return how many connections a worker may hold: at most `wanted`, and so many that the reserve stays.
+    """Return how many connections a worker may hold: at most `wanted`, less if the reserve requires it.
 
     `sockets` are the listening ones, which it may hold twice. ConfigError when the limit leaves none.
     """

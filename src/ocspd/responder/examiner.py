@@ -1,8 +1,8 @@
-"""The examiner: the process that looks into index files for the supervisor.
+"""The examiner: the process that checks index files for the supervisor.
 
-A mapped file that is truncated ends whoever touches its pages (SIGBUS), without a word. The supervisor,
-whose end is the end of everything, therefore never maps one: it asks this process, which can be replaced.
-`responder/control.py` has what they say to each other, `responder/examining.py` is the supervisor's side.
+If a mapped file is truncated, the process that touches its pages is killed (SIGBUS). The supervisor, with
+whose end everything ends, therefore never maps one: it asks this process, which can be replaced.
+`responder/control.py` defines their messages, `responder/examining.py` is the supervisor's side.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from ocspd.index.manifest import SegmentRef
 
 _STEPS = 200
-"""Into how many steps the expiry of an issuer's responses is divided: shares are exact to half a percent."""
+"""The number of steps into which the expiry of an issuer's responses is divided: shares are exact to half a
+percent."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerState:
-    """The responses given out about one issuer under one CertID hash; times in seconds since the epoch."""
+    """The responses served for one issuer under one CertID hash; times in seconds since the epoch."""
 
     key_hash: str
     hash_name: str
@@ -41,15 +42,15 @@ class IssuerState:
     next_update_max: int
     this_update_min: int
     expiries: tuple[tuple[int, int], ...]
-    """(moment, responses): how many expire up to that moment and after the one before; in order."""
+    """(moment, responses): how many expire by that moment and after the previous one; in order."""
 
     def expired(self, now_s: float) -> float:
-        """Return the share of the responses that has expired, 0 to 1."""
+        """Return the share of the responses that have expired, 0 to 1."""
         return sum(count for moment, count in self.expiries if moment <= now_s) / max(self.entries, 1)
 
 
 class Examiner:
-    """Answers the supervisor's questions; a check is never kept waiting by a survey."""
+    """Carries out the supervisor's requests; a survey never delays a check."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -57,7 +58,7 @@ class Examiner:
         self._checking = asyncio.Lock()
 
     async def run(self) -> None:
-        """Work until the supervisor is gone."""
+        """Run until the supervisor ends."""
         tasks = set[asyncio.Task[None]]()
         while (message := await self._channel.receive()) is not None:
             match message["what"]:
@@ -100,7 +101,7 @@ class Examiner:
 
 
 async def run_examiner(control: socket.socket) -> None:
-    """Answer questions on this end of the supervisor's channel until the other is closed."""
+    """Serve requests on this end of the supervisor's channel until the other end is closed."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: None)
@@ -108,7 +109,7 @@ async def run_examiner(control: socket.socket) -> None:
 
 
 def describe(index: Index) -> tuple[IssuerState, ...]:
-    """Count the responses an index gives out, by issuer and CertID hash."""
+    """Count the responses an index serves, by issuer and CertID hash."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for (hash_name, _, key_hash), stats in index.live_stats().items():
         found.setdefault((key_hash.hex(), hash_name), []).append(stats)
@@ -127,7 +128,7 @@ def describe(index: Index) -> tuple[IssuerState, ...]:
 
 
 def _steps(expiries: list[dict[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Sum up responses by the moment they expire; those that expire one after the other share a step."""
+    """Sum up responses by the time they expire; those that expire close together share a step."""
     counts: dict[int, int] = {}
     for row in expiries:
         for moment, count in row.items():

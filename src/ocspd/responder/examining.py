@@ -1,4 +1,4 @@
-"""The supervisor's side of the examiner: questions with an end in sight, a new process when one has died."""
+"""The supervisor's side of the examiner: requests with a time limit, a new process when one has died."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from ocspd.index.manifest import Manifest
 
 _ANSWER_S = 120
-"""How long an answer may take, in seconds in which this process ran: a base has large tables."""
+"""How long an examination may take, in seconds during which this process ran: a base has large tables."""
 
 
 _RESTART_S = (0.1, 5.0)
-"""Pauses before an examiner that died is started again: the first, and the longest after deaths in a row."""
+"""Pauses before an examiner that died is restarted: the first, and the longest after repeated deaths."""
 
 
 class ExaminerLackError(IndexFileError):
-    """The index could not be looked at for want of something on this machine."""
+    """The index could not be examined because this machine is short of a resource."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a checked generation consists of."""
+    """The contents of a checked generation."""
 
     entries: int
-    """Keys; one that stands in several segments counts several times."""
+    """Responses; one that is in several segments counts several times."""
     segments: int
 
 
 @dataclass(slots=True)
 class Examining:
-    """Starts `command` (the descriptor of its channel is appended) when it is first asked something."""
+    """Starts `command` (the descriptor of its channel is appended) at the first request."""
 
     command: Sequence[str]
     _process: asyncio.subprocess.Process | None = None
@@ -58,7 +58,7 @@ class Examining:
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def check(self, directory: IndexDirectory, manifest: Manifest) -> Examined:
-        """Open and check what is new in a generation; IndexFileError names what cannot be used."""
+        """Open and check the new segments of a generation; IndexFileError names what cannot be used."""
         found = await self._ask("check", directory, manifest)
         return Examined(found["entries"], found["segments"])
 
@@ -131,7 +131,7 @@ class Examining:
         self._hearing = asyncio.create_task(self._hear(process, channel, name))
 
     async def _hear(self, process: asyncio.subprocess.Process, channel: Channel, name: str) -> None:
-        """Hand every answer to who waits for it; at the process's end say why it ended."""
+        """Hand every result to its waiter; when the process ends, report why."""
         try:
             while (message := await channel.receive()) is not None:
                 self._recovery.works()

@@ -1,6 +1,6 @@
-"""Prometheus metrics of a responder: the workers' counters, summed on scrape, and what the supervisor knows.
+"""Prometheus metrics of a responder: the workers' counters, summed on scrape, and the supervisor's state.
 
-Names follow Prometheus' conventions: prefix `ocspd_`, base units, `_total` for counters, moments as
+Names follow Prometheus' conventions: prefix `ocspd_`, base units, `_total` for counters, points in time as
 `_timestamp_seconds` (so that an alert still works when scraping stops). No label value comes from a client.
 """
 
@@ -31,7 +31,7 @@ _TIMEOUTS = ("header", "idle", "write")
 
 
 class ResponderCollector(Collector):
-    """Collects one responder's metrics when asked; holds no state of its own."""
+    """Collects one responder's metrics on each scrape; holds no state of its own."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -47,7 +47,7 @@ class ResponderCollector(Collector):
         visible = self._supervisor.visible
         yield _histogram(
             "ocspd_change_visible_seconds",
-            "Time from a change's commit in the database until every worker answered it.",
+            "Time from the commit of a change in the database until every worker served it.",
             visible.BOUNDS_S,
             visible.counts,
             visible.sum_s,
@@ -56,16 +56,20 @@ class ResponderCollector(Collector):
 
     def _workers(self) -> Iterator[Metric]:
         pool = self._supervisor.pool
-        up = GaugeMetricFamily("ocspd_worker_up", "Whether the worker answers requests.", labels=["worker"])
+        up = GaugeMetricFamily(
+            "ocspd_worker_up", "Whether the worker is serving requests.", labels=["worker"]
+        )
         generation = GaugeMetricFamily(
-            "ocspd_worker_index_generation", "Index generation the worker answers from.", labels=["worker"]
+            "ocspd_worker_index_generation", "Index generation the worker is serving.", labels=["worker"]
         )
         restarts = CounterMetricFamily(
-            "ocspd_worker_restarts", "Times the worker was started again after it died.", labels=["worker"]
+            "ocspd_worker_restarts",
+            "Number of times the worker was restarted after it died.",
+            labels=["worker"],
         )
         behind = GaugeMetricFamily(
             "ocspd_worker_behind",
-            "Whether the worker could not yet do what it was told: use the newest index, accept connections.",
+            "Whether the worker could not yet use the newest index or accept connections.",
             labels=["worker"],
         )
         for slot in pool.slots:
@@ -77,17 +81,17 @@ class ResponderCollector(Collector):
         yield from (up, generation, behind, restarts)
         yield GaugeMetricFamily(
             "ocspd_worker_max_connections",
-            "Connections each worker may hold.",
+            "Maximum number of connections of each worker.",
             value=pool.settings.max_connections,
         )
         yield _labelled(
             "ocspd_duty_restarts",
-            "Times a duty of the supervisor ended with a bug and was begun again.",
+            "Number of times a duty of the supervisor failed because of a bug and was restarted.",
             "duty",
             ((duty, self._supervisor.restarts[duty]) for duty in ("source", "index", "service")),
         )
         yield GaugeMetricFamily(
-            "ocspd_ready", "Whether /readyz says yes.", value=int(not self._supervisor.why_not_ready())
+            "ocspd_ready", "Whether /readyz reports ready.", value=int(not self._supervisor.why_not_ready())
         )
 
     def _pulling(self) -> Iterator[Metric]:
@@ -96,61 +100,69 @@ class ResponderCollector(Collector):
             return
         stats = source.stats
         yield GaugeMetricFamily(
-            "ocspd_index_pull_up", "Whether the last look at the remote index succeeded.", value=int(stats.up)
+            "ocspd_index_pull_up",
+            "Whether the last check of the remote index succeeded.",
+            value=int(stats.up),
         )
         yield CounterMetricFamily(
-            "ocspd_index_pull_failures", "Looks that did not succeed.", value=stats.failures
+            "ocspd_index_pull_failures", "Failed checks of the remote index.", value=stats.failures
         )
         yield GaugeMetricFamily(
             "ocspd_index_pull_success_timestamp_seconds",
-            "When the last one did.",
+            "Time of the last successful check of the remote index.",
             value=stats.succeeded_at,
         )
         yield GaugeMetricFamily(
             "ocspd_index_remote_generation",
-            "Generation of the remote index; -1 before it was read.",
+            "Generation of the remote index; -1 until it has been read.",
             value=stats.generation,
         )
         yield CounterMetricFamily(
-            "ocspd_index_pulled_bytes", "Bytes of segments downloaded.", value=stats.bytes
+            "ocspd_index_pulled_bytes",
+            "Bytes of segments downloaded from the remote index.",
+            value=stats.bytes,
         )
 
     def _index(self) -> Iterator[Metric]:
         index = self._supervisor.index
         yield GaugeMetricFamily(
             "ocspd_source_up",
-            "Whether what the file, table, index directory or URL holds now could be read and is served.",
+            "Whether the current contents of the file, table, index directory or URL are being served.",
             value=int(self._supervisor.source_up),
         )
-        yield GaugeMetricFamily("ocspd_index_entries", "Keys in the index.", value=index.entries)
+        yield GaugeMetricFamily(
+            "ocspd_index_entries",
+            "Responses in the index; one that is in several segments counts several times.",
+            value=index.entries,
+        )
         yield GaugeMetricFamily("ocspd_index_segments", "Segments in the index.", value=index.segments)
         yield GaugeMetricFamily("ocspd_index_generation", "Generation of the index.", value=index.generation)
         yield CounterMetricFamily(
             "ocspd_index_load_failures",
-            "Generations that could not be used, by the supervisor or a worker.",
+            "Generations that the supervisor or a worker could not use.",
             value=index.refused + self._supervisor.pool.refused,
         )
         if index.manifest is not None:
             yield GaugeMetricFamily(
                 "ocspd_index_created_timestamp_seconds",
-                "When the index in use was published.",
+                "Time when the index in use was published.",
                 value=index.manifest.published_at,
             )
         labels = ["issuer", "certid_hash"]  # the issuer by its key hash under that algorithm, in hex
-        entries = GaugeMetricFamily("ocspd_index_issuer_entries", "Answers about the issuer.", labels=labels)
+        entries = GaugeMetricFamily("ocspd_index_issuer_entries", "Responses of the issuer.", labels=labels)
         expiry = GaugeMetricFamily(
             "ocspd_index_first_expiry_timestamp_seconds",
-            "When the first answer about the issuer expires, replaced ones that are still stored included.",
+            "Time when the issuer's first response expires, including replaced ones that are still stored.",
             labels=labels,
         )
         oldest = GaugeMetricFamily(
             "ocspd_index_oldest_this_update_timestamp_seconds",
-            "thisUpdate of the oldest answer about the issuer, replaced ones that are still stored included.",
+            "thisUpdate of the issuer's oldest response, including replaced ones that are still stored.",
             labels=labels,
         )
         expired = GaugeMetricFamily(
             "ocspd_index_expired_ratio",
-            "Share of the responses about the issuer that has expired, 0 to 1.",
+            "Share of the issuer's responses that have expired, 0 to 1.",
             labels=labels,
         )
         now_s = self._supervisor.clock.now().timestamp()
@@ -179,31 +191,35 @@ def _from_counters(counts: dict[str, int]) -> Iterator[Metric]:
         ((name, counts[f"certid_{name}"]) for name in HASHES),
     )
     yield CounterMetricFamily(
-        "ocspd_requests_nonce", "Requests with a nonce, which is ignored.", value=counts["request_nonce"]
+        "ocspd_requests_nonce", "Requests with a nonce (nonces are ignored).", value=counts["request_nonce"]
     )
     yield CounterMetricFamily(
         "ocspd_requests_multiple",
-        "Requests for several certificates, of which the first was answered.",
+        "Requests for several certificates (only the first is answered).",
         value=counts["request_multiple"],
     )
     yield _labelled(
         "ocspd_slow_path_requests",
-        "Requests left to the slow path, by cause.",
+        "Requests handed to the slow path, by cause.",
         "cause",
         ((cause, counts[f"slow_{cause}"]) for cause in SLOW_CAUSES),
     )
     yield CounterMetricFamily(
-        "ocspd_received_bytes", "Bytes of requests, heads included.", value=counts["received_bytes"]
+        "ocspd_received_bytes",
+        "Bytes of requests received, including HTTP headers.",
+        value=counts["received_bytes"],
     )
     yield CounterMetricFamily(
-        "ocspd_sent_bytes", "Bytes of responses, heads included.", value=counts["sent_bytes"]
+        "ocspd_sent_bytes", "Bytes of replies sent, including HTTP headers.", value=counts["sent_bytes"]
     )
     yield _latency(counts)
     opened, closed = counts["connections_opened"], counts["connections_closed"]
     yield CounterMetricFamily("ocspd_connections", "Connections accepted.", value=opened)
     yield GaugeMetricFamily("ocspd_connections_open", "Connections open now.", value=max(opened - closed, 0))
     yield CounterMetricFamily(
-        "ocspd_connections_refused", "Connections over the cap.", value=counts["connections_refused"]
+        "ocspd_connections_refused",
+        "Connections refused because of the connection limit.",
+        value=counts["connections_refused"],
     )
     yield _labelled(
         "ocspd_connection_timeouts",
@@ -223,7 +239,7 @@ def _labelled(name: str, text: str, label: str, values: Iterable[tuple[str, int]
 def _latency(counts: dict[str, int]) -> HistogramMetricFamily:
     return _histogram(
         "ocspd_fast_path_latency_seconds",
-        "Time from the bytes read to the bytes handed to the socket, of every 16th read on the native path.",
+        "Time from reading a request to writing its reply, sampled on every 16th read of the fast path.",
         [bound / 1e9 for bound in LATENCY_BOUNDS_NS],
         [counts[f"latency_bucket_{number}"] for number in range(len(LATENCY_BOUNDS_NS) + 1)],
         counts["latency_sum_ns"] / 1e9,
@@ -233,7 +249,7 @@ def _latency(counts: dict[str, int]) -> HistogramMetricFamily:
 def _histogram(
     name: str, text: str, bounds: Sequence[float], counts: Sequence[int], total: float
 ) -> HistogramMetricFamily:
-    """Return a histogram of buckets counted apart; Prometheus wants each with all smaller ones in it."""
+    """Return a histogram from separate bucket counts; Prometheus expects cumulative ones."""
     labels = [*map(repr, bounds), "+Inf"]
     return HistogramMetricFamily(
         name, text, buckets=list(zip(labels, accumulate(counts), strict=True)), sum_value=total

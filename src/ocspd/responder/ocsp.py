@@ -1,6 +1,6 @@
-"""OCSP over HTTP, every shape of it: the path taken by what the native one does not know (RFC 6960 App. A).
+"""OCSP over HTTP in full: the path for requests the fast path does not handle (RFC 6960 App. A).
 
-The bytes written here are the contract of `_fastpath`, which writes the same for the shapes it knows.
+The bytes written here are the contract of `_fastpath`, which writes the same for the requests it handles.
 Only the value of Date may differ. Lines end in CRLF, names are cased as below, fields stand in this order:
 
     HTTP/V S REASON              V: the request's version, 1.0 or 1.1
@@ -9,11 +9,11 @@ Only the value of Date may differ. Lines end in CRLF, names are cased as below, 
     Allow: GET, HEAD, POST                           405 only
     Cache-Control: max-age=N, public, no-transform, must-revalidate       authoritative, 304 included
     Last-Modified: thisUpdate                        authoritative
-    Expires: nextUpdate                              authoritative, unless the answer has no nextUpdate
+    Expires: nextUpdate                              authoritative, unless the response has no nextUpdate
     ETag: "TAG"                                      authoritative
     Cache-Control: max-age=0, no-cache               everything else
     Date: now
-    Connection: close                                HTTP/1.1 and the connection ends after this answer
+    Connection: close                                HTTP/1.1 and the connection ends after this reply
     Connection: keep-alive                           HTTP/1.0 and it does not
 
     S  REASON                 when                                                       body
@@ -24,7 +24,7 @@ Only the value of Date may differ. Lines end in CRLF, names are cased as below, 
     404 Not Found             a path outside -path                                       empty
     405 Method Not Allowed    any method but GET, HEAD, POST                             empty
     408 Request Timeout       the body did not arrive in time; closes                    empty
-    413 Content Too Large     a body over 10 000 octets; closes                          empty
+    413 Content Too Large     a body over 10 000 bytes; closes                           empty
     417 Expectation Failed    Expect: anything but 100-continue                          empty
     500 Internal Server Error internalError                                              OCSPResponse
 
@@ -32,16 +32,16 @@ Rules:
  1. HEAD is answered as GET, without the body (Content-Length stays).
  2. GET: the request-target without scheme and authority and without the query; below -path; percent-decoded,
     a second time if an escape is left; leading slashes dropped, no other slash ever; CR and LF dropped;
-    space means `+`, `-` means `+`, `_` means `/`; trailing `=` may be too few or too many. What is left is
-    strict base64. Nothing left: the health answer.
+    space means `+`, `-` means `+`, `_` means `/`; trailing `=` may be missing or in excess. What is left is
+    strict base64. Nothing left: the health reply.
  3. POST: any path below -path, any Content-Type or none, Content-Length or chunked.
  4. If-None-Match counts on GET and HEAD (RFC 9110 §13.1.2): weak comparison, a list or `*`. CFSSL answers
     304 to POST as well; nobody can depend on it, since a POST is not cached.
  5. If-Modified-Since never leads to 304: Last-Modified is thisUpdate in whole seconds, and a certificate may
-    be revoked within the second, or signed anew for the same period: a date cannot tell one answer from the
-    other. So it is no strong validator (RFC 9110 §8.8.2.2), and ignoring it is always right (§13.1.3).
+    be revoked within the second, or signed again for the same period: a date cannot distinguish the two
+    responses. So it is not a strong validator (RFC 9110 §8.8.2.2), and ignoring it is always right (§13.1.3).
 
-It must not read an index or a clock other than the one it is given; `worker.py` makes the server.
+It must not read any index or clock but the one it is given; `worker.py` creates the server.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _ETAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
 class Reply(Protocol):
-    """What is said to a request below HTTP: `_responder.Reply` (times in seconds since the epoch)."""
+    """The result for a request, without HTTP: `_responder.Reply` (times in seconds since the epoch)."""
 
     @property
     def http_status(self) -> int: ...  # noqa: D102  (see _responder.Reply)
@@ -118,10 +118,10 @@ class Reply(Protocol):
 
 
 class Responder(Protocol):
-    """Who answers below HTTP and counts: `_responder.Responder`."""
+    """Answers requests without HTTP and counts them: `_responder.Responder`."""
 
     def reply_to(self, request_der: bytes, /) -> Reply:
-        """Answer a DER request; never raises for bad bytes."""
+        """Answer a DER request; never raises for malformed bytes."""
         ...
 
     def count(self, counter: str, amount: int = 1, /) -> None:
@@ -130,13 +130,13 @@ class Responder(Protocol):
 
 
 class MalformedError(ValueError):
-    """A GET path that does not hold a base64 text: malformedRequest."""
+    """A GET path that is not base64: malformedRequest."""
 
 
 class OCSPServer(web.Server):
-    """Makes the aiohttp protocol of a connection: the `slow_factory` of `_fastpath.Connections`.
+    """Creates the aiohttp protocol of a connection: the `slow_factory` of `_fastpath.Connections`.
 
-    It also serves alone, `loop.create_server(OCSPServer(...), ...)`, without limits on connections.
+    It also works alone, `loop.create_server(OCSPServer(...), ...)`, without limits on connections.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class OCSPServer(web.Server):
         super().__init__(self._handle)
         self.responder = responder
         self.draining = False
-        """Set it: every further answer ends its connection."""
+        """If set, every further reply ends its connection."""
         self._clock = clock
         self._prefix = path.strip("/")
         self.body_timeout_s = body_timeout_s
@@ -169,7 +169,7 @@ class OCSPServer(web.Server):
         return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
 
     def date(self) -> str:
-        """Return the value of Date for an answer written now."""
+        """Return the value of Date for a reply written now."""
         return http_date(int(self._clock.now().timestamp()))
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -201,7 +201,7 @@ class OCSPServer(web.Server):
         return OCSPReply(self, reply.http_status, reply.outcome, reply.body, reply=reply)
 
     def _below_prefix(self, target: str) -> str | None:
-        """Return the path below -path, without the slash between them; None when it is elsewhere."""
+        """Return the path below -path, without the slash between them; None for any other path."""
         absolute = _ABSOLUTE_FORM.match(target)
         path = target[absolute.end() if absolute else 0 :].partition("?")[0].lstrip("/")
         if not self._prefix:
@@ -235,7 +235,7 @@ class OCSPServer(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    """aiohttp's protocol, answering what it cannot read with our malformedRequest."""
+    """aiohttp's protocol, which answers what it cannot parse with our malformedRequest."""
 
     __slots__ = ("_server",)
 
@@ -250,7 +250,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        """Answer a request that is no HTTP (status 400), or a bug of ours (500); ends the connection."""
+        """Reply to a request that is not HTTP (400), or after a bug of ours (500); end the connection."""
         if isinstance(exc, ConnectionError) or self.transport is None or self.transport.is_closing():
             # the client has gone, which aiohttp says in several ways: no error, and nobody to answer
             answer = OCSPReply(self._server, 400, None, _MALFORMED)
@@ -264,7 +264,7 @@ class _Connection(web.RequestHandler):
 
 
 class OCSPReply(web.Response):
-    """A response with exactly the fields of the module's table, counted when it is written.
+    """A reply with exactly the header fields of the module's table, counted when it is written.
 
     Without an outcome nobody will read it, and it is not counted.
     """
@@ -297,7 +297,7 @@ class OCSPReply(web.Response):
         self._counter = server.responder.count
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Count the answer under its method and outcome, and begin to write it."""
+        """Count the reply under its method and outcome, and begin to write it."""
         self._transport = request.transport
         if not self.prepared and self.outcome is not None:
             method = request.method.lower()
@@ -312,7 +312,7 @@ class OCSPReply(web.Response):
         self.headers.popall("Server", None)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Finish the answer and count its size."""
+        """Finish the reply and count its size."""
         await super().write_eof(data)
         self._counter("sent_bytes", self.body_length)
         done = getattr(self._transport, "request_done", None)
@@ -321,7 +321,7 @@ class OCSPReply(web.Response):
 
 
 def cache_fields(reply: Reply) -> dict[str, str]:
-    """Return the cache fields of an authoritative answer, in order (RFC 9919 §6, with GMT dates)."""
+    """Return the cache header fields of an authoritative reply, in order (RFC 9919 §6, with GMT dates)."""
     fields = {
         "Cache-Control": f"max-age={reply.max_age_s}, public, no-transform, must-revalidate",
         "Last-Modified": http_date(reply.this_update),
@@ -333,7 +333,7 @@ def cache_fields(reply: Reply) -> dict[str, str]:
 
 
 def decode_path(path: str) -> bytes:
-    """Return the DER in a GET path (rule 2 above); MalformedError when it holds no base64 text."""
+    """Return the DER in a GET path (rule 2 above); MalformedError if it is not base64."""
     data = path.encode("utf-8", "surrogateescape")
     for _ in range(2):
         if b"%" in data:
@@ -352,6 +352,6 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def is_current(headers: CIMultiDictProxy[str], etag: str) -> bool:
-    """Tell whether the copy a GET names is the answer with this entity tag (RFC 9110 §13.1.2)."""
+    """Return whether the copy a GET names is the response with this entity tag (RFC 9110 §13.1.2)."""
     text = ",".join(headers.getall("If-None-Match", []))
     return text.strip() == "*" or etag in _ETAG.findall(text)

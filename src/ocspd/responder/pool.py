@@ -1,8 +1,8 @@
-"""The worker processes: started, told which index and sockets to use, restarted when they die.
+"""The worker processes: started, assigned an index and sockets, restarted when they die.
 
 Every worker inherits every listening socket and accepts on its own; while one is down, another accepts
-on its socket too, so no connection waits for the restart. Counters live in shared memory that outlasts
-the worker, and its successor goes on counting there.
+on its socket too, so no connection waits for the restart. Counters live in shared memory that outlives
+the worker, and its successor continues them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AT_LIMIT_S = 10.0  # so long after the last refused connection a worker counts 
 _RETRY_S = (0.1, 30.0)  # first and longest pause before a worker that died is started again
 SIGBUS_MEANS = "a file of the index was truncated while it was mapped, or its disk failed"
 _TROUBLE = {
-    "index": "it keeps the index it has",
+    "index": "it keeps the previous index",
     "listen": "it does not accept on every socket",
     "descriptors": "it closes new connections",
 }
@@ -53,7 +53,7 @@ _CLOSED = COUNTERS.index("connections_closed") * 8
 
 @dataclass(slots=True, kw_only=True)
 class Slot:
-    """One worker's place: what stays when the process in it changes."""
+    """One worker's slot: the state that outlives the process in it."""
 
     number: int
     counters: mmap
@@ -62,14 +62,14 @@ class Slot:
     channel: Channel | None = None
     ready: bool = False
     generation: int = -1
-    """Of the index it uses; -1 for none."""
+    """The generation of the index it uses; -1 for none."""
     sockets: tuple[int, ...] = ()
     silent_s: float = 0.0
-    """For how long nothing was heard while the supervisor was there to hear it."""
+    """How long the worker has been silent while the supervisor was running to receive its messages."""
     trouble: dict[str, str] = field(default_factory=dict)
-    """What it could not do yet, and why: `index`, `listen`, `descriptors`."""
+    """What it cannot do at present (`index`, `listen`, `descriptors`), and why."""
     refused: int = 0
-    """Connections over the limit, as it said last."""
+    """Connections refused because of the limit, as last reported."""
     at_limit_s: float = 0.0
     """How much longer it counts as being at its limit of connections."""
     restarts: int = 0
@@ -88,10 +88,10 @@ class WorkerPool:
     listeners: Listeners
     count: int
     diagnose: Callable[[], str] = lambda: ""
-    """Says what is wrong with the files of the index, for the log line about a worker that SIGBUS ended."""
+    """Describes what is wrong with the files of the index, for the log line on a worker killed by SIGBUS."""
     slots: list[Slot] = field(default_factory=list)
     refused: int = 0
-    """How often a worker could not use an index that was thought valid."""
+    """How often a worker could not use an index that had been found valid."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _index: tuple[str, str] | None = None
     _generation: int = -1
@@ -108,14 +108,14 @@ class WorkerPool:
                 os.ftruncate(descriptor, COUNTER_BLOCK_BYTES)
                 counters = mmap(descriptor, COUNTER_BLOCK_BYTES)
             except OSError as err:
-                raise OCSPDError(f"cannot make the counters of worker {number}: {err.strerror}") from err
+                raise OCSPDError(f"cannot create the counters of worker {number}: {err.strerror}") from err
             slot = Slot(number=number, counters=counters, counters_fd=descriptor)
             self.slots.append(slot)
             self._tasks.append(asyncio.create_task(self._keep(slot)))
         self._tasks.append(asyncio.create_task(self._look()))
 
     def use(self, directory: str, manifest: str, generation: int) -> None:
-        """Let every worker use another index; those started later begin with it."""
+        """Make every worker use another index; those started later begin with it."""
         if not any(self.is_behind(slot) for slot in self.slots):
             self._behind_s = 0.0
         self._index, self._generation = (directory, manifest), generation
@@ -124,27 +124,27 @@ class WorkerPool:
                 slot.channel.send("index", directory=directory, manifest=manifest)
 
     def is_behind(self, slot: Slot) -> bool:
-        """Tell whether a worker that answers does so from another generation than the one in use."""
+        """Return whether a worker is serving another generation than the one in use."""
         return slot.ready and slot.generation != self._generation
 
     @property
     def trouble(self) -> str:
-        """In a few words what keeps a worker from its work; "" for nothing."""
+        """Describe in a few words what keeps a worker from working; "" if nothing does."""
         for slot in self.slots:
             if slot.trouble:
                 return f"worker {slot.number}: {next(iter(slot.trouble.values()))}"
         for slot in self.slots:
             if self.is_behind(slot) and self._behind_s > _BEHIND_S:
-                return f"worker {slot.number} still answers from generation {slot.generation}"
+                return f"worker {slot.number} is still serving generation {slot.generation}"
         return ""
 
     @property
     def ready(self) -> int:
-        """How many workers answer requests."""
+        """The number of workers that serve requests."""
         return sum(slot.ready for slot in self.slots)
 
     async def settled(self, generation: int) -> None:
-        """Wait until no worker answers from another generation any more."""
+        """Wait until no worker serves another generation any more."""
         while any(slot.ready and slot.generation != generation for slot in self.slots):
             self._heard.clear()
             await self._heard.wait()
@@ -152,7 +152,7 @@ class WorkerPool:
     async def stop(self, within_s: float) -> bool:
         """Drain: let requests in flight finish within a time, then end every worker.
 
-        Returns whether all ended by themselves.
+        Returns whether all ended without being killed.
         """
         self._stopping.set()
         for slot in self.slots:
@@ -197,7 +197,7 @@ class WorkerPool:
                 return
             recovery.failed("ended", lasted_s=time.monotonic() - started)
             slot.restarts += 1
-            logger.warning("worker %d is started again in %.1f s", slot.number, recovery.delay_s)
+            logger.warning("worker %d will be restarted in %.1f s", slot.number, recovery.delay_s)
             await recovery.pause(self._stopping)  # a drain need not wait for its end
 
     async def _run(self, slot: Slot) -> None:
@@ -268,12 +268,12 @@ class WorkerPool:
         logger.error("worker %d: %s; %s, trying again", slot.number, why, _TROUBLE[part])
 
     def _note_refusals(self, slot: Slot, refused: int) -> None:
-        """Log that a worker is at its limit of connections when that begins and when it is over."""
+        """Log when a worker reaches its limit of connections, and when it is below it again."""
         if refused > slot.refused:
             if not slot.at_limit_s:
                 logger.warning(
-                    "worker %d: %d connections, its limit: more are closed at once (LimitNOFILE and the "
-                    "hard limit of descriptors bound it)",
+                    "worker %d has reached its limit of %d connections and closes new ones; "
+                    "raise LimitNOFILE, the hard limit of open files, for more",
                     slot.number,
                     self.settings.max_connections,
                 )
@@ -296,8 +296,9 @@ class WorkerPool:
     async def _watch(self, slot: Slot) -> None:
         """Kill a process that is stuck.
 
-        Time is counted in looks, not read from a clock: a supervisor that did not run for a while (stopped,
-        frozen with its group) has heard nothing either, and what its workers said is still to be read.
+        Time is counted in rounds of this loop, not read from a clock: a supervisor that did not run for a
+        while (stopped, frozen with its group) has received nothing either, and its workers' messages are
+        still to be read.
         """
         started_s = 0.0
         while True:
@@ -306,14 +307,14 @@ class WorkerPool:
             started_s += _LOOK_S
             stuck = not slot.ready and not slot.trouble and started_s > _START_S
             if (slot.silent_s > _SILENCE_S or stuck) and slot.process is not None:
-                logger.error("worker %d does not answer: killed", slot.number)
+                logger.error("worker %d does not respond: killed", slot.number)
                 slot.process.kill()
 
     def _assign(self) -> None:
         """Give each ready worker its own socket, and those of workers that are not.
 
-        While none is ready, those that cannot open the index answer tryLater: clients that are told at once
-        ask somebody else, in a queue they would wait.
+        While none is ready, those that cannot open the index respond with tryLater: a client that learns
+        this at once can try elsewhere, in a queue it would wait.
         """
         alive = [slot for slot in self.slots if slot.channel is not None]
         serving = [slot for slot in alive if slot.ready] or [

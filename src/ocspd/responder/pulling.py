@@ -1,7 +1,7 @@
-"""Answers from an index that a signer publishes elsewhere, pulled into a directory of our own.
+"""Responses from an index that a signer publishes elsewhere, pulled into a directory of our own.
 
-The directory is a cache: a responder that starts while the store is out of reach answers from what it
-pulled before, and one that loses the store goes on until its answers expire.
+The directory is a cache: a responder that starts while the store is unreachable serves the generation
+pulled before, and one that loses the store keeps serving until its responses expire.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from ocspd.index.remote import RemoteIndex
 
 START_S = 10.0
-"""How long a start waits for the store when the cache has a generation to answer from."""
+"""How long a start waits for the store when the cache has a generation to serve."""
 _LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(slots=True)
 class PullStats:
-    """How the pulling goes, for metrics and tests."""
+    """The state of pulling, for metrics and tests."""
 
     url: str
     up: bool = True
     failures: int = 0
-    """Looks at the store that did not succeed."""
+    """Failed checks of the store."""
     succeeded_at: float = 0.0
-    """When the last one did, in seconds since the epoch."""
+    """Time of the last successful one, in seconds since the epoch."""
     generation: int = -1
-    """Of the manifest in the store; -1 when it has not been read yet."""
+    """The generation of the manifest in the store; -1 when it has not been read yet."""
     bytes: int = 0
-    """Octets of segments downloaded."""
+    """Bytes of segments downloaded."""
 
 
 class PulledIndex:
-    """Keeps a directory at the newest generation of a remote index (`web.supervisor.Source`)."""
+    """Keeps a directory at the newest generation of a remote index (`responder.supervisor.Source`)."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class PulledIndex:
         self._lock = ExitStack()
 
     async def prepare(self) -> None:
-        """Pull for the first time, or start from what an earlier run has pulled.
+        """Pull for the first time, or start with what an earlier run has pulled.
 
-        OCSPDError when neither is there, or when another process uses the directory.
+        OCSPDError when there is neither, or when another process uses the directory.
         """
         self._lock.enter_context(self.directory.lock())
         cached = await self._check_cache()
@@ -86,37 +86,37 @@ class PulledIndex:
         except TimeoutError:
             self._fail(
                 f"{self.stats.url}: not pulled within {self._start_s:.0f} s",
-                "starting with the generation pulled before",
+                "starting with the previously pulled generation",
             )
         except OCSPDError as err:
             if not cached:
                 raise
-            self._fail(err, "starting with the generation pulled before")
+            self._fail(err, "starting with the previously pulled generation")
 
     async def follow(self) -> None:
-        """Pull every new generation, until cancelled; a failure is told once and tried again."""
+        """Pull every new generation, until cancelled; a failure is logged once and retried."""
         while True:
             await self._store.pause(self._forced, idle_s=self._poll_s)
             self._forced.clear()
             try:
                 await self._look()
             except OCSPDError as err:
-                self._fail(err, "the generation pulled before serves on")
+                self._fail(err, "still serving the previous generation")
             except Exception as err:  # noqa: BLE001  (a bug must neither end the pulling nor hide)
                 if self._fail(f"{self.stats.url}: a bug in ocspd, please report it", "pulling on"):
                     logger.error("%s", self.stats.url, exc_info=err)
 
     @property
     def up(self) -> bool:
-        """Whether the last look at the store succeeded."""
+        """Whether the last check of the store succeeded."""
         return not self._store.trouble
 
     def reload(self) -> None:
-        """Look at the store at once."""
+        """Check the store at once."""
         self._forced.set()
 
     def close(self) -> None:
-        """Let others use the directory."""
+        """Release the directory for others."""
         self._lock.close()
 
     async def _look(self) -> None:
@@ -140,7 +140,7 @@ class PulledIndex:
         await wait(seconds * (0.9 + 0.2 * self.directory.machine.fraction()), wake)
 
     async def _check_cache(self) -> bool:
-        """Tell whether an earlier run left a usable generation; what is damaged is removed."""
+        """Return whether an earlier run left a usable generation; damaged segments are removed."""
         try:
             manifest = self.directory.manifest()
             if manifest is None:

@@ -1,7 +1,7 @@
-"""Answers from a file of base64 lines (`ocspdump` of CFSSL and of ocspd, Boulder), followed as it changes.
+"""Responses from a file of base64 lines (`ocspdump` of CFSSL and of ocspd, Boulder), followed as it changes.
 
-The file is read whole, its answers become one segment of a private index directory, and a changed file
-is read again once it has been left alone for `_SETTLE_S`. A file that vanishes, holds no answer or is cut
+The file is read whole, its responses become one segment of a private index directory, and a changed file
+is read again once it has not changed for `_SETTLE_S`. A file that vanishes, holds no response or is cut
 off in its last one never replaces what is being served.
 """
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.2
 _SETTLE_S = 0.4
-"""A file whose size and time have not changed for so long is taken to be complete."""
+"""A file whose size and time have not changed for this long is taken to be complete."""
 _SHOWN = 20
-"""Bad tokens that are logged one by one; more are counted."""
+"""How many bad tokens are logged one by one; the rest are counted."""
 _WHITESPACE = b" \t\r\n\f"
 
 
 class ResponsesFile:
-    """Publishes the answers of a file into an index directory of its own."""
+    """Publishes the responses of a file into an index directory of its own."""
 
     def __init__(self, path: str, directory: IndexDirectory, clock: Clock) -> None:
         self.directory = directory
@@ -48,13 +48,13 @@ class ResponsesFile:
 
     @property
     def up(self) -> bool:
-        """Whether the file as it is now is what is served."""
+        """Whether the current contents of the file are being served."""
         return not self._file.trouble
 
     async def prepare(self) -> None:
         """Read the file for the first time.
 
-        OCSPDError when it cannot be read. A file without a single answer is served, as CFSSL does.
+        OCSPDError when it cannot be read. A file without any response is served, as by CFSSL.
         """
         found = self._stamp()
         await asyncio.to_thread(self._build, first=True)
@@ -101,7 +101,7 @@ class ResponsesFile:
         self._broken = ""
 
     def _is_there(self) -> bool:
-        """Whether what was published is still whole; a cleaner of temporary files may have been here."""
+        """Return whether the published index is still complete: a cleaner of temporary files may have run."""
         try:
             manifest = self.directory.manifest()
             return manifest is not None and all(
@@ -133,10 +133,10 @@ class ResponsesFile:
             added, bad = writer.add_base64(data)
             writer.order_by_time()  # a dump that was put together has old responses behind new ones
             if not first and not added:
-                raise OCSPDError(f"{self._path} holds no OCSP response")
+                raise OCSPDError(f"{self._path} contains no OCSP response")
             tokens = added + writer.skipped
             if not first and bad and bad[-1][0] == tokens and data[-1:] not in _WHITESPACE:
-                raise OCSPDError(f"{self._path} is cut off: its last OCSP response is not complete")
+                raise OCSPDError(f"{self._path} is truncated: its last OCSP response is incomplete")
             for number, why in bad[:_SHOWN]:
                 logger.error("%s: OCSP response %d skipped: %s", self._path, number, why)
             if writer.skipped > _SHOWN:
@@ -148,10 +148,10 @@ class ResponsesFile:
 
 
 class PublishedIndex:
-    """An index directory that somebody else publishes to: nothing is to be done but look."""
+    """An index directory that another process publishes to: there is nothing to do but watch it."""
 
     up = True
-    """There is nothing of its own that could fail: the supervisor looks at the manifest."""
+    """Nothing of its own can fail: the supervisor reads the manifest."""
 
     def __init__(self, directory: IndexDirectory) -> None:
         self.directory = directory

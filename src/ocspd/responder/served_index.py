@@ -1,4 +1,4 @@
-"""The index in use: watched in its directory, checked before a worker hears of it, described for metrics.
+"""The index in use: watched in its directory, checked before a worker gets it, described for metrics.
 
 Nothing here touches a page of a segment: the examiner does (`responder/examiner.py`).
 """
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 _RETRY_LOOKS = 10
 _SURVEY_EVERY_S = 10.0
-"""At most so often the index is counted: that takes a lookup for each answer in the newer segments."""
+"""The least interval between counts of the index: each takes a lookup per response in newer segments."""
 _SURVEY_SOON_S = 0.1
 _SURVEY_SHARE = 9  # of the time, a tenth at most goes into surveys
 _WORTH_A_SURVEY = 0.01
-"""From this share of expired responses on a new generation is counted at once: readiness may wait for it."""
+"""From this share of expired responses on, a new generation is counted at once for readiness."""
 _NONE = Examined(0, 0)
 
 
 class ServedIndex:
     """The newest usable generation of an index directory.
 
-    A manifest or segment that cannot be used is told once, by name; the generation before stays. So does
-    it when a manifest of an older generation, or of an index that was published earlier, takes the place of
-    the one in use: what is served never goes back.
+    A manifest or segment that cannot be used is reported once, by name; the previous generation stays in
+    service. So it does when the manifest is replaced by one of an older generation, or of an index published
+    earlier: what is served never goes back.
     """
 
     def __init__(self, directory: IndexDirectory, examining: Examining, clock: Clock) -> None:
         self.directory = directory
         self.manifest: Manifest | None = None
-        """What is in use; None before the first `refresh` that returned True."""
+        """The manifest in use; None before the first `refresh` that returned True."""
         self.issuers: tuple[IssuerState, ...] = ()
         self.refused = 0
         """How many generations could not be used."""
         self.lack = ""
-        """The same, when the reason lies in this machine and not in the index."""
+        """The same, if the reason is this machine and not the index."""
         self._examining = examining
         self._clock = clock
         self._history = History()
@@ -63,17 +63,17 @@ class ServedIndex:
 
     @property
     def generation(self) -> int:
-        """Of the index in use; -1 for none."""
+        """The generation of the index in use; -1 for none."""
         return -1 if self.manifest is None else self.manifest.generation
 
     @property
     def complaint(self) -> str:
-        """Why what stands in the directory is not in use; "" when it is."""
+        """Why the directory's current manifest is not in use; "" when it is."""
         return self._newest.trouble
 
     @property
     def entries(self) -> int:
-        """Keys in the index; one that stands in several segments counts several times."""
+        """Responses in the index; one that is in several segments counts several times."""
         return self._examined.entries
 
     @property
@@ -82,10 +82,10 @@ class ServedIndex:
         return self._examined.segments
 
     async def refresh(self, *, force: bool = False) -> bool:
-        """Look whether there is a new generation and check it; True when there is one to use.
+        """Check for a new generation and examine it; return whether there is one to use.
 
-        What cannot be used is looked at again after `_RETRY_LOOKS` calls, or when it changes; at every call
-        when this machine lacks something. Raises IndexFileError only while nothing is in use yet.
+        One that cannot be used is examined again after `_RETRY_LOOKS` calls, or when it changes; at every
+        call if this machine is short of a resource. Raises IndexFileError only while nothing is in use yet.
         """
         try:
             seen = self._stamp()
@@ -108,11 +108,11 @@ class ServedIndex:
             return False
         self.lack = ""
         if self._newest.works() and not changed:
-            logger.info("%s: it can be read again", self.directory.path)
+            logger.info("%s is readable again", self.directory.path)
         return changed
 
     def damage(self) -> str:
-        """Name a segment in use whose file is gone or has another size than it must have; "" for none."""
+        """Name a segment in use whose file is missing or has the wrong size; "" for none."""
         for ref in () if self.manifest is None else self.manifest.segments:
             path = self.directory.segment_path(ref)
             try:
@@ -124,9 +124,9 @@ class ServedIndex:
         return ""
 
     def _is_damaged(self) -> bool:
-        """Tell once of a segment in use that is gone or cut off, before a worker that starts needs it.
+        """Report once that a segment in use is missing or truncated, before a starting worker needs it.
 
-        Those that have it open answer on from memory, or until they touch a page that is gone.
+        Workers that have it open keep serving from memory, or until they touch a missing page.
         """
         damage = self.damage()
         if damage:

@@ -1,9 +1,9 @@
-"""The responder as a service: sockets, workers, index and source held together from start to drain.
+"""The responder as a service: sockets, workers, index and source, from start to drain.
 
     start     source prepared, index checked, workers running: READY
-    running   a new manifest is checked and handed to every worker; SIGHUP makes the source look again
+    running   a new manifest is checked and handed to every worker; SIGHUP makes the source check again
     draining  first SIGTERM or SIGINT: /readyz fails, requests are answered for `drain_delay_s`; then every
-              connection is ended after its answer, the last after `drain_timeout_s`. A second signal
+              connection is ended after its reply, the last after `drain_timeout_s`. A second signal
               ends everything at once.
 
 No request passes through this process.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ocspd.responder.served_index import ServedIndex
 
 _LOOK_S = 0.1
-"""How often the manifest's inode is looked at: a tenth of the second within which a revocation is due."""
+"""How often the manifest's inode is checked: a tenth of the second within which a revocation is due."""
 _START_S = 60.0
 _START_LOOK_S = 0.01
 _AFTER_BUG_S = 5.0
@@ -41,7 +41,7 @@ _SETTLE_S = 5.0
 
 
 class Source(Protocol):
-    """Where the answers in an index directory come from."""
+    """The origin of the responses in an index directory."""
 
     @property
     def directory(self) -> IndexDirectory:
@@ -53,31 +53,31 @@ class Source(Protocol):
         ...
 
     async def follow(self) -> None:
-        """Publish new generations until cancelled. Never raises OCSPDError: it logs and goes on."""
+        """Publish new generations until cancelled. Never raises OCSPDError: it logs and continues."""
         ...
 
     def reload(self) -> None:
-        """Look at everything again soon (SIGHUP)."""
+        """Check everything again soon (SIGHUP)."""
         ...
 
     @property
     def up(self) -> bool:
-        """Whether everything it reads could be used when it looked last."""
+        """Whether everything it reads was usable at the last check."""
         ...
 
 
 class ChangeLatency:
-    """Histogram of the time from a change's commit in the database until every worker answers it."""
+    """Histogram of the time from a change's commit in the database until every worker serves it."""
 
     BOUNDS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 
     def __init__(self) -> None:
         self.counts = [0] * (len(self.BOUNDS_S) + 1)
-        """How many fell into each bucket, the last without a bound; not summed up."""
+        """Changes in each bucket, the last without a bound; not cumulative."""
         self.sum_s = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one change; a clock of the database that runs ahead counts as 0."""
+        """Count one change; a negative time, from a database clock that is ahead, counts as 0."""
         seconds = max(seconds, 0.0)
         self.counts[bisect_left(self.BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
@@ -96,11 +96,11 @@ class Supervisor:
     notifier: Notifier = field(default_factory=Notifier)
     visible: ChangeLatency = field(default_factory=ChangeLatency)
     max_expired: float = 0.5
-    """Share of an issuer's responses that may have expired before clients are sent elsewhere."""
+    """The share of an issuer's responses that may have expired before clients are sent elsewhere."""
     restarts: Counter[str] = field(default_factory=Counter)
-    """How often each duty of this process ended with a bug and was begun again."""
+    """How often each duty of this process failed because of a bug and was restarted."""
     ready: bool = False
-    """Whether to send clients here: workers answer, answers are valid, nobody is draining."""
+    """Whether to send clients here: workers are serving, responses are valid, nothing is draining."""
     _started: bool = False
     _signals: int = 0
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,7 +108,7 @@ class Supervisor:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> int:
-        """Serve until told to stop; the exit code: 0 drained, 1 ended at once by a second signal."""
+        """Serve until stopped; return the exit code: 0 drained, 1 ended at once by a second signal."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -140,14 +140,14 @@ class Supervisor:
         self._stop.set()
 
     def reload(self) -> None:
-        """Let the source look at everything again, and the manifest be read again."""
+        """Make the source check everything again, and read the manifest again."""
         logger.info("reloading")
         self.notifier.reloading()
         self.source.reload()
         self._changed.set()
 
     def why_not_ready(self) -> str:
-        """Return in a few words why no client should be sent here; "" when this responder is ready."""
+        """Return in a few words why clients should not be sent here; "" when this responder is ready."""
         if self._stop.is_set():
             return "draining"
         if self.index.manifest is None:
@@ -160,11 +160,11 @@ class Supervisor:
 
     @property
     def source_up(self) -> bool:
-        """Whether what stands at the source now (file, table, index, URL) is what is served."""
+        """Whether the current contents of the source (file, table, index, URL) are being served."""
         return self.source.up and not self.index.complaint
 
     def _why_behind(self) -> str:
-        """Say what keeps this responder, and not the others, from the newest index."""
+        """Return what keeps this responder, and not the others, from the newest index."""
         if self.index.lack:
             return f"there is a newer index that cannot be read: {self.index.lack}"
         return self.pool.trouble
@@ -173,7 +173,7 @@ class Supervisor:
         now = self.clock.now().timestamp()
         issuers = self.index.issuers
         if issuers and all(issuer.next_update_max <= now for issuer in issuers):
-            return "every answer has expired"
+            return "every response has expired"
         for issuer in issuers:
             share = issuer.expired(now)
             if share > self.max_expired:
@@ -207,7 +207,7 @@ class Supervisor:
                 break
             await asyncio.sleep(_START_LOOK_S)
         else:
-            raise OCSPDError("the workers do not start: see the messages above")
+            raise OCSPDError("the workers failed to start: see the messages above")
         self._started = self.ready = True
         logger.info("Now listening on %s", self.pool.listeners.name)
 
@@ -233,7 +233,7 @@ class Supervisor:
                     await self._changed.wait()
 
     async def _observe(self, before: int) -> None:
-        """Measure how long the changes since the generation `before` took to reach every worker."""
+        """Measure how long the changes after generation `before` took to reach every worker."""
         manifest = self.index.manifest
         assert manifest is not None
         changes = [moment for generation, moment in manifest.changes if generation > before]
@@ -269,7 +269,7 @@ class Supervisor:
             return 0
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
-        logger.warning("stopped at once by a second signal")
+        logger.warning("stopped immediately by a second signal")
         return 1
 
     async def _end(self) -> bool:
@@ -279,9 +279,9 @@ class Supervisor:
         return await self.pool.stop(self.drain_timeout_s)
 
     async def _keep_doing(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
-        """Do a duty for ever: a bug in it must not end the answering of requests, which needs none of them.
+        """Repeat a duty for ever: a bug in it must not end the service, which depends on none of them.
 
-        A duty that ends without being told to has a bug, too, also when it was cancelled by its own means.
+        A duty that ends on its own has a bug, too, even if it cancelled itself.
         """
         while True:
             try:
@@ -289,9 +289,9 @@ class Supervisor:
             except asyncio.CancelledError:
                 if cancelled_from_outside():
                     raise
-                logger.error("a bug in ocspd, please report it: duty %s was cancelled; serving on", name)
+                logger.error("a bug in ocspd, please report it: duty %s was cancelled; still serving", name)
             except Exception:  # noqa: BLE001  (see above)
-                logger.exception("a bug in ocspd, please report it; serving on")
+                logger.exception("a bug in ocspd, please report it; still serving")
             self.restarts[name] += 1
             await asyncio.sleep(_AFTER_BUG_S)
 

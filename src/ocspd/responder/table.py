@@ -1,12 +1,12 @@
-"""Responses from certdb: those of the table `ocsp_responses`, and those signed here for what certdb says.
+"""Responses from certdb: those in the table `ocsp_responses`, and those signed here from `certificates`.
 
-Without a signer an index directory of its own is kept in step with the unexpired rows of the table. With
-one, the rows read at the start are what it begins with: it signs what has no fresh response there, and
-what changes from then on; of the table only rows of other issuers are still followed. This module knows
-it as a `TableSigner`; the assembly brings the two together.
+Without a signer, an index directory of its own is kept in step with the unexpired rows of the table. With
+one, the signer begins with the rows read at the start, signs what has no fresh response there and whatever
+changes from then on; only rows of other issuers are still followed in the table. This module sees it as a
+`TableSigner`; the assembly brings the two together.
 
-What fails once it serves (database gone, signing refused) is told once and tried again; what was
-published goes on being served until it expires.
+A failure during service (database down, signing fails) is logged once and retried; what was published
+stays in service until it expires.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 _EVERY_S = 0.5
 _SHARE = 20
-"""The table is read at most a twentieth of the time: every 0.5 s while small, less often when large."""
+"""Reading the table takes at most a twentieth of the time: every 0.5 s while small, less often when large."""
 _LATEST_S = 60.0
 _RETRY_S = (0.5, 30.0)
 GRACE_S = 60.0
-"""How long files of the private index stay after they are not named any more, in seconds."""
+"""How long files of the private index are kept once no manifest names them, in seconds."""
 
 Digest = tuple[int, int]
 
 
 class TableSigner(Protocol):
-    """Who signs for certificates of some issuers into the same index directory (`signer.serving`)."""
+    """Signs for the certificates of some issuers into the same index directory (`signer.serving`)."""
 
     @property
     def akis(self) -> frozenset[str]:
-        """Key identifiers of the issuers that are signed for."""
+        """Key identifiers of the issuers it signs for."""
         ...
 
     @property
@@ -58,11 +58,11 @@ class TableSigner(Protocol):
         ...
 
     async def prepare(self) -> None:
-        """Begin to work; returns when everything known has its response. OCSPDError when that fails."""
+        """Start; returns once every known certificate has its response. OCSPDError when that fails."""
         ...
 
     async def follow(self) -> None:
-        """Go on until cancelled."""
+        """Continue until cancelled."""
         ...
 
     async def add(self, change: Callable[[SegmentWriter], None]) -> None:
@@ -70,7 +70,7 @@ class TableSigner(Protocol):
         ...
 
     def stop(self) -> None:
-        """End what `prepare` began."""
+        """End what `prepare` started."""
         ...
 
 
@@ -114,7 +114,7 @@ class TableSource:
 
     @property
     def up(self) -> bool:
-        """Whether the table could be read last time, and signers, database and index could be used."""
+        """Whether the last read of the table succeeded, and signers, database and index are usable."""
         return not self._table.trouble and (self.signer is None or self.signer.up)
 
     def reload(self) -> None:
@@ -122,7 +122,7 @@ class TableSource:
         self._forced.set()
 
     async def _follow_table(self) -> None:
-        """Read the table again and again; after an error more and more slowly."""
+        """Read the table repeatedly; after an error at growing intervals."""
         while True:
             idle_s = min(max(self._read_s * _SHARE, _EVERY_S), _LATEST_S)
             await self._table.pause(self._forced, idle_s=idle_s)
@@ -142,7 +142,7 @@ class TableSource:
             yield [row for row in rows if row.aki not in ours] if ours else rows
 
     async def _fingerprint(self) -> Digest:
-        """Return number and sum of hashes of the rows, whatever their order."""
+        """Return count and sum of hashes of the rows, whatever their order."""
         started = time.monotonic()
         count = total = 0
         async for rows in self._rows():
@@ -169,7 +169,9 @@ class TableSource:
         logger.info("Read %d OCSP responses", added)
         if skipped:
             logger.error(
-                "%s: %d rows of ocsp_responses hold no OCSP response: skipped", self.db.name, skipped
+                "%s: skipped %d rows of ocsp_responses that do not contain an OCSP response",
+                self.db.name,
+                skipped,
             )
 
     async def _add(self, signer: TableSigner, path: str) -> None:
@@ -188,7 +190,7 @@ class TableSource:
 
 
 def _add_rows(writer: SegmentWriter, rows: Sequence[OCSPRow]) -> int:
-    """Add rows to a segment; how many hold no answer."""
+    """Add rows to a segment; return how many contain no response."""
     skipped = 0
     for row in rows:
         try:

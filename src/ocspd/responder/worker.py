@@ -1,7 +1,7 @@
-"""A worker: answers requests on the sockets its supervisor made, from the index it is told to use.
+"""A worker: serves requests on its supervisor's sockets, from the index the supervisor assigns.
 
-It holds no key and opens no database; `responder/control.py` has what it obeys. It listens only once it has
-an index. SIGTERM and SIGINT are left to the supervisor (Ctrl-C reaches the whole group).
+It holds no key and opens no database; `responder/control.py` lists its instructions. It listens only once it
+has an index. SIGTERM and SIGINT are left to the supervisor (Ctrl-C reaches the whole group).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REFUSED = COUNTERS.index("connections_refused") * 8
 
 
 async def run_worker(control: socket.socket) -> None:
-    """Serve until the supervisor says drain, or is gone. `control` is this end of its channel."""
+    """Serve until the supervisor sends `drain` or ends. `control` is this end of its channel."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: None)
@@ -105,7 +105,7 @@ class Worker:
         self._ready = False
 
     async def run(self) -> None:
-        """Obey the supervisor until it ends this worker."""
+        """Follow the supervisor's instructions until it ends this worker."""
         self._connections.tick(int(time.time()))
         asyncio.get_running_loop().add_reader(self._connections.fileno(), self._connections.turn)
         duties = [
@@ -132,10 +132,10 @@ class Worker:
         self._channel.close()
 
     async def _persist(self, part: str, asked: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
-        """Do what was asked last until it is done, however often it fails; tell each change of the reason.
+        """Retry the latest instruction until it succeeds; report each change of the reason it fails.
 
-        Whatever fails once (descriptors, memory, a file that is not there yet) may work a moment later, and
-        a worker that gave up would answer from an old index for as long as it lives.
+        What fails once (descriptors, memory, a file that is not there yet) may work a moment later, and
+        a worker that gave up would serve an old index for as long as it lives.
         """
         recovery = Recovery(retry_s=_RETRY_S)
         while True:
@@ -156,7 +156,7 @@ class Worker:
                     self._channel.send("trouble", part=part, why="", lacks=False)
 
     async def _use(self) -> None:
-        """Open the generation wanted, beside the answering, and switch to it between two requests."""
+        """Open the wanted generation while serving, and switch to it between two requests."""
         path, text = self._wanted_index
         manifest = parse_manifest(text.encode(), path)
         index = await asyncio.to_thread(self._segments.open, IndexDirectory(path), manifest)
@@ -169,7 +169,7 @@ class Worker:
         await asyncio.to_thread(self._segments.settle, manifest)
 
     async def _listen(self) -> None:
-        """Accept on exactly the sockets wanted; the others' queues are left to their owners."""
+        """Accept on exactly the assigned sockets; the queues of the others are left to their owners."""
         numbers = set(self._wanted_sockets)
         for number in self._listening - numbers:
             self._connections.unlisten(self._sockets[number].fileno())
@@ -180,7 +180,7 @@ class Worker:
             self._listening.add(number)
 
     async def _tick(self) -> None:
-        """Move the clock at the beginning of each second, and tell that this process is alive."""
+        """Advance the clock at the beginning of each second, and report that this process is alive."""
         descriptors = Recovery()
         async for now_s in seconds(time.time, asyncio.sleep):
             self._connections.tick(now_s)
@@ -191,7 +191,7 @@ class Worker:
             self._channel.send("alive", connections=self._connections.current, refused=refused)
 
     def _lack(self) -> str:
-        """Say why there is no descriptor; "" when there is. New connections are refused then."""
+        """Return why no descriptor is available, "" if one is. Without one, new connections are refused."""
         try:
             os.close(os.dup(self._channel.fileno()))
         except OSError as err:
@@ -200,7 +200,7 @@ class Worker:
         return os.strerror(starved_by) if starved_by else ""
 
     async def _drain(self, within_s: float) -> None:
-        """End every connection after the answer it waits for, the last after `within_s` seconds."""
+        """End every connection after the reply it waits for, the last after `within_s` seconds."""
         deadline = time.monotonic() + within_s
         self._slow.draining = True
         self._connections.drain()
@@ -217,7 +217,7 @@ class Worker:
 
 
 def _why(error: Exception) -> str:
-    """Return what an operator can do something about."""
+    """Return the reason of an error in a form an operator can act on."""
     match error:
         case IndexFileError():
             return str(error)
@@ -226,15 +226,15 @@ def _why(error: Exception) -> str:
         case MemoryError():
             return "not enough memory"
         case _ if is_exhaustion(error):
-            return "no thread can be started (see the limits of processes and memory)"
+            return "cannot start a thread (check the limits on processes and memory)"
     return _BUG
 
 
 async def seconds(now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> AsyncIterator[int]:
     """Yield the time in whole seconds at the beginning of each second, never twice in one.
 
-    A timer may fire up to a millisecond early (uvloop rounds): time limits count these ticks, so a
-    second told several times would end connections that are in use.
+    A timer may fire up to a millisecond early (uvloop rounds). Time limits count these ticks, so a
+    second reported several times would end connections that are in use.
     """
     told = int(now())
     while True:
