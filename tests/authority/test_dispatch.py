@@ -369,9 +369,9 @@ async def test_min_tls_version_refuses_older_clients(material: Path, version: st
     ("settings", "text"),
     [
         ({"certificate_file": "a"}, "given together"),
-        ({"client_ca_file": "a"}, "need -tls-cert"),
-        ({"client_cn": "a"}, "need -tls-cert"),
-        ({"certificate_file": "a", "key_file": "b", "client_cn": "c"}, "needs -mutual-tls-ca"),
+        ({"client_ca_file": "a"}, "require -tls-cert"),
+        ({"client_cn": "a"}, "require -tls-cert"),
+        ({"certificate_file": "a", "key_file": "b", "client_cn": "c"}, "requires -mutual-tls-ca"),
         ({"certificate_file": "a.pem", "key_file": "b.pem"}, "a.pem, b.pem: not a usable"),
         ({"certificate_file": "a", "key_file": "b", "min_version": "0.9"}, "use one of 1.0, 1.1"),
     ],

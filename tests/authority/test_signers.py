@@ -80,7 +80,7 @@ async def test_the_flag_remote_sends_every_profile_away(remote: str, material: P
 
 async def test_a_local_profile_without_a_ca_is_refused(remote: str, material: Path) -> None:
     both = signer(config_with(remote, client={"remote": "there"}))
-    with pytest.raises(CodedError, match="no CA key here"):
+    with pytest.raises(CodedError, match="this server has no CA key"):
         await both.sign(request(material, ""))
 
 

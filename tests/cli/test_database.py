@@ -139,7 +139,7 @@ async def test_the_first_revocation_stays_unless_it_is_a_hold(
     match outcome:
         case "already":
             assert (result.returncode, after) == (0, before)
-            assert "serial 7 was revoked already on 2024-02-03 04:05:06 UTC" in result.stderr
+            assert "serial 7 was already revoked on 2024-02-03 04:05:06 UTC" in result.stderr
             assert "-force" in result.stderr
             assert len(result.stderr.splitlines()) == 1
         case "refused":

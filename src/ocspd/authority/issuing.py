@@ -35,9 +35,9 @@ class Authority:
     async def sign(self, request: SignRequest) -> SignedCertificate:
         """Sign and store a certificate.
 
-        CodedError as of `Issuer.sign`; 11000 when it cannot be stored, and then the certificate is not
-        given out: a certificate the database does not know could never be revoked. So the database is
-        asked before anything is signed.
+        Raises the CodedErrors of `Issuer.sign`, and 11000 when it cannot be stored; the certificate is then
+        not returned, as one that is not in the database could never be revoked. So the database is checked
+        before anything is signed.
         """
         if self._db is not None:
             await self._check_storage(self._db, request)
@@ -48,11 +48,11 @@ class Authority:
         return SignedCertificate(cert_pem=certificate_to_pem(certificate), serial=row.serial, aki=row.aki)
 
     async def _check_storage(self, db: CertDB, request: SignRequest) -> None:
-        """Refuse what could not be stored: no such table, no connection, a chosen serial that is taken."""
+        """Raise CodedError if storing would fail: no table, no connection, a requested serial in use."""
         profile = self.issuer.config.profile(request.profile)
         chosen = request.serial if profile.client_provides_serial else None
         certificate = self.issuer.certificate
         aki = "" if certificate is None else ski_hex(certificate)
         serial = chosen if chosen is not None and 0 < chosen < 1 << 159 else 0
         if await db.get_certificate(serial, aki) is not None:
-            raise CodedError(Code.CERT_BAD_REQUEST, f"serial {serial} is taken by another certificate")
+            raise CodedError(Code.CERT_BAD_REQUEST, f"serial {serial} is already used by another certificate")

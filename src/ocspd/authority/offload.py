@@ -1,7 +1,7 @@
 """Work that takes longer than an event loop may wait: it runs in a few threads.
 
-Few, because Python runs one thread at a time: each busy one makes the loop wait for its turn, some 5 ms. Two
-let one slow request run beside the others.
+Few, because Python runs one thread at a time: each busy one makes the loop wait some 5 ms for its turn. With
+two, one slow request can run beside the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SMALL_BYTES = 8192
-"""Reading so much takes less than a millisecond, which is what handing it to a thread and back may take."""
+"""Reading this much takes less than a millisecond, no longer than handing it to a thread and back."""
 
 _threads = ThreadPoolExecutor(2, "offload")
 
@@ -27,7 +27,7 @@ async def offload(work: Callable[[], T]) -> T:
 
 
 async def read_input(read: Callable[[bytes], T], data: bytes) -> T:
-    """Apply a reader to bytes that a client sent: here when they are few, else in a thread."""
+    """Apply a reader to bytes that a client sent: here when they are few, otherwise in a thread."""
     if len(data) <= SMALL_BYTES:
         return read(data)
     return await offload(lambda: read(data))

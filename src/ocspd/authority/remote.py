@@ -1,7 +1,7 @@
-"""The client of a remote CFSSL (or ocspd) server: what `-remote` talks through.
+"""The client of a remote CFSSL (or ocspd) server, used for `-remote`.
 
 Only `sign`, `authsign` and `info` exist in the protocol. A comma list of addresses is an ordered
-fail-over: the next one is asked after any error, and the last error is the one reported. A request is
+fail-over: after any error the next one is tried, and the last error is the one reported. A request is
 authenticated (`authsign`) when an authenticator is given: an HMAC over the exact bytes of the request.
 
 Errors are CFSSL's client codes: 7400 no connection or a status other than 200 (the body is the
@@ -45,7 +45,7 @@ _SERVER_FAILED = "API client error: Server request failed"
 
 
 class Authenticator(Protocol):
-    """Whoever makes the token of an authenticated request (pki.auth.AuthKey)."""
+    """Makes the token of an authenticated request (pki.auth.AuthKey)."""
 
     def token(self, data: bytes, /) -> bytes:
         """Return the token for the exact bytes of the request."""
@@ -54,7 +54,7 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteRequest:
-    """A sign request as it goes over the wire.
+    """A sign request as it is sent.
 
     `hosts` None keeps the CSR's names, a list replaces them. `subject` is CFSSL's JSON subject.
     """
@@ -82,7 +82,7 @@ class RemoteRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteInfo:
-    """What `info` answers: the CA certificate (PEM), the usages and the expiry of the profile."""
+    """The result of `info`: the CA certificate (PEM), the usages and the expiry of the profile."""
 
     certificate: str
     usages: list[str] | None
@@ -126,10 +126,10 @@ def parse_addresses(text: str) -> tuple[str, ...]:
 
 
 class RemoteSigner:
-    """A group of CFSSL servers, asked in order until one of them answers.
+    """A group of CFSSL servers, tried in order until one of them replies.
 
-    `auth` makes requests go to `authsign`. A connection is made per request, as CFSSL's client does,
-    so a member that comes back is used again at once.
+    With `auth`, requests go to `authsign`. Each request makes a connection, as in CFSSL's client, so a
+    server that recovers is used again at once.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class RemoteSigner:
         result = await self._ask(endpoint, request)
         certificate = result.get("certificate")
         if not isinstance(certificate, str):
-            raise CodedError(Code.CLIENT_JSON, "the server's answer has no certificate")
+            raise CodedError(Code.CLIENT_JSON, "the server's reply contains no certificate")
         return certificate
 
     async def info(self, *, label: str = "", profile: str = "") -> RemoteInfo:
@@ -193,7 +193,7 @@ class RemoteSigner:
         raise error
 
     async def _post(self, url: str, body: bytes) -> bytes:
-        """Return the body of a 200 answer."""
+        """Return the body of a reply with status 200."""
         try:
             async with self._session() as session:
                 post = session.post(url, data=body, proxy=_proxy_for(url), allow_redirects=False)
@@ -205,9 +205,9 @@ class RemoteSigner:
                         )
                     return answer
         except TimeoutError:
-            raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: no answer in time") from None
+            raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: timed out") from None
         except aiohttp.ClientPayloadError as err:
-            raise CodedError(Code.CLIENT_IO, f"failed to read the answer of {url}: {err}") from err
+            raise CodedError(Code.CLIENT_IO, f"failed to read the reply of {url}: {err}") from err
         except (aiohttp.ClientError, OSError, ValueError) as err:
             raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: {_cause(err, url)}") from err
 
@@ -226,12 +226,12 @@ async def _read_limited(response: aiohttp.ClientResponse) -> bytes:
     async for chunk in response.content.iter_chunked(65536):
         chunks += chunk
         if len(chunks) > _MAX_ANSWER_BYTES:
-            raise CodedError(Code.CLIENT_IO, f"the answer of {response.url} is longer than 16 MiB")
+            raise CodedError(Code.CLIENT_IO, f"the reply of {response.url} is larger than 16 MiB")
     return bytes(chunks)
 
 
 def _refusal(answer: bytes) -> str:
-    """Return what a server says in an answer with an error status: its message, not the JSON around it.
+    """Return the message in a server's reply with an error status, without the JSON around it.
 
     CFSSL puts errors of its own, which are JSON again, into the message.
     """
@@ -252,7 +252,7 @@ def _refusal(answer: bytes) -> str:
 
 
 def _result(answer: bytes) -> dict[str, Any]:
-    """Take the result out of an api_response; 7500 when the server said no."""
+    """Return the result in an API response; 7500 when the server rejected the request."""
     try:
         api_response = wire.Fields(wire.loads(answer), "api.Response")
         success = api_response.boolean("success")
@@ -269,17 +269,17 @@ def _result(answer: bytes) -> dict[str, Any]:
 
 
 def _cause(err: Exception, url: str) -> str:
-    """Say why nothing came back, in words of our own where aiohttp's are about its own objects."""
+    """Explain why there was no reply, in our own words where aiohttp's are about its own objects."""
     if isinstance(err, aiohttp.ClientConnectorCertificateError):
         failure: Exception = err.certificate_error
         reason = getattr(failure, "verify_message", "") or str(failure)
-        return f"the server's certificate is not accepted: {reason} (-tls-remote-ca names the CAs to trust)"
+        return f"the server's certificate is not trusted: {reason} (set -tls-remote-ca to the CAs to trust)"
     if isinstance(err, aiohttp.ClientConnectorDNSError):
-        return f"no address is known for {err.host}"
+        return f"cannot resolve {err.host}"
     if isinstance(err, aiohttp.ClientConnectorError) and err.os_error.errno:
         return f"cannot connect to {err.host}, port {err.port}: {os.strerror(err.os_error.errno).lower()}"
     if isinstance(err, aiohttp.InvalidURL):
-        return "that is not the URL of a server"
+        return "not the URL of a server"
     if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError):
         scheme = "https://" if url.startswith("http:") else "http://"
         return f"{err} (does the server speak {scheme}?)"

@@ -1,4 +1,4 @@
-"""Revoke a certificate in the certdb. Answers follow through the change feed; nothing else is done here.
+"""Revoke a certificate in the certdb. Responses follow through the change feed; nothing else happens here.
 
 A revocation is final (RFC 5280 §5.3.1): the first one's date and reason stay, as relying parties have acted
 on them. Only a certificate on hold may be revoked for another reason, or released with removeFromCRL.
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 async def revoke(
     db: CertDB, *, serial_text: str, aki: str | None, reason: str = "", force: bool = False
 ) -> str:
-    """Mark a certificate as revoked now, or release it from hold; return what an operator should be told.
+    """Mark a certificate as revoked now, or release it from hold; return a notice for the operator.
 
     `serial_text` may be decimal, 0x… or hex pairs with colons; `aki` hex in any case, with or without
     colons ("" is the certificate without a key identifier). Without an aki (None) the serial must belong
-    to one certificate. `reason` is a name or number of RFC 5280 §5.3.1, "" for unspecified. What is
-    revoked already stays as it is, unless `force` is given, and that is what is returned: "" otherwise.
+    to one certificate. `reason` is a name or number of RFC 5280 §5.3.1, "" for unspecified. A
+    certificate that is already revoked is not changed unless `force` is given; the notice says so, and is
+    "" otherwise.
 
     A CFSSL built with Go 1.15 or later, Debian's for one, stores no key identifier, and then cannot
-    revoke what it issued. Such a row is revoked here when its certificate has the identifier asked for.
+    revoke what it issued. Such a row is revoked here if its certificate has the requested identifier.
 
-    Raises CodedError: 1300 (serial), 8200 (reason, or removeFromCRL for what is not on hold), 11200 (no
+    Raises CodedError: 1300 (serial), 8200 (reason, or removeFromCRL for a certificate not on hold), 11200 (no
     such certificate), 1400 (several certificates have this serial; the message lists their key
     identifiers), 11000 (database).
     """
@@ -71,7 +72,7 @@ async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool
     if row is None or row.status is not CertStatus.REVOKED:
         return ""  # somebody has changed it since
     when = "" if row.revoked_at is None else f" on {row.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"serial {serial} was revoked already{when}, reason {reason_word(row.reason)}: nothing is changed"
+    return f"serial {serial} was already revoked{when}, reason {reason_word(row.reason)}: nothing changed"
 
 
 async def _only_issuer(db: CertDB, serial: int, hint: str) -> str:
@@ -86,8 +87,7 @@ async def _only_issuer(db: CertDB, serial: int, hint: str) -> str:
         choices = ", ".join(aki or '""' for aki in spelled.values())
         raise CodedError(
             Code.CERT_MISSING_SERIAL,
-            f"{len(spelled)} certificates have serial {serial}: name the issuer with an aki, one of "
-            f"{choices}",
+            f"{len(spelled)} certificates have serial {serial}: select one by its aki: {choices}",
         )
     return found[0].aki
 

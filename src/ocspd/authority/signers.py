@@ -1,4 +1,4 @@
-"""Who signs for the API: the authority of this process, a remote one, or each for its own profiles."""
+"""Signing for the API: by the authority of this process, a remote one, or each for its own profiles."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class PolicySigner:
-    """Signs where the profile of a request says.
+    """Signs a request here or remotely, as its profile requires.
 
     `authority` may be None when every profile is remote. A certificate signed elsewhere is not stored
-    here, as in CFSSL. A client's token is checked against this policy and not sent on: towards the
-    remote, `auth_remote` has a key of its own.
+    here, as in CFSSL. A client's token is checked against this policy and not forwarded: `auth_remote`
+    has a key of its own for the remote server.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PolicySigner:
         )
 
     async def info(self, *, label: str, profile: str) -> dict[str, Any]:
-        """Return CFSSL's info object; there is one CA here, so the label means nothing to it."""
+        """Return CFSSL's info object; with only one CA here, the label is ignored."""
         found = self.config.profile(profile)
         if not found.is_remote:
             return self._local().issuer.info(profile)
@@ -62,7 +62,9 @@ class PolicySigner:
 
     def _local(self) -> Authority:
         if self._authority is None:
-            raise CodedError(Code.KEY_UNAVAILABLE, "no CA key here for a profile that is not remote")
+            raise CodedError(
+                Code.KEY_UNAVAILABLE, "this profile is not remote, and this server has no CA key"
+            )
         return self._authority
 
     def _remote(self, profile: Profile) -> RemoteSigner:

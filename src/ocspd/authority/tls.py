@@ -1,8 +1,8 @@
 """TLS of the API server: the flags of `cfssl serve` that begin with tls-, mutual-tls- and min-tls-.
 
-CFSSL turns an unknown `-min-tls-version` (even 1.3) into TLS 1.0; here 1.3 works and nonsense is
-refused. Like CFSSL, TLS is on only when both `-tls-cert` and `-tls-key` are given; unlike it, flags that
-are without effect for that reason are refused, since a server meant to be private would be open.
+CFSSL turns an unknown `-min-tls-version` (even 1.3) into TLS 1.0; here 1.3 works and unknown values are
+rejected. Like CFSSL, TLS is on only when both `-tls-cert` and `-tls-key` are given; unlike it, flags that
+would have no effect for that reason are rejected, since a server meant to be private would be open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _VERSIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTLS:
-    """What the flags say; paths of PEM files, "" where not given."""
+    """The values of the flags; paths of PEM files, "" if not given."""
 
     certificate_file: str = ""
     key_file: str = ""
@@ -35,20 +35,20 @@ class ServerTLS:
 
     @property
     def enabled(self) -> bool:
-        """Whether the server speaks TLS."""
+        """Whether the server uses TLS."""
         return bool(self.certificate_file and self.key_file)
 
     def check(self) -> None:
-        """Refuse a combination that cannot mean what it says (ConfigError)."""
+        """Reject combinations of flags that would have no effect (ConfigError)."""
         if bool(self.certificate_file) != bool(self.key_file):
             raise ConfigError("-tls-cert and -tls-key must be given together")
         if not self.enabled and (self.client_ca_file or self.client_cn):
-            raise ConfigError("-mutual-tls-ca and -mutual-tls-cn need -tls-cert and -tls-key")
+            raise ConfigError("-mutual-tls-ca and -mutual-tls-cn require -tls-cert and -tls-key")
         if self.client_cn and not self.client_ca_file:
-            raise ConfigError("-mutual-tls-cn needs -mutual-tls-ca: otherwise no client sends a certificate")
+            raise ConfigError("-mutual-tls-cn requires -mutual-tls-ca: otherwise clients send no certificate")
 
     def pattern(self) -> Pattern | None:
-        """Return the expression to search in the client's common name, None when there is none."""
+        """Return the expression to search for in the client's common name, or None."""
         if not self.client_cn:
             return None
         try:
@@ -72,12 +72,12 @@ class ServerTLS:
                 context.load_verify_locations(self.client_ca_file)
             except (OSError, ValueError) as err:
                 raise ConfigError(
-                    f"{self.client_ca_file}: not usable as CA certificates of clients: {err}"
+                    f"{self.client_ca_file}: not usable as CA certificates for clients: {err}"
                 ) from err
         return context
 
     def load(self, context: ssl.SSLContext) -> None:
-        """Load the certificate and key into a context, also again when they were replaced on disk."""
+        """Load the certificate and key into a context, initially or after they were replaced on disk."""
         try:
             context.load_cert_chain(self.certificate_file, self.key_file, no_password)
         except (OSError, ValueError) as err:

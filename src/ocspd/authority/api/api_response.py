@@ -1,4 +1,4 @@
-"""CFSSL's answer api_response: the one place that turns results and errors into HTTP answers.
+"""CFSSL's JSON response: the one place that turns results and errors into HTTP replies.
 
     {"success":bool,"result":any,"errors":[{"code","message"}],"messages":[{"code","message"}]}
 
@@ -10,8 +10,8 @@ clients see exactly that. Every body ends in a newline. Errors map in `failure_o
     CodedError                               400             code = CFSSL's number
     anything else                            500             code 0
 
-An error raised on purpose tells its text; an unexpected one tells nothing of the inside, and neither does
-one about the server's own files and database, whose names are none of a client's business.
+An error raised on purpose sends its text. An unexpected one reveals nothing internal, and neither does one
+about the server's own files and database, whose names do not concern a client.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 JSON = {"Content-Type": "application/json"}
-DATABASE_FAILED = "the certificate database cannot be used now: the server's log says why"
+DATABASE_FAILED = "the certificate database is unavailable, see the server's log"
 INTERNAL = "internal error, see the server's log"
 
 
@@ -46,7 +46,7 @@ class HTTPStatusError(OCSPDError):
 
 
 class BadRequest(HTTPStatusError):
-    """A request that cannot be understood or lacks something: 400 with code 400."""
+    """A request that cannot be understood or is incomplete: 400 with code 400."""
 
     def __init__(self, message: str) -> None:
         super().__init__(HTTPStatus.BAD_REQUEST, message)
@@ -73,7 +73,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """What an endpoint answers: a result and, rarely, warnings for the client."""
+    """The outcome of an endpoint: a result and, rarely, warnings for the client."""
 
     result: Any
     messages: tuple[Message, ...] = ()
@@ -81,7 +81,7 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an error is answered."""
+    """The reply to an error."""
 
     status: HTTPStatus
     code: int
@@ -89,7 +89,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Map an error raised by an endpoint to its answer (the table of the module's docstring)."""
+    """Map an error raised by an endpoint to its reply (the table in the module's docstring)."""
     match error:
         case HTTPStatusError():
             return Failure(error.status, error.status.value, error.message)
@@ -124,12 +124,12 @@ def _body(*, success: bool, result: Any, errors: list[Any], messages: list[Any])
 
 
 def success_response(success: Success) -> web.Response:
-    """Return the HTTP answer of a success."""
+    """Return the HTTP reply for a success."""
     return web.Response(body=success_body(success.result, success.messages), headers=JSON)
 
 
 def failure_response(error: BaseException) -> web.Response:
-    """Return the HTTP answer of an error."""
+    """Return the HTTP reply for an error."""
     failure = failure_of(error)
     extra = error.headers if isinstance(error, HTTPStatusError) else {}
     return web.Response(
@@ -140,12 +140,12 @@ def failure_response(error: BaseException) -> web.Response:
 
 
 def plain_response(status: HTTPStatus, text: str) -> web.Response:
-    """Return an answer of Go's http.Error: one line of text, no JSON."""
+    """Return a reply like Go's http.Error: one line of text, no JSON."""
     return web.Response(status=status, body=f"{text}\n".encode(), headers=PLAIN_TEXT)
 
 
 def not_found() -> web.Response:
-    """Return the answer for unknown paths and disabled endpoints, which CFSSL does not tell apart."""
+    """Return the reply for unknown paths and disabled endpoints, which are the same in CFSSL."""
     return plain_response(HTTPStatus.NOT_FOUND, "404 page not found")
 
 

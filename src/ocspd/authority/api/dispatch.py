@@ -1,9 +1,9 @@
 """From HTTP to an endpoint and back: exact paths, one method each, bounded bodies, one log line.
 
-An endpoint is a coroutine function from the bytes of the body to a Success; it knows nothing of HTTP.
+An endpoint is a coroutine function from the bytes of the body to a Success, independent of HTTP.
 The dispatcher is a low-level aiohttp handler, because CFSSL's rules are not a router's: exact matches
-only, a path that is not in its clean form is redirected as Go's ServeMux does, and a disabled endpoint
-answers as an unknown path does.
+only, a path that is not in its clean form is redirected as by Go's ServeMux, and a disabled endpoint
+replies like an unknown path.
 
 Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests` in flight (503).
 """
@@ -76,7 +76,7 @@ class Dispatcher:
         self._requests = 0
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; never raises but for cancellation."""
+        """Reply to one request; never raises except for cancellation."""
         self._requests += 1
         try:
             response, number = await self._answer(request)
@@ -103,7 +103,9 @@ class Dispatcher:
                 raise method_not_allowed(request.method, endpoint.method)  # noqa: TRY301  (one mapping below)
             if self._requests > self._max_requests:
                 raise HTTPStatusError(  # noqa: TRY301  (one mapping below)
-                    HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once", headers={"Retry-After": "1"}
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "too many concurrent requests",
+                    headers={"Retry-After": "1"},
                 )
             success = await endpoint.run(await self._read_body(request))
         except Exception as err:  # noqa: BLE001  (the edge: every error becomes an answer)

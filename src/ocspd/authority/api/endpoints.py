@@ -1,9 +1,8 @@
-"""CFSSL's API under `/api/v1/cfssl/`: which endpoints there are, and which of them are on.
+"""CFSSL's API under `/api/v1/cfssl/`: which endpoints exist, and which are enabled.
 
-What an endpoint does is in `api_sign` (sign, authsign, info), `api_keys` (newkey, newcert, init_ca) and
-`api_status` (revoke, ocspsign, health); the use cases are in `service`. An endpoint whose means are not
-there (no CA, no database) is off, with a line in the log that says why; it then answers as an unknown
-path does.
+The endpoints are in `sign` (sign, authsign, info), `keys` (newkey, newcert, init_ca) and `status` (revoke,
+ocspsign, health); the use cases are in `authority`. An endpoint without what it needs (a CA, a database)
+is disabled, with a log line that gives the reason; it then replies like an unknown path.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ NAMES = ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "revoke", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What the endpoints work with; None for what is not there."""
+    """What the endpoints work with; None for what is not configured."""
 
     clock: Clock
     signer: Signer | None = None
@@ -41,11 +40,11 @@ class Backend:
 
 
 class Disabled(Exception):
-    """An endpoint cannot be on; the text says why."""
+    """An endpoint cannot be enabled; the text gives the reason."""
 
 
 def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str, Endpoint]:
-    """Return the endpoints that are on, by path, and log one line for each that exists.
+    """Return the enabled endpoints by path, and log one line for each that exists.
 
     `disabled` holds bare names (`-disable`); names that do not exist are ignored, as in CFSSL.
     """
@@ -69,7 +68,7 @@ def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str,
 
 
 class _Makers:
-    """One method for each endpoint; it raises Disabled when what the endpoint needs is not there."""
+    """One method for each endpoint; it raises Disabled when something the endpoint needs is missing."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -1,6 +1,6 @@
-"""The endpoints that make keys: `newkey`, `newcert` and `init_ca`.
+"""The endpoints that generate keys: `newkey`, `newcert` and `init_ca`.
 
-The private key travels in the answer, as CFSSL's clients expect. Generating a key can take seconds (RSA):
+The private key is in the reply, as CFSSL's clients expect. Generating a key can take seconds (RSA):
 it runs in a thread, and no more than `_GENERATING` at a time.
 """
 
@@ -35,7 +35,7 @@ class KeyEndpoints:
         self._generating = asyncio.Semaphore(_GENERATING)
 
     async def newkey(self, body: bytes) -> Success:
-        """Make a key and a CSR for it."""
+        """Generate a key and a CSR for it."""
         try:
             request = await read_input(csr.parse_request, body)
         except wire.JSONError as err:
@@ -45,10 +45,10 @@ class KeyEndpoints:
         return Success({"private_key": key_pem, "certificate_request": csr_pem, "sums": sums})
 
     async def newcert(self, body: bytes) -> Success:
-        """Make a key, a CSR and a certificate.
+        """Generate a key, a CSR and a certificate.
 
-        A `request` of null is refused and a missing one is an empty one, both as in CFSSL. A profile with
-        an auth_key is refused: there is no way to present a token here, and signing without one, which
+        A `request` of null is rejected and a missing one counts as empty, both as in CFSSL. A profile with
+        an auth_key is rejected: there is no way to present a token here, and signing without one, as
         CFSSL does, would make the key worthless.
         """
         assert self._signer is not None
@@ -72,7 +72,7 @@ class KeyEndpoints:
         return Success(result, (NO_BUNDLER, *messages) if bundle else messages)
 
     async def init_ca(self, body: bytes) -> Success:
-        """Make a self-signed CA."""
+        """Generate a self-signed CA."""
         try:
             request = await read_input(csr.parse_request, body)
         except wire.JSONError as err:

@@ -1,7 +1,7 @@
 """The endpoints `sign`, `authsign` and `info`.
 
-A profile with an `auth_key` is signed for only through `authsign`, whose token is an HMAC over the exact
-bytes of the inner request. There is no 401 or 403 in CFSSL's API: a refusal is 400 with a text.
+A profile with an `auth_key` can only be used through `authsign`, whose token is an HMAC over the exact
+bytes of the inner request. There is no 401 or 403 in CFSSL's API: a rejection is 400 with a text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
 class Signer(Protocol):
-    """Who signs: `signers.PolicySigner`. `config` is the policy, for its profiles and their keys."""
+    """Signs for the endpoints (`signers.PolicySigner`); `config` has the profiles and their keys."""
 
     config: SigningConfig
 
@@ -47,11 +47,11 @@ class SignEndpoints:
         self._signer = signer
 
     def has_open_profile(self) -> bool:
-        """Whether `sign` can do anything: some profile has no auth_key."""
+        """Whether `sign` is usable: at least one profile has no auth_key."""
         return any(profile.auth_key is None for profile in self._profiles())
 
     def has_authenticated_profile(self) -> bool:
-        """Whether `authsign` can do anything: some profile has an auth_key."""
+        """Whether `authsign` is usable: at least one profile has an auth_key."""
         return any(profile.auth_key is not None for profile in self._profiles())
 
     def _profiles(self) -> list[Profile]:
@@ -71,7 +71,7 @@ class SignEndpoints:
         return await self._signed(request, bundle=bundle)
 
     async def authsign(self, body: bytes) -> Success:
-        """Sign a CSR for a client that has the profile's key; the result is as of `sign`."""
+        """Sign a CSR for a client that has the profile's key; the result is that of `sign`."""
         try:
             token, inner = await read_input(_read_authenticated, body)
         except wire.JSONError as err:
@@ -126,7 +126,7 @@ def sign_request(fields: wire.Fields) -> SignRequest:
     """Read the JSON of a sign request; JSONError when a field has the wrong type.
 
     `hostname`, a comma list, replaces `hosts`; without either the CSR's names are kept, and an empty
-    list takes them away.
+    list removes them.
     """
     hosts = fields.strings("hosts")
     hostname = fields.string("hostname")

@@ -27,7 +27,7 @@ _HASHES = {"SHA1": "sha1", "SHA256": "sha256", "SHA384": "sha384", "SHA512": "sh
 
 
 HEALTH_S = 3.0
-"""How long the database has to answer until it counts as away."""
+"""How long the database may take to respond before it counts as unavailable."""
 
 
 def _read_object(body: bytes) -> wire.Fields:
@@ -50,11 +50,11 @@ class StatusEndpoints:
         self._db = db
         self._signer = ocsp_signer
         self._health = Recovery(
-            meanwhile="/health says so until it is back", again="the database answers again"
+            meanwhile="/health says so until it is back", again="the database responds again"
         )
 
     async def health(self, _body: bytes) -> Success:
-        """Say whether this can do its work: the database, where there is one, answers. Otherwise 503."""
+        """Report healthy if the database, where there is one, responds; otherwise fail with 503."""
         trouble = ""
         if self._db is not None:
             try:
@@ -63,7 +63,7 @@ class StatusEndpoints:
             except CodedError as err:
                 trouble = err.message
             except TimeoutError:
-                trouble = f"{self._db.name} gives no answer"
+                trouble = f"{self._db.name} does not respond"
         if trouble:
             self._health.failed(trouble)
             raise HTTPStatusError(HTTPStatus.SERVICE_UNAVAILABLE, DATABASE_FAILED)
