@@ -158,7 +158,7 @@ def test_a_profile_that_is_not_there_is_the_default_one_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sign(LOCAL, profile="clinet\n")
-    assert "there is no profile 'clinet\\n' (there are: none): signed with the default one" in caplog.text
+    assert "there is no profile 'clinet\\n' (available: none): using the default one" in caplog.text
     caplog.clear()
     sign(LOCAL)
     assert "profile" not in caplog.text

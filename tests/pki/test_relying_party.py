@@ -129,7 +129,7 @@ def test_a_signature_by_sha1_is_refused_as_the_strictest_clients_do() -> None:
     weak = several(signer, one, algorithm="1.2.840.10045.4.1", digest=hashes.SHA1())
     assert check(weak) == "it is signed with SHA-1, which is not secure: sign with SHA-256"
     assert "does not verify" in check(several(signer, one, digest=hashes.SHA384()))
-    assert "another kind of key" in check(several(signer, one, algorithm="1.2.840.113549.1.1.11"))
+    assert "does not fit its key" in check(several(signer, one, algorithm="1.2.840.113549.1.1.11"))
     assert "not supported" in check(several(signer, one, algorithm="1.2.3.4"))
 
 
@@ -148,7 +148,7 @@ def test_a_responder_certificate_whose_extensions_cannot_be_read_is_refused() ->
     twice = builder.sign(CHAIN.ca_key, hashes.SHA256())
     signer = CHAIN.signer()
     data = several(signer, signer.sign(serial=5), certificates=twice.public_bytes(Encoding.DER))
-    assert "not one that the issuer authorized" in check(data)
+    assert "not authorized by the issuer" in check(data)
 
 
 # One certificate, asked for
@@ -206,7 +206,7 @@ def test_an_answer_of_another_ca_is_refused() -> None:
 
 def test_an_answer_about_another_serial_is_refused() -> None:
     chain = make_chain()
-    with pytest.raises(OCSPDError, match="about another certificate"):
+    with pytest.raises(OCSPDError, match="about a certificate other than"):
         asked(chain, chain.signer().sign(serial=5))
 
 
@@ -245,7 +245,7 @@ def test_a_responder_certificate_without_the_usage_is_refused() -> None:
         .certificates([impostor])
         .sign(make_key("ecdsa-256", 9), hashes.SHA256())
     )
-    with pytest.raises(OCSPDError, match="lacks the extended key usage OCSP signing"):
+    with pytest.raises(OCSPDError, match="does not have the extended key usage OCSP signing"):
         asked(chain, answer.public_bytes(serialization.Encoding.DER))
 
 

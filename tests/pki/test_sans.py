@@ -137,10 +137,10 @@ def test_a_control_character_never_reaches_a_certificate(name: str) -> None:
 
 def test_more_names_than_a_certificate_can_have_are_refused_with_a_code() -> None:
     classify(["a"] * MAX_NAMES)
-    with pytest.raises(CodedError, match="more than one certificate can have") as caught:
+    with pytest.raises(CodedError, match="one certificate may have") as caught:
         classify(["a"] * (MAX_NAMES + 1))
     assert caught.value.code == Code.CSR_BAD_REQUEST
-    with pytest.raises(DERError, match="more than one certificate can have"):
+    with pytest.raises(DERError, match="more than one certificate may have"):
         parse(AlternativeNames(dns=("a",) * (MAX_NAMES + 1)).encode())
 
 

@@ -15,17 +15,17 @@ from ocspd.errors import Code, CodedError
 from ocspd.shown import shown
 
 MIN_BYTES = 8
-"""CFSSL takes any key; one shorter than this can be tried out."""
+"""CFSSL accepts any key; a shorter one than this can be guessed by trial."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthKey:
-    """A shared key; its octets never show in a repr."""
+    """A shared key; its bytes never appear in a repr."""
 
     key: bytes = field(repr=False)
 
     def token(self, data: bytes, /) -> bytes:
-        """Return the 32 octets that prove knowledge of the key for these bytes."""
+        """Return the 32 bytes that prove knowledge of the key for these bytes."""
         return hmac.new(self.key, data, hashlib.sha256).digest()
 
     def verify(self, data: bytes, token: bytes, /) -> bool:
@@ -36,7 +36,7 @@ class AuthKey:
 def parse_auth_key(spec: str) -> AuthKey:
     """Read a key; CodedError 5200 that never shows the key itself.
 
-    An empty or short key, which CFSSL takes (an unset variable gives one), is refused: anybody could use it.
+    An empty or short key, which CFSSL accepts (an unset variable gives one), is rejected as no protection.
     """
     prefix, colon, rest = spec.partition(":")
     if not colon:
@@ -50,7 +50,7 @@ def parse_auth_key(spec: str) -> AuthKey:
             text, where = Path(rest).read_text("ascii"), shown(rest)
         except (OSError, ValueError) as err:
             reason = err.strerror if isinstance(err, OSError) else "not a text file"
-            raise _invalid(f"{shown(rest)}: cannot be read: {reason}") from err
+            raise _invalid(f"cannot read {shown(rest)}: {reason}") from err
     else:
         # what stands before the colon may be the key itself, so it is not shown
         raise _invalid("unknown prefix before a colon: write hexadecimal, env:VARIABLE or file:PATH")
@@ -60,7 +60,7 @@ def parse_auth_key(spec: str) -> AuthKey:
         raise _invalid(f"{where} is not hexadecimal") from None
     if len(key) < MIN_BYTES:
         short = f"has {len(key)} bytes" if key else "is empty"
-        raise _invalid(f"{where} {short}: use at least {MIN_BYTES}, 16 or more are better")
+        raise _invalid(f"{where} {short}: use at least {MIN_BYTES} bytes, better 16 or more")
     return AuthKey(key)
 
 

@@ -1,7 +1,7 @@
-"""Self-signed certificates: making a CA, renewing one with its own key, and `selfsign`.
+"""Self-signed certificates: creating a CA, renewing one with its own key, and `selfsign`.
 
 The policy of a CA is CFSSL's: key usages cert sign and crl sign, five years, unless the request's `ca`
-section says otherwise.
+section overrides it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BACKDATE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitCA:
-    """A new self-signed certificate with its request and key, all PEM; `key` is "" when it was given."""
+    """A new self-signed certificate with its request and key, all PEM; `key` is "" if it was given."""
 
     cert: str
     csr: str
@@ -42,10 +42,10 @@ class InitCA:
 
 
 def init_ca(request: CertificateRequest, clock: Clock, key: PrivateKey | None = None) -> InitCA:
-    """Make a CA from a request, with a new key unless one is given.
+    """Create a CA from a request, with a new key unless one is given.
 
-    With a given key `ca.backdate` and `crl_url` mean nothing, as in CFSSL. CodedError 5300 for a request
-    without any subject, 5200 for a duration that is not one, 2400 for a key that cannot be made.
+    With a given key `ca.backdate` and `crl_url` are ignored, as in CFSSL. CodedError 5300 for a request
+    without any subject, 5200 for an invalid duration, 2400 for a key that cannot be generated.
     """
     _check_subject(request)
     policy = _ca_policy(request, renewing=key is not None)
@@ -62,7 +62,7 @@ def _check_subject(request: CertificateRequest) -> None:
     if not request.common_name and (not request.names or any(name.is_blank() for name in request.names)):
         raise CodedError(
             Code.POLICY_INVALID_REQUEST,
-            "missing subject information: a CA needs a CN, or names that are not empty",
+            "missing subject information: a CA needs a CN or non-empty names",
         )
 
 
@@ -92,10 +92,11 @@ def _duration(what: str, text: str) -> timedelta:
 
 
 def renew_ca(certificate: x509.Certificate, key: PrivateKey, clock: Clock) -> str:
-    """Make a new self-signed certificate (PEM) for a CA and its key, as long as the old one lasted.
+    """Issue a new self-signed certificate (PEM) for a CA and its key, with the lifetime of the old one.
 
-    OCSPDError when the certificate is not a CA's, CodedError 2300 when the key is another one's. Kept is
-    what `request_from_certificate` keeps, less names that are not IP addresses; the rest is CFSSL's policy.
+    OCSPDError when the certificate is not a CA's, CodedError 2300 when the key does not belong to it. It
+    keeps what `request_from_certificate` keeps, except for alternative names that are not IP addresses; the
+    rest is CFSSL's policy.
     """
     if not certs.basic_constraints(certificate).ca:
         raise OCSPDError("input certificate is not a CA cert")
@@ -104,9 +105,9 @@ def renew_ca(certificate: x509.Certificate, key: PrivateKey, clock: Clock) -> st
 
 
 def request_from_certificate(certificate: x509.Certificate) -> CertificateRequest:
-    """Return the request a certificate could have come from.
+    """Return a request that could have led to a certificate.
 
-    CN, C, ST, L, O, OU, serialNumber, alternative names; of a CA the path length and the lifetime too.
+    It has CN, C, ST, L, O, OU, serialNumber and alternative names; for a CA also path length and lifetime.
     """
     subject = certs.subject_name(certificate)
     entries = [
@@ -139,7 +140,7 @@ def request_from_certificate(certificate: x509.Certificate) -> CertificateReques
 def self_sign(
     request: CertificateRequest, key: PrivateKey, profile: Profile, clock: Clock
 ) -> tuple[str, str]:
-    """Make a self-signed certificate for testing; returns it and its request, both PEM.
+    """Issue a self-signed certificate for testing; return it and its request, both PEM.
 
     Every extension of the request is copied. The validity begins five minutes ago, unrounded.
     """

@@ -1,11 +1,11 @@
-"""Certificates, those included that `cryptography` refuses and Go or OpenSSL read.
+"""Certificates, including those that `cryptography` rejects but Go or OpenSSL read.
 
 Existing CAs have names in T61String or with `*`, `&`, `_`, `@` in a PrintableString, parts of a name not in
 DER order, NULL parameters of ECDSA, Booleans written out, times without seconds. Such a certificate is
-represented by a `ForeignCertificate`: its octets for everything that is hashed, compared or copied, and a
-copy in strict DER, whose signature is thus worthless, for everything that is only looked at.
+represented by a `ForeignCertificate`: its own bytes for everything that is hashed, compared or copied, and
+a copy in strict DER, whose signature is thus worthless, for everything that is only read.
 
-BER lengths stay refused, as by Go.
+BER lengths are rejected, as by Go.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _EXTENSIONS = 0xA3
 
 MAX_SERIAL_BYTES = 1024
-"""RFC 5280 has 20; programs in the field wrote some more. Longer ones have no decimal form here."""
+"""RFC 5280 allows 20; programs in the field wrote some more. Longer ones are not converted to decimal."""
 
 
 def read_certificate(data: bytes) -> x509.Certificate:
-    """Read a certificate in DER; DERError with the cause when it is none.
+    """Read a certificate in DER; DERError with the cause when it is not one.
 
-    What comes back has the attributes of x509.Certificate that are used here, whoever could read it.
+    The result has the attributes of x509.Certificate that are used here, whichever reader was used.
     """
     try:
         with warnings.catch_warnings():
@@ -59,13 +59,13 @@ def read_certificate(data: bytes) -> x509.Certificate:
 def _check_serial(serial: int) -> None:
     size = serial.bit_length() // 8 + 1
     if size > MAX_SERIAL_BYTES:
-        raise DERError(f"its serial number has {size} bytes, more than the {MAX_SERIAL_BYTES} that are read")
+        raise DERError(f"its serial number has {size} bytes, more than the limit of {MAX_SERIAL_BYTES}")
 
 
 def check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
-    """Check a certificate's signature by its issuer's key; ValueError or InvalidSignature when it is not.
+    """Verify a certificate's signature with its issuer's key; ValueError or InvalidSignature if it fails.
 
-    UnsupportedAlgorithm for one that nothing here can verify. Both may be foreign ones.
+    UnsupportedAlgorithm for an algorithm that cannot be verified here. Both may be ForeignCertificates.
     """
     if not any(isinstance(each, ForeignCertificate) for each in (certificate, issuer)):
         certificate.verify_directly_issued_by(issuer)
@@ -88,7 +88,7 @@ class ForeignCertificate:
     """A certificate that is not strict DER, with the attributes of x509.Certificate that are used here."""
 
     def __init__(self, data: bytes) -> None:
-        """Read the certificate; DERError with the cause when it is none."""
+        """Read the certificate; DERError with the cause when it is not one."""
         self._data = data
         outer = reader.elements(reader.single(data, reader.SEQUENCE, "the certificate"))
         tbs = reader.expect(outer, 0, reader.SEQUENCE, "the certificate's content")
@@ -143,7 +143,7 @@ class ForeignCertificate:
 
     @property
     def subject(self) -> x509.Name:
-        """The subject, for messages; its octets are those of `certid.parts_of`."""
+        """The subject, for messages; its encoded form is that of `certid.parts_of`."""
         return self._plain.subject
 
     @property
@@ -163,7 +163,7 @@ class ForeignCertificate:
                 continue  # cryptography has no form for it, and nobody here looks for it
             oid = x509.ObjectIdentifier(each.oid)
             if any(other.oid == oid for other in found):
-                raise x509.DuplicateExtension(f"the extension {each.oid} is there twice", oid)
+                raise x509.DuplicateExtension(f"duplicate extension {each.oid}", oid)
             found.append(self._extension(each, oid))
         return x509.Extensions(found)
 
@@ -176,17 +176,17 @@ class ForeignCertificate:
 
     @property
     def signature_hash_algorithm(self) -> hashes.HashAlgorithm | None:
-        """The hash that was signed, None for algorithms without a choice."""
+        """The hash that was signed, None for algorithms without a choice of one."""
         return self._plain.signature_hash_algorithm
 
     @property
     def signature_algorithm_oid(self) -> x509.ObjectIdentifier:
-        """What the certificate is signed with."""
+        """The algorithm the certificate is signed with."""
         return self._plain.signature_algorithm_oid
 
     @property
     def version(self) -> x509.Version:
-        """Version 3, whatever the certificate says."""
+        """Version 3, whatever is in the certificate."""
         return self._plain.version
 
     @property
@@ -200,11 +200,11 @@ class ForeignCertificate:
         return self.not_valid_after_utc
 
     def public_key(self) -> CertificatePublicKeyTypes:
-        """Return the public key; ValueError or UnsupportedAlgorithm as of x509.Certificate."""
+        """Return the public key; raises ValueError or UnsupportedAlgorithm like x509.Certificate."""
         return self._plain.public_key()
 
     def public_bytes(self, encoding: serialization.Encoding) -> bytes:
-        """Return the certificate's own octets, in PEM if asked for."""
+        """Return the certificate's own bytes, as DER or PEM."""
         if encoding is serialization.Encoding.DER:
             return self._data
         from ocspd.pki import pem  # noqa: PLC0415  (rarely needed)
@@ -212,7 +212,7 @@ class ForeignCertificate:
         return pem.encode("CERTIFICATE", self._data).encode()
 
     def fingerprint(self, algorithm: hashes.HashAlgorithm) -> bytes:
-        """Return the hash of the certificate's own octets."""
+        """Return the hash of the certificate's own bytes."""
         digest = hashes.Hash(algorithm)
         digest.update(self._data)
         return digest.finalize()
@@ -241,7 +241,7 @@ def _plain_algorithm(content: bytes) -> bytes:
 
 
 def _plain_name(data: bytes) -> bytes:
-    """Return a name with sorted sets of UTF8Strings; repeated ones and what is no text are left out."""
+    """Return a name with sorted sets of UTF8Strings, without duplicates and attributes that are not text."""
     rdns = []
     for rdn in names.rdns(data, lenient=True):
         attributes = sorted(
@@ -257,7 +257,7 @@ def _plain_name(data: bytes) -> bytes:
 
 
 def _plain_extension(each: Extension) -> Extension:
-    """Return an extension whose value is in strict DER where that is easily told."""
+    """Return an extension with its value in strict DER, for the types that are easy to convert."""
     if each.oid != extensions.BASIC_CONSTRAINTS:
         return each
     constraints = extensions.parse_basic_constraints(each.value, lenient=True)

@@ -18,12 +18,12 @@ HASHES: dict[str, str] = {
     "sha384": "2.16.840.1.101.3.4.2.2",
     "sha512": "2.16.840.1.101.3.4.2.3",
 }
-"""CertID hash algorithms by the name used everywhere here, with their OIDs (RFC 6960 names no others)."""
+"""CertID hash algorithms by the name used throughout ocspd, with their OIDs (RFC 6960 names no others)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateParts:
-    """Pieces of a certificate exactly as they are encoded in it."""
+    """Parts of a certificate exactly as they are encoded in it."""
 
     issuer: bytes
     """DER of the issuer Name."""
@@ -38,8 +38,8 @@ class CertificateParts:
 def parts_of(certificate: x509.Certificate) -> CertificateParts:
     """Cut names and key out of a certificate.
 
-    `Name.public_bytes()` would encode them anew, and a hash over that names another issuer as soon
-    as the certificate's own encoding differs from ours (string types, order in a multi-valued RDN).
+    `Name.public_bytes()` would re-encode them, and a hash over that identifies another issuer if the
+    certificate's own encoding differs from ours (string types, order in a multi-valued RDN).
     """
     fields = der.children(certificate.tbs_certificate_bytes)
     if fields[0][0] == der.context(0, constructed=True):  # version, absent in v1
@@ -60,15 +60,15 @@ def issuer_hashes(issuer: x509.Certificate, hash_name: str) -> tuple[bytes, byte
 
 
 def check_hash_name(hash_name: str) -> None:
-    """Raise ConfigError naming the known algorithms when hash_name is none of them."""
+    """Raise ConfigError naming the supported algorithms unless hash_name is one of them."""
     if hash_name not in HASHES:
-        raise ConfigError(f"CertID hash {hash_name!r} is not known: use {', '.join(HASHES)}")
+        raise ConfigError(f"unknown CertID hash {hash_name!r}: use {', '.join(HASHES)}")
 
 
 def certid_prefix(issuer: x509.Certificate, hash_name: str) -> bytes:
-    """Encode the content of a CertID up to its serial number, which is all that varies by certificate.
+    """Encode the content of a CertID up to its serial number, the only part that differs by certificate.
 
-    The AlgorithmIdentifier carries NULL parameters, as every client in the field sends it.
+    The AlgorithmIdentifier carries NULL parameters, as all clients in use send it.
     """
     name_hash, key_hash = issuer_hashes(issuer, hash_name)
     return b"".join(

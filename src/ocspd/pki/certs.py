@@ -23,7 +23,7 @@ _LABELS = {"CERTIFICATE", "X509 CERTIFICATE", _TRUSTED, "PKCS7", "PKCS #7 SIGNED
 _LABEL = re.compile(r"[A-Z0-9# ]{1,60}", re.ASCII)
 
 Certificate = x509.Certificate
-"""What this layer hands to those that must not import cryptography themselves."""
+"""The certificate type, for modules that must not import cryptography themselves."""
 
 
 def load_certificate(data: bytes) -> x509.Certificate:
@@ -35,20 +35,21 @@ def load_certificate(data: bytes) -> x509.Certificate:
     if len(found) > 1:
         raise CodedError(
             Code.CERT_PARSE_FAILED,
-            f"the PEM file should contain only one object, but has {len(found)} certificates",
+            f"the PEM file should contain only one object, but contains {len(found)} certificates",
         )
     return found[0]
 
 
 def load_certificates(data: bytes) -> list[x509.Certificate]:
-    """Load every certificate of a text; never an empty list (errors as of `load_certificate`)."""
+    """Load every certificate of a text; never an empty list (errors as for `load_certificate`)."""
     if data[:1] == b"\x30":
         found = _parse(pem.without_newline(data))
     else:
         blocks = _chosen(pem.blocks(data))
         if not blocks:
             raise CodedError(
-                Code.CERT_DECODE_FAILED, f"Failed to decode certificate: no PEM block in it{pem.hint(data)}"
+                Code.CERT_DECODE_FAILED,
+                f"Failed to decode certificate: it contains no PEM block{pem.hint(data)}",
             )
         found = [certificate for block in blocks for certificate in _parse(block.content, block.label)]
     if not found:
@@ -57,9 +58,9 @@ def load_certificates(data: bytes) -> list[x509.Certificate]:
 
 
 def _chosen(blocks: list[pem.Block]) -> list[pem.Block]:
-    """Return the blocks that are certificates by their labels, all when none is: CFSSL ignores labels.
+    """Return the blocks labelled as certificates, or all if there are none: CFSSL ignores labels.
 
-    A key or parameters in the same file, as HAProxy wants it, do no harm to OpenSSL either.
+    A key or parameters in the same file, as for HAProxy, are ignored, as by OpenSSL.
     """
     return [block for block in blocks if block.label.upper() in _LABELS] or blocks
 
@@ -79,7 +80,7 @@ def _parse(content: bytes, label: str = "") -> list[x509.Certificate]:
 
 
 def _parse_pkcs7(content: bytes) -> list[x509.Certificate]:
-    """Return the certificates of a SignedData (RFC 5652 §5.1), read as any other."""
+    """Return the certificates of a SignedData (RFC 5652 §5.1), read like any others."""
     try:
         encoded = [found.raw for found in _certificate_set(content) if found.tag == der_reader.SEQUENCE]
     except DERError:  # BER, which a library reads
@@ -103,7 +104,7 @@ def _certificate_set(content: bytes) -> list[der_reader.Element]:
 
 
 def _is_pkcs7(content: bytes) -> bool:
-    """ContentInfo begins with an OBJECT IDENTIFIER, a certificate never does."""
+    """Return whether it is a ContentInfo, which begins with an OBJECT IDENTIFIER, unlike a certificate."""
     try:
         return der.children(content)[0][0] == der.OBJECT_IDENTIFIER
     except (DERError, IndexError):
@@ -154,7 +155,7 @@ def subject_name(certificate: x509.Certificate) -> names.Name:
 
 
 def alternative_names(certificate: x509.Certificate) -> sans.AlternativeNames:
-    """Return the subject alternative names; none when they cannot be read."""
+    """Return the subject alternative names; an empty set if they cannot be read."""
     found = extensions.find(extensions.of_certificate(certificate), extensions.SUBJECT_ALT_NAME)
     try:
         return sans.parse(found.value, lenient=True) if found else sans.AlternativeNames()
@@ -163,7 +164,7 @@ def alternative_names(certificate: x509.Certificate) -> sans.AlternativeNames:
 
 
 def basic_constraints(certificate: x509.Certificate) -> extensions.BasicConstraints:
-    """Return basicConstraints; those of an end entity when there are none or they cannot be read."""
+    """Return basicConstraints; those of an end entity if they are missing or cannot be read."""
     found = extensions.find(extensions.of_certificate(certificate), extensions.BASIC_CONSTRAINTS)
     try:
         return (

@@ -115,11 +115,11 @@ def parse_config(data: bytes) -> SigningConfig:
 
 
 def _unknown(fields: wire.Fields, known: tuple[str, ...]) -> list[str]:
-    """Return the keys nobody reads, each with the known one that it resembles."""
+    """Return the keys that nothing reads, each with the similar key that was probably meant."""
     found = []
     for key in fields.unknown(*known):
         near = difflib.get_close_matches(key[:60], known, 1)
-        found.append(f"{shown(key)} (is {near[0]} meant?)" if near else shown(key))
+        found.append(f"{shown(key)} (did you mean {near[0]}?)" if near else shown(key))
     return found
 
 
@@ -137,12 +137,12 @@ def _unknown_below(profile: wire.Fields) -> list[str]:
 
 
 def _doubts(name: str, profile: Profile) -> list[str]:
-    """Return what a profile says that CFSSL signs without a word and verifiers refuse."""
+    """Return the settings of a profile that CFSSL accepts silently but verifiers reject."""
     signs = "cert sign" in (profile.usages or ())
     if profile.is_remote or signs == profile.ca_constraint.is_ca:
         return []
     if signs:
-        return [f"profile {name}: cert sign without ca_constraint.is_ca: verifiers refuse such certificates"]
+        return [f"profile {name}: cert sign without ca_constraint.is_ca: verifiers reject such certificates"]
     return [f"profile {name}: ca_constraint.is_ca without the usage cert sign: such a CA cannot issue"]
 
 
@@ -150,7 +150,7 @@ def _auth_key(name: str, fields: wire.Fields) -> AuthKey:
     kind = fields.string("type")
     if kind != "standard":
         # not shown: type and key may have been mixed up
-        raise invalid(f"auth key {name}: its type is not known: use standard")
+        raise invalid(f"auth key {name}: unknown type; use standard")
     try:
         return parse_auth_key(fields.string("key"))
     except CodedError as err:
@@ -173,7 +173,7 @@ def _inherit(name: str, profile: Profile, default: Profile) -> Profile:
         raise invalid(f"profile {name}: no usages")
     if not profile.is_remote and not profile.parsed_usages():
         words = ", ".join(profile.parsed_usages().unknown)
-        raise invalid(f"profile {name}: none of its usages is known: {words[:200]}")
+        raise invalid(f"profile {name}: none of its usages is valid: {words[:200]}")
     return replace(
         profile,
         expiry=profile.expiry or default.expiry,
@@ -192,7 +192,7 @@ class _ProfileReader:
         self.unknown: list[str] = []
 
     def read(self, name: str, fields: wire.Fields) -> Profile:
-        """Read one profile; JSONError for a wrong type, CodedError 5200 for a wrong value."""
+        """Read one profile; JSONError for a wrong type, CodedError 5200 for an invalid value."""
         try:
             self.unknown += [f"profile {name}: {key}" for key in _unknown(fields, _PROFILE_KEYS)]
             self.unknown += [f"profile {name}: {key}" for key in _unknown_below(fields)]
@@ -217,7 +217,7 @@ class _ProfileReader:
         auth_name = auth.string("remote") if auth else ""
         auth_key = auth.string("auth_key") if auth else ""
         if name and auth_name:
-            raise _wrong("it has both a remote and an auth_remote")
+            raise _wrong("it has both remote and auth_remote")
         if auth_name and not auth_key:
             raise _wrong("auth_remote has no auth_key")
         if auth_key and not auth_name:
@@ -269,7 +269,7 @@ def _duration(fields: wire.Fields, key: str) -> tuple[timedelta, str]:
 def _validity(fields: wire.Fields, profile: Profile) -> Profile:
     expiry, text = _duration(fields, "expiry")
     if not text:
-        raise _wrong('empty expiry string: say for example "expiry": "8760h"')
+        raise _wrong('empty expiry string: write for example "expiry": "8760h"')
     backdate, _ = _duration(fields, "backdate")
     if expiry < timedelta():
         raise _wrong(f"expiry {text} is negative")
@@ -296,7 +296,7 @@ def _time(fields: wire.Fields, key: str) -> datetime | None:
             raise ValueError(text)  # noqa: TRY301  (one text for every form that is not RFC 3339)
         return value.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise _wrong(f"{key}: {shown(text, 40)!r} is not a time as 2006-01-02T15:04:05Z") from None
+        raise _wrong(f"{key}: {shown(text, 40)!r} is not a time like 2006-01-02T15:04:05Z") from None
 
 
 def _rest(fields: wire.Fields, profile: Profile) -> Profile:
@@ -307,9 +307,9 @@ def _rest(fields: wire.Fields, profile: Profile) -> Profile:
         _check_oid("allowed_extensions", oid)
     if unknown := parse_usages(usages or ()).unknown:
         near = difflib.get_close_matches(unknown[0][:60], (*KEY_USAGES, *EXTENDED_KEY_USAGES), 1)
-        hint = f": is {near[0]!r} meant?" if near else ""
+        hint = f": did you mean {near[0]!r}?" if near else ""
         words = ", ".join(unknown)
-        raise _wrong(f"usages that are not known: {shown(words)}{hint}")
+        raise _wrong(f"unknown usages: {shown(words)}{hint}")
     return replace(
         profile,
         usages=None if usages is None else tuple(usages),
@@ -361,7 +361,7 @@ def _policy(fields: wire.Fields) -> tuple[str, tuple[tuple[str, str], ...]]:
         if kind not in _QUALIFIERS:
             raise _wrong(f"invalid policy qualifier type {shown(kind, 40)!r}: use {' or '.join(_QUALIFIERS)}")
         if kind == "id-qt-cps" and not value.isascii():
-            raise _wrong(f"policy {oid}: a CPS URI is ASCII only")
+            raise _wrong(f"policy {oid}: a CPS URI must be ASCII")
         qualifiers.append((kind, value))
     return oid, tuple(qualifiers)
 

@@ -1,4 +1,4 @@
-"""Certificate revocation lists (RFC 5280 §5): read, checked, and told apart into complete and delta.
+"""Certificate revocation lists (RFC 5280 §5): read, checked, and sorted into complete and delta CRLs.
 
 A list is held as its DER and read entry by entry, so its memory is the size of the file (twice that while
 the signature is checked), not a multiple of its entries.
@@ -40,7 +40,7 @@ _DELTA_INDICATOR = "2.5.29.27"
 _DISTRIBUTION_POINT = "2.5.29.28"
 _CERTIFICATE_ISSUER = "2.5.29.29"
 _MAX_NUMBER_BYTES = 256
-"""RFC 5280 has 20 for CRL numbers and serials; what is longer is not written out in decimal."""
+"""RFC 5280 allows 20 for CRL numbers and serials; longer ones are not converted to decimal."""
 _KNOWN = {
     _CRL_NUMBER,
     _DELTA_INDICATOR,
@@ -53,11 +53,11 @@ _KNOWN = {
 
 
 class Listed(Enum):
-    """What an entry says of its certificate."""
+    """The status an entry gives its certificate."""
 
     REVOKED = 0
     REMOVED = 1
-    """reasonCode removeFromCRL: no longer revoked; only a delta CRL may say so (RFC 5280 §5.3.1)."""
+    """reasonCode removeFromCRL: no longer revoked; allowed in delta CRLs only (RFC 5280 §5.3.1)."""
 
 
 class Entry(NamedTuple):
@@ -80,11 +80,11 @@ class CRLInfo:
     """What identifies a CRL, without its entries."""
 
     where: str
-    """File, and which CRL of it when it has several."""
+    """The file, and which of its CRLs if it has several."""
     issuer: int
-    """Number of the CA that signed it, in the list given."""
+    """Index of the CA that signed it, in the list given."""
     scope: bytes
-    """issuingDistributionPoint: lists of one issuer with different scopes add up."""
+    """issuingDistributionPoint: lists of one issuer with different scopes complement each other."""
     number: int | None
     """cRLNumber."""
     base: int | None
@@ -94,7 +94,7 @@ class CRLInfo:
     signature: bytes
     entries: int
     partial: bool
-    """Whether the CRL says that it covers a part of the issuer's certificates only."""
+    """Whether the CRL states that it covers only part of the issuer's certificates."""
 
     @property
     def is_delta(self) -> bool:
@@ -102,7 +102,7 @@ class CRLInfo:
         return self.base is not None
 
     def check_time(self, now: datetime, *, allow_expired: bool) -> None:
-        """ConfigError when the list is not in force at this instant."""
+        """Raise ConfigError when the list is not in force at this time."""
         if self.this_update > now:
             raise ConfigError(
                 f"{self.where}: its thisUpdate {self.this_update:%Y-%m-%d %H:%M:%S} UTC is in the future: "
@@ -110,19 +110,19 @@ class CRLInfo:
             )
         if not allow_expired and self.next_update is not None and self.next_update < now:
             raise ConfigError(
-                f"{self.where}: this CRL has expired on {self.next_update:%Y-%m-%d %H:%M:%S} UTC: "
-                "get the current one, or give -allow-expired"
+                f"{self.where}: this CRL expired on {self.next_update:%Y-%m-%d %H:%M:%S} UTC: "
+                "get the current one, or use -allow-expired"
             )
 
 
 class RevocationList:
-    """One CRL; made by `load_crls`. Read with the tolerance of `der_reader`, entry by entry."""
+    """One CRL, from `load_crls`. Read entry by entry, with the tolerance of `der_reader`."""
 
     def __init__(self, data: bytes, where: str) -> None:
-        """Find the parts of a CRL; ConfigError naming it when it is none."""
+        """Find the parts of a CRL; ConfigError with its name when it is not one."""
         self._data = data
         self.where = where
-        """File, and which CRL of it when it has several, for messages."""
+        """The file, and which of its CRLs if it has several, for messages."""
         try:
             self._find_parts()
         except DERError as err:
@@ -134,14 +134,14 @@ class RevocationList:
         if tag != reader.SEQUENCE:
             raise DERError("it is not a SEQUENCE")
         if end != len(data):
-            raise DERError("bytes after it")
+            raise DERError("trailing bytes")
         parts = _Parts(data, position, end)
         self._signed, body, body_end = parts.take(reader.SEQUENCE, "its content")
         _, start, stop = parts.take(reader.SEQUENCE, "its signature algorithm")
         self._algorithm = data[start:stop]
         _, start, stop = parts.take(reader.BIT_STRING, "its signature")
         self.signature = reader.bits(data[start:stop])
-        """The signature, by which a list is known again."""
+        """The signature, which identifies a list."""
         inner = _Parts(data, body, body_end)
         inner.skip(reader.INTEGER)  # version
         _, start, stop = inner.take(reader.SEQUENCE, "its signature algorithm")
@@ -166,11 +166,11 @@ class RevocationList:
             self._extensions = data[start:stop]
 
     def heading(self, issuers: Sequence[x509.Certificate]) -> CRLInfo:
-        """Check the list's signature and that all it says is understood; return what identifies it.
+        """Check the list's signature and that its content is supported; return what identifies it.
 
         ConfigError when it was issued by none of `issuers`, is not signed by its issuer, is an indirect
-        CRL, covers some reasons or attribute certificates only, or has a critical extension that is
-        not known (RFC 5280 §5.2: it must not be used then).
+        CRL, covers only some reasons or attribute certificates, or has an unknown critical extension
+        (RFC 5280 §5.2: it must not be used then).
         """
         number = self._issuer_number(issuers)
         try:
@@ -185,8 +185,8 @@ class RevocationList:
         for extension in found:
             if extension.critical and extension.oid not in _KNOWN:
                 raise ConfigError(
-                    f"{self.where}: has the critical extension {extension.oid}, which is "
-                    "not known here, so it cannot be used (RFC 5280 §5.2)"
+                    f"{self.where}: has the unknown critical extension {extension.oid}, "
+                    "so it cannot be used (RFC 5280 §5.2)"
                 )
         return CRLInfo(
             where=self.where,
@@ -223,16 +223,16 @@ class RevocationList:
 
         if says(0x84):
             raise ConfigError(
-                f"{self.where}: is an indirect CRL (of several CAs' certificates), which cannot be used: "
+                f"{self.where}: is an indirect CRL (for several CAs), which cannot be used: "
                 "get the CRL that the CA itself signs"
             )
         if 0x83 in fields:
             raise ConfigError(
-                f"{self.where}: covers some revocation reasons only, so no certificate can be called good "
-                "by it: get the CRL for all reasons"
+                f"{self.where}: covers only some revocation reasons, so it cannot show that a certificate is "
+                "good: get the CRL for all reasons"
             )
         if says(0x85):
-            raise ConfigError(f"{self.where}: covers attribute certificates only")
+            raise ConfigError(f"{self.where}: covers only attribute certificates")
 
     def _issuer_number(self, issuers: Sequence[x509.Certificate]) -> int:
         # RFC 5280 §7.1: case, spacing and the type of a string do not make another name
@@ -243,7 +243,7 @@ class RevocationList:
         ]
         if not named:
             raise ConfigError(
-                f"{self.where}: issued by {self._issuer_text!r}, which is none of the CA certificates given"
+                f"{self.where}: issued by {self._issuer_text!r}, which is none of the given CA certificates"
             )
         for number in named:
             if self._signed_by(issuers[number]):
@@ -271,8 +271,8 @@ class RevocationList:
     def entries(self) -> Iterator[Entry]:
         """Yield every entry, in the list's order.
 
-        ConfigError for an entry of another issuer, with a critical extension that is not known, or
-        without a serial and a date. An extension that cannot be read hides no other.
+        ConfigError for an entry of another issuer, with an unknown critical extension, or without a serial
+        and a date. An extension that cannot be read does not hide the others.
         """
         data = self._data
         position, stop = self._entries
@@ -324,9 +324,9 @@ class RevocationList:
 
 @lru_cache(maxsize=1024)
 def _readable(encoded: bytes) -> tuple[tuple[Extension, ...], bool, bool]:
-    """Return those of an entry's extensions that can be read, whether there are others, and critical ones.
+    """Return an entry's readable extensions, whether there are others, and whether any of those is critical.
 
-    Remembered, because the entries of a list have a few combinations of reasons only.
+    Cached, because the entries of a list have only a few combinations of reasons.
     """
     found, others, critical = [], False, False
     try:
@@ -342,7 +342,7 @@ def _readable(encoded: bytes) -> tuple[tuple[Extension, ...], bool, bool]:
 
 
 def _says_critical(content: bytes) -> bool:
-    """Whether an extension that cannot be read says that it is critical."""
+    """Return whether an extension that cannot be read is marked critical."""
     try:
         return any(part.tag == reader.BOOLEAN and part.content != b"\0" for part in reader.each(content))
     except DERError:
@@ -355,7 +355,7 @@ def _shown(serial: int) -> str:
 
 
 class _Parts:
-    """A walk through the elements of a SEQUENCE, by positions in the whole: nothing large is copied."""
+    """A cursor over the elements of a SEQUENCE, by positions in the whole: nothing large is copied."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
         self._data = data
@@ -367,18 +367,18 @@ class _Parts:
         return self._data[self._position] if self._position < self._end else 0
 
     def take(self, tag: int, what: str) -> tuple[tuple[int, int], int, int]:
-        """Return where the next element lies, and start and end of its content."""
+        """Return the position of the next element, and start and end of its content."""
         begin = self._position
         if begin >= self._end:
             raise DERError(f"{what} is missing")
         found, start, end = span(self._data, begin, self._end)
         if found != tag:
-            raise DERError(f"{what} is missing, or of another type")
+            raise DERError(f"{what} is missing or of another type")
         self._position = end
         return (begin, end), start, end
 
     def skip(self, tag: int) -> None:
-        """Pass over the next element if it has this tag."""
+        """Skip the next element if it has this tag."""
         if self.tag() == tag:
             self.take(tag, "")
 
@@ -392,7 +392,7 @@ class _Parts:
 def _unique(encoded: bytes) -> tuple[Extension, ...]:
     found = extensions.parse_extensions(encoded, lenient=True) if encoded else ()
     if len({extension.oid for extension in found}) < len(found):
-        raise DERError("one of them is there twice")
+        raise DERError("one of them is a duplicate")
     return found
 
 
@@ -413,15 +413,15 @@ def _number(extension: Extension | None) -> int | None:
         return None
     content = reader.single(extension.value, reader.INTEGER, "a CRL number")
     if len(content) > _MAX_NUMBER_BYTES:
-        raise DERError(f"a CRL number of {len(content)} bytes, which is more than {_MAX_NUMBER_BYTES}")
+        raise DERError(f"a CRL number of {len(content)} bytes, more than the limit of {_MAX_NUMBER_BYTES}")
     return reader.integer(content, lenient=True)
 
 
 def _reason(value: bytes) -> int:
-    """Read a CRLReason; DERError for one that does not exist."""
+    """Read a CRLReason; DERError for an undefined one."""
     content = reader.single(value, _ENUMERATED, "a reasonCode")
     if len(content) != 1 or not known_reason(content[0]):
-        raise DERError("a reasonCode that does not exist")
+        raise DERError("an undefined reasonCode")
     return content[0]
 
 
@@ -438,15 +438,15 @@ def _check_usage(issuer: x509.Certificate, where: str) -> None:
         return
     if not usage.crl_sign:
         raise ConfigError(
-            f"{where}: {names.to_text(parts_of(issuer).subject)!r} may not sign CRLs: its keyUsage lacks "
-            "cRLSign"
+            f"{where}: {names.to_text(parts_of(issuer).subject)!r} may not sign CRLs: its keyUsage does "
+            "not include cRLSign"
         )
 
 
 def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
-    """Read the CRLs of a file one after the other: DER, or one or more PEM blocks with text around them.
+    """Read the CRLs of a file one after the other: DER, or PEM blocks with text around them.
 
-    ConfigError naming the file (and which CRL) when it has none or one cannot be read.
+    ConfigError naming the file (and which CRL) if there is none or one cannot be read.
     """
     if data[:1] == b"\x30":
         yield RevocationList(pem.without_newline(data), name)
@@ -468,11 +468,11 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
 
 
 def in_force(headings: Sequence[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRLInfo, str]]]:
-    """Choose the lists that together say what is revoked, in the order to apply them.
+    """Choose the lists that together give all revocations, in the order to apply them.
 
-    For each issuer and scope: the newest complete CRL, then the delta CRLs that carry it on (RFC 5280
-    §5.2.4: BaseCRLNumber not above, CRL number above what is known so far), as few as will do. Returns
-    these, and the others with the cause why each is left out. ConfigError for a delta CRL without a
+    For each issuer and scope: the newest complete CRL, then the delta CRLs that continue it (RFC 5280
+    §5.2.4: BaseCRLNumber not above, CRL number above the newest so far), as few as possible. Returns
+    these, and the others with the reason each is left out. ConfigError for a delta CRL without a
     complete CRL it can be applied to.
     """
     groups: dict[tuple[int, bytes], list[CRLInfo]] = {}
@@ -484,9 +484,7 @@ def in_force(headings: Sequence[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRL
         complete = [heading for heading in group if not heading.is_delta]
         deltas = [heading for heading in group if heading.is_delta]
         if not complete:
-            raise ConfigError(
-                f"{deltas[0].where}: a delta CRL without the complete CRL it is based on: give that as well"
-            )
+            raise ConfigError(f"{deltas[0].where}: a delta CRL without its complete CRL: give that as well")
         newest = max(complete, key=lambda heading: (heading.this_update, heading.number or 0))
         chosen.append(newest)
         left += [(heading, "replaced by a newer CRL") for heading in complete if heading is not newest]
@@ -498,7 +496,7 @@ def in_force(headings: Sequence[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRL
 
 def _chain(complete: CRLInfo, deltas: list[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRLInfo, str]]]:
     if deltas and complete.number is None:
-        raise ConfigError(f"{complete.where}: has no CRL number, so no delta CRL can be applied to it")
+        raise ConfigError(f"{complete.where}: has no CRL number, so delta CRLs cannot be applied to it")
     known = complete.number or 0
     chain: list[CRLInfo] = []
     for delta in deltas:

@@ -1,4 +1,4 @@
-"""Certificate signing requests: CFSSL's JSON form of one, and making a PKCS #10 request from it (RFC 2986).
+"""Certificate signing requests: CFSSL's JSON form, and the PKCS #10 request made from it (RFC 2986).
 
 `csr_reader.load_csr`, here under its name too, is the way back.
 """
@@ -58,8 +58,8 @@ _REQUEST_KEYS = (
 )
 _NAME_KEYS = ("C", "ST", "L", "O", "OU", "E", "SerialNumber", "OID")
 _TWICE = (
-    "the extension {oid} is in `extensions` twice, or follows from `ca` or `delegation_enabled` as well: "
-    "a request may ask for it once (RFC 5280 §4.2)"
+    "the extension {oid} is in `extensions` twice, or also follows from `ca` or `delegation_enabled`: "
+    "a request may have it only once (RFC 5280 §4.2)"
 )
 _CA_KEYS = ("expiry", "pathlen", "pathlenzero", "backdate")
 
@@ -77,14 +77,14 @@ class NameEntry:
     oids: tuple[tuple[str, str], ...] = ()
 
     def is_blank(self) -> bool:
-        """Whether it names nothing, for CFSSL's check of CA requests."""
+        """Whether all fields are empty, for CFSSL's check of CA requests."""
         standard = (self.country, self.province, self.locality, self.organization, self.unit)
         return not any(value.strip() for value in standard)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """`key`: what key to make; the size is in bits."""
+    """`key`: the kind of key to generate; the size is in bits."""
 
     algo: str = "ecdsa"
     size: int = 256
@@ -92,7 +92,7 @@ class KeyRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CAConfig:
-    """`ca`: what a self-signed CA is to be; durations as written, "" for the default."""
+    """`ca`: the properties of a self-signed CA; durations as written, "" for the default."""
 
     expiry: str = ""
     backdate: str = ""
@@ -100,7 +100,7 @@ class CAConfig:
     path_len_zero: bool = False
 
     def constraints(self) -> BasicConstraints:
-        """Return what a request made from this asks for; zero counts only with its own flag."""
+        """Return the constraints of a request made from this; zero counts only with its own flag."""
         if self.path_len > 0:
             return BasicConstraints(ca=True, path_len=self.path_len)
         zero = self.path_len == 0 and self.path_len_zero
@@ -109,7 +109,7 @@ class CAConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateRequest:
-    """CFSSL's CSR JSON. `hosts` None means that the key is absent; `unknown` are keys nobody reads."""
+    """CFSSL's CSR JSON. `hosts` None means that the key is absent; `unknown` are keys nothing reads."""
 
     common_name: str = ""
     hosts: tuple[str, ...] | None = None
@@ -123,7 +123,7 @@ class CertificateRequest:
     unknown: tuple[str, ...] = ()
 
     def name(self) -> Name:
-        """Return the subject; CodedError 9300 for an OID that is not one."""
+        """Return the subject; CodedError 9300 for an invalid OID."""
         name = _standard_name(self.names, self.common_name, self.serial_number)
         extra: list[tuple[str, str]] = []
         for entry in self.names:
@@ -138,18 +138,18 @@ class CertificateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """CFSSL's JSON subject that goes with a request and overrides what the CSR says."""
+    """CFSSL's JSON subject that goes with a request and overrides the CSR's."""
 
     common_name: str = ""
     names: tuple[NameEntry, ...] = ()
     serial_number: str = ""
 
     def name(self) -> Name:
-        """Return the subject; E and OID entries mean nothing here, as in CFSSL."""
+        """Return the subject; E and OID entries are ignored here, as in CFSSL."""
         return _standard_name(self.names, self.common_name, self.serial_number)
 
     def over(self, requested: Name) -> Name:
-        """Return this subject with what it lacks taken from the CSR's, which loses its other attributes."""
+        """Return this subject with missing fields from the CSR's, whose other attributes are dropped."""
         mine = self.name()
         return Name(
             common_name=mine.common_name or requested.common_name,
@@ -276,7 +276,7 @@ def _extension(fields: wire.Fields) -> Extension:
 
 
 def new_key(request: CertificateRequest) -> tuple[PrivateKey, str]:
-    """Make the key a request asks for and return it with its PEM text (2400 when it cannot be made)."""
+    """Generate the requested key and return it with its PEM text (2400 when that is impossible)."""
     logger.info("generate received request")
     logger.info("received CSR")
     logger.info("generating key: %s-%d", request.key.algo[:40], request.key.size)
@@ -285,7 +285,7 @@ def new_key(request: CertificateRequest) -> tuple[PrivateKey, str]:
 
 
 def make_csr(request: CertificateRequest, key: PrivateKey) -> str:
-    """Make and sign a PKCS #10 request (PEM); CodedError 9300 for what cannot be encoded.
+    """Create and sign a PKCS #10 request (PEM); CodedError 9300 for values that cannot be encoded.
 
     Extensions are in CFSSL's order: names, basicConstraints with a `ca` section, delegation, others.
     """
@@ -314,7 +314,7 @@ def _attributes(request: CertificateRequest) -> bytes:
     if len(wanted) > extensions.MAX_EXTENSIONS:
         raise CodedError(
             Code.CSR_BAD_REQUEST,
-            f"{len(wanted)} extensions are more than a request can have ({extensions.MAX_EXTENSIONS})",
+            f"{len(wanted)} extensions, more than the {extensions.MAX_EXTENSIONS} a request may have",
         )
     seen: set[str] = set()
     for extension in wanted:

@@ -1,7 +1,7 @@
-"""Reading a PKCS #10 request that somebody else made (RFC 2986), and checking its signature.
+"""Reading a PKCS #10 request made by others (RFC 2986), and checking its signature.
 
-Read from its octets with the tolerance of Go (`der_reader`), because CFSSL issues for requests that a
-strict parser refuses: unsorted SETs, another version number, `*` in a PrintableString.
+Read byte by byte with the tolerance of Go (`der_reader`), because CFSSL issues for requests that a
+strict parser rejects: unsorted SETs, another version number, `*` in a PrintableString.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ATTRIBUTES = 0xA0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedCSR:
-    """What a verified request asks for."""
+    """The content of a verified request."""
 
     subject: names.Name
     alternative_names: sans.AlternativeNames
@@ -34,20 +34,20 @@ class ReceivedCSR:
     extensions: tuple[Extension, ...]
     public_key: PublicKey
     key_info: bytes
-    """DER of the SubjectPublicKeyInfo, as it stands in the request."""
+    """DER of the SubjectPublicKeyInfo, as it is in the request."""
 
 
 def load_csr(text: bytes, *, allow_weak_rsa: bool = False) -> ReceivedCSR:
     """Read a request, PEM or DER, and verify its signature.
 
-    CodedError: 9002 no PEM, 9300 another kind of PEM, a wrong signature or a key nothing is signed for,
+    CodedError: 9002 no PEM, 9300 another kind of PEM, a wrong signature or an unsupported key,
     9003 not a request. `allow_weak_rsa` is that of `read_public_key`.
     """
     data = _der(text)
     try:
         return _read(data, allow_weak_rsa=allow_weak_rsa)
     except UnsupportedKeyError as err:
-        raise CodedError(Code.CSR_BAD_REQUEST, f"the CSR cannot be signed for: {err}") from err
+        raise CodedError(Code.CSR_BAD_REQUEST, f"the CSR's key is not supported: {err}") from err
     except SignatureError as err:
         raise CodedError(Code.CSR_BAD_REQUEST, f"the CSR {err}") from err
     except DERError as err:
@@ -55,9 +55,9 @@ def load_csr(text: bytes, *, allow_weak_rsa: bool = False) -> ReceivedCSR:
 
 
 def csr_text(data: bytes) -> str:
-    """Return the content of a CSR file as text: a request in DER is put into PEM, other text stays.
+    """Return the content of a CSR file as text: a request in DER becomes PEM, other text is unchanged.
 
-    CodedError 9002 for UTF-16, which would be unrecognisable afterwards.
+    CodedError 9002 for UTF-16, which could not be recognised afterwards.
     """
     if data[:1] == b"\x30":
         return pem.encode("CERTIFICATE REQUEST", data)
@@ -107,7 +107,7 @@ def _read(data: bytes, *, allow_weak_rsa: bool) -> ReceivedCSR:
 
 
 def _extension_request(attributes: bytes) -> tuple[Extension, ...]:
-    """Return the requested extensions; an attribute that is none, or has no value, is ignored as in Go."""
+    """Return the requested extensions; a malformed attribute, or one without a value, is ignored as in Go."""
     wanted: list[Extension] = []
     for attribute in reader.each(attributes):
         try:

@@ -1,7 +1,7 @@
 """DER encoding of the few types an OCSPResponse consists of (X.690; RFC 6960 §4.2.1).
 
-A writer, and a way to cut a certificate up: names and keys must be hashed and compared as they stand in
-it, never re-encoded. `der_reader` is what reads.
+A writer, and a way to split a certificate: names and keys must be hashed and compared as they are encoded
+in it, never re-encoded. Reading is in `der_reader`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def children(element: bytes) -> list[bytes]:
     """Split a constructed element into its encoded children; DERError when lengths do not add up."""
     _, position, end = span(element, 0, len(element))
     if end != len(element):
-        raise DERError("bytes after a DER element")
+        raise DERError("trailing bytes after a DER element")
     return [child.raw for child in each(element[position:end])]
 
 

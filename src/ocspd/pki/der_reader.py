@@ -1,7 +1,7 @@
-"""Reading DER that other programs wrote, with the tolerance of Go's encoding/asn1, which CFSSL reads by.
+"""Reading DER that other programs wrote, with the tolerance of Go's encoding/asn1, as in CFSSL.
 
- 1. Lengths are definite and in the fewest octets; tags are below 31. BER is refused, as Go refuses it.
- 2. Elements a SEQUENCE has at its end beyond those expected are ignored: X.509 grew that way.
+ 1. Lengths are definite and in the fewest octets; tags are below 31. BER is rejected, as by Go.
+ 2. Extra elements at the end of a SEQUENCE are ignored: X.509 was extended that way.
  3. The order of a SET, explicit defaults and NULL parameters that should be absent do not matter.
 
 Everything here is linear in its input and raises DERError only.
@@ -30,7 +30,7 @@ SEQUENCE = 0x30
 SET = 0x31
 
 _MAX_OID_BYTES = 63
-"""What every reader of our certificates takes, the one we verify them with included."""
+"""A limit that every reader of our certificates accepts, including the one we verify them with."""
 _MAX_FOREIGN_OID_BYTES = 512
 _MAX_ARC = 1 << 127
 _TIMES = {
@@ -51,7 +51,7 @@ _NAMES = {
 
 
 class Element(NamedTuple):
-    """One element: identifier octet, content octets, and the element as it stands."""
+    """One element: identifier octet, content octets, and the whole element."""
 
     tag: int
     content: bytes
@@ -61,30 +61,30 @@ class Element(NamedTuple):
 def span(data: bytes, position: int, end: int) -> tuple[int, int, int]:
     """Return tag, start and end of the content of the element at `position` of a container up to `end`."""
     if position + 2 > end:
-        raise DERError("an element is cut short")
+        raise DERError("truncated element")
     tag, length = data[position], data[position + 1]
     if tag & 0x1F == 0x1F:
-        raise DERError("a tag number above 30")
+        raise DERError("tag number above 30")
     start = position + 2
     if length & 0x80:
         count = length & 0x7F
         if count == 0:
-            raise DERError("an indefinite length, which is BER and not DER")
+            raise DERError("indefinite length, which is BER and not DER")
         if count > 4:
-            raise DERError("a length above 4 GiB")
+            raise DERError("length above 4 GiB")
         if start + count > end:
-            raise DERError("an element is cut short")
+            raise DERError("truncated element")
         length = int.from_bytes(data[start : start + count], "big")
         if length < 0x80 or length >> (8 * (count - 1)) == 0:
-            raise DERError("a length in more bytes than it needs, which is BER and not DER")
+            raise DERError("length not in the fewest bytes, which is BER and not DER")
         start += count
     if start + length > end:
-        raise DERError("an element is longer than what it is in")
+        raise DERError("an element exceeds its container")
     return tag, start, start + length
 
 
 def each(content: bytes) -> Iterator[Element]:
-    """Yield the elements that a content consists of."""
+    """Yield the elements that make up a content."""
     position, size = 0, len(content)
     while position < size:
         tag, start, end = span(content, position, size)
@@ -93,7 +93,7 @@ def each(content: bytes) -> Iterator[Element]:
 
 
 def elements(content: bytes) -> list[Element]:
-    """Return the elements that a content consists of."""
+    """Return the elements that make up a content."""
     return list(each(content))
 
 
@@ -105,12 +105,12 @@ def single(data: bytes, tag: int, what: str) -> bytes:
     if found != tag:
         raise DERError(f"{what} is not {_NAMES.get(tag, f'an element with tag {tag:#04x}')}")
     if end != len(data):
-        raise DERError(f"bytes after {what}")
+        raise DERError(f"trailing bytes after {what}")
     return data[start:end]
 
 
 def expect(parts: list[Element], number: int, tag: int, what: str) -> Element:
-    """Return element `number` of a SEQUENCE, which must have this tag."""
+    """Return element `position` of a SEQUENCE, which must have this tag."""
     if number >= len(parts):
         raise DERError(f"{what} is missing")
     if parts[number].tag != tag:
@@ -119,35 +119,35 @@ def expect(parts: list[Element], number: int, tag: int, what: str) -> Element:
 
 
 def boolean(content: bytes, *, lenient: bool = False) -> bool:
-    """Read the content of a BOOLEAN: 0x00 or 0xFF. Lenient takes any other octet for true, as OpenSSL."""
+    """Read the content of a BOOLEAN: 0x00 or 0xFF. With `lenient` any other octet is true, as in OpenSSL."""
     if len(content) != 1 or not (lenient or content in {b"\x00", b"\xff"}):
         raise DERError("a BOOLEAN that is neither 0x00 nor 0xFF")
     return content != b"\x00"
 
 
 def integer(content: bytes, *, lenient: bool = False) -> int:
-    """Read the content of an INTEGER. Lenient takes octets it does not need, as OpenSSL."""
+    """Read the content of an INTEGER. With `lenient` it may have unnecessary octets, as in OpenSSL."""
     if not content:
         raise DERError("an empty INTEGER")
     if not lenient and len(content) > 1 and content[0] in {0, 0xFF} and (content[0] ^ content[1]) < 0x80:
-        raise DERError("an INTEGER in more bytes than it needs")
+        raise DERError("an INTEGER not in the fewest bytes")
     return int.from_bytes(content, "big", signed=True)
 
 
 def bits(content: bytes) -> bytes:
     """Read the content of a BIT STRING of whole octets."""
     if not content or content[0] != 0:
-        raise DERError("a BIT STRING that is not made of whole bytes")
+        raise DERError("a BIT STRING that does not consist of whole bytes")
     return content[1:]
 
 
 def object_identifier(content: bytes, *, lenient: bool = False) -> str:
-    """Read the content of an OBJECT IDENTIFIER; one of more than 63 octets is refused, lenient of 512.
+    """Read the content of an OBJECT IDENTIFIER of at most 63 octets, or 512 with `lenient`.
 
-    Lenient takes numbers in more octets than they need too, as older versions of Go and others do.
+    With `lenient` its numbers may have unnecessary octets, as in older versions of Go and elsewhere.
     """
     if not content or content[-1] & 0x80:
-        raise DERError("an object identifier is cut short")
+        raise DERError("truncated object identifier")
     limit = _MAX_FOREIGN_OID_BYTES if lenient else _MAX_OID_BYTES
     if len(content) > limit:
         raise DERError(f"an object identifier of more than {limit} bytes")
@@ -155,7 +155,7 @@ def object_identifier(content: bytes, *, lenient: bool = False) -> str:
     value, begins = 0, True
     for octet in content:
         if begins and octet == 0x80 and not lenient:
-            raise DERError("an object identifier with a number in more bytes than it needs")
+            raise DERError("an object identifier with a number not in the fewest bytes")
         value = value << 7 | octet & 0x7F
         begins = octet & 0x80 == 0
         if begins:
@@ -166,7 +166,7 @@ def object_identifier(content: bytes, *, lenient: bool = False) -> str:
 
 
 def is_common(dotted: str) -> bool:
-    """Whether `cryptography` can hold an object identifier, so that it can be in a strict copy."""
+    """Return whether `cryptography` supports an object identifier, so that it can be in a strict copy."""
     arcs = dotted.split(".")
     return len(dotted) <= _MAX_OID_BYTES and all(int(arc) < _MAX_ARC for arc in arcs)
 
@@ -181,14 +181,14 @@ def algorithm(content: bytes) -> tuple[str, Element | None]:
 def moment(tag: int, content: bytes) -> datetime:
     """Read a UTCTime or GeneralizedTime as an aware UTC datetime.
 
-    Seconds may be absent and there may be an offset or a fraction, as old programs write them (Go takes
-    the first two in a UTCTime); a fraction is dropped. What lies before the year 1 or after 9999, the year
-    0 or an offset at the end, is the first or last second of these.
+    Seconds may be absent and there may be an offset or a fraction, as old programs write them (Go accepts
+    the first two in a UTCTime); a fraction is dropped. Times before the year 1 or after 9999 (the year 0,
+    or an offset at the end) become the first or last second of that range.
     """
     form = _TIMES.get(tag)
     match = form.fullmatch(content) if form else None
     if match is None:
-        raise DERError("a time that cannot be read")
+        raise DERError("malformed time")
     year, month, day, hour, minute = (int(part) for part in match.groups()[:5])
     if tag == UTC_TIME:
         year += 1900 if year >= 50 else 2000

@@ -1,7 +1,7 @@
 """X.509 extensions as bytes: read from requests and certificates, and encoded as Go encodes them.
 
-Extensions go through unparsed wherever they can, so that what a request asks for reaches the
-certificate octet by octet.
+Extensions are passed through unparsed where possible, so that a request's extensions reach the
+certificate byte by byte.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
 DELEGATION_USAGE = "1.3.6.1.4.1.44363.44"
 
 MAX_EXTENSIONS = 200
-"""Of one request or certificate that is made here."""
+"""The limit for one request or certificate that is made here."""
 
 _OCSP = "1.3.6.1.5.5.7.48.1"
 _CA_ISSUERS = "1.3.6.1.5.5.7.48.2"
@@ -67,7 +67,8 @@ class BasicConstraints:
 def parse_extensions(data: bytes, *, lenient: bool = False) -> tuple[Extension, ...]:
     """Read the DER of an Extensions SEQUENCE; DERError when it is not one.
 
-    `critical FALSE` may be written out. Lenient takes any BOOLEAN, as OpenSSL; otherwise as in Go.
+    `critical FALSE` may be written out. With `lenient` any BOOLEAN is accepted, as in OpenSSL, otherwise only
+    those that Go accepts.
     """
     found = []
     for element in reader.each(reader.single(data, reader.SEQUENCE, "the list of extensions")):
@@ -90,7 +91,7 @@ def parse_extension(content: bytes, *, lenient: bool = False) -> Extension:
 
 
 def of_certificate(certificate: x509.Certificate) -> tuple[Extension, ...]:
-    """Return the extensions of a certificate as they are encoded; none when they cannot be read."""
+    """Return the extensions of a certificate as they are encoded; an empty list if they cannot be read."""
     try:
         for field in der.children(certificate.tbs_certificate_bytes):
             if field[0] == der.context(3, constructed=True):
@@ -106,7 +107,7 @@ def find(extensions: Sequence[Extension], oid: str) -> Extension | None:
 
 
 def parse_basic_constraints(value: bytes, *, lenient: bool = False) -> BasicConstraints:
-    """Read basicConstraints; DERError when the value is something else. Lenient as OpenSSL, else as Go."""
+    """Read basicConstraints; DERError for any other value. Lenient as OpenSSL, otherwise as Go."""
     parts = reader.elements(reader.single(value, reader.SEQUENCE, "basicConstraints"))
     ca, path_len = False, None
     if parts and parts[0].tag == reader.BOOLEAN:
@@ -114,7 +115,7 @@ def parse_basic_constraints(value: bytes, *, lenient: bool = False) -> BasicCons
     if parts and parts[0].tag == reader.INTEGER:
         path_len = reader.integer(parts.pop(0).content, lenient=lenient)
     if parts and not lenient:
-        raise DERError("basicConstraints holds something else than cA and pathLenConstraint")
+        raise DERError("basicConstraints contains something other than cA and pathLenConstraint")
     if path_len is not None and path_len.bit_length() > 31:
         if not lenient:
             raise DERError("the pathLenConstraint is too large")
@@ -123,7 +124,7 @@ def parse_basic_constraints(value: bytes, *, lenient: bool = False) -> BasicCons
 
 
 def basic_constraints(constraints: BasicConstraints) -> Extension:
-    """Encode basicConstraints, critical; FALSE is a default and thus not written."""
+    """Encode basicConstraints, critical; FALSE is the default and therefore not written."""
     parts = [_TRUE] if constraints.ca else []
     if constraints.ca and constraints.path_len is not None:
         parts.append(der.integer(constraints.path_len))
@@ -206,7 +207,7 @@ def _uri(url: str) -> bytes:
 
 
 def ia5(text: str) -> bytes:
-    """Return the octets of an IA5String; DERError in Go's words when the text has other characters."""
+    """Return the bytes of an IA5String; DERError in Go's words when the text has other characters."""
     try:
         return text.encode("ascii")
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""What Go's net/mail and net/url make of a text: how CFSSL tells an e-mail address and a URI from a name.
+"""Go's net/mail and net/url, as far as CFSSL uses them to tell e-mail addresses and URIs from names.
 
-Only as much of both as decides that question and gives the text that lands in the certificate.
+Only the part of both that decides this question and gives the text that goes into the certificate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PORT = re.compile(r"(?::[0-9]*)?")
 
 
 class _Reader:
-    """A position in a text, which only moves forward; every method consumes or raises ValueError."""
+    """A position in a text that only moves forward; every method consumes text or raises ValueError."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -97,7 +97,7 @@ class _Reader:
 
 
 def email_address(text: str) -> str | None:
-    """Return the address of a text that is one RFC 5322 address, `Name <address>` included, else None."""
+    """Return the address in an RFC 5322 address such as `Name <address>`; None for other text."""
     reader = _Reader(text)
     try:
         found = _plain_address(reader) or _named_address(reader)
@@ -131,7 +131,7 @@ def _named_address(reader: _Reader) -> str:
 
 
 def request_uri(text: str) -> str | None:
-    """Return a text as url.ParseRequestURI and URL.String would write it, None when Go refuses it.
+    """Return a text as url.ParseRequestURI and URL.String would write it, None when Go rejects it.
 
     Whatever begins with a scheme is accepted (`host:8080` too), and so are `*` and absolute paths.
     """
@@ -144,7 +144,7 @@ def request_uri(text: str) -> str | None:
 def uri(text: str) -> str | None:
     """Return the URI of a subjectAltName as url.Parse and URL.String would write it.
 
-    None when Go refuses it, as crypto/x509 does also for a host that is no domain name (RFC 5280 §4.2.1.6).
+    None when Go rejects it, as crypto/x509 also does if the host is not a domain name (RFC 5280 §4.2.1.6).
     """
     start, _, fragment = text.partition("#")
     try:
@@ -162,7 +162,7 @@ def uri(text: str) -> str | None:
 
 
 def _url(text: str, *, via_request: bool) -> tuple[str, bytes]:
-    """Return a URL without fragment as Go writes it, and its host with port; ValueError when it is none."""
+    """Return a URL without fragment as Go writes it, and its host with port; ValueError if it is not one."""
     if any(char < " " or char == "\x7f" for char in text):
         raise ValueError(text)
     if text == "*":

@@ -1,7 +1,7 @@
-r"""Regular expressions that people configure, as CFSSL has them: RE2's syntax, linear time, no surprises.
+r"""Configured regular expressions, as in CFSSL: RE2's syntax and linear time.
 
-Python's `re` differs where it hurts: its `$` lets a newline through, its `\d` takes every script's digits,
-it lacks `\z`, and it can be made to run for ever.
+Python's `re` differs in dangerous ways: its `$` allows a newline, its `\d` matches every script's digits,
+it has no `\z`, and it can be made to run for ever.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ocspd.errors import ConfigError
 
 
 class Pattern:
-    """One expression; `text` is as it was written."""
+    """One expression; `text` is its source."""
 
     def __init__(self, text: str) -> None:
         """Compile an expression; ConfigError with RE2's reason when it is not one."""
@@ -31,10 +31,10 @@ class Pattern:
             raise ConfigError("not an RE2 expression: not UTF-8") from None
 
     def is_in(self, text: str) -> bool:
-        """Whether the expression matches anywhere in a text."""
+        """Return whether the expression matches anywhere in a text."""
         whole = text.encode("utf-8", "replace").decode()
         return self._compiled.search(whole) is not None
 
 
 compiled = lru_cache(maxsize=64)(Pattern)
-"""Pattern(text), kept for the next time."""
+"""Pattern(text), cached."""

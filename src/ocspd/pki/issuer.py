@@ -1,7 +1,7 @@
 """Issuing: what CFSSL's local signer decides between a request and a certificate.
 
 In order: profile, CSR and its signature, CA request against policy, names, whitelist, serial, request
-extensions, validity, constraints, extensions. The request says who; the profile says everything else.
+extensions, validity, constraints, extensions. The request decides who; the profile decides the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MINUTE = timedelta(minutes=1)
 _TLS_FEATURE = "1.3.6.1.5.5.7.1.24"  # RFC 7633: binds only the subject itself
 _ALWAYS_COPIED = frozenset({extensions.DELEGATION_USAGE})
 _COPIED = frozenset({_TLS_FEATURE})
-"""What copy_extensions takes from a request; a profile's allowed_extensions add to it."""
+"""The extensions that copy_extensions copies from a request; a profile's allowed_extensions add to them."""
 
 NEVER_COPIED = frozenset(
     {
@@ -59,16 +59,16 @@ NEVER_COPIED = frozenset(
         "1.3.6.1.4.1.11129.2.4.3",  # the poison of a precertificate (RFC 6962 §3.1)
     }
 )
-"""What copy_extensions leaves out even when allowed_extensions has it, which is about requests of trusted
-clients: a CSR does not choose its own usages, names or policies."""
+"""The extensions that copy_extensions never copies, even if allowed_extensions (for requests of trusted
+clients) has them: a CSR does not choose its own usages, names or policies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignRequest:
     """A request to sign.
 
-    `hosts` None keeps the CSR's names and a list, even an empty one, replaces them. `subject` overrides
-    parts of the CSR's. `serial` counts only where the profile lets clients choose it. `extensions` must
+    `hosts` None keeps the CSR's names; a list, even an empty one, replaces them. `subject` overrides
+    parts of the CSR's. `serial` counts only if the profile lets clients choose it. `extensions` must
     be allowed by the profile. Times override the profile's.
     """
 
@@ -96,15 +96,15 @@ class Issuer:
         *,
         allow_weak_rsa: bool = False,
     ) -> None:
-        """Put CA and policy together; CodedError 2300 when the key is not the certificate's.
+        """Combine CA and policy; CodedError 2300 when the key does not belong to the certificate.
 
-        `allow_weak_rsa` signs for RSA keys from 1024 bits, without it from 2048.
+        `allow_weak_rsa` accepts RSA keys from 1024 bits instead of 2048.
         """
         if certificate is not None:
             keys.check_key_matches(key, certificate)
             if not certs.basic_constraints(certificate).ca:
                 logger.warning(
-                    "the CA certificate is none (no basicConstraints with cA): verifiers refuse what it signs"
+                    "the CA certificate has no basicConstraints with cA: verifiers reject what it signs"
                 )
         self.certificate = certificate
         self.config = config
@@ -120,10 +120,12 @@ class Issuer:
         return {"certificate": certificate, "usages": usages, "expiry": found.expiry_text}
 
     def sign(self, request: SignRequest) -> x509.Certificate:
-        """Issue a certificate, or raise a CodedError that says why not (5xxx policy, 9xxx request)."""
+        """Issue a certificate, or raise a CodedError with the reason (5xxx policy, 9xxx request)."""
         profile = self.config.profile(request.profile)
         if profile.is_remote:
-            raise CodedError(Code.POLICY_INVALID, "this profile is signed for by a remote, not here")
+            raise CodedError(
+                Code.POLICY_INVALID, "this profile is for a remote signer and cannot be used here"
+            )
         csr = load_csr(request.csr_pem.encode("utf-8", "replace"), allow_weak_rsa=self._allow_weak_rsa)
         _check_ca_request(csr, profile, self.certificate)
         csr = _whitelisted(csr, profile.csr_whitelist)
@@ -131,7 +133,9 @@ class Issuer:
         subject = csr.subject if request.subject is None else request.subject.over(csr.subject)
         _check_names(profile, subject, alternative)
         if "\0" in request.label:
-            raise CodedError(Code.CERT_BAD_REQUEST, "the label has a NUL, which databases do not store")
+            raise CodedError(
+                Code.CERT_BAD_REQUEST, "the label contains a NUL character, which databases cannot store"
+            )
         serial = _serial(profile, request)
         usages = profile.parsed_usages()
         if not usages:
@@ -160,7 +164,7 @@ class Issuer:
         if request.profile and request.profile not in self.config.profiles:
             known = ", ".join(sorted(self.config.profiles)) or "none"
             logger.warning(
-                "there is no profile %s (there are: %s): signed with the default one",
+                "there is no profile %s (available: %s): using the default one",
                 shown(request.profile, 100),
                 shown(known),
             )
@@ -183,13 +187,13 @@ class Issuer:
         return start, end
 
     def _warn(self, certificate: x509.Certificate) -> None:
-        """Say what CFSSL signs without a word and verifiers refuse."""
+        """Warn of certificates that CFSSL signs silently but verifiers reject."""
         issuer = self.certificate
         if issuer is None:
             return
         if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
             logger.warning(
-                "the certificate is valid until %s UTC, its issuer only until %s UTC",
+                "the certificate is valid until %s UTC, but its issuer only until %s UTC",
                 f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S}",
                 f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M:%S}",
             )
@@ -208,12 +212,14 @@ def _check_ca_request(csr: ReceivedCSR, profile: Profile, issuer: x509.Certifica
     if wanted is None or not wanted.ca:
         return
     if not profile.ca_constraint.is_ca:
-        raise _policy("the CSR asks for a CA certificate and the profile's ca_constraint does not allow that")
+        raise _policy("the CSR requests a CA certificate, which the profile's ca_constraint does not allow")
     limit = certs.basic_constraints(issuer).path_len if issuer is not None else None
     if limit == 0:
         raise _policy("the issuer's pathLenConstraint is 0: it may not issue CA certificates")
     if limit is not None and wanted.path_len is not None and wanted.path_len >= limit:
-        raise _policy(f"the CSR asks for pathLenConstraint {wanted.path_len}, the issuer has {limit} itself")
+        raise _policy(
+            f"the CSR requests pathLenConstraint {wanted.path_len}, but the issuer's own is {limit}"
+        )
 
 
 def _policy(text: str) -> CodedError:
@@ -226,7 +232,7 @@ def _whitelisted(csr: ReceivedCSR, allowed: CSRWhitelist | None) -> ReceivedCSR:
     if not (allowed.public_key and allowed.public_key_algorithm):
         raise CodedError(
             Code.POLICY_INVALID,
-            "the profile's CSRWhitelist lacks PublicKey or PublicKeyAlgorithm, so nothing can be signed",
+            "the profile's CSRWhitelist must include PublicKey and PublicKeyAlgorithm",
         )
     names = csr.alternative_names
     return replace(
@@ -248,7 +254,7 @@ def _check_names(profile: Profile, subject: Name, alternative: sans.AlternativeN
         if not profile.allows_name(name):
             raise CodedError(
                 Code.POLICY_UNMATCHED_WHITELIST,
-                f"Request does not match policy whitelist: {name[:200]!r} is not covered by name_whitelist",
+                f"Request does not match policy whitelist: {name[:200]!r} does not match name_whitelist",
             )
 
 
@@ -256,14 +262,14 @@ def _serial(profile: Profile, request: SignRequest) -> int:
     if not profile.client_provides_serial:
         return random_serial()
     if request.serial is None:
-        raise CodedError(Code.CERT_MISSING_SERIAL, "Missing serial: the profile wants one from the client")
+        raise CodedError(Code.CERT_MISSING_SERIAL, "Missing serial: the profile requires one from the client")
     if not 0 < request.serial < 1 << 159:
-        raise CodedError(Code.CERT_BAD_REQUEST, "serial is not a positive number of at most 20 octets")
+        raise CodedError(Code.CERT_BAD_REQUEST, "serial is not a positive number of at most 20 bytes")
     return request.serial
 
 
 def _check_copied(extension: Extension) -> None:
-    """Look into what is copied by default: clients refuse a certificate in which it is no such thing."""
+    """Check the extensions copied by default: clients reject a certificate in which one is malformed."""
     try:
         if extension.oid == _TLS_FEATURE:
             features = reader.elements(reader.single(extension.value, reader.SEQUENCE, "the TLS feature"))
@@ -274,9 +280,7 @@ def _check_copied(extension: Extension) -> None:
     except DERError:
         well_formed = False
     if not well_formed:
-        raise CodedError(
-            Code.CSR_PARSE_FAILED, f"the CSR's extension {extension.oid} is no such thing inside"
-        )
+        raise CodedError(Code.CSR_PARSE_FAILED, f"the CSR's extension {extension.oid} is malformed")
 
 
 def _extra_extensions(csr: ReceivedCSR, profile: Profile, request: SignRequest) -> tuple[Extension, ...]:
@@ -289,7 +293,9 @@ def _extra_extensions(csr: ReceivedCSR, profile: Profile, request: SignRequest) 
             _check_copied(extension)
             extra.append(extension)
         elif profile.copy_extensions and extension.oid not in NEVER_COPIED:
-            logger.info("extension %s of the CSR is not copied: allowed_extensions lacks it", extension.oid)
+            logger.info(
+                "extension %s of the CSR is not copied: it is not in allowed_extensions", extension.oid
+            )
     for extension in request.extensions:
         if extension.oid not in profile.allowed_extensions:
             raise CodedError(

@@ -1,7 +1,7 @@
-"""Private keys: made, loaded, written and compared as CFSSL does it.
+"""Private keys: generated, loaded, written and compared as in CFSSL.
 
-A key signs with the hash its size asks for (`signature_hash`), RSA always with PKCS #1 v1.5. ML-DSA
-keys (FIPS 204) can be loaded and can sign where the installed `cryptography` knows them.
+A key signs with the hash that goes with its size (`signature_hash`), RSA always with PKCS #1 v1.5. ML-DSA
+keys (FIPS 204) can be loaded and can sign if the installed `cryptography` supports them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _ECDSA_OIDS = {
 
 
 def generate_key(algo: str, size: int) -> PrivateKey:
-    """Make a key: `rsa` of 2048 to 8192 bits, `ecdsa` of 256, 384 or 521, `ed25519` (size ignored).
+    """Generate a key: `rsa` of 2048 to 8192 bits, `ecdsa` of 256, 384 or 521, `ed25519` (size ignored).
 
     CodedError 2400 otherwise. RSA can take seconds.
     """
@@ -87,11 +87,11 @@ def generate_key(algo: str, size: int) -> PrivateKey:
 
 
 def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> PrivateKey:
-    """Load a key from PEM or DER: PKCS #8, PKCS #1 or SEC 1, whatever the PEM label says.
+    """Load a key from PEM or DER: PKCS #8, PKCS #1 or SEC 1, whatever the PEM label is.
 
     Encrypted keys (RFC 1421 headers, or PKCS #8) need the password, which is ignored for others.
     CodedError: 2002 no PEM or a wrong password, 2003 not a key, 2100 encrypted and no password,
-    2200 a kind of key that is not supported.
+    2200 an unsupported kind of key.
     """
     if pem_or_der[:1] == b"\x30":
         return _supported(_load_der(pem_or_der, password))
@@ -106,7 +106,8 @@ def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> Privat
             )
         return _supported(_load_der(block.content, password))
     raise CodedError(
-        Code.KEY_DECODE_FAILED, f"Failed to decode private key: no PEM block in it{pem.hint(pem_or_der)}"
+        Code.KEY_DECODE_FAILED,
+        f"Failed to decode private key: it contains no PEM block{pem.hint(pem_or_der)}",
     )
 
 
@@ -136,7 +137,7 @@ def _load_legacy(text: bytes, password: bytes | None) -> object:
 
 
 def _is_encrypted_pkcs8(data: bytes) -> bool:
-    """EncryptedPrivateKeyInfo begins with an AlgorithmIdentifier, every other form with a version."""
+    """Return whether it is an EncryptedPrivateKeyInfo: that begins with an AlgorithmIdentifier."""
     try:
         return der.children(data)[0][:1] == b"\x30"
     except (DERError, IndexError):
@@ -185,7 +186,7 @@ def _ml_dsa(key: object) -> str:
 def key_to_pem(key: PrivateKey) -> str:
     """Write a key as CFSSL does: PKCS #1, SEC 1, or PKCS #8 under the label `Ed25519 PRIVATE KEY`.
 
-    ML-DSA keys, which CFSSL does not know, are PKCS #8 under the usual label.
+    ML-DSA keys, which CFSSL does not support, are PKCS #8 under the usual label.
     """
     if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         label = "RSA PRIVATE KEY" if isinstance(key, rsa.RSAPrivateKey) else "EC PRIVATE KEY"
@@ -198,9 +199,9 @@ def key_to_pem(key: PrivateKey) -> str:
 
 
 def signature_hash(key: PrivateKey | PublicKey) -> hashes.HashAlgorithm | None:
-    """Return the hash a key signs certificates and requests with; None for keys that hash themselves.
+    """Return the hash a key signs certificates and requests with; None for algorithms with their own.
 
-    RSA: SHA-512 from 4096 bits, SHA-384 from 3072, SHA-256 from 2048, else SHA-1. ECDSA: by curve.
+    RSA: SHA-512 from 4096 bits, SHA-384 from 3072, SHA-256 from 2048, otherwise SHA-1. ECDSA: by curve.
     """
     match key:
         case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
@@ -236,7 +237,7 @@ def signature_algorithm(key: PrivateKey | PublicKey) -> bytes:
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
-    """Sign bytes in the way `signature_algorithm` names."""
+    """Sign bytes with the algorithm of `signature_algorithm`."""
     algorithm = signature_hash(key)
     match key:
         case rsa.RSAPrivateKey():
@@ -256,11 +257,11 @@ def public_key_info(key: PrivateKey | PublicKey) -> bytes:
 
 
 def check_key_matches(key: PrivateKey, certificate: x509.Certificate) -> None:
-    """Raise CodedError 2300 unless the key is the one the certificate is for (2200 for odd keys)."""
+    """Raise CodedError 2300 unless key and certificate belong together (2200 for unsupported keys)."""
     try:
         public = certificate.public_key()
     except (UnsupportedAlgorithm, ValueError) as err:
-        raise _unsupported("the certificate's key is damaged, or of a kind that is not known") from err
+        raise _unsupported("the certificate's key is damaged or of an unknown kind") from err
     # compared as keys: a point may be compressed in the certificate
     if public != key.public_key():
         raise CodedError(

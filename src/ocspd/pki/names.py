@@ -3,8 +3,8 @@
  1. Order: C, ST, L, street, postal code, O, OU, CN, serialNumber, then every other attribute.
  2. All values of one of these types are one multi-valued RDN, sorted as DER sorts a SET OF; every other
     attribute is an RDN of its own.
- 3. An other attribute with one of these types takes the place of rule 2 for its type.
- 4. A value is a PrintableString when its characters allow it, else a UTF8String, e-mail included.
+ 3. Another attribute of one of these types replaces rule 2 for its type.
+ 4. A value is a PrintableString if its characters allow it, otherwise a UTF8String, including e-mail.
 
 Issuer matching and CertID hashes compare bytes, so this is encoded here and not by a library.
 """
@@ -24,7 +24,7 @@ SERIAL_NUMBER = "2.5.4.5"
 EMAIL = "1.2.840.113549.1.9.1"
 
 MAX_ATTRIBUTES = 1000
-"""Of a name that is written here: a few hundred are seen, and each of them costs every reader time."""
+"""The limit for names written here: a few hundred occur in practice, and each costs every reader time."""
 
 _MULTI_VALUED = {
     "2.5.4.6": "country",
@@ -72,10 +72,10 @@ class Name:
     extra: tuple[tuple[str, str], ...] = field(default=())
 
     def encode(self) -> bytes:
-        """Return the DER of the Name; DERError for a text UTF-8 cannot hold, and for too many attributes."""
+        """Return the DER of the Name; DERError for text not expressible in UTF-8, or too many attributes."""
         count = len(self.extra) + sum(len(getattr(self, each)) for each in _MULTI_VALUED.values())
         if count > MAX_ATTRIBUTES:
-            raise DERError(f"{count} attributes are more than a name can have ({MAX_ATTRIBUTES})")
+            raise DERError(f"{count} attributes, more than the {MAX_ATTRIBUTES} a name may have")
         replaced = {oid for oid, _ in self.extra}
         groups: list[tuple[str, tuple[str, ...]]] = [
             (oid, getattr(self, attribute)) for oid, attribute in _MULTI_VALUED.items()
@@ -93,7 +93,7 @@ def _rdn(oid: str, values: tuple[str, ...]) -> bytes:
 
 
 def directory_string(text: str) -> bytes:
-    """Encode a text as PrintableString or, when its characters do not allow that, as UTF8String."""
+    """Encode text as PrintableString or, if its characters do not allow that, as UTF8String."""
     try:
         data = text.encode()
     except UnicodeEncodeError:
@@ -104,8 +104,8 @@ def directory_string(text: str) -> bytes:
 def parse(data: bytes, *, lenient: bool = False) -> Name:
     """Read the DER of a Name as Go does; DERError when it is not one.
 
-    Of CN and serialNumber the last one counts. Attributes whose value is not text are left out. Lenient
-    takes characters a string type does not have, as OpenSSL does: for names that are there already.
+    Of CN and serialNumber the last one counts. Attributes whose value is not text are left out. With
+    `lenient`, characters that a string type does not allow are accepted, as by OpenSSL: for existing names.
     """
     single = {COMMON_NAME: "", SERIAL_NUMBER: ""}
     multi: dict[str, list[str]] = {oid: [] for oid in _MULTI_VALUED}
@@ -129,7 +129,7 @@ def attributes(data: bytes, *, lenient: bool = False) -> list[tuple[str, str]]:
 
 
 def rdns(data: bytes, *, lenient: bool = False) -> list[list[tuple[str, str]]]:
-    """Return the textual attributes of an encoded Name, RDN by RDN; `lenient` as of `parse`."""
+    """Return the textual attributes of an encoded Name, RDN by RDN; `lenient` as for `parse`."""
     found = []
     for rdn in reader.each(reader.single(data, reader.SEQUENCE, "a name")):
         if rdn.tag != reader.SET:
@@ -165,7 +165,7 @@ _ESCAPED = re.compile(r'[,+"\\<>;]|^[# ]| \Z')
 
 
 def to_text(data: bytes) -> str:
-    """Write an encoded Name for messages, in the form of RFC 4514; "" when it is none."""
+    """Write an encoded Name for messages, in the form of RFC 4514; "" when it is malformed."""
     try:
         parts = rdns(data, lenient=True)
     except DERError:
@@ -180,9 +180,9 @@ def to_text(data: bytes) -> str:
 
 
 def comparable(data: bytes) -> tuple[frozenset[tuple[str, str]], ...]:
-    """Return what two encoded Names have in common when they are one name by RFC 5280 §7.1.
+    """Return a form of an encoded Name that is equal for names that match by RFC 5280 §7.1.
 
-    Case, spacing, string types and the order within an RDN do not count. DERError when it is no name.
+    Case, spacing, string types and the order within an RDN do not matter. DERError when it is not a name.
     """
     return tuple(frozenset((oid, _folded(text)) for oid, text in rdn) for rdn in rdns(data, lenient=True))
 
@@ -194,8 +194,8 @@ def _folded(text: str) -> str:
 def string(tag: int, content: bytes, *, lenient: bool = False) -> str | None:
     """Return the text of a string of any type, None for another type.
 
-    DERError for octets that its type does not have, unless lenient. A PrintableString may have `*` and
-    `&`, as everybody writes them and Go reads them; a T61String is read as ISO 8859-1, as by everybody.
+    DERError for characters that its type does not allow, unless `lenient`. A PrintableString may have `*`
+    and `&`, as they are common and Go reads them; a T61String is read as ISO 8859-1, as everywhere.
     """
     codec = _CODECS.get(tag)
     if codec is None:
@@ -208,16 +208,16 @@ def string(tag: int, content: bytes, *, lenient: bool = False) -> str | None:
     except UnicodeDecodeError:
         if lenient:
             return content.decode("latin-1" if codec in {"ascii", "utf-8"} else codec, "replace")
-        raise DERError("an attribute of a name has characters its string type does not have") from None
+        raise DERError("an attribute of a name has characters that its string type does not allow") from None
     if odd and not lenient:
         shown = " ".join(sorted(map(repr, odd)))[:60]
         kind = "PrintableString" if tag == _PRINTABLE_STRING else "NumericString"
-        raise DERError(f"an attribute of a name is a {kind} and has {shown}: write it as a UTF8String")
+        raise DERError(f"an attribute of a name is a {kind} but has {shown}: encode it as a UTF8String")
     return text
 
 
 def is_oid(text: str) -> bool:
-    """Whether a text is an object identifier in dotted form that can be encoded (X.660)."""
+    """Return whether a text is an object identifier in dotted form that can be encoded (X.660)."""
     arcs = text.split(".")
     if len(arcs) < 2 or len(text) > 256 or not all(arc.isascii() and arc.isdigit() for arc in arcs):
         return False

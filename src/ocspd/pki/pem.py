@@ -1,7 +1,7 @@
 """PEM as Go's encoding/pem reads and writes it (RFC 7468, plus RFC 1421 headers of old encrypted keys).
 
 Text around blocks is ignored. A block whose base64 is broken is skipped, as in Go. Reading takes time
-linear in the text, whatever is in it: each END line is looked at once, with the last BEGIN line before it.
+linear in the text, whatever its content: each END line is examined once, with the last BEGIN line before it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def without_newline(data: bytes) -> bytes:
 
 
 def hint(data: bytes) -> str:
-    """Say why a text has no PEM block where that can be told: a remedy in brackets, or ""."""
+    """Explain why a text contains no PEM block, if possible: a remedy in brackets, or ""."""
     head = data[:64]
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"} or (head and head.count(0) * 3 > len(head)):
         return " (it is in UTF-16: save it as ASCII or UTF-8)"
@@ -108,7 +108,7 @@ def hint(data: bytes) -> str:
     if head.lstrip()[:1] == b"{":
         return " (it is JSON: `ocspd json -bare NAME` splits the output of other commands into PEM files)"
     if _BEGIN in data:
-        return " (there is a BEGIN line, but no whole block: it was cut off or changed)"
+        return " (it has a BEGIN line but no complete block: it was truncated or changed)"
     return ""
 
 

@@ -1,8 +1,8 @@
 """The signing configuration (`-config`): profiles, authentication keys and remotes.
 
-Reading follows CFSSL's rules and refuses what CFSSL refuses, with code 5200 and a text that names the
+Reading follows CFSSL's rules and rejects what CFSSL rejects, with code 5200 and a text that names the
 profile. A named profile inherits four things from the default one: expiry (when zero), crl_url, ocsp_url
-and issuer_urls. Not supported yet, and refused rather than ignored: certificate transparency
+and issuer_urls. Not supported yet, and rejected rather than ignored: certificate transparency
 (ct_log_servers) and linting (lint_error_level and its lists).
 """
 
@@ -29,7 +29,7 @@ DEFAULT_BACKDATE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CAConstraint:
-    """`ca_constraint`: whether the profile makes CAs, and how long a path they may start."""
+    """`ca_constraint`: whether the profile issues CA certificates, and how long a path they may start."""
 
     is_ca: bool = False
     max_path_len: int = 0
@@ -66,7 +66,7 @@ class AuthRemote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """How certificates of one kind are made; `expiry_text` is as written, for `info`.
+    """The rules for certificates of one kind; `expiry_text` is as written, for `info`.
 
     `remote_server` is the address list of a remote signer, "" for a local profile.
     """
@@ -104,7 +104,7 @@ class Profile:
         return parse_usages(self.usages or ())
 
     def allows_name(self, text: str) -> bool:
-        """Whether name_whitelist is absent or found anywhere in the text."""
+        """Return whether name_whitelist is absent or matches anywhere in the text."""
         return not self.name_whitelist or compiled(self.name_whitelist).is_in(text)
 
 
@@ -112,7 +112,7 @@ class Profile:
 class SigningConfig:
     """A signing configuration.
 
-    For warnings, `unknown` names the keys nobody reads and `doubts` what will not verify.
+    For warnings, `unknown` has the keys that nothing reads and `doubts` the settings that will not verify.
     """
 
     default: Profile
@@ -124,13 +124,13 @@ class SigningConfig:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether some profiles are signed for here and some elsewhere."""
+        """Whether some profiles are for signing here and some for remote signers."""
         return len({profile.is_remote for profile in (self.default, *self.profiles.values())}) > 1
 
     def profile(self, name: str) -> Profile:
         """Return a profile, the default one for an unknown or empty name, as CFSSL does.
 
-        In a configuration with local and remote profiles an unknown name is CodedError 5400: the
+        In a configuration with local and remote profiles an unknown name is CodedError 5400, as the
         request might be signed in the wrong place.
         """
         found = self.profiles.get(name)
@@ -141,7 +141,7 @@ class SigningConfig:
         return self.default
 
     def with_remote(self, addresses: str) -> SigningConfig:
-        """Return the configuration with every profile signed for by these servers (`-remote`)."""
+        """Return the configuration with these servers signing for every profile (`-remote`)."""
         return replace(
             self,
             default=replace(self.default, remote_server=addresses),

@@ -1,8 +1,8 @@
-"""Public keys of requests: read from the octets that will stand in the certificate, and judged as Go does.
+"""Public keys of requests: read from the bytes that go into the certificate, and judged as by Go.
 
-The certificate carries the request's SubjectPublicKeyInfo octet by octet, so nothing is accepted that
-would have to be written anew: no explicit curve parameters, no compressed points, no RSA key under
-another algorithm than rsaEncryption.
+The certificate carries the request's SubjectPublicKeyInfo byte by byte, so nothing is accepted that
+would have to be re-encoded: no explicit curve parameters, no compressed points, no RSA key under an
+algorithm other than rsaEncryption.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIN_RSA_BITS = 2048
 MIN_WEAK_RSA_BITS = 1024
 MAX_RSA_BITS = 8192
-"""As for keys that are made here: a larger one only costs every verifier time."""
+"""As for keys generated here: a larger one only costs every verifier time."""
 
 _RSA = "1.2.840.113549.1.1.1"
 RSA_PSS = "1.2.840.113549.1.1.10"
@@ -48,13 +48,13 @@ _SUPPORTED = "use RSA of 2048 to 8192 bits, ECDSA P-224, P-256, P-384 or P-521, 
 
 
 class UnsupportedKeyError(DERError):
-    """A well-formed key of a kind that nothing is signed for."""
+    """A well-formed key of an unsupported kind."""
 
 
 def read_public_key(key_info: bytes, *, allow_weak_rsa: bool = False) -> PublicKey:
-    """Read a SubjectPublicKeyInfo; DERError when malformed, UnsupportedKeyError for a kind not signed for.
+    """Read a SubjectPublicKeyInfo; DERError when malformed, UnsupportedKeyError for an unsupported kind.
 
-    `allow_weak_rsa` takes RSA keys from 1024 bits, without it from 2048.
+    `allow_weak_rsa` accepts RSA keys from 1024 bits instead of 2048.
     """
     parts = reader.elements(reader.single(key_info, reader.SEQUENCE, "the public key"))
     identifier = reader.expect(parts, 0, reader.SEQUENCE, "the public key's algorithm")
@@ -74,19 +74,19 @@ def read_public_key(key_info: bytes, *, allow_weak_rsa: bool = False) -> PublicK
     except UnsupportedAlgorithm:
         raise UnsupportedKeyError(f"its key is of the kind {oid}: {_SUPPORTED}") from None
     except (ValueError, TypeError):
-        raise DERError("its public key is not a key of the kind it says") from None
+        raise DERError("its public key is not a key of the stated kind") from None
 
 
 def _check_rsa(parameters: Element | None, bits: bytes, minimum: int) -> None:
     if parameters is None or parameters.tag != reader.NULL:
-        raise DERError("an RSA key without the NULL parameters that RFC 3279 wants")
+        raise DERError("an RSA key without the NULL parameters that RFC 3279 requires")
     parts = reader.elements(reader.single(bits, reader.SEQUENCE, "the RSA public key"))
     modulus = reader.integer(reader.expect(parts, 0, reader.INTEGER, "the RSA modulus").content)
     exponent = reader.integer(reader.expect(parts, 1, reader.INTEGER, "the RSA exponent").content)
     if modulus <= 0:
         raise DERError("its RSA modulus is not a positive number")
     if modulus % 2 == 0:
-        raise UnsupportedKeyError("its RSA modulus is even, so it is no RSA key")
+        raise UnsupportedKeyError("its RSA modulus is even, so it is not an RSA key")
     if exponent <= 0 or exponent.bit_length() > 31:
         raise DERError("its RSA exponent is not a number from 3 to 2^31-1: use 65537")
     if exponent < 3 or exponent % 2 == 0:
@@ -100,9 +100,7 @@ def _check_rsa(parameters: Element | None, bits: bytes, minimum: int) -> None:
 
 def _check_curve(parameters: Element | None, bits: bytes) -> None:
     if parameters is None or parameters.tag != reader.OBJECT_IDENTIFIER:
-        raise DERError(
-            "its curve is written out in explicit parameters and not named: make the key with a named curve"
-        )
+        raise DERError("its curve is given by explicit parameters: generate the key with a named curve")
     oid = reader.object_identifier(parameters.content)
     if oid not in _CURVES:
         raise DERError(f"its elliptic curve {oid} is not supported: {_SUPPORTED}")

@@ -2,7 +2,7 @@
 
 A response is accepted under the conditions of RFC 6960 §3.2, in its order:
 
- 1. It is about the certificate asked for: hash algorithm, issuer and serial number of the CertID.
+ 1. It is about the requested certificate: hash algorithm, issuer and serial number of the CertID.
  2. Its signature is valid, by an algorithm of `signatures.verify` without SHA-1.
  3. The signer is the one its ResponderID names (§4.2.1): the issuer, or a certificate embedded in it.
  4. The signer is authorized now (§4.2.2.2): the issuer itself, or a certificate that the issuer signed
@@ -10,12 +10,12 @@ A response is accepted under the conditions of RFC 6960 §3.2, in its order:
  5. thisUpdate is not in the future, and neither is a time of revocation.
  6. nextUpdate, where there is one, is in the future.
 
-§3.2 asks for a valid signature and leaves the algorithms to the client (§4.3: SHA-256 with RSA it must know,
-SHA-1 it should). `openssl ocsp` accepts SHA-1 unless the distribution forbids it (3.0.19 of Debian 12 says
+§3.2 requires a valid signature and leaves the algorithms to the client (§4.3: it must support SHA-256 with
+RSA, and should support SHA-1). `openssl ocsp` accepts SHA-1 unless the distribution forbids it (3.0.19 of Debian 12 says
 "Response verify OK"); Mozilla's root store policy (§5.1.3) forbids it to CAs. Who uses this check asks
 whether *every* client will accept the responses of their own responder, so the strictest one counts.
 
-Responses are read with the tolerant reader, so that one `cryptography` refuses (explicitly encoded default
+Responses are read with the tolerant reader, so that one `cryptography` rejects (explicitly encoded default
 version) is judged by its signature and not by its encoding.
 """
 
@@ -63,18 +63,18 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedStatus:
-    """What an accepted response says of a certificate; times in seconds since the epoch."""
+    """The content of an accepted response; times in seconds since the epoch."""
 
     status: CertStatus
     this_update: int
     next_update: int | None = None
     revoked_at: int | None = None
     reason: str = ""
-    """RFC 5280's name of the reason, where there is one and the first SingleResponse is the one meant."""
+    """RFC 5280's name of the reason, if any, and if the first SingleResponse is about the certificate."""
 
 
 class ErrorStatusError(OCSPDError):
-    """An error status instead of a response: nobody has signed it, so nothing is known; the name alone."""
+    """An error status, which is not signed and so proves nothing; the message is its name."""
 
 
 class ResponseChecker:
@@ -95,14 +95,14 @@ class ResponseChecker:
         *,
         stored: tuple[int, int, int] | None = None,
     ) -> CheckedStatus:
-        """Check what a response says of a CertID: hash name, issuer's name and key hash, and serial number.
+        """Check a response about a CertID: hash name, issuer's name and key hash, and serial number.
 
-        `stored` are status, thisUpdate and nextUpdate as an index has them, by which it gives the response
-        out. OCSPDError says what is wrong, ErrorStatusError that it is an error status.
+        `stored` are status, thisUpdate and nextUpdate as recorded in an index, by which it serves the
+        response. OCSPDError says what is wrong, ErrorStatusError that it is an error status.
         """
         issuer = self._issuers.get(prefix)
         if issuer is None:
-            raise OCSPDError("its issuer is not among the CA certificates given")
+            raise OCSPDError("its issuer is not among the given CA certificates")
         try:
             response = parse_response(der)
         except DERError:
@@ -110,7 +110,7 @@ class ResponseChecker:
             raise
         single = next((each for each in response.singles if each[:4] == (*prefix, serial)), None)
         if single is None:
-            raise OCSPDError("it is about another certificate than the one asked for")
+            raise OCSPDError("it is about a certificate other than the requested one")
         status, this_update, next_update, revoked_at = single[4:]
         if this_update > self._now_s:
             raise OCSPDError("its thisUpdate is in the future")
@@ -123,7 +123,7 @@ class ResponseChecker:
             this_update,
             NO_NEXT_UPDATE if next_update is None else next_update,
         ):
-            raise OCSPDError("the index has another status or other times than the response")
+            raise OCSPDError("the index records another status or other times than the response")
         known = (prefix[2], response.responder_id, b"".join(response.certificates))
         key = self._keys.get(known)
         if key is None:
@@ -145,7 +145,7 @@ class ResponseChecker:
 
 def make_request(certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
     """Return a DER request with a SHA-1 CertID and no nonce (RFC 9919 §3.1.1 allows no more)."""
-    # The hash only names the issuer; every responder knows SHA-1.
+    # The hash only identifies the issuer; every responder supports SHA-1.
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
         *issuer_hashes(issuer, "sha1"),
         certificate.serial_number,
@@ -157,7 +157,7 @@ def make_request(certificate: x509.Certificate, issuer: x509.Certificate) -> byt
 def check_response(
     der: bytes, *, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime
 ) -> CheckedStatus:
-    """Return what the response to `make_request` says of a certificate; errors as of `ResponseChecker`."""
+    """Check the response to `make_request` and return its content; errors as for `ResponseChecker`."""
     checker = ResponseChecker([issuer], int(now.timestamp()))
     return checker.check(der, ("sha1", *issuer_hashes(issuer, "sha1")), certificate.serial_number)
 
@@ -178,7 +178,7 @@ def _refuse_error_status(der: bytes) -> None:
 
 
 def _responder(responder_id: bytes, embedded: Sequence[bytes], issuer: x509.Certificate) -> bytes:
-    """Return the embedded certificate ResponderID names, b"" for the issuer itself; OCSPDError for none."""
+    """Return the embedded certificate that ResponderID names, b"" for the issuer; OCSPDError if neither."""
     for der in embedded:
         try:
             certificate = read_certificate(der)
@@ -192,7 +192,7 @@ def _responder(responder_id: bytes, embedded: Sequence[bytes], issuer: x509.Cert
 
 
 def _names(responder_id: bytes, certificate: x509.Certificate) -> bool:
-    """Whether a ResponderID (RFC 6960 §4.2.1) is that of a certificate, byte by byte."""
+    """Return whether a ResponderID (RFC 6960 §4.2.1) is that of a certificate, byte by byte."""
     if responder_id[:1] == b"\xa1":
         return content(responder_id) == parts_of(certificate).subject
     return content(content(responder_id)) == key_identifier(certificate)
@@ -212,7 +212,9 @@ def _authorized_key(responder: bytes, issuer: x509.Certificate, now_s: int) -> o
             check_issued_by(certificate, issuer)
             usages = extension_of(certificate, x509.ExtendedKeyUsage)
             if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
-                raise OCSPDError("its responder certificate lacks the extended key usage OCSP signing")
+                raise OCSPDError(
+                    "its responder certificate does not have the extended key usage OCSP signing"
+                )
         return certificate.public_key()
     except (InvalidSignature, UnsupportedAlgorithm, ConfigError, ValueError, TypeError) as err:
-        raise OCSPDError("its responder certificate is not one that the issuer authorized") from err
+        raise OCSPDError("its responder certificate was not authorized by the issuer") from err

@@ -1,8 +1,8 @@
 """Subject alternative names: how CFSSL sorts a list of hosts into kinds, and their encoding.
 
-A host is, in this order of tests, an IP address, an e-mail address, a URI, or else a DNS name taken as
-it stands; Go's parsers decide (`go_hosts`). So `host:8080` is a URI, `010.0.0.1` a DNS name, and the
-empty host of many guides (`"hosts": [""]`) an empty DNS name. Encoded order: DNS, e-mail, IP, URI.
+A host is, in this order of tests, an IP address, an e-mail address, a URI, or otherwise a DNS name taken
+as it is; Go's parsers decide (`go_hosts`). So `host:8080` is a URI, `010.0.0.1` a DNS name, and the empty
+host of many guides (`"hosts": [""]`) an empty DNS name. Encoded order: DNS, e-mail, IP, URI.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _IP = 7
 _MAPPED = bytes(10) + b"\xff\xff"
 
 MAX_NAMES = 5000
-"""Names of one certificate: more than any client reads, and signed for in a fraction of a second."""
+"""The limit for one certificate: more than any client reads, and signed in a fraction of a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlternativeNames:
-    """The names of a subject by kind; `ips` are 4 or 16 octets each."""
+    """The names of a subject by kind; `ips` are 4 or 16 bytes each."""
 
     dns: tuple[str, ...] = ()
     emails: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class AlternativeNames:
         return bool(self.dns or self.emails or self.ips or self.uris)
 
     def only_ips(self) -> AlternativeNames:
-        """Return what CFSSL leaves in the certificate of a CA."""
+        """Return the names that CFSSL keeps in a CA certificate."""
         return AlternativeNames(ips=self.ips)
 
     def encode(self) -> bytes:
@@ -59,16 +59,16 @@ class AlternativeNames:
         )
 
     def to_hosts(self) -> list[str]:
-        """Return the names as a list of hosts that `classify` reads back (order by kind, IP first)."""
+        """Return the names as a list of hosts that `classify` reads again (ordered by kind, IP first)."""
         return [*(_ip_text(value) for value in self.ips), *self.dns, *self.emails, *self.uris]
 
 
 def classify(hosts: Sequence[str]) -> AlternativeNames:
-    """Sort hosts into kinds; nothing is refused here but more than MAX_NAMES (CodedError 9300)."""
+    """Sort hosts into kinds; the only error is CodedError 9300 for more than MAX_NAMES."""
     if len(hosts) > MAX_NAMES:
         raise CodedError(
             Code.CSR_BAD_REQUEST,
-            f"{len(hosts)} hosts are more than one certificate can have ({MAX_NAMES}): ask for several",
+            f"{len(hosts)} hosts, more than the {MAX_NAMES} one certificate may have: request several",
         )
     ips: list[bytes] = []
     emails, uris, dns = [], [], []
@@ -86,17 +86,17 @@ def classify(hosts: Sequence[str]) -> AlternativeNames:
 
 def _ia5(text: str) -> bytes:
     if has_control(text):
-        raise DERError(f"host {text[:200]!r} has a control character in it")
+        raise DERError(f"host {text[:200]!r} contains a control character")
     return extensions.ia5(text)
 
 
 def has_control(text: str) -> bool:
-    """Whether a name has a control character: verifiers that stop at NUL would read another name."""
+    """Return whether a name has a control character: verifiers that stop at NUL would read another name."""
     return any(char < " " or char == "\x7f" for char in text)
 
 
 def ip_address(text: str) -> bytes | None:
-    """Return the octets of an IP address as net.ParseIP reads it; an IPv4-mapped one has four."""
+    """Return the bytes of an IP address as net.ParseIP reads it; an IPv4-mapped one has four."""
     if "%" in text:  # a zone
         return None
     try:
@@ -116,8 +116,8 @@ def parse(value: bytes, *, lenient: bool = False) -> AlternativeNames:
     """Read the DER of GeneralNames as Go does; DERError when malformed.
 
     Kinds other than these four, and constructed ones, are ignored. URIs come back as Go writes them and
-    IPv4-mapped addresses with four octets, because that is what CFSSL's certificate has. Lenient leaves
-    out what cannot be read and keeps the rest as it is: for certificates that are there already.
+    IPv4-mapped addresses with four bytes, as in CFSSL's certificates. With `lenient`, names that cannot be
+    read are left out and the rest is kept as it is: for existing certificates.
     """
     found: dict[int, list[bytes]] = {_EMAIL: [], _DNS: [], _URI: [], _IP: []}
     count = 0
@@ -134,7 +134,7 @@ def parse(value: bytes, *, lenient: bool = False) -> AlternativeNames:
             uris=_readable(found[_URI]),
         )
     if count > MAX_NAMES:
-        raise DERError(f"{count} subject alternative names are more than one certificate can have")
+        raise DERError(f"{count} subject alternative names, more than one certificate may have")
     return AlternativeNames(
         dns=tuple(_text(octets, "dNSName") for octets in found[_DNS]),
         emails=tuple(_text(octets, "rfc822Name") for octets in found[_EMAIL]),
@@ -152,7 +152,7 @@ def _text(octets: bytes, kind: str) -> str:
         raise DERError(f"a {kind} in subjectAltName is not ASCII")
     text = octets.decode()
     if has_control(text):
-        raise DERError(f"a {kind} in subjectAltName has a control character in it")
+        raise DERError(f"a {kind} in subjectAltName contains a control character")
     return text
 
 

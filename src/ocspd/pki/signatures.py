@@ -1,8 +1,8 @@
 """Verifying the signatures of requests, certificates and CRLs by the AlgorithmIdentifier they carry.
 
-What is accepted is Go's list, and ML-DSA: RSA PKCS #1 v1.5 and PSS, ECDSA, each with SHA-256 to SHA-512,
-and Ed25519. SHA-1 only where the caller says so; MD5 and MD2 never. Parameters that should be absent or
-NULL and are not do not matter, as in Go.
+Accepted are Go's list and ML-DSA: RSA PKCS #1 v1.5 and PSS, ECDSA, each with SHA-256 to SHA-512, and
+Ed25519. SHA-1 only if the caller allows it; MD5 and MD2 never. Parameters that should be absent or NULL
+but are not are ignored, as in Go.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ _INSECURE = {
 
 
 class SignatureError(DERError):
-    """A signature that is not accepted; the message goes after the name of what is signed."""
+    """A signature that is not accepted; the message follows the name of the signed object."""
 
 
 class UnsupportedSignatureError(SignatureError):
-    """A signature by an algorithm that is not on the list."""
+    """A signature by an unsupported algorithm."""
 
 
 def verify(key: object, algorithm: bytes, signature: bytes, data: bytes, *, allow_sha1: bool) -> None:
     """Check a signature; `algorithm` is the content of its AlgorithmIdentifier.
 
-    SignatureError when it does not verify, when the algorithm is not accepted or is not one of this key.
+    SignatureError when it does not verify, or the algorithm is not accepted or does not fit the key.
     """
     oid, parameters = reader.algorithm(algorithm)
     if oid in _INSECURE:
@@ -104,7 +104,7 @@ def _verify(  # noqa: PLR0913  (what a signature consists of)
         case _ if oid in _SELF_HASHING - {ED25519} and type(key).__name__.startswith("MLDSA"):
             key.verify(signature, data)  # type: ignore[attr-defined]  # the one method all of them have
         case _ if oid in _RSA or oid in _ECDSA or oid in _SELF_HASHING or oid == RSA_PSS:
-            raise SignatureError("is signed with an algorithm for another kind of key than it has")
+            raise SignatureError("is signed with an algorithm that does not fit its key")
         case _:
             raise UnsupportedSignatureError(f"is signed with the algorithm {oid}, which is not supported")
 
@@ -116,8 +116,8 @@ def _digest(name: str, *, allow_sha1: bool) -> hashes.HashAlgorithm:
 
 
 def _pss_digest(parameters: Element | None) -> str:
-    """Return the hash of RSASSA-PSS parameters: the same one in MGF1, and a salt of its size, as Go wants."""
-    odd = UnsupportedSignatureError("is signed with RSA-PSS and parameters that are not supported")
+    """Return the hash of RSASSA-PSS parameters: the same in MGF1, a salt of its size, as Go requires."""
+    odd = UnsupportedSignatureError("is signed with RSA-PSS with unsupported parameters")
     if parameters is None or parameters.tag != reader.SEQUENCE:
         raise odd
     fields = {part.tag: part.content for part in reader.elements(parameters.content)}

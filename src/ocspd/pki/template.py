@@ -1,4 +1,4 @@
-"""From decisions to a signed certificate (RFC 5280 §4.1), laid out as Go's x509.CreateCertificate does.
+"""From decisions to a signed certificate (RFC 5280 §4.1), laid out as by Go's x509.CreateCertificate.
 
 Order of extensions: keyUsage, extKeyUsage, basicConstraints, subject and authority key identifier,
 authorityInfoAccess, subjectAltName, cRLDistributionPoints, then `extra`. An extra extension with the
@@ -34,12 +34,12 @@ _UTC_TIME = 0x17
 _EMPTY_NAME = b"\x30\x00"
 
 MAX_BYTES = 512 * 1024
-"""TLS clients take 100 KB to 16 MB of certificates; reading this many takes a twentieth of a second."""
+"""TLS clients accept 100 KB to 16 MB of certificates; reading this many takes a twentieth of a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateTemplate:
-    """Everything of a certificate but its issuer and signature. Fractions of seconds are dropped."""
+    """All of a certificate except its issuer and signature. Fractions of seconds are dropped."""
 
     serial: int
     subject: Name
@@ -55,12 +55,12 @@ class CertificateTemplate:
     extra: tuple[Extension, ...] = ()
 
     def sign(self, key: PrivateKey, issuer: x509.Certificate | None = None) -> x509.Certificate:
-        """Sign with the issuer's key; without an issuer the certificate is its own.
+        """Sign with the issuer's key; without an issuer the certificate is self-signed.
 
-        The issuer's name is copied octet by octet. There is an authority key identifier when the issuer
-        has a subject key identifier, also when it has the subject's name: without one the database could
-        not tell whose certificate it is. CodedError 1300 for what cannot be encoded or read again; then
-        nothing was signed.
+        The issuer's name is copied byte by byte. There is an authority key identifier if the issuer has a
+        subject key identifier, even when issuer and subject have the same name: without one the database
+        could not tell whose certificate it is. CodedError 1300 for values that cannot be encoded or read
+        again; then nothing was signed.
         """
         try:
             subject = self.subject.encode()
@@ -75,7 +75,7 @@ class CertificateTemplate:
             raise CodedError(
                 Code.CERT_BAD_REQUEST,
                 f"the certificate would have {len(body)} bytes, more than clients read "
-                f"({MAX_BYTES}): ask for several",
+                f"({MAX_BYTES}): request several",
             )
         _rehearse(body, keys.signature_algorithm(key))
         signature = der.tlv(der.BIT_STRING, b"\0", keys.sign(key, body))
@@ -84,9 +84,7 @@ class CertificateTemplate:
     def _body(self, subject: bytes, issuer_name: bytes, authority: bytes | None, algorithm: bytes) -> bytes:
         wanted = self._extensions(subject, authority)
         if len(wanted) > MAX_EXTENSIONS:
-            raise DERError(
-                f"{len(wanted)} extensions are more than a certificate can have ({MAX_EXTENSIONS})"
-            )
+            raise DERError(f"{len(wanted)} extensions, more than the {MAX_EXTENSIONS} a certificate may have")
         for dotted in (*(each.oid for each in wanted), *(kind for kind, _ in self.subject.extra)):
             # the reader that certificates are verified with has the same limit
             reader.object_identifier(der.content(der.oid(dotted)))
@@ -126,10 +124,10 @@ class CertificateTemplate:
 
 
 def _rehearse(body: bytes, algorithm: bytes) -> None:
-    """Read a certificate as it will be answered and stored, with an empty signature.
+    """Read a certificate as it will be returned and stored, with an empty signature.
 
-    A certificate that is signed and cannot be read would exist without anybody knowing it: it could not
-    be revoked. CodedError 1300 for one.
+    A certificate that is signed but cannot be read would exist unrecorded and could not be revoked.
+    CodedError 1300 for one.
     """
     try:
         draft = read_certificate(der.sequence(body, algorithm, der.tlv(der.BIT_STRING, b"\0\0")))
@@ -137,7 +135,7 @@ def _rehearse(body: bytes, algorithm: bytes) -> None:
     except (ValueError, CodedError) as err:
         reason = err.message if isinstance(err, CodedError) else " ".join(str(err).split())[:200]
         raise CodedError(
-            Code.CERT_BAD_REQUEST, f"the certificate would not be readable, so it is not signed: {reason}"
+            Code.CERT_BAD_REQUEST, f"the certificate would not be readable, so it was not signed: {reason}"
         ) from err
 
 
@@ -148,12 +146,12 @@ def key_id(key_info: bytes) -> bytes:
 
 
 def random_serial() -> int:
-    """Return a serial of 159 random bits: 20 octets with the top bit clear; never zero."""
+    """Return a serial of 159 random bits: 20 bytes with the top bit clear; never zero."""
     return int.from_bytes(secrets.token_bytes(20), "big") & ((1 << 159) - 1) or 1
 
 
 def _time(instant: datetime) -> bytes:
-    """Encode a time as RFC 5280 §4.1.2.5 wants it: UTCTime through 2049, then GeneralizedTime."""
+    """Encode a time by RFC 5280 §4.1.2.5: UTCTime through 2049, then GeneralizedTime."""
     if 1950 <= instant.year < 2050:
         return der.tlv(_UTC_TIME, der.time_text(instant)[2:])
     return der.generalized_time(instant)

@@ -45,7 +45,7 @@ EXTENDED_KEY_USAGES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Usages:
-    """What a list of names means: keyUsage bits, purposes in list order, and the names nobody knows."""
+    """The meaning of a list of names: keyUsage bits, purposes in list order, and the unknown names."""
 
     key_usage: int
     extended: tuple[str, ...]
