@@ -1,4 +1,4 @@
-"""Assembly: from settings to the objects that work; nothing is decided here."""
+"""Assembly: from settings to working objects; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class FileSigners:
-    """Signers made from files, made again when a file is replaced (`service.refreshing.SignerSource`)."""
+    """Signers made from files, and made again when a file is replaced (`signer.refreshing.SignerSource`)."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class FileSigners:
 
 
 def _stamp(name: str) -> Stamp | None:
-    """Return what changes when a file is replaced; None when there is no file of that name to watch."""
+    """Return a value that changes when a file is replaced; None if there is no such file to watch."""
     try:
         return stamp(name.removeprefix("file:"))
     except OSError:

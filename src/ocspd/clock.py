@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where a component reads the time from."""
+    """The source of the time for a component."""
 
     def now(self) -> datetime:
         """Return the current time, aware, in UTC."""
@@ -25,7 +25,7 @@ class SystemClock:
 
 @dataclass(slots=True)
 class ManualClock:
-    """A clock that moves only when told to; used by tests and by `--at` style options."""
+    """A clock that moves only on request; used by tests and by `--at` style options."""
 
     instant: datetime
 

@@ -33,34 +33,34 @@ class IssuerConfig:
     A CA whose key is used under two names (renamed, cross-certified) has one table for each certificate.
     """
     responder: str
-    """The certificate that signs: issued by `ca` with the extended key usage OCSPSigning. Required.
+    """The responder certificate: issued by `ca` with the extended key usage OCSPSigning. Required.
 
     Name the CA certificate itself when the CA signs its own responses. A replaced file is checked and then
-    used without a restart; one that cannot be used is reported, and the certificate loaded before stays.
+    used without a restart; one that cannot be used is reported, and the previous certificate stays in use.
     """
     responder_key: str
-    """The private key of `responder`, PEM. Required. CFSSL_CA_PK_PASSWORD opens an encrypted one."""
+    """The private key of `responder`, PEM. Required. Set CFSSL_CA_PK_PASSWORD if it is encrypted."""
     validity: timedelta = timedelta(hours=96)
     """How long a response is valid, 61s to 87600h.
 
-    It bounds both how long responders can go on without a signer and how long an old "good" can be
+    It limits both how long responders can continue without a signer and how long an old "good" can be
     replayed. nextUpdate is never later than the end of `responder`, nor than nextUpdate of the CRL used.
     """
     certid_hashes: tuple[str, ...] = ("sha1", "sha256")
     """The CertID hash algorithms to sign for: "sha1", "sha256", "sha384", "sha512".
 
-    Clients accept only the one they asked for. Each costs one more signature and one more index entry
+    Clients accept only the one they requested. Each costs one more signature and one more index entry
     per certificate.
     """
     responder_id: str = ""
     """How responses name their signer: "key" or "name" (RFC 6960 §4.2.2.3).
 
-    By default "key", but "name" where the CA signs for itself, as GnuTLS finds a CA by its name only.
+    By default "key", but "name" if the CA signs its own responses, as GnuTLS finds a CA only by its name.
     """
     embed_ca: bool = False
     """Whether the CA certificate is embedded as well.
 
-    Servers that staple responses but send a chain of the leaf alone need it. It is stored once per
+    Servers need it that staple responses but send only the leaf certificate. It is stored once per
     segment, but adds its size to every reply.
     """
     refresh_after: float = 0.5
@@ -74,9 +74,9 @@ class IssuerConfig:
     index_txt: tuple[str, ...] = ()
     """Instead of `db_config`: databases of `openssl ca` (index.txt) with this CA's certificates."""
     serials: tuple[str, ...] = ()
-    """Beside `crl` or `index_txt`: lists of issued serial numbers, one a line.
+    """With `crl` or `index_txt`: lists of issued serial numbers, one per line.
 
-    A certificate named here is good unless it is revoked; a CRL alone makes no certificate good.
+    A certificate listed here is good unless it is revoked; a CRL alone makes no certificate good.
     """
 
     def policy(self, this_update_step: timedelta) -> SigningPolicy:
@@ -96,7 +96,7 @@ class SignerConfig:
     """The top of `ocspd.toml`: where statuses come from and where responses go."""
 
     index: str
-    """The index directory to keep fresh; made when it is missing. Required. One signer per directory."""
+    """The index directory to keep up to date; created if missing. Required. One signer per directory."""
     issuer: tuple[IssuerConfig, ...]
     """The `[[issuer]]` tables, at least one."""
     db_config: str = ""
@@ -111,20 +111,20 @@ class SignerConfig:
     processes: int = 0
     """How many processes sign during a pass, 0 to 1024; 0 is one for each CPU the signer may use.
 
-    They run at the lowest priority. Give a number to keep CPUs free on a machine that is never idle.
+    They run at the lowest priority. Set it to keep CPUs free on a machine that is never idle.
     """
     pass_interval: timedelta = timedelta(minutes=10)
     """The pause between two passes over all certificates, 1ms to 8760h.
 
-    Changes do not wait for a pass. The pause is at least nine times as long as the pass before it, so that
-    passes take a tenth of the time at most.
+    Changes do not wait for a pass. The pause is at least nine times as long as the previous pass, so that
+    passes take at most a tenth of the time.
     """
     table: bool = False
     """Whether responses are written to the table `ocsp_responses` as well, as `ocsprefresh` does."""
     admin_address: str = "127.0.0.1"
     """Where /metrics, /livez, /readyz and /healthz listen; keep it away from clients."""
     admin_port: int = 9403
-    """The TCP port of these, 0 to 65535; 0 means none."""
+    """The TCP port for them, 0 to 65535; 0 means none."""
 
     @property
     def from_files(self) -> bool:
@@ -132,13 +132,15 @@ class SignerConfig:
         return bool(self.crl) or any(issuer.index_txt or issuer.serials for issuer in self.issuer)
 
     def check_source(self, where: str) -> None:
-        """ConfigError unless there is one source of certificates' status: a database or files."""
+        """Raise ConfigError unless there is exactly one source of statuses: a database or files."""
         if not self.db_config and not self.from_files:
             raise ConfigError(f"{where}: needs db_config, or files: crl, index_txt or serials")
         if self.db_config and self.from_files:
-            raise ConfigError(f"{where}: has db_config and files (crl, index_txt or serials): use either")
+            raise ConfigError(
+                f"{where}: has both db_config and files (crl, index_txt or serials): use one of them"
+            )
         if self.table and self.from_files:
-            raise ConfigError(f"{where}: table = true needs db_config")
+            raise ConfigError(f"{where}: table = true requires db_config")
 
 
 def load_signer_config(path: str | Path) -> SignerConfig:
@@ -153,16 +155,16 @@ def load_signer_config(path: str | Path) -> SignerConfig:
     except UnicodeDecodeError as err:
         raise ConfigError(f"{path}: not TOML: not UTF-8 at byte {err.start}") from err
     except RecursionError:
-        raise ConfigError(f"{path}: not usable: lists or tables are nested too deep") from None
+        raise ConfigError(f"{path}: lists or tables are nested too deeply") from None
     except ValueError as err:  # an integer beyond Python's own limit of digits
         raise ConfigError(f"{path}: not TOML: a number has too many digits") from err
     issuers = value.pop("issuer", [])
     base = path.parent
     top = _read(value, SignerConfig, str(path), base, without=("issuer",))
     if isinstance(issuers, dict):
-        raise ConfigError(f"{path}: write [[issuer]] with two brackets: there may be several")
+        raise ConfigError(f"{path}: write [[issuer]] with double brackets: there may be several")
     if not isinstance(issuers, list) or not issuers or not all(isinstance(entry, dict) for entry in issuers):
-        raise ConfigError(f"{path}: needs at least one [[issuer]]")
+        raise ConfigError(f"{path}: at least one [[issuer]] is required")
     config = SignerConfig(
         **top,
         issuer=tuple(
@@ -193,12 +195,12 @@ def _read(
     for key in value:
         if key not in known:
             tables = [f"[[{name}]]" for name in without]
-            raise ConfigError(f"{where}: unknown key {key!r}; known are {', '.join([*known, *tables])}")
+            raise ConfigError(f"{where}: unknown key {key!r}; use one of {', '.join([*known, *tables])}")
     result: dict[str, Any] = {}
     for entry in fields(kind):
         if entry.name in known and entry.name not in value:
             if entry.name in _REQUIRED:
-                raise ConfigError(f"{where}: needs {entry.name}")
+                raise ConfigError(f"{where}: {entry.name} is missing")
             continue
         if entry.name in known:
             result[entry.name] = _convert(value[entry.name], known[entry.name], f"{where}: {entry.name}")

@@ -4,9 +4,9 @@
      ├─ UsageError          exit code 2: the command line cannot be understood
      │   └─ RangeError      a flag has a value out of its range
      ├─ ConfigError         a configuration file or setting cannot be used
-     ├─ CodedError          carries a CFSSL number; JSON on stderr and in API answers
-     │   └─ SetupError      a database that is of no use until a person has done something about it
-     ├─ DERError            bytes that are not the DER structure they should be
+     ├─ CodedError          carries a CFSSL number; JSON on stderr and in API replies
+     │   └─ SetupError      a database that cannot be used until a person has done something about it
+     ├─ DERError            bytes that are not the expected DER structure
      ├─ IndexFileError      a segment, manifest or index directory cannot be used
      ├─ SignerError         the signer of one issuer cannot sign at present
      └─ ProcessError        a signing process has ended or cannot be started
@@ -44,7 +44,7 @@ class ConfigError(OCSPDError):
 
 
 class DERError(OCSPDError, ValueError):
-    """Bytes are not the DER structure they should be (malformedRequest for requests)."""
+    """Bytes are not the expected DER structure (malformedRequest for requests)."""
 
 
 class IndexFileError(OCSPDError):
@@ -56,7 +56,7 @@ class SignerError(OCSPDError):
 
 
 class ProcessError(OCSPDError):
-    """A signing process has ended, cannot be started, or says what nobody understands."""
+    """A signing process has ended, cannot be started, or sent an unknown message."""
 
 
 class Code(IntEnum):
@@ -108,7 +108,7 @@ class Code(IntEnum):
 
 
 class CodedError(OCSPDError):
-    """An error that CFSSL gives a number; its text form is CFSSL's compact JSON object."""
+    """An error with one of CFSSL's numbers; its text form is CFSSL's compact JSON object."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(code, message)
@@ -123,9 +123,9 @@ class CodedError(OCSPDError):
 
 
 class SetupError(CodedError):
-    """A database that is of no use until a person does something: make it, migrate it, correct a login.
+    """A database that cannot be used until a person creates it, migrates it, or corrects a login.
 
-    Waiting for it to come back, as for one that is away, would be for ever.
+    Unlike for a database that is down, there is no use in waiting.
     """
 
     def __init__(self, message: str) -> None:

@@ -13,15 +13,15 @@ from ocspd.machine import MACHINE, Machine
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = {b"\xff\xfe", b"\xfe\xff"}
-"""Byte order marks, which Windows puts in front of text."""
+"""Byte order marks, which Windows puts at the beginning of text."""
 
 Stamp = tuple[int, int, int]
 
 
 def stamp(path: str | Path) -> Stamp:
-    """Return what changes when a file is replaced or rewritten: inode, size and time of change.
+    """Return values that change when a file is replaced or rewritten: inode, size and time of change.
 
-    OSError when there is none, or none that can be looked at.
+    OSError when there is no such file, or none that can be examined.
     """
     found = Path(path).stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
@@ -68,10 +68,10 @@ def read_bounded(path: str | Path, limit: int) -> bytes:
 
 
 def check_output(path: str | Path) -> None:
-    """Refuse to write where a name that a user gave leads elsewhere. Raises OCSPDError naming the path.
+    """Refuse to write if a name given by a user leads elsewhere. Raises OCSPDError naming the path.
 
-    Through a symbolic link a private key would go where whoever made the link wants it, and replacing the
-    link surprises whoever relies on it. Replacing a device or a pipe breaks what uses it (/dev/stdout).
+    Through a symbolic link a private key would go where the link's creator wants it, and replacing the
+    link surprises those who rely on it. Replacing a device or a pipe breaks what uses it (/dev/stdout).
     """
     path = Path(path)
     try:
@@ -80,7 +80,7 @@ def check_output(path: str | Path) -> None:
         return  # nothing is there, or writing will say what is wrong
     if stat.S_ISLNK(kind):
         raise OCSPDError(
-            f"{path}: is a symbolic link to {path.readlink()}: remove it, or name the file it leads to"
+            f"{path}: is a symbolic link to {path.readlink()}: remove it, or name the file it points to"
         )
     if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-        raise OCSPDError(f"{path}: is not a regular file: name another")
+        raise OCSPDError(f"{path}: is not a regular file: choose another")

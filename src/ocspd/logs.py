@@ -20,12 +20,12 @@ _LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.
 logger = logging.getLogger("ocspd")
 
 silent = logging.getLogger("ocspd.http")
-"""Takes what aiohttp says of broken requests, with tracebacks, and writes nothing of it."""
+"""Takes aiohttp's messages on broken requests, with tracebacks, and writes none of them."""
 silent.disabled = True
 
 
 class _Formatter(logging.Formatter):
-    """One line a record: control characters are escaped, so input cannot forge lines, and no secret shows."""
+    """One line per record: control characters are escaped, so input cannot forge lines; hides secrets."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] %(message)s", "%Y/%m/%d %H:%M:%S")
@@ -42,7 +42,7 @@ class _Formatter(logging.Formatter):
 
 
 def capture_warnings() -> None:
-    """Send what Python and libraries warn of to DEBUG: it names source files and means nothing to users."""
+    """Log warnings of Python and of libraries at DEBUG: they name source files and do not help users."""
     warnings.showwarning = _log_warning
 
 

@@ -1,4 +1,4 @@
-"""The machine as an argument: what a signer or a reader does to its disk, and what else it asks a computer.
+"""The machine as an argument: what a signer or a reader does to its disk, and what else it needs from one.
 
 Every effect passes one seam, so that a whole daemon can run in one event loop that decides about all of
 them (tests/simulation): time of day is a `clock.Clock`, pauses and threads are the event loop's, the
@@ -22,7 +22,7 @@ class Machine:
     """The machine this process runs on. Keeps no state, and travels to other processes."""
 
     def monotonic(self) -> float:
-        """Return seconds of a clock that nobody sets."""
+        """Return the seconds of a clock that is never set."""
         return time.monotonic()
 
     def random_bytes(self, size: int) -> bytes:
@@ -40,11 +40,11 @@ class Machine:
         os.fsync(descriptor)
 
     def replace(self, source: str | Path, target: str | Path) -> None:
-        """Give a file another name, in the place of what has that name."""
+        """Rename a file, replacing the one with the new name."""
         os.replace(source, target)  # noqa: PTH105  (also called from native code, with plain text)
 
     def fsync_directory(self, path: Path) -> None:
-        """Make new names in a directory, and the end of old ones, durable."""
+        """Make names added to and removed from a directory durable."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -52,11 +52,11 @@ class Machine:
             os.close(descriptor)
 
     def unlink(self, path: Path) -> None:
-        """Remove a file; one that is not there is no error."""
+        """Remove a file; a missing one is not an error."""
         path.unlink(missing_ok=True)
 
     def touch(self, path: Path) -> None:
-        """Have a file count as changed now."""
+        """Set a file's time of change to now."""
         os.utime(path)
 
     def changed_at(self, path: Path) -> float:
@@ -65,4 +65,4 @@ class Machine:
 
 
 MACHINE = Machine()
-"""The one everything runs on but simulations."""
+"""The machine everything except simulations runs on."""

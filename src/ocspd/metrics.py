@@ -1,12 +1,12 @@
-"""What a worker counts: the names, in order, of the 64-bit counters in its block of shared memory.
+"""The counters of a worker: their names, in order, of the 64-bit counters in its block of shared memory.
 
 The native request path (`_fastpath`) and the aiohttp path count into the same block;
 `responder/metrics.py` sums the blocks of all workers and gives the numbers their Prometheus names.
-Nothing here is taken from a client: every name is known before the first request.
+Nothing here comes from a client: every name is fixed before the first request.
 
-Each request is counted exactly once under `requests_METHOD_OUTCOME`, by whoever writes its answer
-(only that one knows the method, and whether a 304 took the place of an answer); the requests of
-one method stand together, so the matrix is indexed by `method * len(OUTCOMES) + outcome`.
+Each request is counted exactly once under `requests_METHOD_OUTCOME`, by the path that writes its reply
+(only that one knows the method, and whether a 304 replaced the response); the requests of
+one method are adjacent, so the matrix is indexed by `method * len(OUTCOMES) + outcome`.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ request whose HTTP could not be read or did not arrive in time.
 """
 
 SLOW_CAUSES = ("method", "target", "version", "header", "chunked", "expect", "framing", "size")
-"""Why the native path left a request to aiohttp.
+"""Why the fast path left a request to aiohttp.
 
-`target`: absolute form or an escape it does not know; `header`: a field whose meaning it does not
+`target`: absolute form or an unsupported escape; `header`: a field whose meaning it does not
 implement (such as If-Match); `framing`: ambiguous or broken framing; `size`: over a limit.
 """
 
 HASHES = ("sha1", "sha256", "sha384", "sha512")
-"""CertID hash algorithms asked for (RFC 9919 §3.2.1 wants them logged)."""
+"""CertID hash algorithms in requests (RFC 9919 §3.2.1 recommends logging them)."""
 
 LATENCY_BOUNDS_NS = (250, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 1_000_000, 10_000_000)
 """Upper bounds of the latency buckets, inclusive; one more bucket has no bound.
 
-Latency is the time from the bytes read to the bytes given to the socket, on the native path only.
+Latency is the time from reading the bytes to writing the bytes to the socket, on the fast path only.
 """
 
 COUNTERS: tuple[str, ...] = (
@@ -71,7 +71,7 @@ COUNTERS: tuple[str, ...] = (
     "timeout_idle",  # closed: nothing was asked any more
     "timeout_write",  # closed: the client did not read
 )
-"""Names of the counters; the position is the position in the block, 8 octets each, native byte order."""
+"""Names of the counters; the position is the position in the block, 8 bytes each, native byte order."""
 
 COUNTER_BLOCK_BYTES = (len(COUNTERS) * 8 + 4095) // 4096 * 4096
 """Size of one worker's block: whole pages, so that no two workers write to one cache line."""

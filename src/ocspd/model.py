@@ -1,4 +1,4 @@
-"""Values every layer speaks of: serial numbers, key identifiers, statuses, reasons, database rows.
+"""Values that every layer uses: serial numbers, key identifiers, statuses, reasons, database rows.
 
 Serial numbers are `int` everywhere inside; `serial_to_text` and `parse_serial` are the only
 conversions. Times are aware UTC datetimes.
@@ -41,7 +41,7 @@ def parse_serial(text: str) -> int:
 
 
 def hex_hint(text: str) -> str:
-    """Return a remark for a serial that was not found: it was read as decimal and may be meant as hex."""
+    """Return a hint for a serial that was not found: it was read as decimal but may be meant as hex."""
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or len(text) == 1:
         return ""
@@ -54,7 +54,7 @@ def serial_to_text(serial: int) -> str:
 
 
 def normalize_aki(text: str) -> str:
-    """Bring a key identifier to certdb's form: lower-case hex without colons or spaces."""
+    """Convert a key identifier to certdb's form: lower-case hex without colons or spaces."""
     return text.replace(":", "").replace(" ", "").lower()
 
 
@@ -67,7 +67,7 @@ class CertStatus(IntEnum):
 
     @property
     def word(self) -> str:
-        """The word certdb and CFSSL's JSON use."""
+        """The name in certdb and in CFSSL's JSON."""
         return self.name.lower()
 
 
@@ -104,7 +104,7 @@ def known_reason(reason: int) -> bool:
 def parse_reason(text: str) -> int:
     """Read a revocation reason: empty (0), a name in any case, or its number.
 
-    Wider than CFSSL, which refuses the numbers 0 and 10 and takes 7. CodedError 8200 otherwise.
+    Unlike CFSSL, which rejects the numbers 0 and 10 and accepts 7. CodedError 8200 otherwise.
     """
     word = text.strip().lower()
     if not word:
@@ -127,7 +127,7 @@ def parse_date(text: str) -> datetime:
 
 
 def reason_word(number: int) -> str:
-    """Write a reason as CFSSL names it; its number where it has no name."""
+    """Write a reason as CFSSL names it; its number if it has no name."""
     return next((word for word, reason in REASONS.items() if reason == number), str(number))
 
 
@@ -155,11 +155,11 @@ class CertificateRow:
 
 
 StoredKey = tuple[Any, Any]
-"""Serial number and key identifier of a row just as the database's driver hands them out and takes them."""
+"""Serial number and key identifier of a row exactly as the database's driver returns and accepts them."""
 
 
 class StatusRow(NamedTuple):
-    """What presigning needs of a certificate: never the PEM.
+    """What presigning needs to know about a certificate: never the PEM.
 
     A tuple, because a pass makes one for every certificate: 0.3 us instead of the 1.8 us of a frozen
     dataclass, beside 16 us for a P-256 signature (2026-11-25, 2 CPUs of a virtual machine).
@@ -172,11 +172,11 @@ class StatusRow(NamedTuple):
     revoked_at: datetime | None
     expiry: datetime
     until: datetime | None = None
-    """How long the status counts, where its source says so (a CRL's nextUpdate): no answer outlasts it."""
+    """When the status ends, if its source says so (a CRL's nextUpdate): no response outlasts it."""
     key: StoredKey | None = None
-    """How the row is spelled in its table, where that is not CFSSL's way; None: as `serial` and `aki` say."""
+    """How the row is spelled in its table, if not in CFSSL's way; None: as in `serial` and `aki`."""
     problem: str = ""
-    """What of the row could not be read. Its status is unknown then, unless it says revoked."""
+    """What could not be read of the row. Its status is then unknown, unless the row says revoked."""
 
 
 Row = tuple[int, int, int, float | None]
@@ -195,4 +195,4 @@ class OCSPRow:
     body: bytes
     expiry: datetime
     key: StoredKey | None = None
-    """The spelling of the certificate's row, where it is not CFSSL's; see `StatusRow`."""
+    """The spelling of the certificate's row, if it is not CFSSL's; see `StatusRow`."""

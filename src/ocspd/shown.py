@@ -1,8 +1,8 @@
-"""What of a user's input is shown again, in messages, logs and answers: never a secret.
+"""What is shown of a user's input, in messages, logs and replies: never a secret.
 
-Keys and passwords end up where a file name or a number belongs: `-ca-key "$(cat key.pem)"`, an auth key
-without its `env:`, a URL with a password. Two nets: `shown` for a text that stands in a message, and
-`masked` over every finished line, for what nobody thought of.
+Keys and passwords end up in place of a file name or a number: `-ca-key "$(cat key.pem)"`, an auth key
+without its `env:`, a URL with a password. There are two safety nets: `shown` for a text within a message, and
+`masked` over every finished line, for cases nobody thought of.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _MASKS = (
     re.compile(r"(://[^/\s:@]{0,200}:)[^/\s]{1,500}(@)", re.ASCII),
     re.compile(r"((?i:password|passwd)\s{0,5}=\s{0,5})(?:'[^']{0,500}'|[^\s'&]{1,500})()", re.ASCII),
 )
-"""What a group holds is kept, what is between the groups is not."""
+"""The groups are kept, what is between them is not."""
 _BARE_KEY = re.compile(
     r"\bM[A-Z0-9][A-Za-z0-9+/]{0,6}(?:AgEA|AgEB|IBAD|IBAA|CAQA|CAQE)[A-Za-z0-9+/=]{12,8192}", re.ASCII
 )
-"""A private key in base64 without its armour: PKCS #8, PKCS #1 or SEC 1 begin with a small INTEGER."""
+"""A private key in base64 without BEGIN and END: PKCS #8, PKCS #1 or SEC 1 begin with a small INTEGER."""
 
 
 def is_secret(text: str) -> bool:
-    """Whether a text looks like key material: PEM, or a long run of letters with digits among them."""
+    """Return whether a text looks like key material: PEM, or a long run of letters and digits."""
     return _PEM.search(text) is not None or any(
         _LETTER.search(run) and sum(map(str.isdigit, run)) >= _FEWEST_DIGITS for run in _RUN.findall(text)
     )
 
 
 def shown(text: str, limit: int = 200) -> str:
-    """Return a text as it may stand in a message: printable, of at most `limit` characters, no secret."""
+    """Return a text fit for a message: printable, of at most `limit` characters, not a secret."""
     if is_secret(text):
         return HIDDEN
     short = masked(text[:limit])

@@ -1,8 +1,8 @@
-"""JSON that programs of ours wrote and somebody else may have changed: read strictly, every number bounded.
+"""JSON that our programs wrote and others may have changed: read strictly, with every number bounded.
 
-Refused are what JSON knows no meaning for (NaN, Infinity, keys that stand twice, text that is not UTF-8)
-and what Python would accept and something else trip over later: integers of thousands of digits, floats
-beyond the largest one, nesting deeper than the interpreter goes, `true` where a number belongs.
+Rejected is what has no meaning in JSON (NaN, Infinity, duplicate keys, text that is not UTF-8) and what
+Python would accept but other code fail on later: integers of thousands of digits, floats beyond the largest
+one, nesting deeper than the interpreter allows, `true` in place of a number.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _MAX_DIGITS = 20
 MAX_TIME_S = 253_402_300_799
 """The last second of the year 9999."""
 MAX_COUNT = 1 << 53
-"""For generations and other counts: what a double, and so Prometheus, holds exactly."""
+"""The limit for generations and other counts: what a double, and so Prometheus, holds exactly."""
 
 
 def read(data: bytes, limit: int) -> Any:
-    """Return the value of a JSON text of at most `limit` bytes; ValueError says what is wrong with it."""
+    """Return the value of a JSON text of at most `limit` bytes; ValueError with the reason otherwise."""
     if len(data) > limit:
         raise ValueError(f"longer than {limit} bytes")
     try:
@@ -35,13 +35,13 @@ def read(data: bytes, limit: int) -> Any:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
     except json.JSONDecodeError as err:
-        raise ValueError(f"no JSON from line {err.lineno}, column {err.colno} on") from None
+        raise ValueError(f"not JSON from line {err.lineno}, column {err.colno} on") from None
 
 
 def member(value: Any, name: str) -> Any:
-    """Return a member of an object; ValueError when it is none or has no such member."""
+    """Return a member of an object; ValueError when it is not an object or has no such member."""
     if not isinstance(value, dict):
-        raise ValueError(f"no object where {name} is to be a member")  # noqa: TRY004  (one kind of error)
+        raise ValueError(f"not an object with the member {name}")  # noqa: TRY004  (one kind of error)
     if name not in value:
         raise ValueError(f"{name} is missing")
     return value[name]
@@ -50,21 +50,21 @@ def member(value: Any, name: str) -> Any:
 def natural(value: Any, name: str, largest: int = MAX_COUNT) -> int:
     """Return an integer from 0 to `largest`; ValueError naming the member otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
-        raise ValueError(f"{name} is no whole number from 0 to {largest}")
+        raise ValueError(f"{name} is not a whole number from 0 to {largest}")
     return value
 
 
 def moment(value: Any, name: str) -> float:
     """Return seconds since the epoch, up to the year 9999; ValueError naming the member otherwise."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_TIME_S:
-        raise ValueError(f"{name} is no time in seconds up to the year 9999")
+        raise ValueError(f"{name} is not a time in seconds up to the year 9999")
     return float(value)
 
 
 def array(value: Any, name: str, longest: int) -> list[Any]:
     """Return an array of at most `longest` elements; ValueError naming the member otherwise."""
     if not isinstance(value, list):
-        raise ValueError(f"{name} is no array")  # noqa: TRY004  (one kind of error)
+        raise ValueError(f"{name} is not an array")  # noqa: TRY004  (one kind of error)
     if len(value) > longest:
         raise ValueError(f"{name} has {len(value)} elements, more than {longest}")
     return value
@@ -73,12 +73,12 @@ def array(value: Any, name: str, longest: int) -> list[Any]:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("duplicate key in an object")
     return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _integer(text: str) -> int:

@@ -1,13 +1,13 @@
-"""Tasks side by side whose failure is one error, not a group of them.
+"""Concurrent tasks whose failure is one error, not a group of them.
 
 `asyncio.TaskGroup` raises a group, and CPython before 3.11.4 wraps what an `except*` clause raises in
 another one (Debian 12 has 3.11.2), so a caller that waits for IndexFileError would never see it. Nothing
 in ocspd uses either; a test reads the sources for them.
 
-Two more defects of asyncio are mended here, since a task that counts a cancellation nobody asked for ends
-at the next time-out: before 3.13 a group whose task fails while the group is being left keeps the
-cancellation it asked of its own parent, and before 3.11.3 a time-out of a task with a cancellation counted
-before raises CancelledError.
+Two more defects of asyncio are worked around here, since a task with a stray cancellation count ends at
+the next timeout: before 3.13, a group whose task fails while the group is being left keeps the
+cancellation it requested of its own parent, and before 3.11.3, a timeout in a task with an earlier
+cancellation count raises CancelledError.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Tasks(asyncio.TaskGroup):
 
     @property
     def _cancels_parent(self) -> bool:
-        """Whether the group has cancelled the task it was made in, to end the body of its `async with`."""
+        """Return whether the group has cancelled its parent task, to end the body of its `async with`."""
         return bool(getattr(self, "_parent_cancel_requested", False))
 
 
 @asynccontextmanager
 async def time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """`asyncio.timeout`, also in a task that is being cancelled already. TimeoutError after `seconds`."""
+    """`asyncio.timeout` that also works in a task already being cancelled. TimeoutError after `seconds`."""
     task = asyncio.current_task()
     assert task is not None
     before = task.cancelling()
@@ -72,9 +72,9 @@ async def time_limit(seconds: float | None) -> AsyncIterator[None]:
 
 
 def cancelled_from_outside() -> bool:
-    """Whether the current task, which has met a CancelledError, is to end: somebody called its `cancel`.
+    """Return whether the current task, after a CancelledError, must end: its own `cancel` was called.
 
-    Otherwise the error came out of what it waited for, and a task that must not end goes on.
+    Otherwise the error came from what it waited for, and a task that must not end continues.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

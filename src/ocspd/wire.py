@@ -1,7 +1,7 @@
 """Go's text forms that CFSSL's users see: JSON as encoding/json reads and writes it, and durations.
 
-Reading (encoding/json into a struct): keys match in any case, unknown keys are ignored, null leaves the
-default, a wrong type is an error that names the field. A key given twice in one object is refused, in a
+Reading (encoding/json into a struct): keys match in any case, unknown keys are ignored, null keeps the
+default, a wrong type is an error that names the field. A duplicate key in one object is rejected, in a
 struct also when only the case differs: Go takes the last one, other readers the first, and what was
 checked must be what is used. Every reader here takes time linear in its input. Writing: compact, `<`,
 `>`, `&` and the line separators escaped.
@@ -26,11 +26,11 @@ _CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 
 
 MAX_OBJECTS = 100_000
-"""Objects and lists of one text: making and forgetting more holds up every other thread."""
+"""The most objects and lists in one text: creating and freeing more holds up every other thread."""
 
 
 class JSONError(OCSPDError):
-    """Text that is not the JSON it should be; the message says where and why, in Go's words."""
+    """Text that is not the expected JSON; the message says where and why, in Go's words."""
 
 
 class DurationError(OCSPDError):
@@ -64,9 +64,9 @@ def _escape(text: str) -> str:
 def loads(data: bytes | str) -> Any:
     """Read one JSON value; JSONError in Go's words, with a hint when the quotes are typographic.
 
-    As in Go, octets that are not UTF-8 and halves of surrogate pairs become U+FFFD. A number of more
-    digits than any field could take is read as infinity, so it has a wrong type wherever it is used.
-    More than MAX_OBJECTS brackets and braces are refused.
+    As in Go, bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD. A number with more
+    digits than any field can take is read as infinity, so it has a wrong type wherever it is used.
+    More than MAX_OBJECTS brackets and braces are rejected.
     """
     if isinstance(data, bytes):
         if data[:2] in UTF16_MARKS:
@@ -108,13 +108,13 @@ def _integer(digits: str) -> int | float:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; a key given twice is refused (see the top of the module)."""
+    """Make an object; a duplicate key is rejected (see the module's docstring)."""
     members = dict(pairs)
     if len(members) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise JSONError(f"the key {shown(key, 60)!r} is given twice in one object")
+                raise JSONError(f"duplicate key {shown(key, 60)!r} in an object")
             seen.add(key)
     return members
 
@@ -139,21 +139,21 @@ _WHERE = {
     "Illegal trailing comma before end of object": "looking for beginning of object key string",
     "Illegal trailing comma before end of array": "looking for beginning of value",
 }
-"""What Go says in place of Python's texts."""
+"""Go's texts in place of Python's."""
 
 
 def _describe(err: json.JSONDecodeError, text: str) -> str:
     if err.pos < len(text) and text[err.pos] in _CURLY_QUOTES:
         return (
             f"typographic quote {text[err.pos]!r} in JSON at line {err.lineno}, column {err.colno}: "
-            'replace it by a straight quote (")'
+            'replace it with a straight quote (")'
         )
     curly = min((at for char in _CURLY_QUOTES[:3] if (at := text.find(char)) >= 0), default=-1)
     if curly >= 0:
         line = text.count("\n", 0, curly) + 1
         return (
             f"invalid JSON at line {err.lineno}, column {err.colno}; line {line} has "
-            'typographic quotes, which JSON does not know: replace them by straight ones (")'
+            'typographic quotes, which JSON does not allow: replace them with straight ones (")'
         )
     if err.pos >= len(text.rstrip()) or err.msg.startswith("Unterminated string"):
         return "unexpected end of JSON input"
@@ -194,9 +194,7 @@ class Fields:
         for key in value:
             other = self._folded.setdefault(fold(key), key)
             if other != key:
-                raise JSONError(
-                    f"the keys {shown(other, 60)!r} and {shown(key, 60)!r} are the same one, given twice"
-                )
+                raise JSONError(f"duplicate key: {shown(other, 60)!r} and {shown(key, 60)!r} are the same")
         self.struct = struct
 
     def get(self, key: str) -> Any:
@@ -209,7 +207,7 @@ class Fields:
         return self._values
 
     def unknown(self, *known: str) -> list[str]:
-        """Return the keys that none of `known` matches, for a warning."""
+        """Return the keys that match none of `known`, for a warning."""
         folded = {fold(key) for key in known}
         return [key for key in self._values if fold(key) not in folded]
 
@@ -285,7 +283,7 @@ _UNIT_NS = {
 _TERM = re.compile(r"([0-9]*)(?:\.([0-9]*))?(ns|us|\u00b5s|\u03bcs|ms|s|m|h)")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 MAX_DURATION = timedelta(microseconds=((1 << 63) - 1) // 1000)
-"""The longest one Go has: 292 years."""
+"""Go's longest duration: 292 years."""
 _MAX_NS_DIGITS = 19  # as many as 1 << 63 has
 
 

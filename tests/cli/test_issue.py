@@ -368,7 +368,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(
     ("request_text", "text"),
     [
         ("", "standard input: unexpected end of JSON input"),
-        ('{“CN”: "x"}', "replace it by a straight quote"),
+        ('{“CN”: "x"}', "replace it with a straight quote"),
         (
             '{"CN": 5}',
             "json: cannot unmarshal number into Go struct field CertificateRequest.CN of type string",

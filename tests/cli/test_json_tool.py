@@ -208,7 +208,7 @@ def test_nothing_is_written_when_one_of_the_files_is_a_symbolic_link(
     result = ocspd("json", "-bare", cwd=tmp_path, stdin=json.dumps({"cert": "C", "key": "K", "csr": "R"}))
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        f"{link}: is a symbolic link to {target}: remove it, or name the file it leads to\n"
+        f"{link}: is a symbolic link to {target}: remove it, or name the file it points to\n"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([link, "real.pem"])
     assert (tmp_path / "real.pem").read_text() == "kept"
@@ -217,7 +217,7 @@ def test_nothing_is_written_when_one_of_the_files_is_a_symbolic_link(
 def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cert.pem")
     result = ocspd("json", "-bare", cwd=tmp_path, stdin=json.dumps({"cert": "C"}))
-    assert (result.returncode, result.stderr) == (1, "cert.pem: is not a regular file: name another\n")
+    assert (result.returncode, result.stderr) == (1, "cert.pem: is not a regular file: choose another\n")
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,8 @@ def test_a_configuration_file_and_flags_are_not_mixed(
     ("text", "message"),
     [
         ('[[isuer]]\nca = "ca.pem"\n', r"unknown key 'isuer'; known are index, .*\[\[issuer\]\]"),
-        ('[issuer]\nca = "ca.pem"\n', r"write \[\[issuer\]\] with two brackets"),
-        ("", r"needs at least one \[\[issuer\]\]"),
+        ('[issuer]\nca = "ca.pem"\n', r"write \[\[issuer\]\] with double brackets"),
+        ("", r"at least one \[\[issuer\]\] is required"),
     ],
 )
 def test_a_misspelt_table_is_named(folder: Path, text: str, message: str) -> None:
@@ -167,8 +167,8 @@ def test_the_configuration_file_names_files_beside_itself(folder: Path) -> None:
     ("top", "message"),
     [
         ("", "needs db_config, or files"),
-        ('db_config = "db.json"\ncrl = ["a.crl"]\n', "has db_config and files"),
-        ('crl = ["a.crl"]\ntable = true\n', "table = true needs db_config"),
+        ('db_config = "db.json"\ncrl = ["a.crl"]\n', "has both db_config and files"),
+        ('crl = ["a.crl"]\ntable = true\n', "table = true requires db_config"),
     ],
 )
 def test_a_configuration_has_one_source_of_status(folder: Path, top: str, message: str) -> None:
