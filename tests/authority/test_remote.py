@@ -269,7 +269,8 @@ async def test_tls_with_client_certificate(material: Path) -> None:
             await RemoteSigner(f"https://{address}", tls=RemoteTLS(ca_file=ca)).sign(REQUEST)
         assert caught.value.code == Code.CLIENT_HTTP
         with pytest.raises(
-            CodedError, match=r"not accepted: self-signed certificate in certificate chain \(-tls-remote-ca"
+            CodedError,
+            match=r"not trusted: self-signed certificate in certificate chain \(set -tls-remote-ca",
         ):
             await RemoteSigner(f"https://{address}").sign(REQUEST)
 

@@ -171,7 +171,7 @@ def test_ocspsign_of_a_CA_signing_itself_embeds_nothing(folder: Path) -> None:
         (("-responder-key", "ca.pem"), "ca.pem: "),
         (("-ca", "other/ca.pem"), "not by other/ca.pem (CN=Other CA"),
         (("-responder", "leaf.pem", "-responder-key", "leaf-key.pem"), "lacks the extended key usage"),
-        (("-certid-hash", "md5"), "CertID hash 'md5' is not known"),
+        (("-certid-hash", "md5"), "unknown CertID hash 'md5'"),
         (("-certid-hash", "sha1,sha256"), "ocspsign makes one response"),
         (("-responder-id", "subject"), "responder id 'subject' is not known: use key or name"),
         (("-interval", "30m"), "use a longer interval"),

@@ -108,7 +108,7 @@ def test_a_configuration_file_and_flags_are_not_mixed(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[isuer]]\nca = "ca.pem"\n', r"unknown key 'isuer'; known are index, .*\[\[issuer\]\]"),
+        ('[[isuer]]\nca = "ca.pem"\n', r"unknown key 'isuer'; use one of index, .*\[\[issuer\]\]"),
         ('[issuer]\nca = "ca.pem"\n', r"write \[\[issuer\]\] with double brackets"),
         ("", r"at least one \[\[issuer\]\] is required"),
     ],

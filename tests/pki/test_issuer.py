@@ -166,7 +166,7 @@ def test_a_profile_that_is_not_there_is_the_default_one_with_a_warning(
 
 def test_a_leaf_may_outlive_its_issuer_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     sign({**LOCAL, "expiry": "100000h"})
-    assert re.search(r"valid until \S+ [\d:]{8} UTC, its issuer only until \S+ [\d:]{8} UTC", caplog.text)
+    assert re.search(r"valid until \S+ [\d:]{8} UTC, but its issuer only until \S+ [\d:]{8} UTC", caplog.text)
 
 
 def test_hosts_null_keeps_names_and_an_empty_list_takes_them_away() -> None:

@@ -114,7 +114,7 @@ def test_a_key_kind_that_no_client_checks_is_refused() -> None:
     ("options", "text"),
     [
         ({"responder_id": "hash"}, "responder id 'hash' is not known: use key or name"),
-        ({"certid_hashes": ("sha1", "md5")}, "CertID hash 'md5' is not known"),
+        ({"certid_hashes": ("sha1", "md5")}, "unknown CertID hash 'md5'"),
         ({"certid_hashes": ()}, "no CertID hash given"),
         ({"validity": timedelta(hours=1)}, "over before it starts"),
     ],

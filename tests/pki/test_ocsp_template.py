@@ -369,7 +369,7 @@ def test_what_cannot_be_signed_is_refused_with_its_cause() -> None:
     for reason in (7, 11, -1):
         with pytest.raises(CodedError, match=rf'"code":8200.*reason {reason}'):
             batch.sign(5, CertStatus.REVOKED, reason, NOW)
-    with pytest.raises(ConfigError, match="CertID hash 'md5' is not known: use sha1, sha256, sha384, sha512"):
+    with pytest.raises(ConfigError, match="unknown CertID hash 'md5': use sha1, sha256, sha384, sha512"):
         batch.sign(5, certid_hash="md5")
 
 

@@ -442,7 +442,7 @@ async def test_an_entry_whose_reason_does_not_exist_is_revoked_without_one(files
         (lambda: der(crl([], extensions=((UNKNOWN, True),))), "critical extension 1.2.3.4"),
         (
             lambda: der(crl([revoked(1, extensions=((UNKNOWN, True),))])),
-            "entry 1 has the critical extension 1.2.3.4",
+            "entry 1 has the unknown critical extension 1.2.3.4",
         ),
         (lambda: der(crl([], number=5, base=4)), "a delta CRL without its complete CRL"),
         (lambda: pem(crl([], number=3)) + pem(crl([], number=5, base=4)), "to CRL number 4, but .* is 3"),

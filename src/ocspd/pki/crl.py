@@ -307,8 +307,8 @@ class RevocationList:
                 )
             elif extension.critical and extension.oid != _INVALIDITY_DATE:
                 raise ConfigError(
-                    f"{self.where}: entry {_shown(serial)} has the critical extension {extension.oid}, which "
-                    "is not known here, so the CRL cannot be used (RFC 5280 §5.3)"
+                    f"{self.where}: entry {_shown(serial)} has the unknown critical extension "
+                    f"{extension.oid}, so the CRL cannot be used (RFC 5280 §5.3)"
                 )
         reason = reasons.pop() if len(reasons) == 1 else 0
         removed = reason == REMOVE_FROM_CRL
