@@ -341,7 +341,7 @@ def test_a_table_that_goes_away_and_comes_back_costs_no_answer(tmp_path: Path) -
     with responder(tmp_path / "log", "-db-config", "db.json", cwd=tmp_path) as running:
         assert running.status(1) == "good"
         execute(tmp_path / "certs.db", "ALTER TABLE ocsp_responses RENAME TO away")
-        until(lambda: "trying again" in running.log)
+        until(lambda: "retrying" in running.log)
         assert running.status(1) == "good"
         assert running.log.count("[ERROR]") == 1
         execute(tmp_path / "certs.db", "ALTER TABLE away RENAME TO ocsp_responses")

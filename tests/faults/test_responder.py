@@ -58,7 +58,7 @@ def test_R8_a_worker_without_descriptors_catches_up_when_they_return_and_readine
         until(lambda: running.metric('ocspd_worker_behind{worker="1"}') == 1)
         assert "Too many open files" in running.admin("/readyz")[1]
         assert running.metric("ocspd_ready") == 0
-        until(lambda: running.log.count("it keeps the previous index, trying again") == 2)
+        until(lambda: running.log.count("it keeps the previous index; retrying") == 2)
         for pid in running.workers():
             limit_descriptors(pid, None)
         until(lambda: generations(running) == [generation] * 2)

@@ -265,7 +265,7 @@ class WorkerPool:
         slot.trouble[part] = why
         self.refused += part == "index"
         self._assign()
-        logger.error("worker %d: %s; %s, trying again", slot.number, why, _TROUBLE[part])
+        logger.error("worker %d: %s; %s; retrying", slot.number, why, _TROUBLE[part])
 
     def _note_refusals(self, slot: Slot, refused: int) -> None:
         """Log when a worker reaches its limit of connections, and when it is below it again."""
