@@ -1,6 +1,6 @@
 """The ranges of the numbers and durations that an operator sets, for flags and configuration files alike.
 
-Whatever holds a number declares one of these; a value outside is refused with a line that names it.
+Every numeric setting declares one of these; a value outside is rejected with a line that names it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _UNITS = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_00
 
 
 class Range(Generic[T]):
-    """The smallest and the largest value of a setting, both allowed, and what a value outside is told."""
+    """The smallest and the largest value of a setting, both allowed, and the text for a value outside."""
 
     __slots__ = ("high", "low", "zero")
 
     def __init__(self, low: T, high: T, zero: str = "") -> None:
-        """With `zero` 0 is allowed beside low to high; the text says what it means."""
+        """With `zero`, 0 is allowed as well; the text is its meaning."""
         self.low: T = low
         self.high: T = high
         self.zero = zero
@@ -47,7 +47,7 @@ def _show(value: float | timedelta) -> str:
 
 _YEARS = timedelta(days=3650)
 
-PORT = Range(1, 65535, "a port that the system chooses")
+PORT = Range(1, 65535, "a port chosen by the system")
 ADMIN_PORT = Range(1, 65535, "none")
 LOGLEVEL = Range(0, 5)
 PROCESSES = Range(1, 1024, "one on each CPU")

@@ -1,4 +1,4 @@
-"""What fails and is tried again: the log hears of each change, and the pauses grow."""
+"""What fails and is retried: each change is logged, and the pauses grow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def wait(seconds: float, wake: asyncio.Event | None) -> None:
 
 
 def without_details(why: str) -> str:
-    """Return a reason up to its brackets: addresses, sizes and request numbers in them vary."""
+    """Return a reason up to its brackets, as addresses, sizes and request numbers in them vary."""
     return why.partition(" (")[0]
 
 
@@ -44,17 +44,17 @@ class Recovery:
     retry_s: tuple[float, float] = (0.25, 30.0)
     """The pause after the first failure in a row, and the longest; each is twice the one before."""
     same: Callable[[str], str] = str
-    """What of a reason counts as the reason."""
+    """The part of a reason that counts when two are compared."""
     wait: Callable[[float, asyncio.Event | None], Awaitable[None]] = wait
     trouble: str = ""
     """The reason of the last attempt; "" when it succeeded."""
     failures: int = 0
-    """In a row."""
+    """Failures in a row."""
 
     def failed(self, why: str | Exception, *, meanwhile: str = "", lasted_s: float = 0.0) -> bool:
-        """Note that an attempt failed; whether for another reason than the one before.
+        """Record that an attempt failed; return whether for another reason than the previous one.
 
-        One that `lasted_s` longer than the longest pause had been working: the pauses begin anew.
+        One that `lasted_s` longer than the longest pause had been working: the pauses start again.
         """
         before, self.trouble = self.trouble, str(why)
         self.failures = 1 if lasted_s > self.retry_s[1] else self.failures + 1
@@ -65,7 +65,7 @@ class Recovery:
         return True
 
     def works(self) -> bool:
-        """Note that an attempt succeeded; whether the one before had failed."""
+        """Record that an attempt succeeded; return whether the previous one had failed."""
         before, self.trouble, self.failures = self.trouble, "", 0
         if before and self.again:
             logger.info("%s", self.again)

@@ -127,5 +127,5 @@ def test_a_port_that_cannot_exist_is_refused(verb: str, port: str) -> None:
     result = ocspd(verb, "-port", port)
     assert result.returncode == 2
     assert result.stderr == (
-        f'invalid value "{port}" for flag -port: use 1 to 65535, or 0 for a port that the system chooses\n'
+        f'invalid value "{port}" for flag -port: use 1 to 65535, or 0 for a port chosen by the system\n'
     )

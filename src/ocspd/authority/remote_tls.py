@@ -1,4 +1,4 @@
-"""TLS towards a remote CFSSL server: the flags that begin with tls-remote- and mutual-tls-client-."""
+"""TLS to a remote CFSSL server: the flags that begin with tls-remote- and mutual-tls-client-."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ocspd.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteTLS:
-    """TLS towards the remote; paths of PEM files, "" where not given."""
+    """TLS settings for the remote server; paths of PEM files, "" if not given."""
 
     ca_file: str = ""
     certificate_file: str = ""
@@ -39,5 +39,5 @@ class RemoteTLS:
 
 
 def no_password() -> str:
-    """Stand in for OpenSSL's prompt, which would wait at a terminal that nobody looks at."""
+    """Replace OpenSSL's prompt, which would wait at an unattended terminal."""
     raise ValueError("the private key is encrypted")

@@ -128,7 +128,7 @@ class PostgresFeed:
         self._listener: Any = None
         self._noticed = asyncio.Event()
         self._listening = Recovery(
-            meanwhile="looking for changes every half second until it is back", level=logging.WARNING
+            meanwhile="polling for changes every half second until it is back", level=logging.WARNING
         )
         self._connecting: asyncio.Task[bool] | None = None
         self._most = 1 << 30  # entries a page may have, fewer after one that took too long

@@ -171,9 +171,9 @@ async def up(db: Migratable) -> list[str]:
 
 
 async def _mend_triggers(session: MigrationSession) -> list[str]:
-    """Make triggers of the migrations again that somebody dropped or disabled; return their names.
+    """Restore triggers of the migrations that were dropped or disabled; return their names.
 
-    Without them changes are noted by nobody.
+    Without them changes are not recorded.
     """
     made: dict[str, str] = {}
     enabled: dict[str, str] = {}

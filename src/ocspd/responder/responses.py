@@ -39,8 +39,8 @@ class ResponsesFile:
         self._clock = clock
         self._published: Stamp | None = None
         self._file = Recovery(
-            meanwhile="the answers read before are served on",
-            again=f"{path}: it can be used again",
+            meanwhile="still serving the responses read before",
+            again=f"{path} is usable again",
             retry_s=(_LOOK_S, _LOOK_S),
         )
         self._broken = ""

@@ -145,7 +145,7 @@ class ServedIndex:
             raise error
         lacks = isinstance(error, ExaminerLackError) or is_exhaustion(error)
         self.lack = str(error) if lacks else ""
-        if self._newest.failed(error, meanwhile=f"generation {self.generation} goes on serving"):
+        if self._newest.failed(error, meanwhile=f"still serving generation {self.generation}"):
             self.refused += 1
 
     def _read(self) -> Manifest:

@@ -90,7 +90,7 @@ class TableSource:
     def __post_init__(self) -> None:
         """Prepare to follow the table."""
         self._table = Recovery(
-            meanwhile="serving on, trying again", again=f"{self.db.name} works again", retry_s=_RETRY_S
+            meanwhile="still serving, retrying", again=f"{self.db.name} works again", retry_s=_RETRY_S
         )
 
     async def prepare(self) -> None:

@@ -50,7 +50,7 @@ class StatusEndpoints:
         self._db = db
         self._signer = ocsp_signer
         self._health = Recovery(
-            meanwhile="/health says so until it is back", again="the database responds again"
+            meanwhile="/health fails until it works again", again="the database responds again"
         )
 
     async def health(self, _body: bytes) -> Success:
