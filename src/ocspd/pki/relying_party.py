@@ -11,9 +11,10 @@ A response is accepted under the conditions of RFC 6960 §3.2, in its order:
  6. nextUpdate, where there is one, is in the future.
 
 §3.2 requires a valid signature and leaves the algorithms to the client (§4.3: it must support SHA-256 with
-RSA, and should support SHA-1). `openssl ocsp` accepts SHA-1 unless the distribution forbids it (3.0.19 of Debian 12 says
-"Response verify OK"); Mozilla's root store policy (§5.1.3) forbids it to CAs. Who uses this check asks
-whether *every* client will accept the responses of their own responder, so the strictest one counts.
+RSA, and should support SHA-1). `openssl ocsp` accepts SHA-1 unless the distribution forbids it (3.0.19 of
+Debian 12 reports "Response verify OK"); Mozilla's root store policy (§5.1.3) forbids it to CAs. This check is
+for finding out whether *every* client will accept the responses of one's own responder, so the strictest
+client counts.
 
 Responses are read with the tolerant reader, so that one `cryptography` rejects (explicitly encoded default
 version) is judged by its signature and not by its encoding.
