@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import ssl
+import subprocess
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from ocspd.certdb import DBConfig, parse_db_config
 from ocspd.certdb.dsn import parse_data_source
 from ocspd.errors import Code, CodedError, OCSPDError
+from tests.certdb.raw import execute
+from tests.faults.cluster import clusters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,6 +220,65 @@ def test_a_password_file_says_localhost_for_a_socket_and_has_the_name_with_a_col
     path.chmod(0o600)
     source = r"host=/run/postgresql dbname=a:b user=c\\d"
     assert parse_data_source(source).connect_arguments()["password"] == "secret"
+
+
+TWO_LINES = {
+    "the first is right": ["{host}:*:*:ca:right", "{host}:*:*:ca:wrong"],
+    "the second is right": ["{host}:*:*:ca:wrong", "{host}:*:*:ca:right"],
+    "one for everybody before the one for this host": ["*:*:*:*:wrong", "{host}:5432:certs:ca:right"],
+    "one for this host before the one for everybody": ["{host}:5432:certs:ca:right", "*:*:*:*:wrong"],
+    "a first one for another database": ["{host}:*:other:ca:wrong", "{host}:*:certs:ca:right"],
+    "a first one for another user": ["{host}:*:*:cb:wrong", "*:*:*:ca:right"],
+    "a first one for another port": ["{host}:5433:*:ca:wrong", "*:*:*:ca:right"],
+    "a first one that is cut short": ["{host}:*:certs:ca", "*:*:*:ca:right"],
+    "a first one without a password": ["{host}:*:*:ca:", "{host}:*:*:ca:right"],
+}
+
+
+async def test_of_two_lines_for_a_host_the_one_counts_that_libpq_takes(
+    tmp_path: Path, postgres_server: str
+) -> None:
+    assert postgres_server  # sees to the rights of the programs
+    with clusters(1) as (server,):
+        server.make()
+        server.start()
+        config = DBConfig("postgres", f"postgres://postgres@/postgres?host={server.path}&sslmode=disable")
+        await execute(config, "CREATE ROLE ca LOGIN PASSWORD 'right'", "CREATE DATABASE certs")
+        rules = server.path / "data" / "pg_hba.conf"
+        rules.write_text("local all ca scram-sha-256\nlocal all all trust\n")
+        await execute(config, "SELECT pg_reload_conf()")
+        path = tmp_path / "pgpass"
+        source = f"host={server.path} dbname=certs user=ca sslmode=disable passfile={path}"
+        came: dict[str, tuple[bool, bool]] = {}
+        for name, lines in TWO_LINES.items():
+            path.write_text("".join(f"{line}\n" for line in lines).format(host=server.path))
+            path.chmod(0o600)
+            libpq = subprocess.run(  # noqa: ASYNC221  (nothing else is going on)
+                [server.program("psql"), "-w", "-X", "-c", "SELECT 1", source],
+                capture_output=True,
+                check=False,
+                timeout=60,
+            )
+            try:
+                connection = await asyncpg.connect(**parse_data_source(source).connect_arguments())
+            except (asyncpg.PostgresError, asyncpg.InterfaceError):
+                came[name] = libpq.returncode == 0, False
+            else:
+                await connection.close()
+                came[name] = libpq.returncode == 0, True
+        assert {name: ours for name, (_, ours) in came.items()} == {
+            name: theirs for name, (theirs, _) in came.items()
+        }
+        assert set(came.values()) == {(True, True), (False, False)}
+
+
+def test_a_socket_is_named_by_its_directory_or_localhost_whichever_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "pgpass"
+    for first, second in (("/run/x", "localhost"), ("localhost", "/run/x")):
+        path.write_text(f"/run/y:*:*:*:no\n{first}:*:*:*:one\n{second}:*:*:*:two\n")
+        path.chmod(0o600)
+        source = f"host=/run/x dbname=a user=b passfile={path}"
+        assert parse_data_source(source).connect_arguments()["password"] == "one"
 
 
 def test_the_primary_is_meant_unless_the_data_source_says_otherwise() -> None:

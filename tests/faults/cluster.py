@@ -51,6 +51,10 @@ class Cluster:
     def user(self) -> str | None:
         return USER if os.geteuid() == 0 else None
 
+    def program(self, name: str) -> Path:
+        """Return one of PostgreSQL's programs."""
+        return _programs() / name
+
     def run(self, program: str, *words: str | Path) -> None:
         """Run one of PostgreSQL's programs as the server's user."""
         done = subprocess.run(

@@ -115,18 +115,22 @@ class DataSource:
         return arguments
 
     def _password(self, place: int) -> str | None:
-        """Return the password given, or the first that the password file has for the host."""
+        """Return the password given, or that of the first line of the password file that is for the host.
+
+        For a Unix socket this is its directory or, as lib/pq has it, localhost.
+        """
         if self.password is not None:
             return self.password
         path = (
             Path(self.options["passfile"]) if "passfile" in self.options else Path("~/.pgpass").expanduser()
         )
         host, port = self.hosts[place], str(self.ports[place])
-        wanted = ("localhost" if host.startswith("/") else host, port, self.database, self.user)
+        hosts = {host, "localhost"} if host.startswith("/") else {host}
+        wanted = (hosts, {port}, {self.database}, {self.user})
         for fields in _password_entries(path):
             if all(
-                field == "*" or _unescaped(field) == value
-                for field, value in zip(fields[:4], wanted, strict=True)
+                field == "*" or _unescaped(field) in values
+                for field, values in zip(fields[:4], wanted, strict=True)
             ):
                 return _unescaped(fields[-1])
         return None
