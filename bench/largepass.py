@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ocspd.certdb.feed import Cursor, StatusRowChange
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.pass_parts import Progress
+    from ocspd.signer.tally import Progress
 
 TOLD_EVERY = 1_000_000
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ocspd.certdb.packed import PackedRows
-    from ocspd.signer.pass_parts import Progress
+    from ocspd.signer.tally import Progress
 
 KEYS: dict[str, Callable[[], Any]] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -220,7 +220,7 @@ def into_index(signer: OCSPSigner, processes: int, rows: int) -> float:
             )
         )
         begun, before = first[0]
-        return (report.answers - before) / (time.perf_counter() - begun)
+        return (report.responses - before) / (time.perf_counter() - begun)
 
 
 def all_cores(kind: str, *, seconds: float, repeats: int, bare_per_s: float) -> dict[str, float]:

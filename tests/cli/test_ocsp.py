@@ -19,7 +19,7 @@ from ocspd.clock import ManualClock, SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertificateRow, CertStatus
 from ocspd.pki.certid import issuer_hashes
-from ocspd.signer.pass_parts import Progress
+from ocspd.signer.tally import Progress
 from tests.binary import ocspd
 from tests.pki.chain import NOW, Chain, common_name, make_certificate, make_chain, make_key, pem
 from tests.tools import need

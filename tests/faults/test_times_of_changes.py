@@ -37,9 +37,9 @@ def row(status: CertStatus, revoked_at: datetime | None = None, serial: int = 5)
 
 
 def answers(chunk: Chunk, signer: OCSPSigner = SIGNER) -> list[ocsp.OCSPResponse]:
-    signed = BatchSigner([signer]).sign(chunk)
+    signed = BatchSigner([signer]).sign(chunk, NOW)
     found = []
-    for each in signed.answers:
+    for each in signed.responses:
         assert not isinstance(each, str)
         found.append(ocsp.load_der_ocsp_response(each[0]))
     return found
@@ -54,7 +54,7 @@ class Stored:
     async def add(self, chunk: Chunk) -> ocsp.OCSPResponse:
         signed = [
             der
-            for each in BatchSigner([SIGNER]).sign(chunk).answers
+            for each in BatchSigner([SIGNER]).sign(chunk, NOW).responses
             for der in each
             if isinstance(der, bytes)
         ]
@@ -85,9 +85,9 @@ def test_a_response_about_a_revocation_is_never_from_before_it(ago: timedelta, p
     revoked = row(CertStatus.REVOKED, NOW - ago)
     match path:
         case "feed":
-            (answer,) = answers(to_chunk(0, NOW, [revoked]))
+            (answer,) = answers(to_chunk(0, [revoked]))
         case "pass":
-            (answer,) = answers(Chunk(0, NOW, reduced([revoked])))
+            (answer,) = answers(Chunk(0, reduced([revoked])))
         case _:
             hourly = make_chain().signer(clock=ManualClock(NOW))
             der = hourly.sign(serial=5, status=CertStatus.REVOKED, reason=1, revoked_at=NOW - ago)
@@ -99,7 +99,7 @@ def test_a_response_about_a_revocation_is_never_from_before_it(ago: timedelta, p
 @pytest.mark.parametrize("path", ["feed", "pass"])
 def test_a_revocation_dated_in_the_future_is_told_as_one_that_has_happened(path: str) -> None:
     revoked = row(CertStatus.REVOKED, NOW + timedelta(days=400))
-    chunk = to_chunk(0, NOW, [revoked]) if path == "feed" else Chunk(0, NOW, reduced([revoked]))
+    chunk = to_chunk(0, [revoked]) if path == "feed" else Chunk(0, reduced([revoked]))
     (answer,) = answers(chunk)
     assert answer.certificate_status is ocsp.OCSPCertStatus.REVOKED
     assert answer.revocation_time_utc == answer.this_update_utc == NOW.replace(microsecond=0)
@@ -108,7 +108,7 @@ def test_a_revocation_dated_in_the_future_is_told_as_one_that_has_happened(path:
 async def test_a_revocation_dated_in_the_future_is_not_signed_again_in_every_pass(tmp_path: Path) -> None:
     revoked = row(CertStatus.REVOKED, NOW + timedelta(days=400))
     stored = Stored(tmp_path)
-    await stored.add(to_chunk(0, NOW, [revoked]))
+    await stored.add(to_chunk(0, [revoked]))
     later_s = int(NOW.timestamp()) + 60
     assert stored.known()(0, reduced([revoked]), later_s) == ([], [])
     other = revoked._replace(revoked_at=NOW - timedelta(days=1))
@@ -124,9 +124,9 @@ async def test_changes_within_one_second_get_later_and_later_times(tmp_path: Pat
         current = row(CertStatus.REVOKED, backdated) if turn % 2 else row(CertStatus.GOOD)
         known = stored.known()
         if path == "feed":
-            chunk = to_chunk(0, NOW, [current], known)
+            chunk = to_chunk(0, [current], known)
         else:
-            chunk = Chunk(0, NOW, reduced([current]), replaced=known.replaced(0, reduced([current])))
+            chunk = Chunk(0, reduced([current]), replaced=known.replaced(0, reduced([current])))
         seen.append(await stored.add(chunk))
     times = [answer.this_update_utc for answer in seen]
     assert times == sorted(set(times))
@@ -137,9 +137,9 @@ async def test_changes_within_one_second_get_later_and_later_times(tmp_path: Pat
 async def test_one_certificate_that_changes_often_puts_no_other_into_the_future(tmp_path: Path) -> None:
     stored = Stored(tmp_path)
     for status in (CertStatus.GOOD, CertStatus.REVOKED):
-        await stored.add(to_chunk(0, NOW, [row(status, NOW if status else None)], stored.known()))
+        await stored.add(to_chunk(0, [row(status, NOW if status else None)], stored.known()))
     rows = [row(CertStatus.GOOD), row(CertStatus.GOOD, serial=6)]
-    first, second = answers(to_chunk(0, NOW, rows, stored.known()))
+    first, second = answers(to_chunk(0, rows, stored.known()))
     assert (first.serial_number, second.serial_number) == (5, 6)
     assert second.this_update_utc == NOW.replace(microsecond=0) < first.this_update_utc
 
@@ -147,12 +147,12 @@ async def test_one_certificate_that_changes_often_puts_no_other_into_the_future(
 async def test_a_pass_signs_what_has_changed_with_the_times_of_a_change(tmp_path: Path) -> None:
     stored = Stored(tmp_path)
     good = [row(CertStatus.GOOD, serial=serial) for serial in range(1, 6)]
-    await stored.add(Chunk(0, NOW, reduced(good)))  # in the same minute, so its thisUpdate is cut down alike
+    await stored.add(Chunk(0, reduced(good)))  # in the same minute, so its thisUpdate is cut down alike
     rows = [*good[:2], row(CertStatus.REVOKED, NOW - timedelta(days=3), serial=3), *good[3:]]
     plain = reduced(rows)
     replaced = stored.known().replaced(0, plain)
     assert [each > 0 for each in replaced] == [False, False, True, False, False]
-    signed = answers(Chunk(0, NOW, plain, replaced=replaced))
+    signed = answers(Chunk(0, plain, replaced=replaced))
     assert [answer.serial_number for answer in signed] == [1, 2, 3, 4, 5]
     assert signed[2].this_update_utc > signed[0].this_update_utc == START
 

@@ -28,10 +28,11 @@ from ocspd.pki.certid import issuer_hashes
 from ocspd.pki.ocsp import OCSPSigner
 from ocspd.pki.signing_policy import SigningPolicy, refresh_at
 from ocspd.signer.index_pass import index_pass
-from ocspd.signer.pass_parts import PassReport, Progress, SkippedRow
-from ocspd.signer.presigning import dump_table, run_pass
+from ocspd.signer.presigning import run_pass
+from ocspd.signer.response_table import dump_table
 from ocspd.signer.signing import BATCH_ROWS, BatchSigner, Chunk, LocalSigning, to_chunk
 from ocspd.signer.signing_pool import SigningPool
+from ocspd.signer.tally import Progress, SkippedRow, Tally
 from tests import sessions
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, make_key, pem
 
@@ -108,7 +109,7 @@ def rows_of(signer: OCSPSigner, count: int, first: int = 1 << 150) -> list[Statu
     ]
 
 
-async def refresh(db: TableDB, *signers: OCSPSigner, **options: Any) -> PassReport:
+async def refresh(db: TableDB, *signers: OCSPSigner, **options: Any) -> Tally:
     return await run_pass(cast("CertDB", db), signers, clock=CLOCK, **options)
 
 
@@ -126,7 +127,7 @@ async def test_each_certificate_gets_the_row_cfssl_would_write() -> None:
     signer = CHAIN.signer()
     db = TableDB(rows_of(signer, 25))
     report = await refresh(db, signer)
-    assert (report.certificates, report.signed, report.revoked, report.answers) == (25, 25, 3, 50)
+    assert (report.certificates, report.signed, report.revoked, report.responses) == (25, 25, 3, 50)
     assert set(db.responses) == {(entry.serial, entry.aki) for entry in db.rows}
     for entry in db.rows:
         stored = db.responses[entry.serial, entry.aki]
@@ -235,7 +236,7 @@ async def test_a_revocation_with_a_reason_or_time_that_does_not_exist_is_answere
 
 async def test_an_empty_database_is_a_pass_of_nothing() -> None:
     report = await refresh(TableDB([]), CHAIN.signer())
-    assert report == PassReport()
+    assert report == Tally()
 
 
 async def test_two_signers_for_one_issuer_are_refused() -> None:
@@ -295,15 +296,15 @@ def signing_children() -> list[int]:
 
 async def test_a_killed_worker_ends_the_pass_with_one_clear_line() -> None:
     signer = CHAIN.signer()
-    chunk = Chunk(0, NOW, [(serial, 0, 0, None) for serial in range(20_000)])
+    chunk = Chunk(0, [(serial, 0, 0, None) for serial in range(20_000)])
     async with SigningPool([signer], processes=1) as pool:
-        task = asyncio.create_task(pool.sign(chunk))
+        task = asyncio.create_task(pool.sign(chunk, NOW))
         await asyncio.sleep(0)
         os.kill(signing_children()[0], signal.SIGKILL)
         with pytest.raises(OCSPDError, match=r"signing process ended unexpectedly \(exit code -9\)"):
             await task
         with pytest.raises(OCSPDError, match=r"exit code -9"):  # the place it had left
-            await pool.sign(chunk)
+            await pool.sign(chunk, NOW)
     assert signing_children() == []
 
 
@@ -311,15 +312,15 @@ async def test_a_worker_reports_what_it_cannot_sign_with() -> None:
     late = CHAIN.responder.not_valid_after_utc
     async with SigningPool([CHAIN.signer()], processes=1) as pool:
         with pytest.raises(OCSPDError, match="expired on"):
-            await pool.sign(Chunk(0, late, [(1, 0, 0, None)]))
+            await pool.sign(Chunk(0, [(1, 0, 0, None)]), late)
 
 
 async def test_a_chunk_of_a_later_minute_is_signed_with_later_times() -> None:
     local = LocalSigning([CHAIN.signer()])
     answers = []
     for minutes in (0, 0, 1, 61, 60):
-        signed = await local.sign(Chunk(0, NOW + timedelta(minutes=minutes), [(1, 0, 0, None)]))
-        entry = signed.answers[0]
+        signed = await local.sign(Chunk(0, [(1, 0, 0, None)]), NOW + timedelta(minutes=minutes))
+        entry = signed.responses[0]
         assert isinstance(entry, list)
         answers.append(parse_response(entry[0]))
     minute = int(NOW.timestamp()) // 60 * 60
@@ -337,7 +338,7 @@ from tests.signer.test_presigning import signing_children
 
 async def main():
     async with SigningPool([make_chain().signer()], processes=2) as pool:
-        await pool.sign(Chunk(0, NOW, [(1, 0, 0, None)]))
+        await pool.sign(Chunk(0, [(1, 0, 0, None)]), NOW)
         print(*signing_children(), flush=True)
         await asyncio.sleep(60)
 
@@ -472,7 +473,7 @@ async def test_one_cpu_in_the_background_has_a_signing_process_too(*, background
 async def test_signing_processes_in_the_background_yield_to_everything_else(*, background: bool) -> None:
     signer = CHAIN.signer()
     async with SigningPool([signer], processes=1, background=background) as pool:
-        await pool.sign(to_chunk(0, NOW, [row(1, signer.aki)]))
+        await pool.sign(to_chunk(0, [row(1, signer.aki)]), NOW)
         (pid,) = signing_processes()
         policy, session, weight = os.sched_getscheduler(pid), os.getsid(pid), sessions.weight(pid)
     if background:
@@ -484,13 +485,13 @@ async def test_signing_processes_in_the_background_yield_to_everything_else(*, b
 
 def test_signing_in_the_background_gives_way_between_two_ticks_of_the_kernel() -> None:
     signer = CHAIN.signer()
-    chunk = to_chunk(0, NOW, [row(number, signer.aki) for number in range(400)])
+    chunk = to_chunk(0, [row(number, signer.aki) for number in range(400)])
 
     def interruptions(*, background: bool) -> int:
-        bench = BatchSigner([signer], background=background)
-        bench.sign(chunk)
+        batch_signer = BatchSigner([signer], background=background)
+        batch_signer.sign(chunk, NOW)
         before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-        bench.sign(chunk)
+        batch_signer.sign(chunk, NOW)
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw - before
 
     cpus = os.sched_getaffinity(0)
@@ -517,7 +518,7 @@ def signing_processes() -> list[int]:
 
 async def test_times_given_to_workers_survive_the_way_there() -> None:
     late = row(5, "", CertStatus.REVOKED, reason=4, revoked_at=ZERO_TIME)
-    chunk = to_chunk(0, NOW, [late])
+    chunk = to_chunk(0, [late])
     assert chunk.rows == [(5, 1, 4, ZERO_TIME.timestamp())]
     assert chunk.until is None
     assert datetime.fromtimestamp(ZERO_TIME.timestamp(), UTC) == ZERO_TIME

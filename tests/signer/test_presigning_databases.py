@@ -18,9 +18,10 @@ from ocspd.clock import SystemClock
 from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertificateRow, CertStatus
 from ocspd.pki.certid import issuer_hashes
-from ocspd.signer.pass_parts import Progress, SkippedRow
-from ocspd.signer.presigning import dump_table, run_pass
+from ocspd.signer.presigning import run_pass
+from ocspd.signer.response_table import dump_table
 from ocspd.signer.staleness import Staleness
+from ocspd.signer.tally import Progress, SkippedRow
 from tests.certdb.raw import execute, fetch
 from tests.pki.chain import make_chain, pem
 from tests.tools import need
@@ -207,7 +208,7 @@ async def test_a_pass_into_segments_takes_every_kind_of_row(
     )
     revoked = COUNT // 10 + 2
     assert (report.certificates, report.signed, report.revoked) == (COUNT + 7, COUNT + 4, revoked)
-    assert report.answers == 2 * (COUNT - 1 + 1) + 4
+    assert report.responses == 2 * (COUNT - 1 + 1) + 4
     assert report.foreign == {"ffff": 1, "": 1}
     assert report.skipped == {"unreadable serial number": 1}
     assert (report.reasons_dropped, report.fresh) == (1, 0)
@@ -227,7 +228,7 @@ async def test_a_pass_into_segments_takes_every_kind_of_row(
         answer = index.lookup("sha1", *issuer_hashes(chain.ca, "sha1"), serial)
         assert answer is not None
         assert parse_response(answer.der).status == status, serial
-    assert index.entries == report.answers
+    assert index.entries == report.responses
 
     # a second pass asks the index: nothing is due but what the database says differently now
     await certdb.revoke_certificate(7, mine, 4)

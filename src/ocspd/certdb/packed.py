@@ -45,39 +45,21 @@ class PackedSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class UnpackedRows:
-    """The content of packed rows."""
+def unpack(data: bytes) -> tuple[dict[str, list[Row]], list[StatusRow], list[str]]:
+    """Read the rows of a `PackedRows`, but those that `CertDB.stream_odd` has as well.
 
-    groups: dict[str, list[Row]]
-    """The ordinary rows by key identifier."""
-    unusual: list[StatusRow]
-    """Rows with times far from now, or with a value that cannot be read."""
-    odd: int
-    """How many others were sent that `CertDB.stream_odd` has as well."""
-    unreadable: list[str]
-    """Why others were left out: their serial numbers are longer than 64 bytes."""
-
-
-def unpack(data: bytes) -> UnpackedRows:
-    """Read the rows of a `PackedRows`. ValueError when data is not in its format."""
+    Returns the ordinary ones by key identifier; those with times far from now, or with a value that cannot be
+    read; and why others stand for no certificate: their serial numbers are longer than 64 bytes. ValueError
+    when data is not in its format.
+    """
     packed, others = _copyrows.unpack(data)
-    groups: dict[str, list[Row]] = {}
     unusual: list[StatusRow] = []
     unreadable: list[str] = []
-    odd = 0
     for fields in others:
         if is_canonical(fields[0], fields[1]):
             try:
                 unusual.append(rows.status_row_from_binary(*fields))
             except RowError as err:
                 unreadable.append(err.message)
-        else:
-            odd += 1
-    for spelled, group in packed.items():
-        aki = rows.read_text(spelled)
-        if is_canonical_aki(aki):
-            groups[aki] = group
-        else:
-            odd += len(group)
-    return UnpackedRows(groups, unusual, odd, unreadable)
+    spelled = ((rows.read_text(aki), group) for aki, group in packed.items())
+    return {aki: group for aki, group in spelled if is_canonical_aki(aki)}, unusual, unreadable

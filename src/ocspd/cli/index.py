@@ -87,7 +87,7 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         writer.order_by_time()  # whatever the order of dumps
         if sources:  # last, as later answers replace earlier ones
             imported = await import_files(writer, sources, signers, flags, clock)
-        if not report.answers + imported.signed.answers:
+        if not report.answers + imported.signed.responses:
             raise ConfigError("no usable answer: the index is left as it was")
         writer.finish()
         ref = directory.adopt(writer.path)

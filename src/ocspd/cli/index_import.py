@@ -15,8 +15,9 @@ from ocspd.cli.shared_flags import CERTID_HASH, EMBED_CA, PROCESSES, RESPONDER_I
 from ocspd.errors import ConfigError
 from ocspd.logs import logger
 from ocspd.signer.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
-from ocspd.signer.pass_parts import PassReport
 from ocspd.signer.presigning import run_pass
+from ocspd.signer.signers import Signers
+from ocspd.signer.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.signer.importing import FileReport
-    from ocspd.signer.pass_parts import IndexWriter, Progress
+    from ocspd.signer.pass_parts import IndexWriter
+    from ocspd.signer.tally import Progress
 
 SHOWN = 20
 """How many skipped lines are named without being asked to."""
@@ -87,7 +89,7 @@ class Imported:
     """What came of the files."""
 
     read: ImportReport = field(default_factory=ImportReport)
-    signed: PassReport = field(default_factory=PassReport)
+    signed: Tally = field(default_factory=Tally)
     named: list[tuple[str, str]] = field(default_factory=list)
     """The first of what was skipped, apart from expired certificates: where and why."""
 
@@ -123,9 +125,8 @@ async def import_files(
 
         imported.signed = await run_pass(
             status,
-            signers,
+            Signers.of(signers, status.issuer_indexes()),
             clock=clock,
-            numbers=status.keys(),
             processes=flags.integer("processes"),
             table=False,
             index=writer,
@@ -180,7 +181,7 @@ def as_json(imported: Imported) -> dict[str, Any]:
         "duplicates": read.duplicates,
         "conflicts": read.conflicts,
         "remarks": read.remarks,
-        "signed_answers": signed.answers,
+        "signed_answers": signed.responses,
         "not_signed": dict(signed.skipped),
         "first_skipped": [{"where": where, "cause": cause} for where, cause in imported.named],
     }

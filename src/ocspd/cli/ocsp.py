@@ -25,14 +25,15 @@ from ocspd.model import CertStatus, parse_date, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
 from ocspd.shown import shown
 from ocspd.signer.index_pass import index_pass
-from ocspd.signer.presigning import dump_table, run_pass
+from ocspd.signer.presigning import run_pass
+from ocspd.signer.response_table import dump_table
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.pass_parts import PassReport, SkippedRow
+    from ocspd.signer.tally import SkippedRow, Tally
 
 _SHOWN_ISSUERS = 5
 _KEPT = timedelta(days=7)
@@ -155,10 +156,10 @@ def _print_skipped(row: SkippedRow) -> None:
     write_stdout(f"{row.serial}\t{row.aki}\t{row.cause}\n")
 
 
-def _tell(report: PassReport, signers: list[OCSPSigner], database: str) -> None:
+def _tell(report: Tally, signers: list[OCSPSigner], database: str) -> None:
     logger.info(
         "signed %d OCSP responses for %d certificates (%d revoked)%s",
-        report.answers,
+        report.responses,
         report.signed,
         report.revoked,
         f", valid until {report.next_update:%Y-%m-%d %H:%M:%S} UTC" if report.next_update else "",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import rich.progress
 
     from ocspd.clock import Clock
-    from ocspd.signer.pass_parts import Progress
+    from ocspd.signer.tally import Progress
 
 _FIRST_S = 1.0
 _EVERY_S = 10.0

@@ -25,7 +25,6 @@ No version (DEFAULT v1, RFC 6960 §4.2.1) and no extension (RFC 9919 §3.2.1) is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,19 +53,6 @@ class ResponseWriter(Protocol):
     def add(self, der: bytes, refresh_at: int | None = None) -> None:
         """Take one response, due for replacement at `refresh_at` (seconds since the epoch)."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class SignedRows:
-    """What became of rows: `answers` has a list for each, or the cause why there is none.
-
-    `made` counts signatures, `reasons_dropped` revoked rows whose reason is no CRLReason: they were
-    signed without one, as a revocation must not stay unheard for a detail.
-    """
-
-    answers: list[list[bytes] | str]
-    made: int
-    reasons_dropped: int
 
 
 class SerialError(OCSPDError, ValueError):
@@ -163,37 +149,36 @@ class ResponseBatch:
         due_s: int,
         keep: bool,
         yielding: bool = False,
-    ) -> SignedRows:
+    ) -> list[list[bytes] | str]:
         """Sign rows under each CertID hash; one that cannot be signed ends nothing.
 
-        `writer` gets the answers, due for replacement at `due_s`; without `keep` they are not returned.
-        When `yielding`, whatever else waits for this CPU gets it every few signatures.
+        Returns the responses of each row, or the cause why there is none. `writer` gets the responses, due
+        for replacement at `due_s`; without `keep` the lists returned are empty. A reason that is no CRLReason
+        is left out. When `yielding`, whatever else waits for this CPU gets it every few signatures.
         """
-        dropped = 0
-
-        def other(status: int, reason: int, revoked_s: float | None) -> bytes | str:
-            nonlocal dropped
-            if status == CertStatus.UNKNOWN:
-                return self._rest(status, 0, None)
-            if status != CertStatus.REVOKED:
-                return "unknown status"
-            known = reason if known_reason(reason) else 0
-            dropped += known != reason
-            return self._rest(
-                status, known, None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC)
-            )
-
-        answers, made = self._presigner.sign_rows(
+        responses, _ = self._presigner.sign_rows(
             rows,
             good=self._good,
-            other=other,
+            other=self._rest_of_row,
             certid_hashes=certid_hashes,
             writer=writer,
             due_s=due_s,
             keep=keep,
             yielding=yielding,
         )
-        return SignedRows(answers, made, dropped)
+        return responses
+
+    def _rest_of_row(self, status: int, reason: int, revoked_s: float | None) -> bytes | str:
+        """Encode what follows the serial number of a row that is not good, or return why it cannot be."""
+        if status == CertStatus.UNKNOWN:
+            return self._rest(status, 0, None)
+        if status != CertStatus.REVOKED:
+            return "unknown status"
+        return self._rest(
+            status,
+            reason if known_reason(reason) else 0,
+            None if revoked_s is None else datetime.fromtimestamp(revoked_s, UTC),
+        )
 
     def _rest(self, status: int, reason: int, revoked_at: datetime | None) -> bytes:
         """Encode what follows the serial number; a time of revocation is never after thisUpdate."""

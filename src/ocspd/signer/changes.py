@@ -1,7 +1,7 @@
 """Answering what changed: from entries of the change feed to signed responses.
 
 Invariants 1 and 2: what is signed is what all rows of the certificate say at that moment (`resolving`), not
-what the entry or its row says. A certificate that has no row any more is answered as unknown where the index
+what the entry or its row says. A certificate that has no row any more is signed as unknown where the index
 still calls it good; so is one that has expired where its row says anything but good.
 
 Invariant 3: a signer that cannot sign leaves out the certificates of its issuer. They are owed: answered as
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from ocspd._index import Index
     from ocspd.certdb.feed import StatusRowChange
     from ocspd.model import StatusRow
-    from ocspd.signer.issuers import Issuers
     from ocspd.signer.resolving import AllRows
-    from ocspd.signer.signing import CertKey, RowSigner
+    from ocspd.signer.signers import CertKey, Signers
+    from ocspd.signer.signing import RowSigner
     from ocspd.signer.signing_pool import Pool, Pools
     from ocspd.signer.staleness import StaleRows
 
@@ -46,29 +46,29 @@ class Decided:
     """The unexpired rows of the certificate, none when it has gone."""
 
 
-def certificates_of(changes: Iterable[StatusRowChange], issuers: Issuers) -> dict[CertKey, list[float]]:
+def certificates_of(changes: Iterable[StatusRowChange], signers: Signers) -> dict[CertKey, list[float]]:
     """Return the certificates of ours that changes are about, and when they were committed.
 
     Where a key identifier does not tell the issuer it may be any.
     """
     found: dict[CertKey, list[float]] = {}
     for change in changes:
-        numbers = issuers.numbers_of(change.aki)
-        for number in range(len(issuers.signers)) if numbers is None else numbers:
-            found.setdefault((number, change.serial), []).append(change.changed_at.timestamp())
+        signer_indexes = signers.of_aki(change.aki)
+        for signer_index in range(len(signers)) if signer_indexes is None else signer_indexes:
+            found.setdefault((signer_index, change.serial), []).append(change.changed_at.timestamp())
     return found
 
 
 async def decide(
     db: AllRows,
-    issuers: Issuers,
+    signers: Signers,
     certificates: Iterable[CertKey],
     now: datetime,
     open_index: Callable[[], Index],
 ) -> dict[CertKey, Decided]:
     """Return what is to be signed about certificates; nothing where all is well as it is."""
     keys = list(certificates)
-    found, _ = await find_together(db, issuers, sorted({serial for _, serial in keys}))
+    found, _ = await find_together(db, signers, sorted({serial for _, serial in keys}))
     decided: dict[CertKey, Decided] = {}
     idle: dict[CertKey, StatusRow | None] = {}
     for key in keys:
@@ -81,42 +81,41 @@ async def decide(
     if idle:
         index = await asyncio.to_thread(open_index)
         for key, row in idle.items():
-            answered = _answered(index, issuers, key, int(now.timestamp()))
-            if row is None and CertStatus.GOOD in answered:
-                decided[key] = Decided(gone(key[1], issuers.signers[key[0]].aki), ())
-            elif row is not None and answered - {CertStatus.REVOKED}:
+            published = _published(index, signers, key, int(now.timestamp()))
+            if row is None and CertStatus.GOOD in published:
+                decided[key] = Decided(gone(key[1], signers[key[0]].aki), ())
+            elif row is not None and published - {CertStatus.REVOKED}:
                 decided[key] = Decided(row, ())
     return decided
 
 
-def _answered(index: Index, issuers: Issuers, key: CertKey, now_s: int) -> set[int]:
-    """Return what unexpired answers say about a certificate."""
-    number, serial = key
-    signer = issuers.signers[number]
+def _published(index: Index, signers: Signers, key: CertKey, now_s: int) -> set[int]:
+    """Return the statuses of a certificate in unexpired responses."""
+    signer_index, serial = key
+    signer = signers[signer_index]
     found = [
         index.lookup(name, *issuer_hashes(signer.issuer, name), serial)
         for name in signer.policy.certid_hashes
     ]
-    return {answer.status for answer in found if answer is not None and answer.next_update > now_s}
+    return {each.status for each in found if each is not None and each.next_update > now_s}
 
 
 @dataclass(slots=True)
 class SignedChanges:
-    """The answers to changes."""
+    """The responses to changes."""
 
-    answers: list[tuple[bytes, int]] = field(default_factory=list)
+    responses: list[tuple[bytes, int]] = field(default_factory=list)
     """DER and when it is due to be replaced."""
     done: dict[CertKey, tuple[Decided, list[bytes], datetime]] = field(default_factory=dict)
     """What was signed, in the order of CertID hashes, and until when it counts."""
     skipped: list[tuple[StatusRow, str]] = field(default_factory=list)
     """Rows that cannot be signed, and why."""
     failed: dict[int, str] = field(default_factory=dict)
-    """Signers that cannot sign, by number, and why."""
+    """Signers that cannot sign, by index, and why."""
 
 
 async def sign_decided(
-    signing: RowSigner,
-    issuers: Issuers,
+    row_signer: RowSigner,
     decided: Mapping[CertKey, Decided],
     now: datetime,
     known: StaleRows | None,
@@ -124,28 +123,27 @@ async def sign_decided(
     """Sign, whatever single rows and signers do."""
     result = SignedChanges()
     waiting: dict[int, list[Decided]] = {}
-    for (number, _), each in decided.items():
-        waiting.setdefault(number, []).append(each)
+    for (signer_index, _), each in decided.items():
+        waiting.setdefault(signer_index, []).append(each)
 
-    async def sign(number: int, some: Sequence[Decided]) -> None:
-        signer = issuers.signers[number]
+    async def sign(signer_index: int, some: Sequence[Decided]) -> None:
         try:
-            signed = await signing.sign(to_chunk(number, now, [each.row for each in some], known))
+            signed = await row_signer.sign(to_chunk(signer_index, [each.row for each in some], known), now)
         except SignerError as err:
-            result.failed[number] = str(err)
+            result.failed[signer_index] = str(err)
             return
-        due = signer.policy.due_s(signed.this_update, signed.next_update)
-        for each, answers in zip(some, signed.answers, strict=True):
-            if isinstance(answers, str):
-                result.skipped.append((each.row, answers))
+        until = signed.tally.next_update
+        for each, responses in zip(some, signed.responses, strict=True):
+            if isinstance(responses, str) or until is None:
+                result.skipped.append((each.row, str(responses)))
             else:
-                result.answers += [(der, due) for der in answers]
-                result.done[number, each.row.serial] = each, answers, signed.next_update
+                result.responses += [(der, signed.due_s) for der in responses]
+                result.done[signer_index, each.row.serial] = each, responses, until
 
     await asyncio.gather(
         *(
-            sign(number, every[start : start + BATCH_ROWS])
-            for number, every in waiting.items()
+            sign(signer_index, every[start : start + BATCH_ROWS])
+            for signer_index, every in waiting.items()
             for start in range(0, len(every), BATCH_ROWS)
         )
     )
@@ -158,26 +156,27 @@ class Owed:
     def __init__(self) -> None:
         self._serials: dict[tuple[bytes, bytes], set[int]] = {}
 
-    def add(self, issuers: Issuers, keys: Iterable[CertKey]) -> None:
+    def add(self, signers: Signers, keys: Iterable[CertKey]) -> None:
         """Remember certificates; there may be no room for more than OWED."""
-        for number, serial in keys:
+        for signer_index, serial in keys:
             if sum(map(len, self._serials.values())) >= OWED:
                 return
-            self._serials.setdefault(_prefix(issuers, number), set()).add(serial)
+            self._serials.setdefault(_prefix(signers, signer_index), set()).add(serial)
 
-    def take(self, issuers: Issuers) -> list[CertKey]:
+    def take(self, signers: Signers) -> list[CertKey]:
         """Hand out, and forget, what can be tried with these signers."""
         found: list[CertKey] = []
-        for number in range(len(issuers.signers)):
-            found += [(number, serial) for serial in self._serials.pop(_prefix(issuers, number), ())]
+        for signer_index in range(len(signers)):
+            serials = self._serials.pop(_prefix(signers, signer_index), ())
+            found += [(signer_index, serial) for serial in serials]
         return found
 
     def __bool__(self) -> bool:
         return bool(self._serials)
 
 
-def _prefix(issuers: Issuers, number: int) -> tuple[bytes, bytes]:
-    return issuer_hashes(issuers.signers[number].issuer, "sha256")
+def _prefix(signers: Signers, signer_index: int) -> tuple[bytes, bytes]:
+    return issuer_hashes(signers[signer_index].issuer, "sha256")
 
 
 class Crew:
@@ -189,30 +188,30 @@ class Crew:
     def __init__(self, processes: int, pools: Pools) -> None:
         self._processes = processes
         self._pools = pools
-        self._issuers: Issuers | None = None
+        self._signers: Signers | None = None
         self._starting: asyncio.Task[Pool] | None = None
 
-    def for_changes(self, count: int, issuers: Issuers, local: RowSigner) -> RowSigner:
+    def for_changes(self, count: int, signers: Signers, local: RowSigner) -> RowSigner:
         """Return who signs so many changes."""
-        if self._issuers is not issuers:
+        if self._signers is not signers:
             self.dismiss()
         if count <= self._pools.local_rows:
             return local
         if self._starting is None:
-            self._issuers = issuers
-            self._starting = asyncio.create_task(self._start(issuers))
+            self._signers = signers
+            self._starting = asyncio.create_task(self._start(signers))
         task = self._starting
         if task.done() and not task.cancelled() and task.exception() is None:
             return task.result()
         return local
 
-    async def _start(self, issuers: Issuers) -> Pool:
-        pool = self._pools.make(issuers.signers, processes=self._processes)
+    async def _start(self, signers: Signers) -> Pool:
+        pool = self._pools.make(signers.every, processes=self._processes)
         return await pool.__aenter__()
 
     def dismiss(self) -> None:
         """End the processes; nobody may be using them."""
-        task, self._starting, self._issuers = self._starting, None, None
+        task, self._starting, self._signers = self._starting, None, None
         if task is None:
             return
         if not task.done():

@@ -160,8 +160,8 @@ class FileStatus:
         """The files, for messages."""
         return ", ".join(self._sources.paths)
 
-    def keys(self) -> dict[str, int]:
-        """Return the number of each issuer by the key identifier its rows have."""
+    def issuer_indexes(self) -> dict[str, int]:
+        """Return each issuer's place among them by the key identifier its rows have."""
         return {_key(number, issuer): number for number, issuer in enumerate(self._issuers())}
 
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:

@@ -30,7 +30,7 @@ import contextlib
 import json
 import logging
 from collections import Counter, deque
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ocspd import strict_json
@@ -38,18 +38,19 @@ from ocspd.certdb.feed import CursorLostError, is_cursor
 from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.files import read_bounded, write_atomic
 from ocspd.logs import logger
-from ocspd.model import CertStatus, OCSPRow
+from ocspd.model import CertStatus
 from ocspd.recovery import Recovery
 from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
-from ocspd.signer.issuers import Issuers
-from ocspd.signer.pass_parts import AnswerTable, SkippedRow, TableTurns
-from ocspd.signer.presigning import in_table, run_pass, table_hash, usable_cpus
+from ocspd.signer.presigning import run_pass, usable_cpus
 from ocspd.signer.resolving import AllRows
+from ocspd.signer.response_table import TableTurns, write_changes
 from ocspd.signer.signer_parts import SKIPPED_KEPT, SignerStats
+from ocspd.signer.signers import Signers
 from ocspd.signer.signing import LocalSigning
 from ocspd.signer.signing_pool import Pools
 from ocspd.signer.staleness import Staleness
 from ocspd.signer.sweeping import good_answers
+from ocspd.signer.tally import SkippedRow
 from ocspd.tasks import Tasks, cancelled_from_outside, time_limit
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ if TYPE_CHECKING:
     from ocspd.clock import Clock
     from ocspd.index._writer import SegmentWriter
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.changes import Decided
     from ocspd.signer.generations import Generations
-    from ocspd.signer.pass_parts import Progress
     from ocspd.signer.signer_parts import RefreshSettings, RefreshSource, SignerSource
-    from ocspd.signer.signing import CertKey, RowSigner
+    from ocspd.signer.signers import CertKey
+    from ocspd.signer.signing import RowSigner
     from ocspd.signer.staleness import StaleRows
+    from ocspd.signer.tally import Progress
 
 STATE_NAME = "signer.json"
 """The file beside the manifest that keeps the position in the change feed, and what was asked for."""
@@ -112,7 +113,7 @@ class SignerDaemon:
         self._settings = settings
         self._on_progress = on_progress
         self._on_pass = on_pass
-        self._issuers = Issuers.of(())
+        self._signers = Signers.of(())
         self._local: RowSigner = LocalSigning(())
         self._pools = pools or Pools()
         self._crew = Crew(settings.processes or usable_cpus(), self._pools)
@@ -188,7 +189,7 @@ class SignerDaemon:
     # -- signers ---------------------------------------------------------------------------------
 
     def _take(self, signers: Sequence[OCSPSigner]) -> None:
-        self._issuers = Issuers.of(signers)
+        self._signers = Signers.of(signers)
         self._local = LocalSigning(signers)
         self.stats.responder_not_after = {
             signer.subject: signer.responder.not_valid_after_utc.timestamp() for signer in signers
@@ -206,7 +207,7 @@ class SignerDaemon:
 
     def _look_at_expiry(self) -> None:
         now = self._clock.now()
-        for signer in self._issuers.signers:
+        for signer in self._signers:
             if now >= signer.responder.not_valid_after_utc:
                 end = signer.responder.not_valid_after_utc
                 self._fails(
@@ -276,7 +277,7 @@ class SignerDaemon:
         pace = Pace()
         loop = asyncio.get_running_loop()
         tried = loop.time()
-        tried_with = self._issuers
+        tried_with = self._signers
         while True:
             begun = loop.time()
             begun_s = self._clock.now().timestamp()
@@ -287,12 +288,12 @@ class SignerDaemon:
             if self.stats.behind_since is None and changes:
                 self.stats.behind_since = begun_s
             if changes:
-                await self._answer(certificates_of(changes, self._issuers), self._issuers)
+                await self._answer(certificates_of(changes, self._signers), self._signers)
                 pace.took(len(changes), loop.time() - begun)
-            if self._owed and (self._issuers is not tried_with or loop.time() - tried > _OWED_S):
-                tried, tried_with = loop.time(), self._issuers
-                issuers = self._issuers
-                await self._answer(dict.fromkeys(self._owed.take(issuers), ()), issuers)
+            if self._owed and (self._signers is not tried_with or loop.time() - tried > _OWED_S):
+                tried, tried_with = loop.time(), self._signers
+                signers = self._signers
+                await self._answer(dict.fromkeys(self._owed.take(signers), ()), signers)
             if after != cursor:
                 cursor = after
                 self._save_cursor(cursor)
@@ -323,82 +324,53 @@ class SignerDaemon:
             else:
                 self._trimming.works()
 
-    async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], issuers: Issuers) -> None:
+    async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], signers: Signers) -> None:
         """Sign what all rows of changed certificates say now, and publish it before anything else.
 
         `certificates` has the times of the changes of each.
         """
         if not certificates or not isinstance(self._db, AllRows):
             return
-        self._turns.will_answer(certificates)
+        self._turns.will_sign(certificates)
         now = self._clock.now()
-        decided = await decide(self._db, issuers, certificates, now, self._generations.open)
+        decided = await decide(self._db, signers, certificates, now, self._generations.open)
         if not decided:
             return
-        local = self._local if issuers is self._issuers else LocalSigning(issuers.signers)
-        signing = self._crew.for_changes(len(decided), issuers, local)
-        known = await asyncio.to_thread(self._known, issuers)
+        local = self._local if signers is self._signers else LocalSigning(signers.every)
+        row_signer = self._crew.for_changes(len(decided), signers, local)
+        known = await asyncio.to_thread(self._known, signers)
         try:
-            signed = await sign_decided(signing, issuers, decided, now, known)
+            signed = await sign_decided(row_signer, decided, now, known)
         except OCSPDError:
             self._crew.dismiss()
             raise
-        self._owed.add(issuers, [key for key in decided if key[0] in signed.failed])
-        for number, why in signed.failed.items():
-            self._fails(issuers.signers[number], why)
-        for number in {number for number, _ in signed.done}:
-            self._signs(issuers.signers[number])
+        self._owed.add(signers, [key for key in decided if key[0] in signed.failed])
+        for signer_index, why in signed.failed.items():
+            self._fails(signers[signer_index], why)
+        for signer_index in {signer_index for signer_index, _ in signed.done}:
+            self._signs(signers[signer_index])
         changed_at = [moment for key in signed.done for moment in certificates[key]]
-        if signed.answers:
-            await self._generations.add_changes(lambda writer: _add_all(writer, signed.answers), changed_at)
+        if signed.responses:
+            await self._generations.add_changes(lambda writer: _add_all(writer, signed.responses), changed_at)
             published_at = self._clock.now().timestamp()
             for moment in changed_at:
                 self.stats.observe(published_at - moment)
             if self._settings.table:
                 async with self._turns.writing:
-                    await self._write_table(signed.done, issuers)
+                    await write_changes(self._db, signers, signed.done)
         for row, cause in signed.skipped:
             self.stats.skipped[cause] += 1
             self.stats.skipped_rows.append(SkippedRow(row.serial, row.aki, cause))
             logger.warning("certificate %d of %s: %s", row.serial, row.aki or "no key identifier", cause)
         self.stats.changes += len(changed_at)
-        self.stats.answers += len(signed.answers)
+        self.stats.answers += len(signed.responses)
 
-    def _known(self, issuers: Issuers) -> StaleRows | None:
+    def _known(self, signers: Signers) -> StaleRows | None:
         """Map the index to see what changes replace; None when it cannot be read at the moment."""
         try:
-            return self._staleness(issuers, 0).open()
+            return self._staleness(signers, 0).open()
         except IndexFileError:
             return None  # `Generations` says so, and mends it
-
-    async def _write_table(
-        self, done: Mapping[CertKey, tuple[Decided, list[bytes], datetime]], issuers: Issuers
-    ) -> None:
-        """Write answers to changes to `ocsp_responses` too, beside every row of their certificates."""
-        rows = [
-            OCSPRow(
-                serial=row.serial,
-                aki=row.aki,
-                body=answers[table_hash(issuers.signers[number])],
-                expiry=until,
-                key=row.key,
-            )
-            for (number, _), (decided, answers, until) in done.items()
-            for row in decided.rows
-            if in_table(issuers, number, row.aki)
-        ]
-        if rows:
-            await self._db.upsert_ocsp(rows)
-        if not isinstance(self._db, AnswerTable):
-            return
-        for (number, serial), (decided, answers, until) in done.items():
-            if not decided.rows:  # its row has gone, or has expired: the answer may still be there
-                signer = issuers.signers[number]
-                body = answers[table_hash(signer)]
-                with contextlib.suppress(CodedError):
-                    await self._db.update_ocsp(
-                        OCSPRow(serial=serial, aki=decided.row.aki or signer.aki, body=body, expiry=until)
-                    )
 
     @property
     def _state_path(self) -> Path:
@@ -462,7 +434,7 @@ class SignerDaemon:
                     await self._pass_wanted.wait()
 
     async def _pass(self) -> None:
-        issuers = self._issuers
+        signers = self._signers
         signed_after_s = self._state.get(_SIGN_AGAIN, 0)
         sweep, self._sweep_due = self._sweep_due or self._blind, False
         self._turns.begin_pass(table=self._settings.table)
@@ -472,13 +444,13 @@ class SignerDaemon:
             failed: dict[int, str] = {}
             report = await run_pass(
                 self._db,
-                issuers.signers,
+                signers,
                 clock=self._clock,
                 processes=self._settings.processes,
                 background=True,
                 table=self._settings.table,
                 segments=_Slices(self._generations, self._settings.slice_answers),
-                staleness=self._staleness(issuers, signed_after_s),
+                staleness=self._staleness(signers, signed_after_s),
                 turns=self._turns,
                 pools=self._pools,
                 on_progress=self._on_progress,
@@ -489,14 +461,14 @@ class SignerDaemon:
             if not self._generations.segments:  # an empty index is an index: responders start with it
                 await self._generations.publish()
             if sweep:
-                await self._sweep(issuers)
+                await self._sweep(signers)
         except BaseException:
             self._sweep_due = self._sweep_due or sweep
             raise
-        for number, why in failed.items():
-            self._fails(issuers.signers[number], why)
+        for signer_index, why in failed.items():
+            self._fails(signers[signer_index], why)
         self.stats.pass_certificates = report.certificates
-        self.stats.answers += report.answers
+        self.stats.answers += report.responses
         self.stats.foreign = report.foreign.total()
         self.stats.unreadable = report.unreadable
         self.stats.skipped = Counter(report.skipped)
@@ -506,26 +478,26 @@ class SignerDaemon:
             self._save_state()
             logger.info("every certificate has been signed again")
 
-    def _staleness(self, issuers: Issuers, signed_after_s: int) -> Staleness:
+    def _staleness(self, signers: Signers, signed_after_s: int) -> Staleness:
         return Staleness.of(
             self._generations.directory.path,
             self._generations.segments,
-            issuers.signers,
+            signers.every,
             self._settings.spread,
             signed_after_s=signed_after_s,
         )
 
-    async def _sweep(self, issuers: Issuers) -> None:
+    async def _sweep(self, signers: Signers) -> None:
         """Answer as unknown what the index calls good and the database does not know (any more)."""
         if not isinstance(self._db, AllRows):
             return
         index = await asyncio.to_thread(self._generations.open)
         now = self._clock.now()
-        async for batch in good_answers(index, issuers, int(now.timestamp())):
+        async for batch in good_answers(index, signers, int(now.timestamp())):
             keys = dict.fromkeys(batch)
-            decided = await decide(self._db, issuers, keys, now, lambda: index)
+            decided = await decide(self._db, signers, keys, now, lambda: index)
             wrong = {key: () for key in keys if key in decided and decided[key].row.status != CertStatus.GOOD}
-            await self._answer(wrong, issuers)
+            await self._answer(wrong, signers)
 
     # -- merges ----------------------------------------------------------------------------------
 

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from ocspd.certdb.base import OddRows
-    from ocspd.signer.issuers import Issuers
-    from ocspd.signer.signing import CertKey
+    from ocspd.signer.signers import CertKey, Signers
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)
@@ -47,19 +46,17 @@ class AllRows(Protocol):
 
 
 async def find_together(
-    db: AllRows, issuers: Issuers, serials: Sequence[int]
+    db: AllRows, signers: Signers, serials: Sequence[int]
 ) -> tuple[dict[CertKey, list[StatusRow]], list[StatusRow]]:
     """Return every row of the serial numbers by certificate, and those of issuers that are not ours."""
     found: dict[CertKey, list[StatusRow]] = {}
     foreign: list[StatusRow] = []
     for row in await db.find_statuses(serials):
-        numbers = issuers.numbers_of(row.aki)
-        if numbers is None:
-            numbers = issuers.issued(await db.get_pem(row))
-        if not numbers:
+        signer_indexes = await signers.of_row(row, db.get_pem)
+        if not signer_indexes:
             foreign.append(row)
-        for number in numbers:
-            found.setdefault((number, row.serial), []).append(row)
+        for signer_index in signer_indexes:
+            found.setdefault((signer_index, row.serial), []).append(row)
     return found, foreign
 
 

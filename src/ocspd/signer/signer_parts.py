@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ocspd.certdb.feed import ChangeFeed
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.pass_parts import SkippedRow
     from ocspd.signer.publishing import PublishStats
+    from ocspd.signer.tally import SkippedRow
 
 SKIPPED_KEPT = 1_000
 """How many rows that were left out are kept by name."""

@@ -1,7 +1,7 @@
-"""Signing chunks of rows: what goes in, what comes out, and whoever signs in this process.
+"""Signing rows: what goes in, what comes out, and whoever signs in this process.
 
-A chunk is a thousand rows of one issuer, or rows just as the database sent them, to be sorted where
-they are signed. `signing_pool` does the same in other processes.
+Rows are a chunk, a thousand of one issuer, or packed: just as the database sent them, to find their signers
+where they are signed. `signing_pool` does the same in other processes.
 
 Invariant 3, as far as it is kept here: a row that cannot be signed leaves out itself (a chunk that fails is
 signed again row by row), a signer that cannot sign leaves out the rows of its issuer. Invariant 2: rows that
@@ -12,126 +12,85 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ocspd.certdb.packed import unpack
 from ocspd.errors import IndexFileError, OCSPDError, SignerError
 from ocspd.index._writer import SegmentWriter
 from ocspd.machine import MACHINE, Machine
-from ocspd.model import CertStatus
-from ocspd.pki.ocsp_template import SignedRows
+from ocspd.model import CertStatus, known_reason
+from ocspd.signer.tally import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
+    from ocspd.certdb.packed import PackedRows
     from ocspd.model import Row, StatusRow
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.pki.ocsp_template import ResponseBatch
+    from ocspd.signer.signers import CertKey, SignersByAKI
     from ocspd.signer.staleness import Staleness, StaleRows
 
 BATCH_ROWS = 1_000
 """Rows in one message to a signing process and in one upsert: 17 ms of P-256 signatures for each hash."""
-_STATUS = itemgetter(1)
 CANNOT_BE_SIGNED = "cannot be signed"
+FOREIGN = "foreign issuer"
+UNREADABLE_SERIAL = "unreadable serial number"
 _FAILURES = 20
 """Rows that fail one after another before it is asked whether the key can sign anything."""
-CertKey = tuple[int, int]
-"""The number of a signer, and a serial number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows of one issuer to sign at one instant; `signer` is the signer's number in its list."""
+    """Rows of one issuer to sign at one instant."""
 
-    signer: int
-    now: datetime
+    signer_index: int
     rows: list[Row]
     until: datetime | None = None
-    """When the answers end at the latest."""
+    """When the responses end at the latest."""
     changed: bool = False
     """Whether the rows are signed because they have changed (`pki.signing_policy.change_time`)."""
     replaced: Sequence[int] = ()
-    """For each row the thisUpdate (seconds since the epoch) of an answer it replaces that says something
+    """For each row the thisUpdate (seconds since the epoch) of a response it replaces that says something
     else, 0 for none; empty where that is known of none."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedChunk:
-    """The answers to a chunk.
-
-    `answers` has one entry for each row: its answers in the order of the signer's CertID hashes, or
-    the cause why there is none. `reasons_dropped` counts revoked rows whose reason is no CRLReason:
-    they were signed without one, as a revocation must not stay unheard for a detail.
-    """
-
-    answers: list[list[bytes] | str]
-    this_update: datetime
-    next_update: datetime
-    reasons_dropped: int
-    made: int
-    """Signatures made; where answers stay with the worker (see `Segments`) the lists above are empty."""
-    skipped: int
-    """Rows that got no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedChunk:
-    """Rows as the database sent them (`certdb.packed`), of any issuer, to sign at one instant."""
-
-    now: datetime
-    data: bytes
-
-
 @dataclass(slots=True)
-class SignedPacked:
-    """What became of a packed chunk whose answers stay with the worker."""
+class Signed:
+    """What came of rows."""
 
-    signed: int = 0
-    """Rows that got answers, and how many of them are revoked."""
-    revoked: int = 0
-    made: int = 0
-    fresh: int = 0
-    """Rows that needed no answer."""
-    reasons_dropped: int = 0
-    next_update: datetime | None = None
-    foreign: dict[str, list[int]] = field(default_factory=dict)
-    """Serials of issuers no signer was given for, by key identifier."""
-    skipped: list[tuple[int, str, str]] = field(default_factory=list)
-    """Serial, key identifier and cause of the rows that could not be signed."""
-    odd: int = 0
-    """Rows left out because they are not spelled as CFSSL does (`certdb.spelling`)."""
-    unreadable: list[str] = field(default_factory=list)
-    """Why other rows stand for no certificate."""
-    contested: int = 0
-    """Rows left out because another row of the certificate has been looked at already."""
+    tally: Tally = field(default_factory=Tally)
+    responses: list[list[bytes] | str] = field(default_factory=list)
+    """For each row of a chunk its responses in the order of the signer's CertID hashes, or why it has none.
+    Where responses stay with whoever signed (see `Segments`) the lists are empty."""
+    due_s: int = 0
+    """When the responses are due to be replaced, in seconds since the epoch."""
+    left_out: list[tuple[int | str, str, str]] = field(default_factory=list)
+    """Packed rows that got no response, or not what they say: the fields of `SkippedRow`, cheap to pickle."""
     lowering: list[CertKey] = field(default_factory=list)
-    """Certificates whose row says something else while the index says revoked."""
-    problems: list[tuple[int, str, str]] = field(default_factory=list)
-    """Serial, key identifier and what could not be read of a row that was signed as unknown, or revoked."""
-    failed: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """By number of a signer that cannot sign: how many rows it left out, and why."""
+    """Certificates whose packed row says something else while the index says revoked."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerRouter:
-    """How rows of a packed chunk are told apart."""
+    """How packed rows find their signers."""
 
-    numbers: Mapping[str, tuple[int, ...]]
-    """The signers' numbers by key identifier (`issuers`)."""
+    signers_by_aki: SignersByAKI
     staleness: Staleness | None = None
-    """Which of them need an answer; all by default."""
+    """Which of them need a response; all by default."""
     contested: frozenset[CertKey] = frozenset()
     """Certificates that have been answered already, as they have rows in several spellings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where whoever signs also writes its answers, as segments of an index directory of its own making.
+    """Where whoever signs also writes the responses, as segments of an index directory of its own making.
 
-    Answers then need not travel back, which costs as much as a fifth of the signing; `keep` has them
+    Responses then need not travel back, which costs as much as a fifth of the signing; `keep` has them
     travel all the same, for the table. Names of the files begin with `prefix`.
     """
 
@@ -142,26 +101,25 @@ class Segments:
 
 
 class RowSigner(Protocol):
-    """Whatever signs chunks."""
+    """Whoever signs rows: this process (`LocalSigning`) or others (`signing_pool.SigningPool`)."""
 
-    async def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign one chunk; SignerError when this signer cannot, another OCSPDError when nobody can."""
-        ...
+    async def sign(self, rows: PackedRows | Chunk, now: datetime) -> Signed:
+        """Sign rows at an instant; packed ones, of any issuer, into segments.
 
-    async def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
-        """Sort and sign a packed chunk into segments; OCSPDError when nobody can sign."""
+        SignerError when the signer of a chunk cannot, another OCSPDError when nobody can.
+        """
         ...
 
     async def finish(self) -> list[str]:
-        """Finish the segments written so far and return their paths; the next chunk begins new ones."""
+        """Finish the segments written so far and return their paths; the next rows begin new ones."""
         ...
 
 
-def to_chunk(signer: int, now: datetime, rows: Sequence[StatusRow], known: StaleRows | None = None) -> Chunk:
+def to_chunk(signer_index: int, rows: Sequence[StatusRow], known: StaleRows | None = None) -> Chunk:
     """Reduce changed rows of one issuer to what signing needs; `known` is the index as it is."""
     plain = reduced(rows)
-    replaced = known.replaced(signer, plain, same=True) if known is not None else ()
-    return Chunk(signer, now, plain, ends(rows), changed=True, replaced=replaced)
+    replaced = known.replaced(signer_index, plain, same=True) if known is not None else ()
+    return Chunk(signer_index, plain, ends(rows), changed=True, replaced=replaced)
 
 
 def ends(rows: Iterable[StatusRow]) -> datetime | None:
@@ -182,30 +140,27 @@ def _whole_seconds(moment: datetime) -> float:
     return moment.replace(microsecond=0).timestamp()
 
 
-def earlier(one: datetime | None, other: datetime | None) -> datetime | None:
-    """Return the earlier of two times; None counts as none."""
-    return min((moment for moment in (one, other) if moment is not None), default=None)
-
-
 def _late(chunk: Chunk, first_s: float) -> bool:
     """Whether a row of a pass was revoked after its thisUpdate, cut down as it is."""
     return any(row[1] == CertStatus.REVOKED and (row[3] or 0) > first_s for row in chunk.rows)
 
 
-def _joined(count: int, parts: Sequence[tuple[Sequence[int], SignedChunk]]) -> SignedChunk:
-    """Put the parts of a chunk of `count` rows together, which begins and ends with the first to do so."""
-    answers: list[list[bytes] | str] = [[] for _ in range(count)]
-    for positions, part in parts:
-        for at, answer in zip(positions, part.answers, strict=True):
-            answers[at] = answer
-    done = [part for _, part in parts]
-    return SignedChunk(
-        answers=answers,
-        this_update=min(part.this_update for part in done),
-        next_update=min(part.next_update for part in done),
-        reasons_dropped=sum(part.reasons_dropped for part in done),
-        made=sum(part.made for part in done),
-        skipped=sum(part.skipped for part in done),
+def _tally(
+    rows: Sequence[Row], responses: Sequence[list[bytes] | str], hashes: int, next_update: datetime
+) -> Tally:
+    """Count what was signed, and what not, under so many CertID hashes."""
+    skipped: Counter[str] = Counter()
+    if str in map(type, responses):
+        skipped.update(cause for cause in responses if isinstance(cause, str))
+        rows = [row for row, each in zip(rows, responses, strict=True) if not isinstance(each, str)]
+    revoked = [row for row in rows if row[1] == CertStatus.REVOKED]
+    return Tally(
+        signed=len(rows),
+        revoked=len(revoked),
+        responses=len(rows) * hashes,
+        reasons_dropped=sum(not known_reason(row[2]) for row in revoked),
+        skipped=skipped,
+        next_update=next_update if rows else None,
     )
 
 
@@ -216,15 +171,15 @@ class BatchSigner:
         self,
         signers: Iterable[OCSPSigner | SignerError],
         segments: Segments | None = None,
-        sorting: IssuerRouter | None = None,
+        router: IssuerRouter | None = None,
         *,
         background: bool = False,
     ) -> None:
         """In the `background`, whatever else waits for this CPU gets it after every few signatures."""
         self._signers = list(signers)
         self._yielding = background
-        self._sorting = sorting
-        self._stale = None if sorting is None or sorting.staleness is None else sorting.staleness.open()
+        self._router = router
+        self._stale = None if router is None or router.staleness is None else router.staleness.open()
         self._batches: dict[
             tuple[int, bool], tuple[tuple[datetime, datetime | None, int | None], ResponseBatch]
         ] = {}
@@ -232,11 +187,17 @@ class BatchSigner:
         self._writer: SegmentWriter | None = None
         self._written = 0
 
-    def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign a chunk; SignerError when this signer cannot, another OCSPDError when nobody can."""
-        rounded = self._batch(chunk)
+    def sign(self, rows: PackedRows | Chunk, now: datetime) -> Signed:
+        """Sign rows; see `RowSigner.sign`."""
+        return self._sign_chunk(rows, now) if isinstance(rows, Chunk) else self._sign_packed(rows, now)
+
+    # -- rows of one issuer ----------------------------------------------------------------------
+
+    def _sign_chunk(self, chunk: Chunk, now: datetime) -> Signed:
+        """Sign rows whose statuses have changed with times of their own, others with those of the minute."""
+        rounded = self._batch(chunk, now)
         first_s = rounded.this_update.timestamp()
-        now_s = int(chunk.now.timestamp())
+        now_s = int(now.timestamp())
         parts: dict[int, list[int]] = {}
         plain = not (chunk.changed or chunk.replaced or _late(chunk, first_s))
         for at, row in enumerate(() if plain else chunk.rows):
@@ -245,160 +206,159 @@ class BatchSigner:
             if chunk.changed or replaced_s or late:
                 parts.setdefault(replaced_s if replaced_s >= now_s else 0, []).append(at)
         if not parts:
-            return self._sign(chunk, rounded)
+            return self._sign_rows(chunk.signer_index, chunk.rows, rounded)
         changed = {at for positions in parts.values() for at in positions}
         rest = [at for at in range(len(chunk.rows)) if at not in changed]
-        signed = []
+        tally = Tally()
+        responses: list[list[bytes] | str] = [[] for _ in chunk.rows]
+        batches = []
         for replaced_s, positions in (*parts.items(), *(((None, rest),) if rest else ())):
-            part = replace(chunk, rows=[chunk.rows[at] for at in positions])
-            batch = rounded if replaced_s is None else self._batch(chunk, replaced_s)
-            signed.append((positions, self._sign(part, batch)))
-        return _joined(len(chunk.rows), signed)
+            batch = rounded if replaced_s is None else self._batch(chunk, now, replaced_s)
+            part = self._sign_rows(chunk.signer_index, [chunk.rows[at] for at in positions], batch)
+            for at, each in zip(positions, part.responses, strict=True):
+                responses[at] = each
+            tally += part.tally
+            batches.append(batch)
+        policy = self._signer(chunk.signer_index).policy
+        first = min(batch.this_update for batch in batches), min(batch.next_update for batch in batches)
+        return Signed(tally, responses, policy.due_s(*first))
 
-    def _signer(self, number: int) -> OCSPSigner:
-        signer = self._signers[number]
+    def _signer(self, signer_index: int) -> OCSPSigner:
+        signer = self._signers[signer_index]
         if isinstance(signer, SignerError):
             raise SignerError(str(signer))
         return signer
 
-    def _batch(self, chunk: Chunk, replaced_s: int | None = None) -> ResponseBatch:
+    def _batch(self, chunk: Chunk, now: datetime, replaced_s: int | None = None) -> ResponseBatch:
         """Return the batch of the minute, or where `replaced_s` is given that of a change in this second."""
-        signer, changed = self._signer(chunk.signer), replaced_s is not None
-        times = chunk.now.replace(microsecond=0), chunk.until, replaced_s
+        signer, changed = self._signer(chunk.signer_index), replaced_s is not None
+        times = now.replace(microsecond=0), chunk.until, replaced_s
         if not changed:
-            times = chunk.now.replace(second=0, microsecond=0), chunk.until, None
-        made_for, batch = self._batches.get((chunk.signer, changed), (None, None))
-        if batch is None or made_for != times or chunk.now >= signer.responder.not_valid_after_utc:
+            times = now.replace(second=0, microsecond=0), chunk.until, None
+        made_for, batch = self._batches.get((chunk.signer_index, changed), (None, None))
+        if batch is None or made_for != times or now >= signer.responder.not_valid_after_utc:
             try:
-                batch = signer.batch(
-                    chunk.now, until=chunk.until, changed=changed, replaced_s=replaced_s or 0
-                )
+                batch = signer.batch(now, until=chunk.until, changed=changed, replaced_s=replaced_s or 0)
             except OCSPDError as err:
-                if chunk.until is not None and chunk.until <= chunk.now:
+                if chunk.until is not None and chunk.until <= now:
                     raise  # what is known has ended, not the signer
                 raise SignerError(str(err)) from err
-            self._batches[chunk.signer, changed] = times, batch
+            self._batches[chunk.signer_index, changed] = times, batch
         return batch
 
-    def _sign(self, chunk: Chunk, batch: ResponseBatch) -> SignedChunk:
-        signer = self._signer(chunk.signer)
-        try:
-            signed = self._sign_rows(signer, batch, chunk.rows)
-        except IndexFileError:
-            raise  # the disk, not a row
-        except Exception:  # noqa: BLE001  (whatever a row does to a library)
-            signed = self._sign_one_by_one(signer, batch, chunk.rows)
-        return SignedChunk(
-            answers=signed.answers,
-            this_update=batch.this_update,
-            next_update=batch.next_update,
-            reasons_dropped=signed.reasons_dropped,
-            made=signed.made,
-            skipped=len(chunk.rows) - signed.made // len(signer.policy.certid_hashes),
-        )
-
-    def _sign_rows(self, signer: OCSPSigner, batch: ResponseBatch, rows: list[Row]) -> SignedRows:
-        return batch.sign_rows(
-            rows,
-            signer.policy.certid_hashes,
+    def _sign_rows(self, signer_index: int, rows: list[Row], batch: ResponseBatch) -> Signed:
+        """Sign rows in one batch; one by one where that fails."""
+        signer = self._signer(signer_index)
+        due_s = signer.policy.due_s(batch.this_update, batch.next_update)
+        sign = partial(
+            batch.sign_rows,
+            certid_hashes=signer.policy.certid_hashes,
             writer=self._segment(),
-            due_s=signer.policy.due_s(batch.this_update, batch.next_update),
+            due_s=due_s,
             keep=self._segments is None or self._segments.keep,
             yielding=self._yielding,
         )
+        try:
+            responses = sign(rows)
+        except IndexFileError:
+            raise  # the disk, not a row
+        except Exception:  # noqa: BLE001  (whatever a row does to a library)
+            responses = self._sign_one_by_one(sign, rows, signer, batch)
+        hashes = len(signer.policy.certid_hashes)
+        return Signed(_tally(rows, responses, hashes, batch.next_update), responses, due_s)
 
-    def _sign_one_by_one(self, signer: OCSPSigner, batch: ResponseBatch, rows: list[Row]) -> SignedRows:
+    @staticmethod
+    def _sign_one_by_one(
+        sign: Callable[[list[Row]], list[list[bytes] | str]],
+        rows: list[Row],
+        signer: OCSPSigner,
+        batch: ResponseBatch,
+    ) -> list[list[bytes] | str]:
         """Find the rows that cannot be signed. SignerError when none can: it is not for the rows then."""
-        answers: list[list[bytes] | str] = []
-        made = dropped = failures = 0
+        responses: list[list[bytes] | str] = []
+        made = False
+        failures = 0
         error: Exception | None = None
         for row in rows:
             try:
-                signed = self._sign_rows(signer, batch, [row])
+                signed = sign([row])
             except IndexFileError:
                 raise
             except Exception as err:  # noqa: BLE001  (as above)
                 error = err
                 failures += 1
-                answers.append(CANNOT_BE_SIGNED)
-                if failures == _FAILURES and not made and not self._can_sign(batch):
+                responses.append(CANNOT_BE_SIGNED)
+                if failures == _FAILURES and not made and not _can_sign(batch):
                     break
             else:
-                answers += signed.answers
-                made += signed.made
-                dropped += signed.reasons_dropped
-        if error is not None and not made and not self._can_sign(batch):
+                responses += signed
+                made = made or not isinstance(signed[0], str)
+        if error is not None and not made and not _can_sign(batch):
             raise SignerError(f"{signer.subject}: the responder key cannot sign: {error}") from error
-        answers += [CANNOT_BE_SIGNED] * (len(rows) - len(answers))
-        return SignedRows(answers, made, dropped)
+        return responses + [CANNOT_BE_SIGNED] * (len(rows) - len(responses))
 
-    @staticmethod
-    def _can_sign(batch: ResponseBatch) -> bool:
-        try:
-            batch.sign(1)
-        except Exception:  # noqa: BLE001  (a key may fail in any way)
-            return False
-        return True
+    # -- rows as the database sent them ----------------------------------------------------------
 
-    def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
-        """Sort and sign a packed chunk; OCSPDError when nobody can sign."""
-        assert self._sorting is not None
-        unpacked = unpack(chunk.data)
-        result = SignedPacked(odd=unpacked.odd, unreadable=unpacked.unreadable)
-        for aki, group in unpacked.groups.items():
-            self._sign_group(aki, group, chunk.now, result)
-        for row in unpacked.unusual:
+    def _sign_packed(self, packed: PackedRows, now: datetime) -> Signed:
+        """Give rows to their signers; OCSPDError when nobody can sign."""
+        assert self._router is not None
+        groups, unusual, unreadable = unpack(packed.data)
+        result = Signed()
+        tally = result.tally
+        tally.certificates = sum(map(len, groups.values())) + len(unusual) + len(unreadable)
+        for aki, group in groups.items():
+            self._sign_group(aki, group, now, result)
+        for row in unusual:
             if row.problem:
-                result.problems.append((row.serial, row.aki, row.problem))
-            self._sign_group(row.aki, reduced([row]), chunk.now, result)
+                tally.unreadable += 1
+                result.left_out.append((row.serial, row.aki, row.problem))
+            self._sign_group(row.aki, reduced([row]), now, result)
+        if unreadable:
+            tally.skipped[UNREADABLE_SERIAL] += len(unreadable)
+            result.left_out += [("?", "", message) for message in unreadable]
         return result
 
-    def _sign_group(self, aki: str, rows: list[Row], now: datetime, result: SignedPacked) -> None:
+    def _sign_group(self, aki: str, rows: list[Row], now: datetime, result: Signed) -> None:
         """Sign rows of one key identifier, if they are ours and need it."""
-        assert self._sorting is not None
-        numbers = self._sorting.numbers.get(aki)
-        if numbers is None:
-            result.foreign.setdefault(aki, []).extend(row[0] for row in rows)
+        assert self._router is not None
+        signer_indexes = self._router.signers_by_aki.get(aki)
+        if signer_indexes is None:
+            result.tally.foreign[aki] += len(rows)
+            result.left_out += [(row[0], aki, FOREIGN) for row in rows]
             return
-        for number in numbers:
+        tally = result.tally
+        for signer_index in signer_indexes:
+            wanted = self._wanted(signer_index, rows, now, result)
+            if not wanted:
+                continue
+            replaced = self._stale.replaced(signer_index, wanted) if self._stale is not None else ()
             try:
-                self._sign_wanted(number, aki, self._wanted(number, rows, now, result), now, result)
+                signed = self._sign_chunk(Chunk(signer_index, wanted, replaced=replaced), now)
             except SignerError as err:
-                count, _ = result.failed.get(number, (0, ""))
-                result.failed[number] = count + len(rows), str(err)
+                tally += Tally.of_failure(signer_index, len(rows), str(err))
+                continue
+            tally += signed.tally
+            if signed.tally.skipped:
+                result.left_out += [
+                    (row[0], aki, cause)
+                    for row, cause in zip(wanted, signed.responses, strict=True)
+                    if isinstance(cause, str)
+                ]
 
-    def _wanted(self, number: int, rows: list[Row], now: datetime, result: SignedPacked) -> list[Row]:
-        """Return the rows that need an answer and may have one as they are."""
-        assert self._sorting is not None
-        contested = self._sorting.contested
+    def _wanted(self, signer_index: int, rows: list[Row], now: datetime, result: Signed) -> list[Row]:
+        """Return the rows that need a response and may have one as they are."""
+        assert self._router is not None
+        contested = self._router.contested
         if contested:
-            before = len(rows)
-            rows = [row for row in rows if (number, row[0]) not in contested]
-            result.contested += before - len(rows)
+            rows = [row for row in rows if (signer_index, row[0]) not in contested]
         if self._stale is None:
             return rows
-        wanted, lowering = self._stale(number, rows, int(now.timestamp()))
-        result.fresh += len(rows) - len(wanted) - len(lowering)
-        result.lowering += [(number, rows[at][0]) for at in lowering]
+        wanted, lowering = self._stale(signer_index, rows, int(now.timestamp()))
+        result.tally.fresh += len(rows) - len(wanted) - len(lowering)
+        result.lowering.extend((signer_index, rows[at][0]) for at in lowering)
         return [rows[at] for at in wanted]
 
-    def _sign_wanted(
-        self, number: int, aki: str, rows: list[Row], now: datetime, result: SignedPacked
-    ) -> None:
-        if not rows:
-            return
-        replaced = self._stale.replaced(number, rows) if self._stale is not None else ()
-        signed = self.sign(Chunk(number, now, rows, replaced=replaced))
-        result.signed += len(rows) - signed.skipped
-        result.revoked += list(map(_STATUS, rows)).count(CertStatus.REVOKED)
-        result.made += signed.made
-        result.reasons_dropped += signed.reasons_dropped
-        result.next_update = earlier(result.next_update, signed.next_update if signed.made else None)
-        if signed.skipped:
-            for row, cause in zip(rows, signed.answers, strict=True):
-                if isinstance(cause, str):
-                    result.skipped.append((row[0], aki, cause))
-                    result.revoked -= row[1] == CertStatus.REVOKED
+    # -- segments --------------------------------------------------------------------------------
 
     def _segment(self) -> SegmentWriter | None:
         """Return the segment to write to."""
@@ -421,30 +381,33 @@ class BatchSigner:
         return writer.path if writer.added else None
 
 
+def _can_sign(batch: ResponseBatch) -> bool:
+    try:
+        batch.sign(1)
+    except Exception:  # noqa: BLE001  (a key may fail in any way)
+        return False
+    return True
+
+
 class LocalSigning:
     """Signs in a thread of this process: for a few rows, which are done before a process has started."""
 
     def __init__(
         self,
-        signers: Sequence[OCSPSigner],
+        signers: Iterable[OCSPSigner],
         segments: Segments | None = None,
-        sorting: IssuerRouter | None = None,
+        router: IssuerRouter | None = None,
     ) -> None:
-        self._bench = BatchSigner(signers, segments, sorting)
+        self._signer = BatchSigner(signers, segments, router)
         self._lock = asyncio.Lock()
 
-    async def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign one chunk."""
+    async def sign(self, rows: PackedRows | Chunk, now: datetime) -> Signed:
+        """Sign rows."""
         async with self._lock:
-            return await asyncio.to_thread(self._bench.sign, chunk)
-
-    async def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
-        """Sort and sign a packed chunk."""
-        async with self._lock:
-            return await asyncio.to_thread(self._bench.sign_packed, chunk)
+            return await asyncio.to_thread(self._signer.sign, rows, now)
 
     async def finish(self) -> list[str]:
         """Finish the segment written so far."""
         async with self._lock:
-            path = await asyncio.to_thread(self._bench.finish)
+            path = await asyncio.to_thread(self._signer.finish)
         return [path] if path is not None else []

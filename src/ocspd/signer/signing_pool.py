@@ -1,4 +1,4 @@
-"""Signing in other processes: chunks of rows go out, chunks of answers come back.
+"""Signing in other processes: rows go out, responses and tallies come back.
 
 Two processes sign twice as fast as one; two threads reach 1.5 times, as the interpreter lock is held
 between signatures. A worker is started with `spawn`, so it shares nothing with the event loop's
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
 from ocspd.errors import IndexFileError, OCSPDError, ProcessError, SignerError
 from ocspd.logs import capture_warnings
 from ocspd.signer.priority import leave_cpu_to_others, weigh_session_least
-from ocspd.signer.signing import BatchSigner, Chunk, PackedChunk, RowSigner, SignedChunk, SignedPacked
+from ocspd.signer.signing import BatchSigner, RowSigner, Signed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
     from types import TracebackType
 
+    from ocspd.certdb.packed import PackedRows
     from ocspd.pki.ocsp import OCSPSigner, SignerSpec
-    from ocspd.signer.signing import IssuerRouter, Segments
+    from ocspd.signer.signing import Chunk, IssuerRouter, Segments
 
 _STOP_S = 2.0
 DEPTH = 2
@@ -55,11 +56,11 @@ class _Task:
     specs: list[SignerSpec]
     background: bool
     segments: Segments | None
-    sorting: IssuerRouter | None
+    router: IssuerRouter | None
 
 
-_Work = Chunk | PackedChunk | None  # None: finish the segment
-_Result = SignedChunk | SignedPacked | _Finished
+_Work = tuple["PackedRows | Chunk", "datetime"] | None  # None: finish the segment
+_Result = Signed | _Finished
 
 
 class SigningPool:
@@ -76,10 +77,10 @@ class SigningPool:
         processes: int,
         background: bool = False,
         segments: Segments | None = None,
-        sorting: IssuerRouter | None = None,
+        router: IssuerRouter | None = None,
     ) -> None:
-        """`background` workers run only where nothing else wants to; `sorting` is for packed chunks."""
-        self._task = _Task([signer.spec() for signer in signers], background, segments, sorting)
+        """`background` workers run only where nothing else wants to; `router` is for packed rows."""
+        self._task = _Task([signer.spec() for signer in signers], background, segments, router)
         self._size = processes
         self._workers: list[_Worker] = []
         self._free: asyncio.Queue[_Worker] = asyncio.Queue()
@@ -101,24 +102,15 @@ class SigningPool:
     ) -> None:
         self.close()
 
-    async def sign(self, chunk: Chunk) -> SignedChunk:
-        """Sign one chunk in the next worker that has a place free; each has `DEPTH`."""
-        signed = await self._give(chunk)
-        assert isinstance(signed, SignedChunk)
-        return signed
-
-    async def sign_packed(self, chunk: PackedChunk) -> SignedPacked:
-        """Sort and sign a packed chunk in the next worker that has a place free."""
-        signed = await self._give(chunk)
-        assert isinstance(signed, SignedPacked)
-        return signed
-
-    async def _give(self, chunk: _Work) -> _Result:
+    async def sign(self, rows: PackedRows | Chunk, now: datetime) -> Signed:
+        """Sign rows in the next worker that has a place free; each has `DEPTH`."""
         worker = await self._free.get()
         try:
-            return await worker.exchange(chunk)
+            signed = await worker.exchange((rows, now))
         finally:
             self._free.put_nowait(worker)  # one that has ended, too: whoever gets it hears so
+        assert isinstance(signed, Signed)
+        return signed
 
     async def finish(self) -> list[str]:
         """Finish the segment of every worker, after the chunks it has."""
@@ -163,7 +155,7 @@ class PoolFactory(Protocol):
         processes: int,
         background: bool = False,
         segments: Segments | None = None,
-        sorting: IssuerRouter | None = None,
+        router: IssuerRouter | None = None,
     ) -> Pool:
         """Make a pool; it begins to work when it is entered."""
         ...
@@ -196,9 +188,9 @@ class _Worker:
         process, ours = await asyncio.to_thread(_start, task)
         return cls(process, *await asyncio.open_connection(sock=ours))
 
-    async def exchange(self, chunk: _Work) -> _Result:
-        """Send a chunk, or None to finish the segment, and wait for the result."""
-        framed = _framed(chunk)
+    async def exchange(self, work: _Work) -> _Result:
+        """Send rows, or None to finish the segment, and wait for the result."""
+        framed = _framed(work)
         if self._ended:
             raise self._error()
         mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -209,7 +201,7 @@ class _Worker:
         result = await mine
         if isinstance(result, OCSPDError):
             raise result
-        assert isinstance(result, SignedChunk | SignedPacked | _Finished)
+        assert isinstance(result, Signed | _Finished)
         return result
 
     async def _receive(self) -> None:
@@ -309,28 +301,28 @@ def _opened(spec: SignerSpec, now: datetime) -> OCSPSigner | SignerError:
 
 
 def _work(parent: socket.socket, task: _Task) -> None:
-    """Be a worker: answer chunks until the socket ends."""
+    """Be a worker: sign what comes until the socket ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     capture_warnings()
     if task.background:
         leave_cpu_to_others()
     light = not task.background
-    bench: BatchSigner | None = None
+    signer: BatchSigner | None = None
     with contextlib.suppress(EOFError, OSError), parent.makefile("rb") as incoming:
         while True:
-            chunk = _unframed(incoming)
+            work = _unframed(incoming)
             light = light or weigh_session_least()
             try:
                 result: _Result | OCSPDError
-                if chunk is None:
-                    result = _Finished(None if bench is None else bench.finish())
+                if work is None:
+                    result = _Finished(None if signer is None else signer.finish())
                 else:
-                    if bench is None:
-                        now = chunk.now
+                    rows, now = work
+                    if signer is None:
                         signers = [_opened(spec, now) for spec in task.specs]
-                        bench = BatchSigner(signers, task.segments, task.sorting, background=task.background)
-                    result = bench.sign(chunk) if isinstance(chunk, Chunk) else bench.sign_packed(chunk)
+                        signer = BatchSigner(signers, task.segments, task.router, background=task.background)
+                    result = signer.sign(rows, now)
             except IndexFileError as err:
                 result = IndexFileError(str(err))
             except SignerError as err:

@@ -32,7 +32,7 @@ class Staleness:
     directory: Path
     segments: tuple[SegmentRef, ...]
     keys: tuple[list[tuple[str, bytes, bytes]], ...]
-    """The CertID prefixes of each signer's issuer, by the signer's number."""
+    """The CertID prefixes of each signer's issuer, by the signer's index."""
     spread_s: tuple[int, ...]
     """By how many seconds a renewal may come early, by a hash of the serial."""
     signed_after_s: int = 0
@@ -73,9 +73,9 @@ class StaleRows:
         self._index = index
 
     def __call__(
-        self, number: int, rows: Sequence[Row], now_s: int, until_s: int | None = None
+        self, signer_index: int, rows: Sequence[Row], now_s: int, until_s: int | None = None
     ) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the positions of the rows of signer `number` to sign; the status counts until `until_s`.
+        """Return the positions of the rows of a signer to sign; the status counts until `until_s`.
 
         The second are those of rows that say something else than revoked where the index says that.
         """
@@ -83,15 +83,15 @@ class StaleRows:
             return range(len(rows)), ()
         return stale(
             self._index,
-            self._staleness.keys[number],
-            [(serial, *_told(status, reason, revoked_s)) for serial, status, reason, revoked_s in rows],
+            self._staleness.keys[signer_index],
+            [(serial, *_signed_as(status, reason, revoked_s)) for serial, status, reason, revoked_s in rows],
             now_s,
-            self._staleness.spread_s[number],
+            self._staleness.spread_s[signer_index],
             until_s,
             self._staleness.signed_after_s,
         )
 
-    def replaced(self, number: int, rows: Sequence[Row], *, same: bool = False) -> Sequence[int]:
+    def replaced(self, signer_index: int, rows: Sequence[Row], *, same: bool = False) -> Sequence[int]:
         """Return for each row the thisUpdate of the answer to replace where it says something else, or 0.
 
         With `same` also of one that says the same, less a second: what replaces it out of turn must not be
@@ -101,19 +101,19 @@ class StaleRows:
             return ()
         found = replaced(
             self._index,
-            self._staleness.keys[number],
-            [(serial, *_told(status, reason, revoked_s)) for serial, status, reason, revoked_s in rows],
+            self._staleness.keys[signer_index],
+            [(serial, *_signed_as(status, reason, revoked_s)) for serial, status, reason, revoked_s in rows],
             same or bool(self._staleness.signed_after_s),
         )
         return found if any(found) else ()
 
-    def find(self, number: int, certid_hash: int, serial: int) -> StoredResponse | None:
-        """Return the answer of signer `number` under its CertID hash of that place."""
-        return self._index.lookup(*self._staleness.keys[number][certid_hash], serial)
+    def find(self, signer_index: int, certid_hash: int, serial: int) -> StoredResponse | None:
+        """Return the answer of a signer under its CertID hash of that place."""
+        return self._index.lookup(*self._staleness.keys[signer_index][certid_hash], serial)
 
 
-def _told(status: int, reason: int, revoked_s: float | None) -> tuple[int, int, bytes | None]:
-    """Return what an answer about a row says: status, reason, revocation time."""
+def _signed_as(status: int, reason: int, revoked_s: float | None) -> tuple[int, int, bytes | None]:
+    """Return status, reason and revocation time as a response has them."""
     if status != CertStatus.REVOKED:
         return status, 0, None
     moment = datetime.fromtimestamp(revoked_s or 0, UTC)

@@ -20,37 +20,36 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from ocspd._index import Index
-    from ocspd.signer.issuers import Issuers
-    from ocspd.signer.signing import CertKey
+    from ocspd.signer.signers import CertKey, Signers
 
 BATCH = 2_000
 
 
-async def good_answers(index: Index, issuers: Issuers, now_s: int) -> AsyncIterator[list[CertKey]]:
+async def good_answers(index: Index, signers: Signers, now_s: int) -> AsyncIterator[list[CertKey]]:
     """Yield the certificates the index calls good at present, in batches."""
-    found = _good(index, issuers, now_s)
+    found = _good(index, signers, now_s)
     while batch := await asyncio.to_thread(lambda: list(itertools.islice(found, BATCH))):
         yield [key for key in batch if key is not None]
 
 
-def _good(index: Index, issuers: Issuers, now_s: int) -> Iterator[CertKey | None]:
+def _good(index: Index, signers: Signers, now_s: int) -> Iterator[CertKey | None]:
     """Yield certificates, and None for what is none, so that a batch is a bounded amount of work."""
-    numbers = {
-        (name, *issuer_hashes(signer.issuer, name)): number
-        for number, signer in enumerate(issuers.signers)
+    signer_indexes = {
+        (name, *issuer_hashes(signer.issuer, name)): signer_index
+        for signer_index, signer in enumerate(signers)
         for name in signer.policy.certid_hashes
     }
     for position, segment in enumerate(index.segments):
         newer = index.segments[:position]
         keys = segment.issuer_keys
         for key, serial, answer in segment.records():
-            number = numbers.get(keys[key])
+            signer_index = signer_indexes.get(keys[key])
             if (
-                number is None
+                signer_index is None
                 or answer.status != CertStatus.GOOD
                 or answer.next_update <= now_s
                 or any(other.lookup(*keys[key], serial) is not None for other in newer)
             ):
                 yield None
             else:
-                yield number, serial
+                yield signer_index, serial
