@@ -163,7 +163,7 @@ async def test_a_serial_of_two_issuers_needs_the_aki(config_file: Path, certdb: 
     assert result.returncode == 1
     code, message = error_of(result.stderr)
     assert code == 1400
-    assert 'one of "", aa' in message
+    assert 'select one by its aki: "", aa' in message
     assert {row.status for row in await certdb.find_statuses([7])} == {CertStatus.GOOD}
 
 

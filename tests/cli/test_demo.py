@@ -189,16 +189,18 @@ def test_somebody_elses_server_on_the_port_is_not_taken_for_ours(tmp_path: Path)
 def test_a_verb_that_fails_is_shown_with_its_complaint(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes, pytest.raises(OCSPDError) as caught:
         processes.verb(["json"], b"{}")
-    assert str(caught.value).startswith("ocspd json\nended with 1: Request failed:")
+    assert str(caught.value).startswith("ocspd json\nexited with 1: Request failed:")
 
 
 def test_a_server_that_does_not_stay_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes, pytest.raises(OCSPDError) as caught:
         processes.server(["json"], "http://127.0.0.1:9/")
-    assert str(caught.value) == "ocspd json ended with 1: Failed to parse input: unexpected end of JSON input"
+    assert (
+        str(caught.value) == "ocspd json exited with 1: Failed to parse input: unexpected end of JSON input"
+    )
     assert gone(tmp_path)
 
 
 def test_nobody_listening_is_an_error_that_names_the_url() -> None:
-    with pytest.raises(OCSPDError, match=r"^http://127\.0\.0\.1:9/: no answer: "):
+    with pytest.raises(OCSPDError, match=r"^http://127\.0\.0\.1:9/: no reply: "):
         fetch("http://127.0.0.1:9/")

@@ -44,7 +44,7 @@ def test_a_dump_becomes_an_index_and_its_bad_line_is_named(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = build(files)
-    assert "response 21: not base64: skipped" in capsys.readouterr().err
+    assert "skipping response 21: not base64" in capsys.readouterr().err
     assert main(["index", "stats", str(path)]) == 0
     stats = json.loads(capsys.readouterr().out)
     assert stats["entries"] == 20
@@ -183,7 +183,7 @@ def test_nothing_usable_leaves_the_index_as_it_was(files: Path, capsys: pytest.C
     path = build(files)
     (files / "dump").write_bytes(b"junk\n")
     assert main(["index", "build", "-o", str(path), "-responses", str(files / "dump")]) == 1
-    assert "no usable answer" in capsys.readouterr().err
+    assert "no usable response" in capsys.readouterr().err
     manifest = IndexDirectory(path).manifest()
     assert manifest is not None
     assert manifest.generation == 1
@@ -192,7 +192,7 @@ def test_nothing_usable_leaves_the_index_as_it_was(files: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["index"], 2, "needs one of"),
+        (["index"], 2, "requires one of"),
         (["index", "look"], 2, 'index has no "look": use one of build, stats'),
         (["db", "sideways"], 2, 'db has no "sideways": use one of up, down, status'),
         (["index", "stats"], 2, "takes an index directory"),

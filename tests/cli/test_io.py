@@ -25,8 +25,8 @@ def test_a_missing_file_is_named_with_the_directory_it_was_looked_for_in(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "a file name is missing"),
-        ("directory", "read directory: is a directory; name a file in it"),
+        ("", "a file name is empty"),
+        ("directory", "read directory: is a directory; give a file in it"),
         ("file/below", "open file/below: not a directory"),
         ("x" * 300, "file name too long"),
         ("loop", "too many levels of symbolic links"),

@@ -223,9 +223,9 @@ def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "value", "hint"),
     [
-        ([], {"cert": CERT}, "for the output of a command, give -bare"),
-        (["-bare"], api_response({"certificate": CERT}), "leave -bare out for an API answer"),
-        (["-bare"], {"status": 1}, "no member is known"),
+        ([], {"cert": CERT}, "use -bare for the output of a command"),
+        (["-bare"], api_response({"certificate": CERT}), "omit -bare for an API reply"),
+        (["-bare"], {"status": 1}, "there is no known member"),
     ],
 )
 def test_the_wrong_mode_is_told(tmp_path: Path, words: list[str], value: object, hint: str) -> None:

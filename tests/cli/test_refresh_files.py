@@ -100,8 +100,8 @@ def test_a_configuration_file_and_flags_are_not_mixed(
     for flag in ("-index=1", "-responder-key=1", "-interval=1h", "-admin-port=1", "-crl=1"):
         assert main(["refresh", str(folder / "ocspd.toml"), flag]) == 1
         assert (
-            f"{flag.partition('=')[0]}: {folder / 'ocspd.toml'} says this; set it there"
-            in capsys.readouterr().err
+            f"{flag.partition('=')[0]} cannot be combined with a configuration file; set it in "
+            f"{folder / 'ocspd.toml'}" in capsys.readouterr().err
         )
 
 
@@ -194,7 +194,10 @@ def test_the_configuration_file_is_an_argument_or_a_flag(
     [
         (["-config", "signing.json"], "signing.json"),
         (["-config", "a.toml", "b.toml"], "refresh takes one configuration file, but also got 'a.toml'"),
-        (["-config", "a.toml", "-index", "x"], "-index: a.toml says this"),
+        (
+            ["-config", "a.toml", "-index", "x"],
+            "-index cannot be combined with a configuration file; set it in a.toml",
+        ),
         (["-profile", "x"], "flag provided but not defined: -profile"),
         (["-ca-key", "x"], "flag provided but not defined: -ca-key"),
     ],

@@ -232,7 +232,7 @@ def test_sighup_takes_up_a_changed_configuration_and_keeps_the_old_one_when_it_i
         reload(server, "reloaded")
         assert expiry(server) == "3h"
         path.write_text("{")
-        reload(server, "reload failed, nothing is changed")
+        reload(server, "reload failed, nothing was changed")
         assert expiry(server) == "3h"
 
 

@@ -57,7 +57,7 @@ async def _up(db: CertDB, _flags: Flags) -> None:
 
 
 def _told(name: str) -> str:
-    return f"applied {name}\n" if name.endswith(".sql") else f"made trigger {name} work again\n"
+    return f"applied {name}\n" if name.endswith(".sql") else f"restored trigger {name}\n"
 
 
 async def _down(db: CertDB, flags: Flags) -> None:
@@ -65,7 +65,7 @@ async def _down(db: CertDB, flags: Flags) -> None:
     if 0 < version <= _CFSSL_VERSION and not flags.boolean("force"):
         raise OCSPDError(
             f"{db.name} is at CFSSL's own migration {version}: undoing it deletes certificates or "
-            "their details. Add -force if that is meant"
+            "their details. Add -force to do it anyway"
         )
     name = await migrate.down(db)
     write_stdout(f"undone {name}\n" if name else f"{db.name} has no migration to undo\n")
@@ -82,11 +82,11 @@ async def _status(db: CertDB, _flags: Flags) -> None:
 
 async def _revoke(flags: Flags, arguments: list[str]) -> None:
     if arguments:
-        raise UsageError(f"revoke takes no arguments, only flags; what is {shown(arguments[0])!r}?")
+        raise UsageError(f"revoke takes only flags, but got the argument {shown(arguments[0])!r}")
     serial, aki = flags.string("serial"), flags.string("aki")
     if flags.string("cert"):
         if serial or aki:
-            raise UsageError("give -cert, or -serial and -aki, not both")
+            raise UsageError("give either -cert, or -serial and -aki")
         serial, aki = _identity(read_file(flags.string("cert")))
     if not serial:
         raise UsageError("need certificate serial number (provide with -serial, or give -cert)")
@@ -112,9 +112,9 @@ def _identity(pem: bytes) -> tuple[str, str]:
 _DB_ACTIONS = (
     Verb(
         "db up",
-        "ocspd db up -- create the tables, or apply the migrations and triggers that are missing\n\n"
+        "ocspd db up -- create the tables, or apply missing migrations and restore triggers\n\n"
         "Usage of db up:\n        ocspd db up -db-config config\n\n"
-        "A database made by CFSSL's goose is taken over where it stands; CFSSL goes on working on it.",
+        "A database made by CFSSL's goose is migrated from where it is; CFSSL keeps working on it.",
         ("db-config",),
         _with_database(_up),
         cfssl=False,
@@ -142,10 +142,10 @@ VERBS = (
         "db",
         "ocspd db -- create, migrate and inspect the certificate database\n\n"
         "Usage of db:\n"
-        "        ocspd db up -db-config config      create the tables, or apply what is missing\n"
+        "        ocspd db up -db-config config      create the tables, or apply missing migrations\n"
         "        ocspd db down -db-config config    undo the newest migration\n"
         "        ocspd db status -db-config config  list the migrations\n\n"
-        "ocspd db up -h lists the flags of up, and so on.",
+        "ocspd db up -h lists the flags of db up, and so on.",
         (),
         no_action,
         cfssl=False,
@@ -158,17 +158,17 @@ VERBS = (
         "Revoke a certificate:\n"
         "        ocspd revoke -db-config config_file -serial serial [-aki key_id] [-reason reason]\n"
         "        ocspd revoke -db-config config_file -cert certificate [-reason reason]\n\n"
-        "What is revoked already keeps date and reason, but one on hold may be given another reason, or\n"
-        "be released with -reason removeFromCRL. The serial may be decimal, 0x... or hex pairs with\n"
-        "colons. Without -aki it must belong to one certificate. Reasons can be an integer code or a\n"
-        "string in ReasonFlags in RFC 5280.",
+        "A certificate that is already revoked keeps its date and reason.\n"
+        "One on hold can be given another reason, or be released with -reason removeFromCRL.\n"
+        "The serial may be decimal, 0x... or hex pairs with colons. Without -aki it must be unique.\n"
+        "Reasons can be an integer code or a string in ReasonFlags in RFC 5280.",
         (
             "serial",
             "aki",
-            string("cert", "certificate to revoke, in place of -serial and -aki"),
+            string("cert", "certificate to revoke, instead of -serial and -aki"),
             "db-config",
-            string("reason", "Reason code for revocation; none means unspecified"),
-            boolean("force", "replace date and reason of a certificate that is revoked already"),
+            string("reason", "Reason code for revocation (default: unspecified)"),
+            boolean("force", "replace date and reason of a certificate that is already revoked"),
         ),
         _revoke,
     ),

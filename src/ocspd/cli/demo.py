@@ -1,7 +1,7 @@
-"""The verb `demo`: the whole story on one machine, through the verbs a user would type.
+"""The verb `demo`: the whole workflow on one machine, with the commands a user would type.
 
-Everything is in one directory, which a second run makes anew. Servers are children that end with us. The
-verdicts are checked: anything unexpected is exit code 1, so `demo -once` is also a smoke test.
+Everything is in one directory, which a second run creates again. Servers are child processes that end with
+us. Results are checked: anything unexpected is exit code 1, so `demo -once` is also a smoke test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MARKER = ".ocspd-demo"
 
 @contextlib.contextmanager
 def _own_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory that no other demo uses; what an earlier demo left in it is removed."""
+    """Yield an empty directory that no other demo uses; the files of an earlier demo are removed."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         marker = path / _MARKER
@@ -46,7 +46,9 @@ def _own_directory(path: Path) -> Iterator[Path]:
             )
         descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as err:
-        raise OCSPDError(f"{path}: cannot be used for the demo: {err.strerror}; see -directory") from err
+        raise OCSPDError(
+            f"{path}: cannot be used for the demo: {err.strerror}; choose another with -directory"
+        ) from err
     with contextlib.closing(os.fdopen(descriptor, "w")):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +66,7 @@ def _own_directory(path: Path) -> Iterator[Path]:
 
 def _demo(flags: Flags, arguments: list[str]) -> int:
     if arguments:
-        raise UsageError(f"demo takes no argument, but was given {shown(arguments[0])!r}")
+        raise UsageError(f"demo takes no arguments, but got {shown(arguments[0])!r}")
     directory = Path(flags.string("directory")).absolute()
     started = time.monotonic()
     with _terminating(), _own_directory(directory), Processes(directory) as processes:
@@ -101,7 +103,7 @@ def _stay(story: Story, directory: Path, processes: Processes) -> None:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end us as Ctrl-C does, so that the servers are ended."""
+    """Handle SIGTERM and a closed terminal like Ctrl-C, so that the servers are stopped."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -117,7 +119,7 @@ def _terminating() -> Iterator[None]:
 VERBS = (
     Verb(
         "demo",
-        "ocspd demo -- set up a CA with a responder in a directory of its own and check it with openssl\n\n"
+        "ocspd demo -- set up a CA with a responder in its own directory and check it with openssl\n\n"
         "Usage of demo:\n        ocspd demo [-once] [-directory DIR]",
         (
             boolean("once", "exit at the end instead of leaving the servers running"),

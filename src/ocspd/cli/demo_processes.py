@@ -1,4 +1,4 @@
-"""The processes of a demo: verbs run to their end, servers kept until the demo ends, none left behind."""
+"""The processes of a demo: commands run to their end, servers until the demo ends; none is left behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Processes:
         self._claims: list[socket.socket] = []
 
     def __enter__(self) -> Self:
-        """Start with no server."""
+        """Start without any server."""
         return self
 
     def __exit__(
@@ -45,7 +45,7 @@ class Processes:
         self.stop()
 
     def verb(self, words: Sequence[str], stdin: bytes = b"") -> bytes:
-        """Run one verb to its end and return its standard output; OCSPDError with its complaint else."""
+        """Run a command to its end and return its standard output; OCSPDError with its message otherwise."""
         done = subprocess.run(  # noqa: S603  (our own program and words)
             _command(words),
             cwd=self._directory,
@@ -56,14 +56,14 @@ class Processes:
         )
         if done.returncode != 0:
             complaint = done.stderr.decode("utf-8", "replace").strip()
-            raise OCSPDError(f"ocspd {' '.join(words)}\nended with {done.returncode}: {complaint}")
+            raise OCSPDError(f"ocspd {' '.join(words)}\nexited with {done.returncode}: {complaint}")
         return done.stdout
 
     def port(self, preferred: int) -> int:
-        """Return `preferred` if nothing listens there and no other demo has chosen it, else a free port.
+        """Return `preferred` if nothing listens there and no other demo has chosen it, otherwise a free port.
 
-        A server listens some seconds after its port was chosen. Until the demo ends an abstract socket
-        (Linux) tells other demos of the choice.
+        A server starts to listen seconds after its port was chosen. Until the demo ends, an abstract socket
+        (Linux) reserves the port among demos.
         """
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
@@ -75,9 +75,9 @@ class Processes:
         return free_port(preferred)
 
     def server(self, words: Sequence[str], ready_url: str) -> None:
-        """Start a verb that stays, its output in VERB.log; wait until it listens and `ready_url` answers.
+        """Start a server, with its output in VERB.log; wait until it listens and `ready_url` responds.
 
-        The address alone would not do: somebody else may have taken the port, and answer there.
+        The address alone is not enough: another program may have taken the port and respond there.
         """
         name = words[0]
         file = self._directory / f"{name}.log"
@@ -97,7 +97,7 @@ class Processes:
             self.check()
             if time.monotonic() > deadline:
                 raise OCSPDError(
-                    f"ocspd {name} did not answer {ready_url} in {_START_S:.0f} s: {self._tail(name)}"
+                    f"ocspd {name} did not respond at {ready_url} within {_START_S:.0f} s: {self._tail(name)}"
                 )
             time.sleep(0.05)
 
@@ -105,14 +105,14 @@ class Processes:
         """Raise OCSPDError with the end of its log when a server has ended by itself."""
         for name, process in self._servers.items():
             if process.poll() is not None:
-                raise OCSPDError(f"ocspd {name} ended with {process.returncode}: {self._tail(name)}")
+                raise OCSPDError(f"ocspd {name} exited with {process.returncode}: {self._tail(name)}")
 
     def _tail(self, name: str) -> str:
         text = (self._directory / f"{name}.log").read_text("utf-8", "replace").strip()
-        return "\n".join(text.splitlines()[-5:]) or "it logged nothing"
+        return "\n".join(text.splitlines()[-5:]) or "its log is empty"
 
     def stop(self) -> None:
-        """End every server, the last started first."""
+        """Stop every server, the last started first."""
         running = [process for process in reversed(self._servers.values()) if process.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -135,7 +135,7 @@ def _command(words: Sequence[str]) -> list[str]:
 
 
 def _end_with_parent() -> Callable[[], None]:
-    """Return what makes a child get SIGTERM when we are killed without a chance to stop it (Linux)."""
+    """Return a function that makes a child receive SIGTERM if we are killed (Linux)."""
     import ctypes  # noqa: PLC0415  (some builds of libffi keep a file open from here on)
 
     try:
@@ -150,7 +150,7 @@ def _end_with_parent() -> Callable[[], None]:
 
 
 def fetch(url: str, *, body: bytes | None = None, content_type: str = "application/json") -> bytes:
-    """Return what a URL of the demo answers, also with an error status; OCSPDError when nothing does."""
+    """Return the reply of a URL of the demo, even one with an error status; OCSPDError without a reply."""
     headers = {} if body is None else {"Content-Type": content_type}
     # http on the loopback interface only; the URLs are made by the demo.
     request = urllib.request.Request(url, body, headers)  # noqa: S310
@@ -162,7 +162,7 @@ def fetch(url: str, *, body: bytes | None = None, content_type: str = "applicati
         with err:
             data = err.read()
     except OSError as err:
-        raise OCSPDError(f"{url}: no answer: {err}") from err
+        raise OCSPDError(f"{url}: no reply: {err}") from err
     return data
 
 
@@ -175,7 +175,7 @@ def _answers(url: str) -> bool:
 
 
 def free_port(preferred: int) -> int:
-    """Return `preferred` if nothing listens there on the loopback interface, else a port that is free."""
+    """Return `preferred` if nothing listens there on the loopback interface, otherwise a free port."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
@@ -185,4 +185,4 @@ def free_port(preferred: int) -> int:
                 continue
             number: int = probe.getsockname()[1]
             return number
-    raise OCSPDError("no port on 127.0.0.1 can be bound; is the loopback interface up?")
+    raise OCSPDError("cannot bind any port on 127.0.0.1; is the loopback interface up?")

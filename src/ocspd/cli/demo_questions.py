@@ -1,4 +1,4 @@
-"""Asking the demo's responder: with the system's `openssl ocsp`, or our own check where it is missing."""
+"""Querying the demo's responder: with the system's `openssl ocsp`, or our own check if it is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAIN = "chain.pem"
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """What the responder said: the status, whether its signature was verified, and the details."""
+    """A checked response: the status, whether its signature was verified, and the details."""
 
     status: str
     verified: bool
@@ -29,28 +29,28 @@ class StatusReport:
 
 
 class Asker(Protocol):
-    """Whoever asks; `who` is for the table's head."""
+    """A client of the responder; `who` is for the table's header."""
 
     who: str
 
     def ask(self, name: str) -> StatusReport:
-        """Ask for the status of NAME.pem."""
+        """Request the status of NAME.pem."""
         ...
 
 
 def asker(directory: Path, url: str) -> Asker:
-    """Return one that uses openssl if it is installed."""
+    """Return a client that uses openssl if it is installed."""
     program = shutil.which("openssl")
     return BuiltIn(directory, url) if program is None else OpenSSL(directory, url, program)
 
 
 def openssl_words(name: str, url: str) -> list[str]:
-    """Return the command line, without the program, that asks for NAME.pem."""
+    """Return the command line, without the program, that requests the status of NAME.pem."""
     return ["ocsp", "-issuer", ISSUER, "-no_nonce", "-cert", f"{name}.pem", "-CAfile", CHAIN, "-url", url]
 
 
 class OpenSSL:
-    """Asks with `openssl ocsp`, which knows nothing of us."""
+    """A client using `openssl ocsp`, which is independent of ocspd."""
 
     who = "openssl ocsp"
 
@@ -58,7 +58,7 @@ class OpenSSL:
         self._directory, self._url, self._program = directory, url, program
 
     def ask(self, name: str) -> StatusReport:
-        """Ask for the status of NAME.pem; OCSPDError with openssl's complaint when it gets no answer."""
+        """Request the status of NAME.pem; OCSPDError with openssl's message if there is no response."""
         done = subprocess.run(  # noqa: S603  (openssl and our own words)
             [self._program, *openssl_words(name, self._url)],
             cwd=self._directory,
@@ -85,7 +85,7 @@ class OpenSSL:
 
 
 class BuiltIn:
-    """Asks with the check that is part of ocspd."""
+    """A client using the check that is part of ocspd."""
 
     who = "built-in check"
 
@@ -93,7 +93,7 @@ class BuiltIn:
         self._directory, self._url = directory, url
 
     def ask(self, name: str) -> StatusReport:
-        """Ask for the status of NAME.pem; OCSPDError when the answer is not acceptable."""
+        """Request the status of NAME.pem; OCSPDError when the response is not acceptable."""
         from ocspd.pki.certs import load_certificate  # noqa: PLC0415  (only without openssl)
         from ocspd.pki.relying_party import (  # noqa: PLC0415
             ErrorStatusError,

@@ -1,4 +1,4 @@
-"""The demo's story: the steps from an empty directory to a revocation that shows within a second."""
+"""The steps of the demo, from an empty directory to a revocation that is served within a second."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _signing_config(api_port: int, responder_port: int) -> dict[str, Any]:
 
 
 class Story:
-    """The steps, in order; every one says what it does and shows the command line that does it."""
+    """The steps, in order; each describes what it does and shows its command line."""
 
     def __init__(self, directory: Path, processes: Processes) -> None:
         self._directory = directory
@@ -71,7 +71,7 @@ class Story:
         self._asker: Asker = asker(directory, self.responder)
 
     def tell(self) -> None:
-        """Go through the whole story; OCSPDError at the first thing that is not as it should be."""
+        """Run all steps; OCSPDError at the first unexpected result."""
         self._database()
         self._authorities()
         self._serve_api()
@@ -90,7 +90,7 @@ class Story:
         say("    $ " + " | ".join(shlex.join(command) for command in commands) + (" &" if background else ""))
 
     def _ocspd(self, *words: str, json_base: str = "") -> bytes:
-        """Show and run a verb; with `json_base` its output goes on through `ocspd json -bare`."""
+        """Show and run a command; with `json_base` its output is passed to `ocspd json -bare`."""
         split = ["json", "-bare", json_base]
         self._show(["ocspd", *words], *([["ocspd", *split]] if json_base else []))
         output = self._processes.verb(words)
@@ -164,7 +164,7 @@ class Story:
         self._ocspd(*words, json_base="mallory")
 
     def revocation(self, name: str, reason: str) -> list[str]:
-        """Return the words that revoke NAME.pem."""
+        """Return the command line that revokes NAME.pem."""
         return ["revoke", "-db-config", "db.json", "-cert", f"{name}.pem", "-reason", reason]
 
     def _revoke(self, name: str, reason: str) -> None:
@@ -241,5 +241,5 @@ class Story:
 
 
 def say(text: str = "") -> None:
-    """Print a line now: the reader watches."""
+    """Print a line at once: the reader is watching."""
     write_stdout(text + "\n")

@@ -1,4 +1,4 @@
-"""The program of the process that looks into index files, `python -m ocspd.cli.examiner DESCRIPTOR`."""
+"""The program of the process that checks index files, `python -m ocspd.cli.examiner DESCRIPTOR`."""
 
 from __future__ import annotations
 

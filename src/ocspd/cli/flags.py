@@ -4,7 +4,7 @@ Rules, in the order they are applied to a word (package flag of Go; CFSSL's user
 
  1. after `--` (swallowed) every word is positional;
  2. a word that does not begin with `-`, and a lone `-`, is positional. Go stops looking for flags there;
-    we go on, so that `gencert -initca csr.json -loglevel=0` means what it says;
+    we continue, so that `gencert -initca csr.json -loglevel=0` means what it says;
  3. `-name` and `--name` are equal; a value follows after `=` or as the next word, whatever that begins
     with; a boolean takes `=` only;
  4. `-h` and `-help` ask for help, unless a flag of that name exists;
@@ -41,7 +41,7 @@ Value = str | bool | int | timedelta | tuple[str, ...]
 
 
 class Kind(Enum):
-    """What a flag holds."""
+    """The type of a flag's value."""
 
     STRING = "string"
     BOOLEAN = "bool"
@@ -59,7 +59,7 @@ class Flag:
     default: Value
     help: str
     limits: Range[int] | Range[timedelta] | None = None
-    """The range of an integer or a duration; None for what is neither."""
+    """The range of an integer or a duration; None for other kinds."""
     cfssl: bool = False
     """Whether CFSSL has this flag, and so its text for a number that does not fit 64 bits."""
 
@@ -89,16 +89,16 @@ def duration(name: str, text: str, default: timedelta = timedelta(), *, limits: 
 
 
 def strings(name: str, text: str) -> Flag:
-    """Declare a flag that may be given several times; every occurrence adds one text."""
+    """Declare a flag that may be repeated; every occurrence adds one text."""
     return Flag(name, Kind.STRINGS, (), text)
 
 
 class HelpRequested(Exception):
-    """The arguments ask for the usage text."""
+    """The arguments request the usage text."""
 
 
 class Flags:
-    """The values of all flags of one command line; asking for a flag that is not declared is a bug."""
+    """The values of all flags of one command line; reading a flag that is not declared is a bug."""
 
     __slots__ = ("_declared", "_given")
 
@@ -137,7 +137,7 @@ class Flags:
         return value
 
     def strings(self, name: str) -> tuple[str, ...]:
-        """Return every occurrence of a flag that may be repeated, in order; also of one that may not."""
+        """Return every occurrence of a flag, in order, whether or not it may be repeated."""
         if self._declared[name].kind is Kind.STRING:
             text = self.string(name)
             return (text,) if text else ()
@@ -153,7 +153,7 @@ class Flags:
 def parse(words: Sequence[str], declared: Iterable[Flag]) -> tuple[Flags, list[str]]:
     """Split the words of a command line into flags and positional arguments.
 
-    UsageError in Go's words for anything that is not understood, RangeError for a value out of its flag's
+    UsageError in Go's words for anything that cannot be understood, RangeError for a value out of its flag's
     range; HelpRequested for `-h`.
     """
     flags = {flag.name: flag for flag in declared}

@@ -1,7 +1,7 @@
 """The flags that every verb accepts: CFSSL has one table for all of them, so scripts rely on it.
 
-A verb's help lists only its own subset. Flags that CFSSL registers and never reads are here too: a script
-that gives one must not fail. Flags of one verb only belong to that verb (`Verb.flags`), not here.
+A verb's help lists only its own subset. Flags that CFSSL registers but never reads are here too: a script
+that uses one must not fail. Flags of one verb only belong to that verb (`Verb.flags`), not here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLAGS = (
     string("csr", "Certificate signature request file for new public key"),
     string("ca", "CA used to sign the new certificate -- accepts '[file:]fname' or 'env:varname'"),
     string("ca-key", "CA private key -- accepts '[file:]fname' or 'env:varname'"),
-    string("tls-cert", "certificate of this server: it speaks HTTPS then"),
+    string("tls-cert", "certificate of this server, to serve HTTPS"),
     string("tls-key", "private key of -tls-cert"),
     string("mutual-tls-ca", "Mutual TLS - require clients be signed by this CA"),
     string("mutual-tls-cn", "Mutual TLS - regex for whitelist of allowed client CNs"),

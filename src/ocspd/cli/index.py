@@ -88,7 +88,7 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         if sources:  # last, as later answers replace earlier ones
             imported = await import_files(writer, sources, signers, flags, clock)
         if not report.answers + imported.signed.responses:
-            raise ConfigError("no usable answer: the index is left as it was")
+            raise ConfigError("no usable response: the index is unchanged")
         writer.finish()
         ref = directory.adopt(writer.path)
         manifest = directory.publish([ref], _now_s())
@@ -109,9 +109,9 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
 
 def _tell_bad(report: indexing.BuildReport) -> None:
     for number, why in report.bad[:_BAD_SHOWN]:
-        logger.error("response %d: %s: skipped", number, why)
+        logger.error("skipping response %d: %s", number, why)
     if report.skipped > _BAD_SHOWN:
-        logger.error("%d responses skipped in all", report.skipped)
+        logger.error("skipped %d responses in total", report.skipped)
 
 
 def _write_report(
@@ -190,7 +190,7 @@ async def _lookup(flags: Flags, arguments: list[str]) -> int:
     }
     if not found:
         write_stdout(
-            f"serial {serial} is not in the index: it would be answered unauthorized"
+            f"serial {serial} is not in the index: the responder would return unauthorized"
             f"{hex_hint(arguments[1])}\n"
         )
         return 1
@@ -230,24 +230,24 @@ async def _merge(_flags: Flags, arguments: list[str]) -> int:
     return 0
 
 
-_CA = strings("ca", "CA certificate of the responses; may be given several times")
+_CA = strings("ca", "CA certificate of the responses; may be repeated")
 
 _ACTIONS = (
     Verb(
         "index build",
-        """ocspd index build -- make an index of signed responses, or sign what files say
+        """ocspd index build -- create an index from signed responses, or from CRLs and lists of certificates
 
 Usage of index build:
         ocspd index build -o directory [-responses file]... [-db-config db-config]
         ocspd index build -o directory -ca cert -responder cert -responder-key key
                           [-crl file]... [-index-txt file] [-serials file]
 
-Reads responses in base64 (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses. Also signs
-what CRLs, an index.txt of openssl ca, and lists of issued serials say; good is only said of serials that
--index-txt or -serials names.""",
+The first form reads responses in base64 (ocspdump of CFSSL and ocspd, Boulder) or the table ocsp_responses.
+The second form signs responses from CRLs, an index.txt of openssl ca, and lists of issued serials.
+Only serials in -index-txt or -serials can be good.""",
         (
             string("o", "index directory to build"),
-            strings("responses", "file of OCSP responses in base64; may be given several times"),
+            strings("responses", "file of OCSP responses in base64; may be repeated"),
             "db-config",
             _CA,
             *BUILD_FLAGS,
@@ -257,7 +257,7 @@ what CRLs, an index.txt of openssl ca, and lists of issued serials say; good is 
     ),
     Verb(
         "index stats",
-        """ocspd index stats -- print what an index holds: statuses, issuers, times and segments
+        """ocspd index stats -- print the statuses, issuers, times and segments of an index
 
 Usage of index stats:
         ocspd index stats directory
@@ -269,29 +269,29 @@ Prints JSON; times are UTC.""",
     ),
     Verb(
         "index verify",
-        """ocspd index verify -- check every response of an index: its form, its times and its signature
+        """ocspd index verify -- check the format, times and signature of every response of an index
 
 Usage of index verify:
         ocspd index verify directory -ca cert [-ca cert]...
 
-Ends with 1 when a response is not as it should be.""",
+The exit code is 1 if any response fails a check.""",
         (_CA,),
         _verify,
         cfssl=False,
     ),
     Verb(
         "index lookup",
-        """ocspd index lookup -- print what an index says of one certificate
+        """ocspd index lookup -- print the responses of an index for one certificate
 
 Usage of index lookup:
         ocspd index lookup directory serial -ca cert [-der file]
 
-The serial may be decimal, 0x... or hex pairs with colons. Prints JSON, one object for each CertID hash;
-ends with 1 when there is no response.""",
+The serial may be decimal, 0x... or hex pairs with colons.
+Prints JSON, one object for each CertID hash. The exit code is 1 if there is no response.""",
         (
             _CA,
-            string("der", "file for the response itself, in DER"),
-            boolean("base64", "print the response itself too, in base64"),
+            string("der", "file to write the response to, in DER"),
+            boolean("base64", "also print the response, in base64"),
         ),
         _lookup,
         cfssl=False,
@@ -314,13 +314,13 @@ VERBS = (
         """ocspd index -- build, inspect and verify index directories
 
 Usage of index:
-        ocspd index build     make one from signed responses, or sign what files say
-        ocspd index stats     print what one holds
+        ocspd index build     create an index from signed responses, or from CRLs and lists of certificates
+        ocspd index stats     print its statuses, issuers, times and segments
         ocspd index verify    check every response
-        ocspd index lookup    print what one says of a certificate
+        ocspd index lookup    print the responses for one certificate
         ocspd index merge     merge its segments into one
 
-ocspd index build -h lists the flags of build, and so on.""",
+ocspd index build -h lists the flags of index build, and so on.""",
         (),
         no_action,
         cfssl=False,

@@ -1,4 +1,4 @@
-"""What `index build` reads besides answers: CRLs, `index.txt`, lists of serials; and its report."""
+"""What `index build` reads besides responses: CRLs, `index.txt`, lists of serials; and its report."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from ocspd.signer.tally import Progress
 
 SHOWN = 20
-"""How many skipped lines are named without being asked to."""
+"""How many skipped lines are listed by default."""
 
 SOURCE_FLAGS = (
-    strings("crl", "CRL, complete or delta, DER or PEM; may be given several times"),
+    strings("crl", "CRL, complete or delta, DER or PEM; may be repeated"),
     strings(
-        "index-txt", "database of openssl ca; with several -ca one for each, in their order, '' for none"
+        "index-txt", "index.txt of openssl ca; with several -ca, one for each in the same order, '' for none"
     ),
-    strings("serials", "file of issued serials, one a line; with several -ca as -index-txt"),
+    strings("serials", "file of issued serials, one per line; with several -ca, as for -index-txt"),
     boolean("allow-expired", "use CRLs whose nextUpdate has passed"),
 )
 BUILD_FLAGS = (
     *SOURCE_FLAGS,
-    strings("responder", "certificate that signs the responses; one for each -ca, in their order"),
-    strings("responder-key", "its private key"),
+    strings("responder", "responder certificate; one for each -ca, in the same order"),
+    strings("responder-key", "private key of -responder"),
     "interval",
     CERTID_HASH,
     RESPONDER_ID,
     EMBED_CA,
     PROCESSES,
-    boolean("list-skipped", "print every line and CRL entry left out, with its cause"),
-    string("report", "file for a report in JSON"),
+    boolean("list-skipped", "print every skipped line and CRL entry, with the reason"),
+    string("report", "file to write a report to, in JSON"),
 )
 
 
 def sources_of(flags: Flags, issuers: int) -> Sources:
-    """Return what the flags of SOURCE_FLAGS name, for this many CAs.
+    """Return the files given by SOURCE_FLAGS, for this many CAs.
 
     ConfigError when it is not clear which file belongs to which CA.
     """
@@ -70,7 +70,7 @@ def sources_of(flags: Flags, issuers: int) -> Sources:
     for name, given in files.items():
         if given and len(given) != issuers:
             raise ConfigError(
-                f"{issuers} times -ca, but {len(given)} times -{name}: give one for each CA, in the same "
+                f"got {issuers} -ca but {len(given)} -{name}: give one for each CA, in the same "
                 "order, '' where there is none"
             )
     each = tuple(
@@ -86,18 +86,18 @@ def _at(names: tuple[str, ...], number: int) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class Imported:
-    """What came of the files."""
+    """The result of importing the files."""
 
     read: ImportReport = field(default_factory=ImportReport)
     signed: Tally = field(default_factory=Tally)
     named: list[tuple[str, str]] = field(default_factory=list)
-    """The first of what was skipped, apart from expired certificates: where and why."""
+    """The first skipped entries, apart from expired certificates: where and why."""
 
 
 async def import_files(
     writer: IndexWriter, sources: Sources, signers: Sequence[OCSPSigner], flags: Flags, clock: Clock
 ) -> Imported:
-    """Sign what the files say into an index segment and tell the user what was taken and left out."""
+    """Sign responses from the files into an index segment and report what was imported and skipped."""
     imported = Imported()
     every = flags.boolean("list-skipped")
 
@@ -133,16 +133,16 @@ async def import_files(
             on_progress=on_progress,
         )
     imported.read = status.report
-    tell(imported.read, imported.named, more="-list-skipped names all of them")
+    tell(imported.read, imported.named, more="-list-skipped lists all of them")
     return imported
 
 
 def tell(read: ImportReport, named: Sequence[tuple[str, str]], *, more: str = "") -> None:
-    """Log what was taken and left out; `named` are the first lines skipped, `more` says how to see all."""
+    """Log what was imported and skipped; `named` are the first skipped lines, `more` is how to list all."""
     for file in read.files:
-        logger.info("%s: %s: %d taken, %d left out", file.file, file.kind, file.taken, file.skipped.total())
+        logger.info("%s: %s: %d imported, %d skipped", file.file, file.kind, file.taken, file.skipped.total())
     for where, cause in named:
-        logger.warning("%s: %s: skipped", where, cause)
+        logger.warning("skipping %s: %s", where, cause)
     for counts, what in ((_sum(read.files, "skipped"), "skipped"), (_sum(read.files, "notes"), "answered")):
         for cause, count in counts.most_common():
             logger.log(20 if cause == EXPIRED else 30, "%d %s: %s", count, what, cause)
@@ -150,9 +150,11 @@ def tell(read: ImportReport, named: Sequence[tuple[str, str]], *, more: str = ""
     if more and named and shown > len(named):
         logger.warning("%s", more)
     if read.duplicates:
-        logger.info("%d lines repeat a serial; revoked counts before valid", read.duplicates)
+        logger.info("%d lines repeat a serial; revoked takes precedence over valid", read.duplicates)
     if read.conflicts:
-        logger.warning("%d certificates are valid in index.txt but revoked by a CRL: revoked", read.conflicts)
+        logger.warning(
+            "%d certificates are valid in index.txt but on a CRL; signed as revoked", read.conflicts
+        )
     for remark in read.remarks:
         logger.warning("%s", remark)
     logger.info("%d certificates good, %d revoked", read.good, read.revoked)
@@ -163,7 +165,7 @@ def _sum(files: Sequence[FileReport], name: str) -> Counter[str]:
 
 
 def as_json(imported: Imported) -> dict[str, Any]:
-    """Return the part of the report that is about the files."""
+    """Return the part of the report about the files."""
     read, signed = imported.read, imported.signed
     return {
         "files": [

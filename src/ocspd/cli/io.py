@@ -1,6 +1,6 @@
 """What verbs read and write: files, standard input and output, keys given as file: or env:.
 
-Every failure is one line that names the file and what to do about it.
+Every failure is one line that names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 PASSWORD_VARIABLE = "CFSSL_CA_PK_PASSWORD"  # noqa: S105  (the name of a variable, not a password)
 
 MAX_INPUT_BYTES = 64 * 1024 * 1024
-"""Nothing that is read whole is larger: a device given by mistake does not fill the memory."""
+"""The limit for whatever is read whole: a device given by mistake does not fill the memory."""
 
 
 def read_file(path: str) -> bytes:
     """Return the content of a file; OCSPDError naming it and the remedy when it cannot be read."""
     if not path:
-        raise OCSPDError("a file name is missing (it is empty)")
+        raise OCSPDError("a file name is empty")
     try:
         with Path(path).open("rb") as file:
             return _read(file, path)
@@ -39,7 +39,7 @@ def read_file(path: str) -> bytes:
 def _read(file: BinaryIO, name: str) -> bytes:
     data = file.read(MAX_INPUT_BYTES + 1)
     if len(data) > MAX_INPUT_BYTES:
-        raise OCSPDError(f"{name}: larger than {MAX_INPUT_BYTES >> 20} MiB, this is not the file meant")
+        raise OCSPDError(f"{name}: larger than {MAX_INPUT_BYTES >> 20} MiB; is this the right file?")
     return data
 
 
@@ -50,7 +50,7 @@ def _explain(path: str, err: OSError | ValueError) -> str:
             where = "" if Path(path).is_absolute() else f" (looked in {Path.cwd()})"
             return f"open {name}: no such file or directory{where}"
         case IsADirectoryError():
-            return f"read {name}: is a directory; name a file in it"
+            return f"read {name}: is a directory; give a file in it"
         case PermissionError():
             return f"open {name}: permission denied for user id {os.geteuid()}; check owner and mode"
         case OSError(errno=errno.EISDIR | errno.ENOTDIR | errno.ENAMETOOLONG | errno.ELOOP):
@@ -69,7 +69,7 @@ def read_input(name: str) -> bytes:
 def read_stdin() -> bytes:
     """Return all of standard input."""
     if sys.stdin is None:
-        raise OCSPDError("standard input is closed; name a file instead of -")
+        raise OCSPDError("standard input is closed; give a file instead of -")
     try:
         return _read(sys.stdin.buffer, "standard input")
     except OSError as err:
@@ -79,7 +79,7 @@ def read_stdin() -> bytes:
 def read_key_material(spec: str) -> bytes:
     """Return the bytes of a key or certificate given as `file:PATH`, `env:VARIABLE` or a plain path.
 
-    A path that has a colon needs `file:`. ConfigError for another prefix or a variable that is not set.
+    A path with a colon requires `file:`. ConfigError for another prefix or a variable that is not set.
     """
     prefix, colon, rest = spec.partition(":")
     if not colon:
@@ -92,20 +92,20 @@ def read_key_material(spec: str) -> bytes:
             raise ConfigError(f"env:{shown(rest)}: environment variable {shown(rest)} is not set")
         return value
     if is_secret(spec):
-        raise ConfigError(f"{HIDDEN}: give the name of a file, file:PATH or env:VARIABLE, not the key itself")
+        raise ConfigError(f"{HIDDEN}: give a file name, file:PATH or env:VARIABLE, not the key itself")
     name = shown(spec)
     raise ConfigError(f"{name}: unknown prefix {shown(prefix)!r}; write file:{name} if this is a path")
 
 
 def key_password() -> bytes | None:
-    """Return the password of encrypted private keys, which CFSSL_CA_PK_PASSWORD has; None for none."""
+    """Return the password of encrypted private keys, from CFSSL_CA_PK_PASSWORD, or None."""
     return os.environb.get(PASSWORD_VARIABLE.encode()) or None
 
 
 def load_config(flags: Flags) -> SigningConfig | None:
     """Return the signing configuration that -config names, None without -config.
 
-    cli/main.py has loaded it once before a verb runs, so a verb sees no new errors here.
+    cli/main.py loads it once before a verb runs, so a verb meets no new errors here.
     """
     path = flags.string("config")
     if not path:
@@ -119,10 +119,10 @@ def load_config(flags: Flags) -> SigningConfig | None:
 
 
 def write_stdout(data: bytes | str) -> None:
-    """Write to standard output now; OCSPDError when that fails, except for a reader that went away.
+    """Write to standard output at once; OCSPDError when that fails, except if the reader has closed it.
 
-    BrokenPipeError passes through: cli/main.py ends quietly on it. After any other failure nothing more
-    is written: what is left in the buffer would fail once more, and be complained of twice.
+    BrokenPipeError passes through: cli/main.py exits silently on it. After any other failure nothing more
+    is written: the rest of the buffer would fail again and be reported twice.
     """
     if sys.stdout is None:
         raise OCSPDError("standard output is closed; redirect it to a file or a pipe")
@@ -139,7 +139,7 @@ def write_stdout(data: bytes | str) -> None:
 
 
 def discard(stream: TextIO | None) -> None:
-    """Point a standard stream at nothing: no later flush, the interpreter's own included, fails again."""
+    """Redirect a standard stream to nowhere, so that no later flush, even the interpreter's, fails again."""
     if stream is not None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -1,4 +1,4 @@
-"""The verbs that make keys, requests and certificates; what they do is in the modules `issue_…`."""
+"""The verbs that create keys, requests and certificates; the modules `issue_…` implement them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Usage of gencert:
     Re-generate a CA cert with the CA key and certificate:
         ocspd gencert -renewca -ca cert -ca-key key
 
-With -db-config the certificate is stored in the database. An encrypted CA key is opened with the
-password in the environment variable CFSSL_CA_PK_PASSWORD.
+With -db-config the certificate is stored in the database. The password of an encrypted CA key
+is read from the environment variable CFSSL_CA_PK_PASSWORD.
 
 Arguments:
 {_CSRJSON}
@@ -83,7 +83,7 @@ Usage of sign:
 
 Arguments:
         CSR:        PEM file for certificate request, use '-' for reading PEM from stdin.
-        SUBJECT:    optional JSON file with the subject to use in place of the CSR's
+        SUBJECT:    optional JSON file with the subject to use instead of the CSR's
 
 Note: CSR can also be supplied via flag values; the flag takes precedence over the argument.
 """  # noqa: E501  (the usage lines are one line each)
@@ -107,7 +107,7 @@ If "list" is used as the TYPE, the list of supported types will be printed.
 
 
 def _later(module: str, function: str) -> Run:
-    """Return a function that imports its module when it is called: most verbs need no HTTP client."""
+    """Return a function that imports its module when called: most verbs need no HTTP client."""
 
     def run(flags: Flags, arguments: list[str]) -> Awaitable[int | None] | int | None:
         found: Run = getattr(import_module(f"ocspd.cli.{module}"), function)

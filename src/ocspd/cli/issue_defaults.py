@@ -83,7 +83,7 @@ _TEMPLATES = {"config": _CONFIG, "csr": _CSR}
 
 
 def print_defaults(_flags: Flags, arguments: list[str]) -> None:
-    """Print a template with a blank line after it; `list` or an unknown type prints the types there are."""
+    """Print a template with a blank line after it; `list` or an unknown type prints the available types."""
     if not arguments:
         raise OCSPDError("not enough arguments are supplied --- please refer to the usage")
     template = _TEMPLATES.get(arguments[0])

@@ -41,14 +41,14 @@ def only_argument(arguments: list[str]) -> str:
 
 
 def no_more_arguments(arguments: list[str]) -> None:
-    """Refuse positional arguments nobody would read."""
+    """Reject positional arguments that would be ignored."""
     if arguments:
         raise OCSPDError(f"unexpected argument {shown(arguments[0])!r}: did a flag lose its dash?")
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put the name of a file before the text of an error about its content."""
+    """Prefix errors about the content of a file with its name."""
     shown = "standard input" if name == "-" else name
     try:
         yield
@@ -59,21 +59,21 @@ def naming(name: str) -> Iterator[None]:
 
 
 def read_request(name: str) -> CertificateRequest:
-    """Read CSR JSON from a file or, for `-`, standard input; keys nobody reads are warned of."""
+    """Read CSR JSON from a file or, for `-`, standard input; warn of unknown keys."""
     data = read_input(name)
     with naming(name):
         request = parse_request(data)
     if request.unknown:
-        logger.warning("%s: unknown keys are ignored: %s", name, ", ".join(request.unknown)[:300])
+        logger.warning("%s: ignoring unknown keys: %s", name, ", ".join(request.unknown)[:300])
     return request
 
 
 def signing_config(flags: Flags) -> SigningConfig | None:
-    """Return the configuration of -config, None without; keys nobody reads are warned of."""
+    """Return the configuration of -config, or None; warn of unknown keys."""
     config = load_config(flags)
     if config is not None and config.unknown:
         unknown = ", ".join(config.unknown)[:300]
-        logger.warning("%s: unknown keys are ignored: %s", flags.string("config"), unknown)
+        logger.warning("%s: ignoring unknown keys: %s", flags.string("config"), unknown)
     for doubt in () if config is None else config.doubts:
         logger.warning("%s: %s", flags.string("config"), doubt)
     return config
@@ -119,6 +119,6 @@ def hosts_of(flags: Flags) -> tuple[str, ...] | None:
 
 
 def print_result(*, cert: str = "", csr: str = "", key: str = "") -> None:
-    """Print CFSSL's object: cert, csr and key, those that there are."""
+    """Print CFSSL's object with those of cert, csr and key that exist."""
     members = {"cert": cert, "csr": csr, "key": key}
     print_json({name: text for name, text in members.items() if text})

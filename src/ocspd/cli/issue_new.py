@@ -1,4 +1,4 @@
-"""`gencert`, `genkey`, `gencsr` and `selfsign`: what begins with CSR JSON."""
+"""`gencert`, `genkey`, `gencsr` and `selfsign`: the verbs that start from CSR JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ in production.
 
 
 async def gencert(flags: Flags, arguments: list[str]) -> None:
-    """Make a key and a certificate: a CA with -initca, a renewed one with -renewca, else a signed one."""
+    """Generate a key and a certificate: a CA with -initca, a renewed CA with -renewca, or a signed one."""
     if flags.boolean("renewca"):
         no_more_arguments(arguments)
         _renew(flags)
@@ -92,14 +92,14 @@ async def _signed(flags: Flags, request: CertificateRequest) -> None:
 
 
 def _is_for_servers(profile: Profile) -> bool:
-    """Whether a missing host is worth a warning: CFSSL warns of it on client and CA certificates too."""
+    """Return whether missing hosts are worth a warning: CFSSL warns on client and CA certificates too."""
     return profile.usages is None or "server auth" in profile.usages
 
 
 def _init_ca(flags: Flags, request: CertificateRequest) -> None:
     for name in ("config", "profile", "hostname", "db-config"):
         if flags.string(name):
-            logger.warning("-%s has no effect with -initca: the CSR's ca section has what can be set", name)
+            logger.warning("-%s has no effect with -initca: use the CSR's ca section", name)
     if flags.string("ca-key"):
         logger.info("re-generate a CA certificate from CSR and CA key")
         made = ca.init_ca(request, SystemClock(), read_key(flags.string("ca-key")))
@@ -117,7 +117,7 @@ def _renew(flags: Flags) -> None:
 
 
 def genkey(flags: Flags, arguments: list[str]) -> None:
-    """Make a key and a CSR; with -initca a CA."""
+    """Generate a key and a CSR; with -initca a CA."""
     request = read_request(only_argument(arguments))
     if flags.boolean("initca"):
         _init_ca(flags, request)
@@ -129,7 +129,7 @@ def genkey(flags: Flags, arguments: list[str]) -> None:
 
 
 def gencsr(flags: Flags, arguments: list[str]) -> None:
-    """Make a CSR for an existing key, from CSR JSON or from a certificate; the key is printed as read."""
+    """Create a CSR for an existing key, from CSR JSON or from a certificate; the key is printed as read."""
     spec = flags.string("key")
     if not spec:
         raise OCSPDError("need a private key (provide one with -key)")
@@ -147,7 +147,7 @@ def gencsr(flags: Flags, arguments: list[str]) -> None:
 
 
 def selfsign(flags: Flags, arguments: list[str]) -> None:
-    """Make a key and a self-signed certificate for testing, with the warning CFSSL gives."""
+    """Generate a key and a self-signed certificate for testing, with CFSSL's warning."""
     if not flags.string("hostname") and not flags.boolean("initca"):
         if not arguments:
             raise OCSPDError(NOT_ENOUGH)

@@ -1,7 +1,7 @@
-"""Who signs for a command line: the CA of -ca and -ca-key, or a remote server.
+"""The signer of a command line: the CA of -ca and -ca-key, or a remote server.
 
 `-remote` makes every profile remote. Without it the profile decides: one with `remote` or `auth_remote`
-in the configuration is signed for there, any other one here.
+in the configuration is signed remotely, any other one here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Signer:
-    """The signer that the flags describe; nothing but the configuration is read until it signs."""
+    """The signer given by the flags; only the configuration is read before it signs."""
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
@@ -39,7 +39,7 @@ class Signer:
         self.profile: Profile = config.profile(flags.string("profile"))
 
     def check(self) -> None:
-        """Refuse a command line that lacks a CA, before a key is made for nothing."""
+        """Reject a command line without a CA, before a key is generated in vain."""
         if not self.profile.is_remote:
             require_ca(self._flags)
 
@@ -50,7 +50,7 @@ class Signer:
             if not self.profile.is_remote:
                 authority = Authority(self._issuer(), await self._open_db(stack), self._clock)
             elif self._flags.string("db-config"):
-                logger.warning("-db-config has no effect: the remote server stores what it signs")
+                logger.warning("-db-config has no effect: the remote server stores the certificates it signs")
             certificate = await self._policy_signer(authority).sign(request)
         return certificate if certificate.endswith("\n") else f"{certificate}\n"
 
@@ -60,7 +60,7 @@ class Signer:
         if not self.profile.is_remote:
             if not (self._flags.string("ca") and self._flags.string("ca-key")):
                 raise CodedError(
-                    Code.KEY_UNKNOWN, "Unknown private key error: a local signer needs -ca and -ca-key"
+                    Code.KEY_UNKNOWN, "Unknown private key error: a local signer requires -ca and -ca-key"
                 )
             authority = Authority(self._issuer(), None, self._clock)
         label, profile = self._flags.string("label"), self._flags.string("profile")

@@ -9,9 +9,9 @@
     ocspResponse (base64)                BASE-response.der    0644 less umask, decoded
 
 Differences from cfssljson, on purpose: a key file that existed with a laxer mode ends as 0600; files
-are replaced in one step; nothing is written through a symbolic link; a member that is no string is an
-error and not a panic; everything is decoded before the first file is written; output that leads to no
-file says so on stderr.
+are replaced in one step; nothing is written through a symbolic link; a member that is not a string is an
+error and not a panic; everything is decoded before the first file is written; if nothing is written, a
+message on stderr says so.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Output:
     binary: bool = False
 
     def printed(self) -> bytes:
-        """Return what -stdout shows: the content, or base64 of it when it is binary."""
+        """Return the output of -stdout: the content, or base64 of it if it is binary."""
         return base64.b64encode(self.content) if self.binary else self.content
 
 
 def outputs(members: dict[str, Any]) -> list[Output]:
-    """Return the files that a JSON object leads to, in cfssljson's order; OCSPDError for a bad member."""
+    """Return the files to write for a JSON object, in cfssljson's order; OCSPDError for a bad member."""
     found = []
     if text := _text(members, "cert", "certificate"):
         found.append(Output(".pem", _utf8(text), 0o664))
@@ -114,9 +114,9 @@ def _base64(name: str, text: str) -> bytes:
 
 
 def members_of(data: bytes, *, bare: bool) -> dict[str, Any]:
-    """Return the JSON object that holds the members: the input itself, or the result of an API answer.
+    """Return the JSON object that holds the members: the input itself, or the result of an API reply.
 
-    OCSPDError when the input is not JSON, or is an answer that reports failure.
+    OCSPDError when the input is not JSON, or is a reply that reports failure.
     """
     try:
         fields = wire.Fields(wire.loads(data), "map[string]interface {}" if bare else "Response")
@@ -130,7 +130,7 @@ def members_of(data: bytes, *, bare: bool) -> dict[str, Any]:
     if success:
         return result or {}
     if fields.get("success") is None:
-        reasons.append('the input has no "success": for the output of a command, give -bare')
+        reasons.append('the input has no "success": use -bare for the output of a command')
     raise OCSPDError("\n\t".join(["Request failed:", *reasons]))
 
 
@@ -162,7 +162,7 @@ def _json(flags: Flags, arguments: list[str]) -> int:
     base = arguments[0] if arguments else "cert"
     found = outputs(members)
     if not found:
-        hint = "leave -bare out for an API answer" if "success" in members else "no member is known"
+        hint = "omit -bare for an API reply" if "success" in members else "there is no known member"
         sys.stderr.write(f"nothing to write: {hint}\n")
     if flags.boolean("stdout"):
         for output in found:
@@ -181,7 +181,7 @@ VERBS = (
         "json",
         "ocspd json -- split JSON with cert, csr and key members into files\n\n"
         "Usage of json:\n        ocspd json [-bare] [-f FILE] [-stdout] [BASENAME]\n\n"
-        "Arguments:\n        BASENAME:   what the names of the files begin with (default: cert)",
+        "Arguments:\n        BASENAME:   beginning of the file names (default: cert)",
         (
             boolean("bare", "the response from CFSSL is not wrapped in the API standard response"),
             string("f", "JSON input", "-"),

@@ -1,13 +1,13 @@
 """The command `ocspd`: finds the verb, parses its flags, runs it, turns errors into exit codes.
 
-    0    done, or help was asked for
-    1    the verb failed, or no such verb
-    2    the command line cannot be understood; the usage text follows on stderr, but for a value out of range
+    0    done, or help was requested
+    1    the verb failed, or does not exist
+    2    the command line cannot be understood; the usage text follows on stderr (except if out of range)
     130  interrupted (Ctrl-C)
-    141  the reader of standard output went away
+    141  the reader of standard output has closed it
 
 Verb modules are imported when their verb is used: a script that calls `ocspd json` a hundred times does
-not pay for the web server. `_VERBS` is the only list of verbs; a test holds it against the modules.
+not pay for the web server. `_VERBS` is the only list of verbs; a test compares it with the modules.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _VERBS = {
     "revoke": ("database", "revoke a certificate in the database"),
     "db": ("database", "create, migrate and inspect the certificate database"),
     "ocspsign": ("ocsp", "sign an OCSP response for a certificate"),
-    "ocsprefresh": ("ocsp", "sign OCSP responses for all unexpired certificates of the database"),
-    "refresh": ("refresh", "keep an index fresh: sign what the database says, as it changes"),
-    "ocspdump": ("ocsp", "print the OCSP responses of the database"),
+    "ocsprefresh": ("ocsp", "sign OCSP responses for all unexpired certificates in the database"),
+    "refresh": ("refresh", "keep an index up to date: sign responses as the database changes"),
+    "ocspdump": ("ocsp", "print the OCSP responses in the database"),
     "ocspserve": ("ocspserve", "run the OCSP responder"),
     "index": ("index", "build, inspect and verify index directories"),
     "json": ("json_tool", "split the JSON of other commands into files (cfssljson)"),
     "demo": ("demo", "set up a CA with a responder here and check it with openssl"),
     "version": ("misc", "print the version"),
 }
-"""Verb: module in ocspd.cli, and what it does in a few words."""
+"""Verb: module in ocspd.cli, and a short description."""
 
 _HELP_WORDS = {"-h", "--h", "-help", "--help", "help"}
 _VERSION_WORDS = {"-version", "--version"}
@@ -91,7 +91,7 @@ def _main(argv: list[str], find: Callable[[str], Verb | None]) -> int:
         name = "version"
     if name.startswith("-"):
         _complain(f"flag provided but not defined: -{shown(name.lstrip('-').partition('=')[0])}")
-        _complain(f"flags follow the command: ocspd COMMAND {shown(name)} ...\n{_overview()}")
+        _complain(f"flags go after the command: ocspd COMMAND {shown(name)} ...\n{_overview()}")
         return 2
     try:
         verb = find(name)
@@ -175,7 +175,7 @@ def _report(error: BaseException, verb: Verb, level: int) -> int:
 
 
 def _misused(error: UsageError, verb: Verb) -> int:
-    """Print why a command line is refused and, unless that says what to use instead, the usage text."""
+    """Print why a command line is rejected and, unless that includes the remedy, the usage text."""
     _complain(str(error) if isinstance(error, RangeError) else f"{error}\n{verb.help()}")
     return error.exit_code
 
@@ -183,7 +183,7 @@ def _misused(error: UsageError, verb: Verb) -> int:
 def _overview() -> str:
     width = max(map(len, _VERBS))
     lines = "\n".join(f"\t{name:{width}}  {summary}" for name, (_, summary) in _VERBS.items())
-    usage = "Usage: ocspd COMMAND [flags] [arguments]; ocspd COMMAND -h explains one."
+    usage = "Usage: ocspd COMMAND [flags] [arguments]; ocspd COMMAND -h explains it."
     return f"{usage}\nAvailable commands:\n{lines}\n"
 
 

@@ -17,7 +17,7 @@ _IMPLEMENTATIONS = {"cpython": "CPython", "pypy": "PyPy"}
 
 
 def version_text() -> str:
-    """Return CFSSL's two lines: the version, and what runs it."""
+    """Return CFSSL's two lines: the version and the runtime."""
     name = sys.implementation.name  # the module platform takes longer to import than this verb to run
     return f"Version: {__version__}\nRuntime: {_IMPLEMENTATIONS.get(name, name)} {sys.version.split()[0]}\n"
 

@@ -72,7 +72,7 @@ def _ocspsign(flags: Flags, arguments: list[str]) -> int:
         revoked_at = _revoked_at(flags.string("revoked-at"), clock)
     hashes = certid_hashes(flags)
     if len(hashes) != 1:
-        raise ConfigError("ocspsign makes one response: give one -certid-hash, such as sha1")
+        raise ConfigError("ocspsign signs a single response: give a single -certid-hash, such as sha1")
     asked = read_input(flags.string("cert"))
     with naming(flags.string("cert")):
         certificate = load_certificate(asked)
@@ -98,7 +98,7 @@ def _revoked_at(text: str, clock: Clock) -> datetime:
         return parse_date(text)
     except ValueError:
         raise ConfigError(
-            f"Malformed revocation time: {shown(text)!r}: use now or a date as YYYY-MM-DD"
+            f"Malformed revocation time: {shown(text)!r}: use now or a date YYYY-MM-DD"
         ) from None
 
 
@@ -112,7 +112,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
     clock = SystemClock()
     signers = open_signers(flags, clock, _hashes_kept(flags))
     if not flags.boolean("table") and not flags.string("index"):
-        raise ConfigError("-table=false leaves nothing to write to: give an index directory with -index")
+        raise ConfigError("-table=false leaves nothing to write: give an index directory with -index")
     async with AsyncExitStack() as stack:
         db = await _open_db(flags, stack, clock)
         writer = None
@@ -137,7 +137,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
 
 
 def _hashes_kept(flags: Flags) -> tuple[str, ...]:
-    """Return the CertID hashes to sign: the table has one response for a certificate, an index all."""
+    """Return the CertID hashes to sign: the table has one response per certificate, an index one per hash."""
     hashes = certid_hashes(flags)
     if flags.string("index"):
         return hashes
@@ -145,7 +145,7 @@ def _hashes_kept(flags: Flags) -> tuple[str, ...]:
 
 
 async def _trim(db: CertDB) -> None:
-    """Delete changes noted for a signer that has not asked for days: where none runs they would pile up."""
+    """Delete changes that no signer has read for days: without a signer they would pile up."""
     feed = db.change_feed()
     with contextlib.suppress(CodedError):  # a standby, no right to delete: somebody else's affair
         await feed.trim(await feed.current_cursor(), _KEPT)
@@ -176,16 +176,16 @@ def _tell(report: Tally, signers: list[OCSPSigner], database: str) -> None:
             f" and {more} more" if more > 0 else "",
         )
     for cause, count in sorted(report.skipped.items()):
-        logger.warning("skipped %d certificates: %s (-list-skipped names them)", count, cause)
+        logger.warning("skipped %d certificates: %s (-list-skipped lists them)", count, cause)
     if report.unreadable:
         logger.warning(
-            "%d certificates have rows that cannot be read whole: answered as unknown, or revoked where that "
-            "is clear (-list-skipped names them)",
+            "%d certificates have rows that cannot be fully read: signed as unknown, or as revoked if the "
+            "row says so (-list-skipped lists them)",
             report.unreadable,
         )
     if report.reasons_dropped:
         logger.warning(
-            "%d revoked certificates have a reason that does not exist (RFC 5280 §5.3.1): signed without it",
+            "%d revoked certificates have an undefined reason (RFC 5280 §5.3.1): signed without it",
             report.reasons_dropped,
         )
     if not report.certificates:
@@ -226,8 +226,8 @@ VERBS = (
     Verb(
         "ocspsign",
         """ocspd ocspsign -- signs an OCSP response for a given CA, cert, and status
-Prints JSON with the response in base64, {"ocspResponse":"..."}; ocspd json -bare NAME makes
-NAME-response.der of it.
+Prints JSON with the response in base64, {"ocspResponse":"..."}.
+Pass it to ocspd json -bare NAME to get NAME-response.der.
 
 Usage of ocspsign:
         ocspd ocspsign -ca cert -responder cert -responder-key key -cert cert [-status status] \\
@@ -236,7 +236,7 @@ Usage of ocspsign:
             string("ca", "CA certificate that issued -cert -- accepts '[file:]fname' or 'env:varname'"),
             "responder",
             "responder-key",
-            string("cert", "certificate to answer for"),
+            string("cert", "certificate whose status is signed"),
             "reason",
             "status",
             "revoked-at",
@@ -256,24 +256,24 @@ Usage of ocsprefresh:
         ocspd ocsprefresh -db-config db-config -ca cert -responder cert -responder-key key [-interval 96h] \\
                           [-index directory [-table=false]] [-certid-hash sha1,sha256] [-list-skipped]
 
-Several issuers share a database: repeat -ca, -responder and -responder-key, in the same order.
-A CA that signs for itself is its own -responder. Certificates of other issuers are skipped.
-The table has one response for a certificate, with a SHA-1 CertID unless -certid-hash leaves that out;
-an index has one for each hash.""",
+For several issuers in one database, repeat -ca, -responder and -responder-key in the same order.
+A CA that signs its own responses is its own -responder. Certificates of other issuers are skipped.
+The table has one response per certificate, with a SHA-1 CertID unless -certid-hash does not include sha1.
+An index has one response for each hash.""",
         (
             "db-config",
             *SIGNER_FLAGS,
-            string("index", "also write an index directory for ocspserve -index"),
-            boolean("table", "write the ocsp_responses table; false with -index only", default=True),
+            string("index", "index directory to write as well, for ocspserve -index"),
+            boolean("table", "write the ocsp_responses table; false requires -index", default=True),
             PROCESSES,
-            boolean("list-skipped", "print serial, key identifier and cause of each certificate skipped"),
+            boolean("list-skipped", "print serial, key identifier and reason of each skipped certificate"),
         ),
         _ocsprefresh,
     ),
     Verb(
         "ocspdump",
         """ocspd ocspdump -- prints all OCSP responses in the cert db that have not expired,
-in base64, one a line, for use with ocspserve -responses
+in base64, one per line, for use with ocspserve -responses
 
 Usage of ocspdump:
         ocspd ocspdump -db-config db-config""",

@@ -95,7 +95,7 @@ async def _main(flags: Flags) -> int:
 
 
 async def _source(flags: Flags, clock: Clock, examining: Examining, stack: AsyncExitStack) -> Source:
-    """Choose where answers come from: -responses before -index before -db-config, as CFSSL does."""
+    """Choose where responses come from: -responses before -index before -db-config, as in CFSSL."""
     if flags.string("responses"):
         return ResponsesFile(flags.string("responses"), _private_directory(stack), clock)
     if "://" in flags.string("index"):
@@ -146,12 +146,12 @@ async def _table(flags: Flags, clock: Clock, stack: AsyncExitStack) -> Source:
 
 
 def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
-    """Make an index directory that goes away with this process."""
+    """Create an index directory that is removed with this process."""
     try:
         path = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-", ignore_cleanup_errors=True))
     except OSError as err:
         raise OCSPDError(
-            f"cannot make a temporary directory: {err.strerror or err} (TMPDIR says where; it needs the "
+            f"cannot create a temporary directory: {err.strerror or err} (TMPDIR says where; it needs the "
             "room of the index)"
         ) from err
     return IndexDirectory(Path(path))
@@ -160,7 +160,7 @@ def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
 async def _start_admin(
     flags: Flags, supervisor: Supervisor, max_connections: int, stack: AsyncExitStack
 ) -> None:
-    """Start the admin listener; a default port that is taken is no reason not to serve."""
+    """Start the admin listener; if only the default port is in use, serve without it."""
     port = flags.integer("admin-port")
     if not port:
         return
@@ -188,8 +188,8 @@ Usage of ocspserve:
         ocspd ocspserve [-address address] [-port port] [-responses file] [-index directory|URL] \\
                         [-db-config db-config [-ca cert -responder cert -responder-key key]]
 
-A rewritten file, a new manifest and a changed table are noticed. SIGHUP looks again at once, SIGTERM drains.
-With -db-config, -ca, -responder and -responder-key sign what the database says, as it changes.""",
+Changes of the file, the index and the table are picked up. SIGHUP checks at once, SIGTERM drains.
+With -db-config, giving -ca, -responder and -responder-key signs responses as the database changes.""",
         (
             "address",
             "port",
@@ -197,14 +197,14 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             "responses",
             string(
                 "index",
-                "index directory to answer from, or URL to pull it from: s3://, gs://, az://, https:// or file://",
+                "index directory to serve, or URL to pull it from: s3://, gs://, az://, https:// or file://",
             ),
             string(
                 "index-cache", "directory to pull into, kept for the next start (default: a temporary one)"
             ),
             duration(
                 "index-poll",
-                "how often to look at the URL",
+                "how often to check the URL",
                 timedelta(milliseconds=500),
                 limits=limits.INDEX_POLL,
             ),
@@ -212,28 +212,28 @@ With -db-config, -ca, -responder and -responder-key sign what the database says,
             *SIGNER_FLAGS,
             duration(
                 "max-age",
-                "how long caches may keep a response at most: they answer good for as long after a "
-                "revocation (0s: until it is due to be renewed)",
+                "how long HTTP caches may keep a response, and so may serve good after a revocation "
+                "(0s: until the response is due for renewal)",
                 timedelta(hours=1),
                 limits=limits.MAX_AGE,
             ),
             integer("workers", "worker processes (0: one for each usable CPU)", limits=limits.PROCESSES),
             integer(
                 "max-expired",
-                "/readyz fails when more than this percentage of an issuer's responses has expired",
+                "/readyz fails when more than this percentage of an issuer's responses have expired",
                 50,
                 limits=limits.PERCENTAGE,
             ),
             *admin_flags(9402, "/metrics, /livez, /readyz and /healthz"),
             duration(
                 "drain-delay",
-                "how long SIGTERM lets requests come while /readyz fails",
+                "after SIGTERM, keep accepting requests this long while /readyz fails",
                 timedelta(milliseconds=500),
                 limits=limits.DRAIN,
             ),
             duration(
                 "drain-timeout",
-                "how long requests in flight may take after that",
+                "time limit for requests in flight after that",
                 timedelta(seconds=10),
                 limits=limits.DRAIN,
             ),

@@ -1,4 +1,4 @@
-"""How far a long pass is: a line that moves on a terminal, a plain line now and then elsewhere."""
+"""The progress of a long pass: an updated line on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PassProgress:
     """Shows the progress of passes on stderr; use as `with`. A pass under a second shows nothing."""
 
     def __init__(self, what: str, clock: Clock, total: int | None = None) -> None:
-        """`total` is how many certificates there are, as far as that is known; then time left is shown."""
+        """`total` is the number of certificates, if known; then the time left is shown."""
         self._what = what
         self._total = total
         self._clock = clock
@@ -42,14 +42,14 @@ class PassProgress:
         self.finish()
 
     def finish(self) -> None:
-        """Show no more of this pass; with the next figures another one begins."""
+        """End the display of this pass; the next figures start another one."""
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._start = None
         self._told_s = 0.0
 
     def update(self, progress: Progress) -> None:
-        """Take the newest figures."""
+        """Update the figures."""
         if self._start is None:
             self._start = self._clock.now()
         elapsed_s = (self._clock.now() - self._start).total_seconds()
@@ -94,7 +94,7 @@ class PassProgress:
 
 
 class ByteProgress:
-    """A bar for work of known or later known size; nothing where there is no terminal."""
+    """A bar for work of known or later known size; shows nothing without a terminal."""
 
     def __init__(self, what: str, total: int | None) -> None:
         self._what = what
@@ -118,17 +118,17 @@ class ByteProgress:
         self.stop()
 
     def stop(self) -> None:
-        """Take the bar away; nothing is shown from now on."""
+        """Remove the bar; nothing is shown from now on."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def advance(self, amount: int) -> None:
-        """Go on by an amount."""
+        """Advance by an amount."""
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task, amount)
 
     def set(self, done: int, total: int) -> None:
-        """Set how much of how much is done."""
+        """Set the amount done and the total."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)

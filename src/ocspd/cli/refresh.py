@@ -51,13 +51,15 @@ def _refresh(flags: Flags, arguments: list[str]) -> int:
         raise OCSPDError(f"refresh takes one configuration file, but also got {shown(files[1])!r}")
     for name in _CONFIGURED if files else ():
         if flags.was_set(name):
-            raise ConfigError(f"-{name}: {shown(files[0])} says this; set it there, or give flags only")
+            raise ConfigError(
+                f"-{name} cannot be combined with a configuration file; set it in {shown(files[0])}"
+            )
     config = load_signer_config(files[0]) if files else _from_flags(flags)
     return run_uvloop(_main(config, flags))
 
 
 def _from_flags(flags: Flags) -> SignerConfig:
-    """Make the configuration CFSSL's flags describe."""
+    """Make the configuration given by CFSSL's flags."""
     sources = sources_of(flags, len(flags.strings("ca")))
     for name, given, what in (
         ("db-config", flags.string("db-config") or sources, "DB config file"),
@@ -154,10 +156,10 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
 
 
 async def _first_look(database: CertDB, *, wait: bool) -> int | None:
-    """Return about how many certificates there are, None where the database is away.
+    """Estimate how many certificates there are; None if the database is down.
 
-    What somebody has to do first (create tables, correct a password) is an error at once; for a database that
-    is away a daemon waits as it does later, with `wait`.
+    What a person must do first (create tables, correct a password) is an error at once; for a database that
+    is down a daemon waits, with `wait`, as it does later.
     """
     try:
         await database.check()
@@ -170,7 +172,7 @@ async def _first_look(database: CertDB, *, wait: bool) -> int | None:
 
 
 async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
-    """Read the files once, so that what cannot be used is told before the daemon is one."""
+    """Read the files once, so that unusable ones are reported before the daemon starts."""
 
     def issuers() -> list[Certificate]:
         return [read_certificate(issuer.ca) for issuer in config.issuer]
@@ -184,8 +186,8 @@ async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
     for issuer, identifier in zip(config.issuer, identifiers, strict=True):
         if identifiers.count(identifier) > 1:
             raise ConfigError(
-                f"{issuer.ca}: has the key of another CA given, and with files both would be answered alike: "
-                "run one refresh for each, or use index build"
+                f"{issuer.ca}: has the same key as another given CA, and files do not say which of the two "
+                "issued a certificate: run one refresh for each, or use index build"
             )
     named: list[tuple[str, str]] = []
 
@@ -231,7 +233,7 @@ def _publisher(urls: Sequence[str], generations: Generations, clock: Clock) -> P
 
 @contextlib.asynccontextmanager
 async def _working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Let a task run beside the block."""
+    """Run a task during the block."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -241,7 +243,7 @@ async def _working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, followed: str) -> int:
-    """Work until a signal (or, with -once, until the first pass is published)."""
+    """Run until a signal (or, with -once, until the first pass is published)."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -257,7 +259,7 @@ async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, follo
         if ready.done() and not stop.done():
             stats = refresher.stats
             logger.info(
-                "signed %d OCSP responses, %d certificates are answered%s",
+                "signed %d OCSP responses; %d certificates have responses%s",
                 stats.answers,
                 stats.pass_certificates - stats.foreign - stats.skipped.total(),
                 "" if once else f"; following {followed}",
@@ -277,7 +279,7 @@ async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, follo
 
 
 def _look_now(refresher: SignerDaemon) -> None:
-    logger.info("SIGHUP: looking at certificates and keys")
+    logger.info("SIGHUP: checking certificates and keys")
     refresher.look_now()
 
 
@@ -296,20 +298,19 @@ _FLAGS = (
     "db-config",
     *SOURCE_FLAGS,
     *SIGNER_FLAGS,
-    string("index", "index directory to keep fresh"),
-    strings("publish", "URL to publish the index to as well: s3://, gs://, az:// or file://"),
+    string("index", "index directory to keep up to date"),
+    strings("publish", "URL to copy the index to: s3://, gs://, az:// or file://; may be repeated"),
     PROCESSES,
-    boolean("table", "write the table ocsp_responses as well, as ocsprefresh does"),
+    boolean("table", "also write the table ocsp_responses, as ocsprefresh does"),
     *admin_flags(9403, "/metrics, /livez and /readyz"),
 )
 _CONFIGURED = tuple(flag if isinstance(flag, str) else flag.name for flag in _FLAGS)
-"""What a configuration file says, so that nobody wonders which of two values counts."""
+"""The flags a configuration file replaces, so that there are never two values for one setting."""
 
 VERBS = (
     Verb(
         "refresh",
-        """ocspd refresh -- keep an index of OCSP responses fresh: sign what the certificate database says,
-and again whenever it changes
+        """ocspd refresh -- keep an index of OCSP responses up to date with the certificate database
 
 Usage of refresh:
         ocspd refresh ocspd.toml
@@ -317,18 +318,19 @@ Usage of refresh:
         ocspd refresh [-crl file]... [-index-txt file] [-serials file] -ca cert -responder cert
                       -responder-key key -index directory
 
-Instead of a database it follows CRLs, an index.txt of openssl ca, and lists of issued serials; good is only
-said of serials that -index-txt or -serials names.
+Runs until SIGTERM, or with -once until the first pass is done. Signs each change of the database at once.
+Instead of a database it can follow CRLs, an index.txt of openssl ca, and lists of issued serials.
+Only serials in -index-txt or -serials can be good.
 
-Runs until SIGTERM. Certificates and keys replaced on disk are taken over (SIGHUP: at once); -once ends after
-one pass. Responses signed with a certificate that has been replaced stay until they are due; -resign (SIGUSR1
-while it runs) signs every certificate again now, as after the compromise of a responder key. A configuration
-file takes the place of every flag but -once, -resign and -loglevel.""",
+Certificates and keys replaced on disk are reloaded automatically, after SIGHUP at once.
+Responses signed with the replaced certificate stay until they are due for renewal.
+-resign, or SIGUSR1 while it runs, signs everything again now, as after the compromise of a responder key.
+A configuration file replaces all flags except -once, -resign and -loglevel.""",
         (
             string("config", "configuration file (TOML), the same as giving it as the argument"),
             *_FLAGS,
-            boolean("once", "end when every certificate has a fresh response"),
-            boolean("resign", "sign every certificate again now, whatever responses there are"),
+            boolean("once", "exit when every certificate has a fresh response"),
+            boolean("resign", "sign a new response for every certificate now"),
         ),
         _refresh,
         cfssl=False,

@@ -1,9 +1,9 @@
 """The verb `serve`: CFSSL's API server.
 
-What cannot be used at start (CA, responder) is a WARNING and switches its endpoints off, as in CFSSL;
-what was asked for and is unusable as such (configuration, database configuration, TLS, port) ends the
-command with one line. SIGTERM and SIGINT let requests in flight finish; SIGHUP reads certificates, keys
-and the signing configuration again, and keeps the old ones when the new ones are not usable.
+A CA or responder that cannot be used at start is a WARNING and disables its endpoints, as in CFSSL; an
+unusable setting (configuration, database configuration, TLS, port) ends the command with one line. SIGTERM
+and SIGINT let requests in flight finish; SIGHUP reads certificates, keys and the signing configuration again,
+and keeps the old ones if the new ones are not usable.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ async def _main(flags: Flags) -> None:
         stack.callback(reloading.cancel)
         logger.info("Now listening on %s%s:%d", "https://" if tls else "", address, server.port)
         await stop.wait()
-        logger.info("stopping: requests in flight may finish")
+        logger.info("stopping: letting requests in flight finish")
 
 
 async def _reload_on(
@@ -108,18 +108,18 @@ async def _reload_on(
 
 
 async def _warn_if_unusable(db: CertDB) -> None:
-    """Tell early what every request would run into; the database may come later, so go on."""
+    """Report early what would make every request fail; the database may come later, so continue."""
     try:
         async with time_limit(_DB_CHECK_S):
             await db.check()
     except TimeoutError:
-        logger.warning("%s: no answer within %g s, going on", db.name, _DB_CHECK_S)
+        logger.warning("%s: no response within %g s, continuing", db.name, _DB_CHECK_S)
     except OCSPDError as err:
         logger.warning("%s", err)
 
 
 class _Service:
-    """What the flags describe, read again on every reload."""
+    """The objects given by the flags, read again on every reload."""
 
     def __init__(self, flags: Flags, clock: Clock) -> None:
         self._flags = flags
@@ -135,11 +135,11 @@ class _Service:
         )
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """Make the endpoints; what cannot be used is a warning and missing."""
+        """Make the endpoints; those that cannot be used are left out with a warning."""
         return self._build(None)
 
     async def reload(self, dispatcher: Dispatcher, server: HTTPServer) -> None:
-        """Read everything again (SIGHUP); keep all that is in use when a part of it is not usable now."""
+        """Read everything again (SIGHUP); keep everything in use if any part of it is now unusable."""
         logger.info("reloading")
         try:
             endpoints = self._build(self._backend)
@@ -147,7 +147,7 @@ class _Service:
             if context is not None:
                 await server.use_tls(context)
         except (OCSPDError, OSError) as err:
-            logger.error("reload failed, nothing is changed: %s", err)
+            logger.error("reload failed, nothing was changed: %s", err)
             return
         dispatcher.endpoints = endpoints
         names = (
@@ -161,7 +161,9 @@ class _Service:
             "mutual-tls-ca",
         )
         read = ", ".join(f"-{name}" for name in names if self._flags.string(name))
-        logger.info("reloaded %s; flags and -db-config stay as they are", read or "nothing: no file is given")
+        logger.info(
+            "reloaded %s; flags and -db-config stay as they are", read or "nothing: no files are given"
+        )
 
     def _build(self, current: Backend | None) -> dict[str, Endpoint]:
         asked = self._flags.string("responder") or self._flags.string("responder-key")
@@ -209,7 +211,7 @@ class _Service:
 
 
 def _renew(name: str, make: Callable[[], T], current: T | None) -> T | None:
-    """Make a part anew; when that fails, OCSPDError if there is one in use, else a warning and None."""
+    """Make a part again; if that fails, OCSPDError if one is in use, otherwise a warning and None."""
     try:
         return make()
     except OCSPDError as err:

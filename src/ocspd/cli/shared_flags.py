@@ -1,4 +1,4 @@
-"""Flags that several verbs have beside CFSSL's global ones: each is declared here, once, with its range."""
+"""Flags that several verbs share in addition to CFSSL's global ones, each declared once with its range."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ if TYPE_CHECKING:
 
 RESPONDER_ID = string(
     "responder-id",
-    "how responses name their signer: key or name (default: key, but name where the CA signs for itself)",
+    "how responses identify their signer: key or name (default: key, but name if the CA itself signs)",
 )
 EMBED_CA = boolean(
-    "embed-ca", "embed the CA certificate, for servers that staple beside a chain of the leaf only"
+    "embed-ca",
+    "embed the CA certificate, for servers that staple responses but send only the leaf certificate",
 )
 CERTID_HASH = string(
     "certid-hash",
-    "hashes of the CertIDs signed, joined by commas: sha1, sha256, sha384, sha512",
+    "CertID hashes to sign, separated by commas: sha1, sha256, sha384, sha512",
     "sha1,sha256",
 )
 SIGNER_FLAGS = (
-    strings("ca", "CA whose certificates are signed for -- accepts '[file:]fname' or 'env:varname'"),
+    strings("ca", "CA that issued the certificates -- accepts '[file:]fname' or 'env:varname'"),
     strings("responder", "Certificate for OCSP responder"),
     strings("responder-key", "private key for OCSP responder certificate"),
     "interval",
@@ -31,20 +32,20 @@ SIGNER_FLAGS = (
     RESPONDER_ID,
     EMBED_CA,
 )
-"""One -ca, -responder and -responder-key for each issuer, in the same order; the rest is for all of them."""
+"""One -ca, -responder and -responder-key for each issuer, in the same order; the rest applies to all."""
 
 PROCESSES = integer(
     "processes", "signing processes of a pass (0: one for each usable CPU)", limits=limits.PROCESSES
 )
 ALLOW_RSA_1024 = boolean(
-    "allow-rsa-1024", "sign requests whose RSA key has 1024 to 2047 bits, which verifiers refuse"
+    "allow-rsa-1024", "accept requests with RSA keys of 1024 to 2047 bits, which verifiers reject"
 )
-"""Of every verb that signs requests with a CA here."""
+"""For every verb that signs requests with a local CA."""
 
 
 def admin_flags(port: int, shows: str) -> tuple[Flag, Flag]:
-    """Declare where a long-running verb shows an operator its state; `shows` are the paths there."""
+    """Declare the listener of a long-running verb's operator endpoints; `shows` are its paths."""
     return (
         string("admin-address", f"address of {shows}", "127.0.0.1"),
-        integer("admin-port", "port of the same (0: none)", port, limits=limits.ADMIN_PORT),
+        integer("admin-port", "port of these endpoints (0: none)", port, limits=limits.ADMIN_PORT),
     )

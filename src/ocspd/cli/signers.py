@@ -1,4 +1,4 @@
-"""The OCSP signers that flags describe (`shared_flags`)."""
+"""The OCSP signers given by flags (`shared_flags`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _THIS_UPDATE_STEP = timedelta(minutes=1)  # an answer to a change is not to look
 
 
 def certid_hashes(flags: Flags) -> tuple[str, ...]:
-    """Read -certid-hash: names joined by commas. ConfigError for an unknown one."""
+    """Read -certid-hash: names separated by commas. ConfigError for an unknown one."""
     names = tuple(name.strip().lower() for name in flags.string("certid-hash").split(",") if name.strip())
     for name in names:
         check_hash_name(name)
@@ -35,7 +35,7 @@ def certid_hashes(flags: Flags) -> tuple[str, ...]:
 def open_signer(  # noqa: PLR0913  (three places, and what the flags do not say)
     flags: Flags, clock: Clock, hashes: Sequence[str] = (), *, issuer: str, responder: str, key: str
 ) -> OCSPSigner:
-    """Make the signer of one issuer from the places its certificates and key are in.
+    """Make the signer of one issuer from the names of its certificate and key files.
 
     Takes -interval, -responder-id, -embed-ca and, without `hashes`, -certid-hash from the flags. Every
     failure names its file.
@@ -63,8 +63,8 @@ def open_signer(  # noqa: PLR0913  (three places, and what the flags do not say)
 def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
     """Return -ca, -responder and -responder-key of each issuer.
 
-    Also for verbs that declare the three as plain flags: there is one issuer then. ConfigError when one
-    is missing or their numbers differ.
+    Also for verbs that declare the three as plain flags, with one issuer. ConfigError when one is missing
+    or their counts differ.
     """
     issuers, responders, keys = (flags.strings(name) for name in ("ca", "responder", "responder-key"))
     for name, given, what in (
@@ -76,16 +76,16 @@ def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
             raise ConfigError(f"need {what} (provide with -{name})")
     if not len(issuers) == len(responders) == len(keys):
         raise ConfigError(
-            f"{len(issuers)} times -ca, {len(responders)} times -responder and {len(keys)} times "
-            "-responder-key: give one of each for every issuer, in the same order"
+            f"got {len(issuers)} -ca, {len(responders)} -responder, {len(keys)} -responder-key: "
+            "give each issuer one of each, in the same order"
         )
     return list(zip(issuers, responders, keys, strict=True))
 
 
 def open_signers(flags: Flags, clock: Clock, hashes: Sequence[str] = ()) -> list[OCSPSigner]:
-    """Make one signer for each -ca, with the -responder and -responder-key at the same place in line.
+    """Make one signer for each -ca, with the -responder and -responder-key at the same position.
 
-    Raises as `signer_files` and `open_signer` do.
+    Raises the errors of `signer_files` and `open_signer`.
     """
     return [
         open_signer(flags, clock, hashes, issuer=issuer, responder=responder, key=key)
@@ -94,7 +94,7 @@ def open_signers(flags: Flags, clock: Clock, hashes: Sequence[str] = ()) -> list
 
 
 def issuer_configs(flags: Flags) -> tuple[IssuerConfig, ...]:
-    """Return what SIGNER_FLAGS say of each issuer. Raises as `signer_files` does."""
+    """Return the settings of SIGNER_FLAGS for each issuer. Raises the errors of `signer_files`."""
     return tuple(
         IssuerConfig(
             ca=ca,
@@ -110,7 +110,7 @@ def issuer_configs(flags: Flags) -> tuple[IssuerConfig, ...]:
 
 
 def follow_files(issuers: Sequence[IssuerConfig], clock: Clock) -> FileSigners:
-    """Return the signers of a process that goes on: made again whenever a file is replaced."""
+    """Return the signers of a long-running process: made again whenever a file is replaced."""
     return FileSigners(
         issuers, clock, read=read_key_material, read_key=read_key, this_update_step=_THIS_UPDATE_STEP
     )

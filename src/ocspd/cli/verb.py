@@ -1,4 +1,4 @@
-"""What a command of ocspd is: a name, a usage text, its flags, and the function that does it."""
+"""A command of ocspd: its name, usage text, flags, and function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ocspd.errors import UsageError
 from ocspd.shown import shown
 
 Run = Callable[[Flags, list[str]], Awaitable[int | None] | int | None]
-"""Takes the flags and the positional arguments; the exit code is what it returns, None meaning 0."""
+"""Takes the flags and the positional arguments; returns the exit code, None meaning 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Verb:
     flags: tuple[str | Flag, ...]
     run: Run
     cfssl: bool = True
-    """Whether CFSSL has this verb: if not, no script relies on flags that would have no effect."""
+    """Whether CFSSL has this verb: if not, no script relies on flags without effect."""
     actions: tuple[Verb, ...] = ()
-    """What the first argument chooses between, each with flags and a help of its own."""
+    """The actions the first argument chooses from, each with its own flags and help."""
 
     def declared(self) -> tuple[Flag, ...]:
         """Return every flag the verb accepts."""
@@ -45,7 +45,7 @@ class Verb:
     def action(self, words: list[str]) -> Verb:
         """Return the action that a command line chooses, with or without flags before it.
 
-        This verb itself when it has none, or help is asked for first. UsageError when none is chosen.
+        The verb itself if it has no actions, or help is requested first. UsageError when none is chosen.
         """
         if not self.actions:
             return self
@@ -55,7 +55,7 @@ class Verb:
         every = [flag for each in (self, *self.actions) for flag in each.declared()]
         _, arguments = parse(words, every)
         if not arguments:
-            raise UsageError(f"{self.name} needs one of {', '.join(known)}")
+            raise UsageError(f"{self.name} requires one of {', '.join(known)}")
         if arguments[0] not in known:
             raise UsageError(
                 f"{self.name} has no {quote(shown(arguments[0], 100))}: use one of {', '.join(known)}"
@@ -70,5 +70,5 @@ class Verb:
 
 
 def no_action(_flags: Flags, _arguments: list[str]) -> None:
-    """Be the `run` of a verb that only has actions."""
+    """Stand in as the `run` of a verb that only has actions."""
     raise AssertionError("an action is chosen before anything runs")
