@@ -27,20 +27,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections import Counter, deque
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ocspd import strict_json
-from ocspd.certdb.feed import CursorLostError, is_cursor
+from ocspd.certdb.feed import CursorLostError
 from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
-from ocspd.files import read_bounded, write_atomic
 from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.recovery import Recovery
 from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
+from ocspd.signer.daemon_state import DaemonState
 from ocspd.signer.presigning import run_pass, usable_cpus
 from ocspd.signer.resolving import AllRows
 from ocspd.signer.response_table import TableTurns, write_changes
@@ -55,7 +53,6 @@ from ocspd.tasks import Tasks, cancelled_from_outside, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from pathlib import Path
 
     from ocspd.certdb.feed import ChangeFeed, Cursor
     from ocspd.clock import Clock
@@ -68,9 +65,6 @@ if TYPE_CHECKING:
     from ocspd.signer.staleness import StaleRows
     from ocspd.signer.tally import Progress
 
-STATE_NAME = "signer.json"
-"""The file beside the manifest that keeps the position in the change feed, and what was asked for."""
-_SIGN_AGAIN = "sign_again"
 _FEED_WAIT_S = 5.0
 _TRIM_KEEP = timedelta(days=1)
 _OWED_S = 5.0
@@ -79,8 +73,6 @@ _FOLLOW_S = 0.5
 _CLOCK_STEP_S = 60.0
 """A clock that moves so much more, or less, than time does was set: responses may have expired, or be of
 the future."""
-_MAX_STATE_BYTES = 16 << 20
-"""A snapshot names every transaction that was open: a few bytes for each."""
 _EXPIRY_WARNING = timedelta(days=14)
 
 
@@ -122,7 +114,7 @@ class SignerDaemon:
         self._trimming = Recovery(
             meanwhile="what is read stays in the change feed meanwhile", level=logging.WARNING
         )
-        self._state: dict[str, Any] = {}
+        self._state = DaemonState(generations.directory)
         self._sweep_due = False
         self._blind = False  # the database does not record every change
         self._pass_wanted = asyncio.Event()
@@ -144,16 +136,16 @@ class SignerDaemon:
         """
         minute = 60
         # producedAt is cut down to the minute: those of this minute count as before
-        self._state[_SIGN_AGAIN] = int(self._clock.now().timestamp()) // minute * minute + minute
+        self._state.sign_again_s = int(self._clock.now().timestamp()) // minute * minute + minute
         logger.info("signing every certificate again; progress is that of the pass")
         self._pass_wanted.set()
 
     async def run(self) -> None:
         """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
         self._generations.load()
-        self._load_state()
-        if _SIGN_AGAIN in self._state:
-            self._save_state()
+        self._state.load()
+        if self._state.sign_again_s:
+            self._state.save()
         signers = self._source.load()
         if signers is not None:  # None: the ones of an earlier run are still good
             self._take(signers)
@@ -254,7 +246,7 @@ class SignerDaemon:
                 cursor = await feed.current_cursor()
                 self._tell_blindness(feed)
                 self._sweep_due = bool(self._generations.segments)
-                self._save_cursor(cursor)
+                self._state.save_cursor(self._db.name, cursor)
                 if self._following.is_set():
                     self._pass_wanted.set()
             async with Tasks() as tasks:
@@ -265,10 +257,10 @@ class SignerDaemon:
                     trimming.cancel()
         except CursorLostError as err:
             logger.warning("%s; making a full pass", err)
-            self._state.pop("cursor", None)
-            self._save_state()
+            self._state.forget_cursor()
+            self._state.save()
         except (TypeError, ValueError, LookupError, AttributeError):
-            self._state.pop("cursor", None)  # what a feed cannot make out is no position of its own
+            self._state.forget_cursor()  # what a feed cannot make out is no position of its own
             raise
         finally:
             await feed.close()
@@ -296,7 +288,7 @@ class SignerDaemon:
                 await self._answer(dict.fromkeys(self._owed.take(signers), ()), signers)
             if after != cursor:
                 cursor = after
-                self._save_cursor(cursor)
+                self._state.save_cursor(self._db.name, cursor)
             self.stats.health.works("follow")
             if not changes:
                 self.stats.behind_since = None
@@ -372,40 +364,9 @@ class SignerDaemon:
         except IndexFileError:
             return None  # `Generations` says so, and mends it
 
-    @property
-    def _state_path(self) -> Path:
-        return self._generations.directory.path / STATE_NAME
-
-    def _load_state(self) -> None:
-        """Read what an earlier run has left.
-
-        A state that cannot be used is none: a full pass and a sweep find what changed meanwhile.
-        """
-        try:
-            state = strict_json.read(read_bounded(self._state_path, _MAX_STATE_BYTES + 1), _MAX_STATE_BYTES)
-        except (OSError, ValueError):
-            return
-        if not isinstance(state, dict):
-            return
-        if _SIGN_AGAIN in state and _SIGN_AGAIN not in self._state:
-            with contextlib.suppress(ValueError):
-                self._state[_SIGN_AGAIN] = strict_json.natural(state[_SIGN_AGAIN], _SIGN_AGAIN)
-        self._state |= {name: state[name] for name in ("database", "cursor") if name in state}
-
     def _cursor(self) -> Cursor | None:
         """Return the position in the feed of this database, if there is one and the index is still here."""
-        cursor = self._state.get("cursor")
-        if not self._generations.segments or self._state.get("database") != self._db.name:
-            return None
-        return cursor if is_cursor(cursor) else None
-
-    def _save_cursor(self, cursor: Cursor) -> None:
-        self._state |= {"database": self._db.name, "cursor": cursor}
-        self._save_state()
-
-    def _save_state(self) -> None:
-        data = json.dumps(self._state).encode() + b"\n"
-        write_atomic(self._state_path, data, machine=self._generations.directory.machine)
+        return self._state.cursor_of(self._db.name) if self._generations.segments else None
 
     # -- passes ----------------------------------------------------------------------------------
 
@@ -435,7 +396,7 @@ class SignerDaemon:
 
     async def _pass(self) -> None:
         signers = self._signers
-        signed_after_s = self._state.get(_SIGN_AGAIN, 0)
+        signed_after_s = self._state.sign_again_s
         sweep, self._sweep_due = self._sweep_due or self._blind, False
         self._turns.begin_pass(table=self._settings.table)
         try:
@@ -473,9 +434,9 @@ class SignerDaemon:
         self.stats.unreadable = report.unreadable
         self.stats.skipped = Counter(report.skipped)
         self.stats.skipped_rows = skipped
-        if signed_after_s and not failed and self._state.get(_SIGN_AGAIN) == signed_after_s:
-            del self._state[_SIGN_AGAIN]
-            self._save_state()
+        if signed_after_s and not failed and self._state.sign_again_s == signed_after_s:
+            self._state.sign_again_s = 0
+            self._state.save()
             logger.info("every certificate has been signed again")
 
     def _staleness(self, signers: Signers, signed_after_s: int) -> Staleness:

@@ -1,0 +1,76 @@
+"""What a signer daemon keeps beside its index: its position in the change feed, and what was asked of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from ocspd import strict_json
+from ocspd.certdb.feed import is_cursor
+from ocspd.files import read_bounded, write_atomic
+
+if TYPE_CHECKING:
+    from ocspd.certdb.feed import Cursor
+    from ocspd.index.directory import IndexDirectory
+
+STATE_NAME = "signer.json"
+"""The file beside the manifest."""
+_SIGN_AGAIN = "sign_again"
+_MAX_STATE_BYTES = 16 << 20
+"""A snapshot names every transaction that was open: a few bytes for each."""
+
+
+class DaemonState:
+    """The state of one daemon, in memory and, where `save` has been called, on disk."""
+
+    def __init__(self, directory: IndexDirectory) -> None:
+        self._path = directory.path / STATE_NAME
+        self._machine = directory.machine
+        self._state: dict[str, Any] = {}
+
+    def load(self) -> None:
+        """Read what an earlier run has left; what was asked for since this one began stays.
+
+        A state that cannot be used is none: a full pass and a sweep find what changed meanwhile.
+        """
+        try:
+            state = strict_json.read(read_bounded(self._path, _MAX_STATE_BYTES + 1), _MAX_STATE_BYTES)
+        except (OSError, ValueError):
+            return
+        if not isinstance(state, dict):
+            return
+        if _SIGN_AGAIN in state and _SIGN_AGAIN not in self._state:
+            with contextlib.suppress(ValueError):
+                self._state[_SIGN_AGAIN] = strict_json.natural(state[_SIGN_AGAIN], _SIGN_AGAIN)
+        self._state |= {name: state[name] for name in ("database", "cursor") if name in state}
+
+    def save(self) -> None:
+        """Write the state. Raises OSError."""
+        write_atomic(self._path, json.dumps(self._state).encode() + b"\n", machine=self._machine)
+
+    def cursor_of(self, database: str) -> Cursor | None:
+        """Return the position in the feed of this database, None when it is not known."""
+        cursor = self._state.get("cursor")
+        return cursor if self._state.get("database") == database and is_cursor(cursor) else None
+
+    def save_cursor(self, database: str, cursor: Cursor) -> None:
+        """Remember a position in the feed of this database."""
+        self._state |= {"database": database, "cursor": cursor}
+        self.save()
+
+    def forget_cursor(self) -> None:
+        """Forget the position, so that following begins anew; `save` is the caller's."""
+        self._state.pop("cursor", None)
+
+    @property
+    def sign_again_s(self) -> int:
+        """Before which moment (seconds since the epoch) responses are to be signed again; 0: none are."""
+        moment: int = self._state.get(_SIGN_AGAIN, 0)
+        return moment
+
+    @sign_again_s.setter
+    def sign_again_s(self, moment_s: int) -> None:
+        self._state[_SIGN_AGAIN] = moment_s
+        if not moment_s:
+            del self._state[_SIGN_AGAIN]
