@@ -186,7 +186,7 @@ async def make_pass(
     size = sum(ref.size_bytes for ref in generations.segments)
     return {
         "certificates": count,
-        "signed": refresher.stats.answers,
+        "signed": refresher.stats.responses,
         "pass_s": round(pass_s, 1),
         "pass_cpu_s": round(pass_cpu_s, 1),
         "per_second": round(count / pass_s),

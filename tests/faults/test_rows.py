@@ -333,10 +333,10 @@ async def test_the_table_has_what_changes_say_and_a_pass_mends_it(
         await certdb.upsert_ocsp([OCSPRow(serial=7, aki=AKI, body=answer.der, expiry=row.expiry)])
         await rows_of_table_without(migrated_db_config, "8")
         assert (await stored(migrated_db_config)) == {"7": GOOD, "9": REVOKED, "09": REVOKED}
-        before = signer.refresher.stats.answers
+        before = signer.refresher.stats.responses
         await signer.another_pass()
         assert await stored(migrated_db_config) == {**wanted, "7": REVOKED}
-        assert signer.refresher.stats.answers == before, "nothing had to be signed for it"
+        assert signer.refresher.stats.responses == before, "nothing had to be signed for it"
 
 
 class HeldUp:
@@ -415,9 +415,9 @@ async def test_signing_again_replaces_every_response_and_a_replaced_key_alone_no
         await signer.until(lambda: signer.refresher.stats.passes > passes, "the pass that signs again")
         answers = [parse_response(_der(signer.answer(serial))) for serial in before]
         assert not any(answer.certificates for answer in answers)
-        made = signer.refresher.stats.answers
+        made = signer.refresher.stats.responses
         await signer.another_pass()
-        assert signer.refresher.stats.answers == made
+        assert signer.refresher.stats.responses == made
 
 
 def _der(answer: object) -> bytes:

@@ -111,7 +111,7 @@ async def test_the_first_pass_answers_every_certificate_under_every_hash(
                 assert found is not None
                 assert parse_response(found.der).serial == serial
         assert refresher.stats.foreign == 1
-        assert refresher.stats.answers == 58
+        assert refresher.stats.responses == 58
 
 
 async def test_a_revocation_and_a_new_certificate_are_answered_through_the_feed(
@@ -159,7 +159,7 @@ async def test_a_second_run_signs_nothing_that_is_fresh_and_misses_nothing(
         assert found.status == 1
         assert answer_in(path, ours, 50) is not None
         # the two changes, by the feed and at most once more by the pass that ran beside it
-        assert refresher.stats.answers <= 8
+        assert refresher.stats.responses <= 8
 
 
 @pytest.mark.parametrize(

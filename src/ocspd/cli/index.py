@@ -87,7 +87,7 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
         writer.order_by_time()  # whatever the order of dumps
         if sources:  # last, as later answers replace earlier ones
             imported = await import_files(writer, sources, signers, flags, clock)
-        if not report.answers + imported.signed.responses:
+        if not report.responses + imported.signed.responses:
             raise ConfigError("no usable response: the index is unchanged")
         writer.finish()
         ref = directory.adopt(writer.path)
@@ -121,7 +121,7 @@ def _write_report(
         "generation": generation,
         "entries": entries,
         "responses": {
-            "taken": report.answers,
+            "taken": report.responses,
             "skipped": report.skipped,
             "first_skipped": [{"answer": number, "cause": why} for number, why in report.bad],
         },
@@ -148,10 +148,10 @@ async def _add_table(writer: SegmentWriter, db_config: str, report: indexing.Bui
             for row in rows:
                 try:
                     writer.add(row.body)
-                    report.answers += 1
+                    report.responses += 1
                 except DERError as err:
                     report.skipped += 1
-                    report.bad.append((report.answers + report.skipped, f"serial {row.serial}: {err}"))
+                    report.bad.append((report.responses + report.skipped, f"serial {row.serial}: {err}"))
 
 
 # -- stats, verify, lookup, merge --------------------------------------------------------------------

@@ -260,7 +260,7 @@ async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, follo
             stats = refresher.stats
             logger.info(
                 "signed %d OCSP responses; %d certificates have responses%s",
-                stats.answers,
+                stats.responses,
                 stats.pass_certificates - stats.foreign - stats.skipped.total(),
                 "" if once else f"; following {followed}",
             )

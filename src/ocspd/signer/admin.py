@@ -68,7 +68,7 @@ class SignerCollector(Collector):
         yield CounterMetricFamily(
             "ocspd_signer_changes", "Changed certificates answered.", value=stats.changes
         )
-        yield CounterMetricFamily("ocspd_signer_signatures", "OCSP responses signed.", value=stats.answers)
+        yield CounterMetricFamily("ocspd_signer_signatures", "OCSP responses signed.", value=stats.responses)
         yield CounterMetricFamily("ocspd_signer_passes", "Passes over every certificate.", value=stats.passes)
         yield GaugeMetricFamily(
             "ocspd_signer_pass_end_timestamp_seconds", "When the last pass ended.", value=stats.pass_ended_at

@@ -162,7 +162,9 @@ class FileStatus:
 
     def issuer_indexes(self) -> dict[str, int]:
         """Return each issuer's place among them by the key identifier its rows have."""
-        return {_key(number, issuer): number for number, issuer in enumerate(self._issuers())}
+        return {
+            _key(issuer_index, issuer): issuer_index for issuer_index, issuer in enumerate(self._issuers())
+        }
 
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
         """Read the files and stream what they say, in lists of at most chunk_rows.
@@ -180,12 +182,12 @@ class FileStatus:
             on_skip=self._on_skip,
         )
         self.report = reading.report
-        keys = [_key(number, issuer) for number, issuer in enumerate(issuers)]
+        keys = [_key(issuer_index, issuer) for issuer_index, issuer in enumerate(issuers)]
         with SerialBuckets(self._folder, self._buffer_bytes) as buckets:
             try:
                 await asyncio.to_thread(reading.read, buckets)
-                for number in range(BUCKETS):
-                    rows = await asyncio.to_thread(reading.rows, buckets, number, keys)
+                for bucket in range(BUCKETS):
+                    rows = await asyncio.to_thread(reading.rows, buckets, bucket, keys)
                     for start in range(0, len(rows), chunk_rows):
                         yield rows[start : start + chunk_rows]
             finally:
@@ -209,8 +211,8 @@ class FileStatus:
         raise ConfigError(f"{self.name}: answers cannot be written to files as to a database; use an index")
 
 
-def _key(number: int, issuer: Certificate) -> str:
-    return ski_hex(issuer) or f"issuer {number + 1}"
+def _key(issuer_index: int, issuer: Certificate) -> str:
+    return ski_hex(issuer) or f"issuer {issuer_index + 1}"
 
 
 class _Reading:
@@ -234,14 +236,14 @@ class _Reading:
         self._now = now
         self._now_s = int(now.timestamp())
         self._until: dict[int, datetime] = {}
-        self._told = on_bytes
+        self._when_read = on_bytes
         self._on_skip = on_skip
 
     def _on_bytes(self, count: int) -> None:
         if self.stopped.is_set():
             raise _StoppedError("stopped")
-        if self._told is not None:
-            self._told(count)
+        if self._when_read is not None:
+            self._when_read(count)
 
     def _skip(self, file: FileReport, where: str, cause: str) -> None:
         file.skipped[cause] += 1
@@ -256,19 +258,21 @@ class _Reading:
     def read(self, buckets: SerialBuckets) -> None:
         """Put every statement into buckets."""
         with_crl = self._read_crls(buckets)
-        for number, (issuer, files) in enumerate(zip(self._issuers, self._sources.issuers, strict=True)):
+        for issuer_index, (issuer, files) in enumerate(
+            zip(self._issuers, self._sources.issuers, strict=True)
+        ):
             subject = issuer.subject.rfc4514_string()
-            newest = [self._read_index(buckets, number, Path(path)) for path in files.index_txt]
+            newest = [self._read_index(buckets, issuer_index, Path(path)) for path in files.index_txt]
             if newest:
                 self._seen.index_txt(issuer, ", ".join(files.index_txt), max(newest))
-            if files.serials and number not in with_crl and not files.index_txt:
+            if files.serials and issuer_index not in with_crl and not files.index_txt:
                 raise ConfigError(
                     f"{files.serials[0]}: nothing says which certificates of {subject!r} are revoked: give "
                     "its CRL with -crl (an empty one will do) or its -index-txt"
                 )
             for path in files.serials:
-                self._read_serials(buckets, number, Path(path))
-            if number in with_crl and not files.serials and not files.index_txt:
+                self._read_serials(buckets, issuer_index, Path(path))
+            if issuer_index in with_crl and not files.serials and not files.index_txt:
                 self.report.remarks.append(
                     f"{subject}: no list of issued serials (-serials), so only revoked certificates are "
                     "answered; for all others the answer is unauthorized"
@@ -292,8 +296,8 @@ class _Reading:
             self._check(heading)
             if not heading.is_delta:
                 complete.setdefault(files[heading.signature][0], []).append(heading)
-        for (number, scope), headings in together.items():
-            self._seen.crls(self._issuers[number], scope, headings)
+        for (issuer_index, scope), headings in together.items():
+            self._seen.crls(self._issuers[issuer_index], scope, headings)
         for path, headings in complete.items():
             self._read_from(buckets, path, headings)
         for heading in chosen:
@@ -347,7 +351,7 @@ class _Reading:
 
     def _take(self, buckets: SerialBuckets, crl: RevocationList, heading: CRLInfo) -> None:
         file = self._file(heading.where, _kind(heading))
-        put, number = buckets.put, heading.issuer
+        put, issuer_index = buckets.put, heading.issuer
         for count, entry in enumerate(crl.entries()):
             if count % _ENTRIES_A_LOOK == 0:
                 self._on_bytes(0)
@@ -357,11 +361,11 @@ class _Reading:
                 self._skip(file, f"serial {entry.serial:#x}", str(err))
                 continue
             if entry.listed is Listed.REVOKED:
-                put(number, entry.serial, Claim.LISTED, entry.reason, entry.revoked_s)
+                put(issuer_index, entry.serial, Claim.LISTED, entry.reason, entry.revoked_s)
             elif heading.is_delta:
-                put(number, entry.serial, Claim.REMOVED)
+                put(issuer_index, entry.serial, Claim.REMOVED)
             else:
-                put(number, entry.serial, Claim.UNUSABLE)
+                put(issuer_index, entry.serial, Claim.UNUSABLE)
                 self._skip(file, f"serial {entry.serial:#x}", "removeFromCRL in a complete CRL")
                 continue
             file.taken += 1
@@ -372,7 +376,7 @@ class _Reading:
 
     # -- text files ------------------------------------------------------------------------------
 
-    def _read_index(self, buckets: SerialBuckets, number: int, path: Path) -> int:
+    def _read_index(self, buckets: SerialBuckets, issuer_index: int, path: Path) -> int:
         """Read an index.txt; return its latest date of revocation, 0 without any."""
         newest_s = 0
         file = self._file(str(path), "index.txt")
@@ -383,23 +387,23 @@ class _Reading:
             except LineError as err:
                 self._skip(file, f"line {at}", str(err))
                 if err.serial is not None:
-                    put(number, err.serial, Claim.UNUSABLE)
+                    put(issuer_index, err.serial, Claim.UNUSABLE)
                 continue
             newest_s = max(newest_s, row.revoked_s or 0)
             if row.expiry_s is not None and row.expiry_s <= self._now_s:
-                put(number, row.serial, Claim.EXPIRED)
+                put(issuer_index, row.serial, Claim.EXPIRED)
                 self._skip(file, f"line {at}", EXPIRED)
                 continue
             if row.revoked:
-                put(number, row.serial, Claim.REVOKED, row.reason, row.revoked_s)
+                put(issuer_index, row.serial, Claim.REVOKED, row.reason, row.revoked_s)
                 file.notes.update(row.flaws)
             else:
-                put(number, row.serial, Claim.VALID)
+                put(issuer_index, row.serial, Claim.VALID)
             file.taken += 1
         _refuse_garbage(file, "an index.txt of openssl ca")
         return newest_s
 
-    def _read_serials(self, buckets: SerialBuckets, number: int, path: Path) -> None:
+    def _read_serials(self, buckets: SerialBuckets, issuer_index: int, path: Path) -> None:
         file = self._file(str(path), "serials")
         put = buckets.put
         for at, line in lines(path, self._on_bytes):
@@ -409,7 +413,7 @@ class _Reading:
                 self._skip(file, f"line {at}", str(err))
                 continue
             if serial is not None:
-                put(number, serial, Claim.ISSUED)
+                put(issuer_index, serial, Claim.ISSUED)
                 file.taken += 1
         _refuse_garbage(file, "a list of serials")
 
@@ -417,16 +421,16 @@ class _Reading:
 
     def rows(self, buckets: SerialBuckets, bucket: int, keys: Sequence[str]) -> list[StatusRow]:
         """Join the statements of one bucket; `keys` has each issuer's key identifier."""
-        said, listed = self._joined(buckets, bucket)
+        claims, listed = self._joined(buckets, bucket)
         found = []
-        for key in said | listed:
-            says, reason, moment = said.get(key, (Claim.UNUSABLE, 0, 0))
-            if says == Claim.EXPIRED or (says == Claim.UNUSABLE and key not in listed):
+        for key in claims | listed:
+            claim, reason, moment = claims.get(key, (Claim.UNUSABLE, 0, 0))
+            if claim == Claim.EXPIRED or (claim == Claim.UNUSABLE and key not in listed):
                 continue
             if key in listed:
-                self.report.conflicts += says == Claim.VALID
-                says, (reason, moment) = Claim.REVOKED, listed[key]
-            revoked = says == Claim.REVOKED
+                self.report.conflicts += claim == Claim.VALID
+                claim, (reason, moment) = Claim.REVOKED, listed[key]
+            revoked = claim == Claim.REVOKED
             self.report.revoked += revoked
             self.report.good += not revoked
             issuer, serial = split_key(key)
@@ -448,22 +452,22 @@ class _Reading:
         self, buckets: SerialBuckets, bucket: int
     ) -> tuple[dict[bytes, tuple[int, int, int]], dict[bytes, tuple[int, int]]]:
         """Return the strongest statement of the text files and that of the CRLs, by key."""
-        said: dict[bytes, tuple[int, int, int]] = {}
+        claims: dict[bytes, tuple[int, int, int]] = {}
         listed: dict[bytes, tuple[int, int]] = {}
-        for key, says, reason, moment in buckets.bucket(bucket):
-            if says == Claim.LISTED:
+        for key, claim, reason, moment in buckets.bucket(bucket):
+            if claim == Claim.LISTED:
                 listed[key] = reason, moment
-            elif says == Claim.REMOVED:
+            elif claim == Claim.REMOVED:
                 listed.pop(key, None)
             else:
-                before = said.get(key)
+                before = claims.get(key)
                 if before is not None and (
-                    before[0] == says or before[0] + says == Claim.VALID + Claim.REVOKED
+                    before[0] == claim or before[0] + claim == Claim.VALID + Claim.REVOKED
                 ):
                     self.report.duplicates += 1
-                if before is None or says > before[0]:
-                    said[key] = says, reason, moment
-        return said, listed
+                if before is None or claim > before[0]:
+                    claims[key] = claim, reason, moment
+        return claims, listed
 
 
 def _kind(heading: CRLInfo) -> str:

@@ -30,7 +30,7 @@ _SHOWN = 20
 class BuildReport:
     """What a build took and what it left out: `bad` are (token number, why), the first thousand."""
 
-    answers: int = 0
+    responses: int = 0
     skipped: int = 0
     bad: list[tuple[int, str]] = field(default_factory=list)
 
@@ -61,7 +61,7 @@ def add_dump(writer: SegmentWriter, path: Path, report: BuildReport, on_bytes: C
 def _add(writer: SegmentWriter, data: bytes, report: BuildReport) -> None:
     before = writer.skipped
     added, bad = writer.add_base64(data)
-    report.answers += added
+    report.responses += added
     report.skipped += writer.skipped - before
     report.bad += bad[: max(0, 1000 - len(report.bad))]
 
@@ -182,21 +182,21 @@ def verify(
         segment.verify()
         keys = segment.issuer_keys
         newer = index.segments[:position]
-        for number, serial, answer in segment.records():
+        for key, serial, response in segment.records():
             done += 1
             if done % 1000 == 0:
                 on_checked(done, index.entries)
-            if any(other.lookup(*keys[number], serial) is not None for other in newer):
+            if any(other.lookup(*keys[key], serial) is not None for other in newer):
                 report.replaced += 1
                 continue
             report.checked += 1
             try:
-                times = answer.this_update, answer.next_update
-                checker.check(answer.der, keys[number], serial, stored=(answer.status, *times))
+                times = response.this_update, response.next_update
+                checker.check(response.der, keys[key], serial, stored=(response.status, *times))
             except OCSPDError as err:
                 report.failures[str(err)] += 1
                 if len(report.examples) < _SHOWN:
-                    report.examples.append(f"serial {serial} ({keys[number][0]}): {err}")
+                    report.examples.append(f"serial {serial} ({keys[key][0]}): {err}")
     on_checked(done, index.entries)
     return report
 
@@ -214,7 +214,7 @@ def merge(directory: IndexDirectory, now_s: int) -> Manifest:
         raise IndexFileError(f"{directory.path}: nothing has been published here: build an index first")
     segments = directory.map(manifest.segments)
     with directory.writer(now_s) as writer:
-        for number, segment in enumerate(segments):
-            writer.add_segment(segment, Index(segments[:number]) if number else None, now_s)
+        for at, segment in enumerate(segments):
+            writer.add_segment(segment, Index(segments[:at]) if at else None, now_s)
         writer.finish()
         return directory.publish([directory.adopt(writer.path)], now_s)

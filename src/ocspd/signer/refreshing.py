@@ -47,7 +47,7 @@ from ocspd.signer.signers import Signers
 from ocspd.signer.signing import LocalSigning
 from ocspd.signer.signing_pool import Pools
 from ocspd.signer.staleness import Staleness
-from ocspd.signer.sweeping import good_answers
+from ocspd.signer.sweeping import good_responses
 from ocspd.signer.tally import SkippedRow
 from ocspd.tasks import Tasks, cancelled_from_outside, time_limit
 
@@ -244,7 +244,7 @@ class SignerDaemon:
             cursor = self._cursor()
             if cursor is None:
                 cursor = await feed.current_cursor()
-                self._tell_blindness(feed)
+                self._note_blindness(feed)
                 self._sweep_due = bool(self._generations.segments)
                 self._state.save_cursor(self._db.name, cursor)
                 if self._following.is_set():
@@ -274,18 +274,18 @@ class SignerDaemon:
             begun = loop.time()
             begun_s = self._clock.now().timestamp()
             changes, after = await feed.read(cursor, pace.limit)
-            self._tell_blindness(feed)
+            self._note_blindness(feed)
             self._following.set()  # now the database is known to be the one that was followed before, if any
             self.stats.health.works("follow", "database")
             if self.stats.behind_since is None and changes:
                 self.stats.behind_since = begun_s
             if changes:
-                await self._answer(certificates_of(changes, self._signers), self._signers)
+                await self._sign_changes(certificates_of(changes, self._signers), self._signers)
                 pace.took(len(changes), loop.time() - begun)
             if self._owed and (self._signers is not tried_with or loop.time() - tried > _OWED_S):
                 tried, tried_with = loop.time(), self._signers
                 signers = self._signers
-                await self._answer(dict.fromkeys(self._owed.take(signers), ()), signers)
+                await self._sign_changes(dict.fromkeys(self._owed.take(signers), ()), signers)
             if after != cursor:
                 cursor = after
                 self._state.save_cursor(self._db.name, cursor)
@@ -295,7 +295,7 @@ class SignerDaemon:
                 self._crew.dismiss()
                 await feed.wait(_FEED_WAIT_S)
 
-    def _tell_blindness(self, feed: ChangeFeed) -> None:
+    def _note_blindness(self, feed: ChangeFeed) -> None:
         """Have passes and sweeps find what a database does not record."""
         if feed.blind and not self._blind:
             self._pass_wanted.set()
@@ -316,7 +316,7 @@ class SignerDaemon:
             else:
                 self._trimming.works()
 
-    async def _answer(self, certificates: Mapping[CertKey, Sequence[float]], signers: Signers) -> None:
+    async def _sign_changes(self, certificates: Mapping[CertKey, Sequence[float]], signers: Signers) -> None:
         """Sign what all rows of changed certificates say now, and publish it before anything else.
 
         `certificates` has the times of the changes of each.
@@ -355,7 +355,7 @@ class SignerDaemon:
             self.stats.skipped_rows.append(SkippedRow(row.serial, row.aki, cause))
             logger.warning("certificate %d of %s: %s", row.serial, row.aki or "no key identifier", cause)
         self.stats.changes += len(changed_at)
-        self.stats.answers += len(signed.responses)
+        self.stats.responses += len(signed.responses)
 
     def _known(self, signers: Signers) -> StaleRows | None:
         """Map the index to see what changes replace; None when it cannot be read at the moment."""
@@ -403,14 +403,14 @@ class SignerDaemon:
             await self._generations.begin_pass()
             skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
             failed: dict[int, str] = {}
-            report = await run_pass(
+            tally = await run_pass(
                 self._db,
                 signers,
                 clock=self._clock,
                 processes=self._settings.processes,
                 background=True,
                 table=self._settings.table,
-                segments=_Slices(self._generations, self._settings.slice_answers),
+                segments=_Slices(self._generations, self._settings.slice_responses),
                 staleness=self._staleness(signers, signed_after_s),
                 turns=self._turns,
                 pools=self._pools,
@@ -428,11 +428,11 @@ class SignerDaemon:
             raise
         for signer_index, why in failed.items():
             self._fails(signers[signer_index], why)
-        self.stats.pass_certificates = report.certificates
-        self.stats.answers += report.responses
-        self.stats.foreign = report.foreign.total()
-        self.stats.unreadable = report.unreadable
-        self.stats.skipped = Counter(report.skipped)
+        self.stats.pass_certificates = tally.certificates
+        self.stats.responses += tally.responses
+        self.stats.foreign = tally.foreign.total()
+        self.stats.unreadable = tally.unreadable
+        self.stats.skipped = Counter(tally.skipped)
         self.stats.skipped_rows = skipped
         if signed_after_s and not failed and self._state.sign_again_s == signed_after_s:
             self._state.sign_again_s = 0
@@ -454,11 +454,11 @@ class SignerDaemon:
             return
         index = await asyncio.to_thread(self._generations.open)
         now = self._clock.now()
-        async for batch in good_answers(index, signers, int(now.timestamp())):
+        async for batch in good_responses(index, signers, int(now.timestamp())):
             keys = dict.fromkeys(batch)
             decided = await decide(self._db, signers, keys, now, lambda: index)
             wrong = {key: () for key in keys if key in decided and decided[key].row.status != CertStatus.GOOD}
-            await self._answer(wrong, signers)
+            await self._sign_changes(wrong, signers)
 
     # -- merges ----------------------------------------------------------------------------------
 
@@ -491,10 +491,10 @@ class SignerDaemon:
         return self.now_s() - asyncio.get_running_loop().time()
 
 
-def _add_all(writer: SegmentWriter, answers: Sequence[tuple[bytes, int]]) -> None:
-    for der, due in answers:
-        with contextlib.suppress(DERError):  # an answer an index has no room for is in nobody's way
-            writer.add(der, due)
+def _add_all(writer: SegmentWriter, responses: Sequence[tuple[bytes, int]]) -> None:
+    for der, due_s in responses:
+        with contextlib.suppress(DERError):  # a response an index has no room for is in nobody's way
+            writer.add(der, due_s)
 
 
 class _Slices:

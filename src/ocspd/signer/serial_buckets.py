@@ -41,7 +41,7 @@ class Claim(IntEnum):
 
 
 Statement = tuple[bytes, int, int, int]
-"""Key (issuer number and serial), Claim, reason, revocation time in seconds since the epoch."""
+"""Key (issuer index and serial), Claim, reason, revocation time in seconds since the epoch."""
 
 
 class SerialBuckets:
@@ -57,21 +57,21 @@ class SerialBuckets:
         self._end = 0
 
     def put(
-        self, issuer: int, serial: int, says: Claim, reason: int = 0, moment_s: int | None = None
+        self, issuer: int, serial: int, claim: Claim, reason: int = 0, moment_s: int | None = None
     ) -> None:
         """Add a statement. The serial has at most 160 bits, the issuer is below 256."""
-        number = hash(serial) % BUCKETS
-        buffer = self._buffers[number]
+        bucket = hash(serial) % BUCKETS
+        buffer = self._buffers[bucket]
         buffer += _RECORD.pack(
             (issuer << 160 | serial).to_bytes(21, "big"),
-            says,
+            claim,
             reason,
             _NO_TIME if moment_s is None else moment_s,
         )
         if len(buffer) >= self._buffer_bytes:
-            self._spill(number, buffer)
+            self._spill(bucket, buffer)
 
-    def _spill(self, number: int, buffer: bytearray) -> None:
+    def _spill(self, bucket: int, buffer: bytearray) -> None:
         try:
             if self._file is None:
                 # closed by __exit__
@@ -79,17 +79,17 @@ class SerialBuckets:
             self._file.write(buffer)
         except OSError as err:
             raise OCSPDError(f"{self._folder}: cannot write a temporary file: {err.strerror}") from err
-        self._blocks[number].append((self._end, len(buffer)))
+        self._blocks[bucket].append((self._end, len(buffer)))
         self._end += len(buffer)
         buffer.clear()
 
-    def bucket(self, number: int) -> Iterator[Statement]:
+    def bucket(self, bucket: int) -> Iterator[Statement]:
         """Yield the statements of one of the BUCKETS, in the order they were put."""
-        for offset, size in self._blocks[number]:
+        for offset, size in self._blocks[bucket]:
             assert self._file is not None
             self._file.seek(offset)
             yield from _RECORD.iter_unpack(self._file.read(size))
-        yield from _RECORD.iter_unpack(bytes(self._buffers[number]))
+        yield from _RECORD.iter_unpack(bytes(self._buffers[bucket]))
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +102,7 @@ class SerialBuckets:
 
 
 def split_key(key: bytes) -> tuple[int, int]:
-    """Return issuer number and serial of a statement's key."""
+    """Return issuer index and serial of a statement's key."""
     return key[0], int.from_bytes(key[1:], "big")
 
 

@@ -62,7 +62,7 @@ class ServingSigner:
         finally:
             ready.cancel()
         stats = self._refresher.stats
-        logger.info("signed %d OCSP responses for %d certificates", stats.answers, stats.pass_certificates)
+        logger.info("signed %d OCSP responses for %d certificates", stats.responses, stats.pass_certificates)
 
     async def follow(self) -> None:
         """Go on until cancelled; what has ended meanwhile begins again."""

@@ -55,7 +55,7 @@ class RefreshSettings:
     """Pause between passes; at least nine times the length of the last pass is kept in any case."""
     blind_interval_s: float = 10.0
     """The same while the database does not record every change."""
-    slice_answers: int = 1_000_000
+    slice_responses: int = 1_000_000
     """A running pass publishes what it has after this many answers."""
     spread: float = 0.25
     """The share of an answer's life by which its renewal may come early, by a hash of the serial."""
@@ -74,8 +74,8 @@ class SignerStats:
 
     health: Health = field(default_factory=Health)
     changes: int = 0
-    """Changes answered; `answers` counts the signatures of changes and passes."""
-    answers: int = 0
+    """Changes answered; `responses` counts the signatures of changes and passes."""
+    responses: int = 0
     passes: int = 0
     pass_certificates: int = 0
     """Certificates the last pass saw, and how long it took."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BATCH = 2_000
 
 
-async def good_answers(index: Index, signers: Signers, now_s: int) -> AsyncIterator[list[CertKey]]:
+async def good_responses(index: Index, signers: Signers, now_s: int) -> AsyncIterator[list[CertKey]]:
     """Yield the certificates the index calls good at present, in batches."""
     found = _good(index, signers, now_s)
     while batch := await asyncio.to_thread(lambda: list(itertools.islice(found, BATCH))):
@@ -42,12 +42,12 @@ def _good(index: Index, signers: Signers, now_s: int) -> Iterator[CertKey | None
     for position, segment in enumerate(index.segments):
         newer = index.segments[:position]
         keys = segment.issuer_keys
-        for key, serial, answer in segment.records():
+        for key, serial, response in segment.records():
             signer_index = signer_indexes.get(keys[key])
             if (
                 signer_index is None
-                or answer.status != CertStatus.GOOD
-                or answer.next_update <= now_s
+                or response.status != CertStatus.GOOD
+                or response.next_update <= now_s
                 or any(other.lookup(*keys[key], serial) is not None for other in newer)
             ):
                 yield None
