@@ -168,8 +168,8 @@ def load_signer_config(path: str | Path) -> SignerConfig:
     config = SignerConfig(
         **top,
         issuer=tuple(
-            IssuerConfig(**_read(entry, IssuerConfig, f"{path}: issuer {number}", base))
-            for number, entry in enumerate(issuers, 1)
+            IssuerConfig(**_read(entry, IssuerConfig, f"{path}: issuer {position}", base))
+            for position, entry in enumerate(issuers, 1)
         ),
     )
     config.check_source(str(path))

@@ -62,7 +62,7 @@ COUNTERS: tuple[str, ...] = (
     "received_bytes",  # HTTP requests, heads included
     "sent_bytes",  # HTTP responses, heads included
     # How many fell into each bucket, not summed up.
-    *(f"latency_bucket_{number}" for number in range(len(LATENCY_BOUNDS_NS) + 1)),
+    *(f"latency_bucket_{bucket}" for bucket in range(len(LATENCY_BOUNDS_NS) + 1)),
     "latency_sum_ns",
     "connections_opened",
     "connections_closed",

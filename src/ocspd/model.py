@@ -126,9 +126,9 @@ def parse_date(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
 
 
-def reason_word(number: int) -> str:
+def reason_name(code: int) -> str:
     """Write a reason as CFSSL names it; its number if it has no name."""
-    return next((word for word, reason in REASONS.items() if reason == number), str(number))
+    return next((word for word, reason in REASONS.items() if reason == code), str(code))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

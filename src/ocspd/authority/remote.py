@@ -163,7 +163,7 @@ class RemoteSigner:
                 "request": base64.b64encode(request).decode(),
             }
             request = wire.dumps(outer).encode()
-        result = await self._ask(endpoint, request)
+        result = await self._call(endpoint, request)
         certificate = result.get("certificate")
         if not isinstance(certificate, str):
             raise CodedError(Code.CLIENT_JSON, "the server's reply contains no certificate")
@@ -171,7 +171,7 @@ class RemoteSigner:
 
     async def info(self, *, label: str = "", profile: str = "") -> RemoteInfo:
         """Ask for the CA certificate and the main settings of a profile."""
-        result = await self._ask("info", wire.dumps({"label": label, "profile": profile}).encode())
+        result = await self._call("info", wire.dumps({"label": label, "profile": profile}).encode())
         fields = wire.Fields(result, "info.Resp")
         try:
             return RemoteInfo(
@@ -182,7 +182,7 @@ class RemoteSigner:
         except wire.JSONError as err:
             raise CodedError(Code.CLIENT_JSON, str(err)) from err
 
-    async def _ask(self, endpoint: str, body: bytes) -> dict[str, Any]:
+    async def _call(self, endpoint: str, body: bytes) -> dict[str, Any]:
         error: OCSPDError | None = None
         for address in self.addresses:
             try:
@@ -198,12 +198,12 @@ class RemoteSigner:
             async with self._session() as session:
                 post = session.post(url, data=body, proxy=_proxy_for(url), allow_redirects=False)
                 async with post as response:
-                    answer = await _read_limited(response)
+                    reply = await _read_limited(response)
                     if response.status != 200:
                         raise CodedError(
-                            Code.CLIENT_HTTP, _refusal(answer) or f"HTTP status {response.status}"
+                            Code.CLIENT_HTTP, _refusal(reply) or f"HTTP status {response.status}"
                         )
-                    return answer
+                    return reply
         except TimeoutError:
             raise CodedError(Code.CLIENT_HTTP, f"failed POST to {url}: timed out") from None
         except aiohttp.ClientPayloadError as err:
@@ -230,12 +230,12 @@ async def _read_limited(response: aiohttp.ClientResponse) -> bytes:
     return bytes(chunks)
 
 
-def _refusal(answer: bytes) -> str:
+def _refusal(reply: bytes) -> str:
     """Return the message in a server's reply with an error status, without the JSON around it.
 
     CFSSL puts errors of its own, which are JSON again, into the message.
     """
-    text, found = answer.decode("utf-8", "replace"), 0
+    text, found = reply.decode("utf-8", "replace"), 0
     for _ in range(_MAX_NESTED):
         try:
             value = json.loads(text)
@@ -251,13 +251,13 @@ def _refusal(answer: bytes) -> str:
     return f"{shown} (the server's code {found})" if found and shown else shown
 
 
-def _result(answer: bytes) -> dict[str, Any]:
+def _result(reply: bytes) -> dict[str, Any]:
     """Return the result in an API response; 7500 when the server rejected the request."""
     try:
-        api_response = wire.Fields(wire.loads(answer), "api.Response")
+        api_response = wire.Fields(wire.loads(reply), "api.Response")
         success = api_response.boolean("success")
         errors = api_response.items("errors", "api.ResponseMessage")
-        message = _refusal(answer) if errors and errors[0].string("message") else ""
+        message = _refusal(reply) if errors and errors[0].string("message") else ""
     except wire.JSONError as err:
         raise CodedError(Code.CLIENT_JSON, str(err)) from err
     result = api_response.get("result")

@@ -16,7 +16,7 @@ from ocspd.model import (
     normalize_aki,
     parse_reason,
     parse_serial,
-    reason_word,
+    reason_name,
 )
 from ocspd.pki.certs import aki_hex, load_certificate
 
@@ -43,18 +43,18 @@ async def revoke(
     identifiers), 11000 (database).
     """
     serial = parse_serial(serial_text)
-    number = parse_reason(reason)
+    code = parse_reason(reason)
     if aki is None:
         aki = await _only_issuer(db, serial, hex_hint(serial_text))
     aki = normalize_aki(aki.strip())
     try:
-        return await _revoke(db, serial, aki, number, force=force)
+        return await _revoke(db, serial, aki, code, force=force)
     except CodedError as err:
         if err.code is not Code.STORE_NOT_FOUND:
             raise
         if not aki or not await _is_stored_without(db, serial, aki):
             raise CodedError(err.code, f"{err.message}{hex_hint(serial_text)}") from err
-        return await _revoke(db, serial, "", number, force=force)
+        return await _revoke(db, serial, "", code, force=force)
 
 
 async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool) -> str:
@@ -72,7 +72,7 @@ async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool
     if row is None or row.status is not CertStatus.REVOKED:
         return ""  # somebody has changed it since
     when = "" if row.revoked_at is None else f" on {row.revoked_at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"serial {serial} was already revoked{when}, reason {reason_word(row.reason)}: nothing changed"
+    return f"serial {serial} was already revoked{when}, reason {reason_name(row.reason)}: nothing changed"
 
 
 async def _only_issuer(db: CertDB, serial: int, hint: str) -> str:

@@ -63,12 +63,12 @@ def _usable(member: tuple[str, Any]) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool))
 
 
-def row_number(value: Any) -> int:
+def cursor_integer(value: Any) -> int:
     """Return an integer of a cursor read from a file; ValueError unless a feed can have written it."""
-    number = int(value)
-    if isinstance(value, bool) or not 0 <= number < 1 << 63:
+    integer = int(value)
+    if isinstance(value, bool) or not 0 <= integer < 1 << 63:
         raise ValueError(value)
-    return number
+    return integer
 
 
 def blindness(name: str, missing: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from ocspd.certdb.feed import (
     CursorLostError,
     StatusRowChange,
     blindness,
-    row_number,
+    cursor_integer,
 )
 from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY, RefusedError
 from ocspd.certdb.postgres_snapshot import ABANDONED, Snapshot, is_abandoned
@@ -324,8 +324,8 @@ def _lanes(cursor: Mapping[str, Any]) -> dict[str, Any]:
                     {
                         "seen": Snapshot(window["seen"]).text,
                         "upto": Snapshot(window["upto"]).text,
-                        "xid": str(row_number(window["xid"])),
-                        "id": row_number(window["id"]),
+                        "xid": str(cursor_integer(window["xid"])),
+                        "id": cursor_integer(window["id"]),
                     }
                     for window in lane["later"]
                 ],

@@ -23,7 +23,7 @@ from ocspd.certdb.feed import (
     CursorLostError,
     StatusRowChange,
     blindness,
-    row_number,
+    cursor_integer,
 )
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ def _lanes(cursor: Mapping[str, Any]) -> dict[str, Lane]:
     lanes = {lane: cursor.get(lane, [cursor.get("id", 0)]) for lane, _ in _LANES}
     try:
         return {
-            name: [row_number(lane[0]), *([row_number(a), row_number(b)] for a, b in lane[1:])]
+            name: [cursor_integer(lane[0]), *([cursor_integer(a), cursor_integer(b)] for a, b in lane[1:])]
             for name, lane in lanes.items()
         }
     except (TypeError, ValueError, LookupError, OverflowError):

@@ -73,10 +73,10 @@ POOL_SIZE = 4
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
     """A connection that records which of the hosts it goes to."""
 
-    __slots__ = ("place",)
+    __slots__ = ("host_index",)
 
 
-def _telling(error: Exception) -> int:
+def _specificity(error: Exception) -> int:
     """Rank an error by how well it explains why no server can be reached."""
     if isinstance(error, asyncpg.PostgresError):
         return 2
@@ -163,7 +163,7 @@ class Database:
         try:
             yield
         except RefusedError:
-            self.newest.first = connection.place + 1
+            self.newest.first = connection.host_index + 1
             await pool.expire_connections()
             raise
 
@@ -217,7 +217,7 @@ class Database:
                 await self.not_behind(connection)
             except BaseException as err:
                 if isinstance(err, RefusedError):
-                    self.newest.first = connection.place + 1
+                    self.newest.first = connection.host_index + 1
                 connection.terminate()
                 raise
             return connection
@@ -228,13 +228,13 @@ class Database:
         One by one, because each host has its own line in a password file, and beginning with another one
         after a server was refused (RefusedError).
         """
-        places = len(self.source.hosts)
+        hosts = len(self.source.hosts)
         target = self.source.target
         failure: Exception | None = None
         for wanted in ("standby", "any") if target == "prefer-standby" else (target,):
-            for turn in range(places):
-                place = (self.newest.first + turn) % places
-                arguments = self.source.connect_arguments(place)
+            for turn in range(hosts):
+                host_index = (self.newest.first + turn) % hosts
+                arguments = self.source.connect_arguments(host_index)
                 try:
                     connection = await asyncpg.connect(
                         **settings
@@ -242,9 +242,9 @@ class Database:
                         | {"target_session_attrs": wanted, "connection_class": _Connection}
                     )
                 except Exception as err:  # noqa: BLE001  (whatever it is, another host may be well)
-                    failure = max(failure or err, err, key=_telling)
+                    failure = max(failure or err, err, key=_specificity)
                 else:
-                    connection.place = place
+                    connection.host_index = host_index
                     return connection
         assert failure is not None
         raise failure
@@ -280,7 +280,7 @@ class Database:
             except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 pool.terminate()
 
-    def _by_hand(self, err: Exception, text: str) -> str:
+    def _setup_problem(self, err: Exception, text: str) -> str:
         """Return the message of an error that only a person can remove; "" if waiting may help."""
         match err:
             case asyncpg.InvalidCatalogNameError():
@@ -294,8 +294,8 @@ class Database:
     def _translate(self, err: Exception) -> CodedError:
         name = self.name
         text = str(err).splitlines()[0] if str(err) else type(err).__name__
-        if by_hand := self._by_hand(err, text):
-            return SetupError(by_hand)
+        if problem := self._setup_problem(err, text):
+            return SetupError(problem)
         match err:
             case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
                 return migrate.unmigrated(name, text)

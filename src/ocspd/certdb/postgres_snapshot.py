@@ -24,8 +24,8 @@ class Snapshot:
         self.xmax = int(high)
         self.running = [int(xid) for xid in running.split(",")] if running else []
         # what PostgreSQL itself asks of one (a cursor comes from a file)
-        known = [self.xmin, *self.running, self.xmax]
-        if known != sorted(known) or self.xmin < 1 or self.xmax in self.running or self.xmax >= 1 << 63:
+        bounds = [self.xmin, *self.running, self.xmax]
+        if bounds != sorted(bounds) or self.xmin < 1 or self.xmax in self.running or self.xmax >= 1 << 63:
             raise ValueError("not a snapshot")
 
     def sees(self, xid: int) -> bool:

@@ -215,15 +215,15 @@ def status_row(  # noqa: PLR0913, PLR0917  (the columns in the order of the quer
     unknown, or revoked if the status column says so, and `problem` gives the reason. Reason and time of
     revocation are read for revoked certificates only.
     """
-    number = read_serial(serial)
+    serial_number = read_serial(serial)
     key = None if is_canonical(serial, aki) else (serial, aki)
     with contextlib.suppress(RowError):
         word = read_status(status)
         end = read_expiry(parse("expiry", expiry))
         if word is not CertStatus.REVOKED:
-            return StatusRow(number, read_text(aki), word, 0, None, end, key=key)
+            return StatusRow(serial_number, read_text(aki), word, 0, None, end, key=key)
         moment = read_revoked_at(parse("revoked_at", revoked_at))
-        return StatusRow(number, read_text(aki), word, read_reason(reason), moment, end, key=key)
+        return StatusRow(serial_number, read_text(aki), word, read_reason(reason), moment, end, key=key)
     problems: list[str] = []
 
     def attempt(read: Callable[[], Any], otherwise: Any) -> Any:
@@ -242,7 +242,7 @@ def status_row(  # noqa: PLR0913, PLR0917  (the columns in the order of the quer
     if word is not CertStatus.REVOKED:
         word = CertStatus.UNKNOWN
     return StatusRow(
-        number,
+        serial_number,
         read_text(aki),
         word,
         code,
@@ -335,10 +335,10 @@ def same_key(found: Iterable[Sequence[Any]], serial: int, aki: str) -> list[Sequ
     same = []
     for record in found:
         try:
-            number = read_serial(record[0])
+            serial_number = read_serial(record[0])
         except RowError:
             continue
-        if number == serial and normalize_aki(read_text(record[1])) == wanted:
+        if serial_number == serial and normalize_aki(read_text(record[1])) == wanted:
             same.append(record)
     return sorted(same, key=lambda record: not is_canonical(record[0], record[1]))
 

@@ -131,14 +131,14 @@ class History:
         if manifest.published_at > newest.published_at:
             return True
         if not manifest.index_id or not newest.index_id:
-            known: int | None = newest.generation
+            last_generation: int | None = newest.generation
         else:
-            known = self._generations.get(manifest.index_id)
-        if known is None:
+            last_generation = self._generations.get(manifest.index_id)
+        if last_generation is None:
             return False
         # A store first gets a generation in front of an older base, and then with its own: the same twice.
         same = manifest.published_at == newest.published_at and manifest.index_id == newest.index_id
-        return manifest.generation > known or (same and manifest.generation == known)
+        return manifest.generation > last_generation or (same and manifest.generation == last_generation)
 
 
 def check_not_in_the_future(manifest: Manifest, source: str, now_s: float) -> None:

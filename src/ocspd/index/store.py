@@ -225,15 +225,17 @@ class RemoteStore:
     @contextlib.contextmanager
     def _translated(self, name: str) -> Iterator[None]:
         """Turn the store's errors into ours."""
-        place = f"{self.url}/{name}" if name else self.url
+        object_url = f"{self.url}/{name}" if name else self.url
         try:
             yield
         except (FileNotFoundError, NotFoundError) as err:
-            raise MissingObjectError(f"{place}: no such object ({_why(err)})") from err
+            raise MissingObjectError(f"{object_url}: no such object ({_why(err)})") from err
         except TimeoutError as err:
-            raise IndexFileError(f"{place}: the store did not respond within {_REQUEST_S:.0f} s") from err
+            raise IndexFileError(
+                f"{object_url}: the store did not respond within {_REQUEST_S:.0f} s"
+            ) from err
         except (BaseError, OSError) as err:
-            raise IndexFileError(f"{place}: the store cannot be used ({_why(err)})") from err
+            raise IndexFileError(f"{object_url}: the store cannot be used ({_why(err)})") from err
 
     def _store(self, *, create: bool = False) -> Any:
         """Return the store, which is created on first use: a directory may be mounted later."""

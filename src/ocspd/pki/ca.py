@@ -151,7 +151,7 @@ def self_sign(
         raise CodedError(Code.POLICY_NO_KEY_USAGES, "Invalid policy: no key usage available")
     now = clock.now()
     limit = profile.ca_constraint
-    asked = csr.basic_constraints or BasicConstraints()
+    requested = csr.basic_constraints or BasicConstraints()
     certificate = CertificateTemplate(
         serial=secrets.randbelow((1 << 63) - 1) or 1,
         subject=csr.subject,
@@ -160,7 +160,7 @@ def self_sign(
         not_after=now + (profile.expiry or SELF_SIGNED_EXPIRY),
         usages=usages,
         alternative_names=csr.alternative_names,
-        constraints=BasicConstraints(ca=True, path_len=limit.path_len()) if limit.is_ca else asked,
+        constraints=BasicConstraints(ca=True, path_len=limit.path_len()) if limit.is_ca else requested,
         issuer_urls=profile.issuer_urls or (),
         extra=tuple(
             extension

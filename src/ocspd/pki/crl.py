@@ -172,7 +172,7 @@ class RevocationList:
         CRL, covers only some reasons or attribute certificates, or has an unknown critical extension
         (RFC 5280 §5.2: it must not be used then).
         """
-        number = self._issuer_number(issuers)
+        issuer_index = self._issuer_index(issuers)
         try:
             found = _unique(self._extensions)
             by_oid = {extension.oid: extension for extension in found}
@@ -190,7 +190,7 @@ class RevocationList:
                 )
         return CRLInfo(
             where=self.where,
-            issuer=number,
+            issuer=issuer_index,
             scope=b"" if point is None else point.value,
             number=crl_number,
             base=base,
@@ -218,10 +218,10 @@ class RevocationList:
     def _check_scope(self, point: bytes) -> None:
         fields = {part.tag: part for part in reader.each(reader.single(point, reader.SEQUENCE, "the scope"))}
 
-        def says(tag: int) -> bool:
+        def is_set(tag: int) -> bool:
             return tag in fields and reader.boolean(fields[tag].content, lenient=True)
 
-        if says(0x84):
+        if is_set(0x84):
             raise ConfigError(
                 f"{self.where}: is an indirect CRL (for several CAs), which cannot be used: "
                 "get the CRL that the CA itself signs"
@@ -231,24 +231,24 @@ class RevocationList:
                 f"{self.where}: covers only some revocation reasons, so it cannot show that a certificate is "
                 "good: get the CRL for all reasons"
             )
-        if says(0x85):
+        if is_set(0x85):
             raise ConfigError(f"{self.where}: covers only attribute certificates")
 
-    def _issuer_number(self, issuers: Sequence[x509.Certificate]) -> int:
+    def _issuer_index(self, issuers: Sequence[x509.Certificate]) -> int:
         # RFC 5280 §7.1: case, spacing and the type of a string do not make another name
         named = [
-            number
-            for number, issuer in enumerate(issuers)
+            position
+            for position, issuer in enumerate(issuers)
             if names.comparable(parts_of(issuer).subject) == self._comparable
         ]
         if not named:
             raise ConfigError(
                 f"{self.where}: issued by {self._issuer_text!r}, which is none of the given CA certificates"
             )
-        for number in named:
-            if self._signed_by(issuers[number]):
-                _check_usage(issuers[number], self.where)
-                return number
+        for position in named:
+            if self._signed_by(issuers[position]):
+                _check_usage(issuers[position], self.where)
+                return position
         raise ConfigError(
             f"{self.where}: its signature is not that of {self._issuer_text!r} as given: "
             "the list is damaged, forged, or signed with another key of this CA"
@@ -335,13 +335,13 @@ def _readable(encoded: bytes) -> tuple[tuple[Extension, ...], bool, bool]:
                 found.append(extensions.parse_extension(part.content, lenient=True))
             except DERError:
                 others = True
-                critical = critical or _says_critical(part.content)
+                critical = critical or _is_marked_critical(part.content)
     except DERError:
         others = True
     return tuple(found), others, critical
 
 
-def _says_critical(content: bytes) -> bool:
+def _is_marked_critical(content: bytes) -> bool:
     """Return whether an extension that cannot be read is marked critical."""
     try:
         return any(part.tag == reader.BOOLEAN and part.content != b"\0" for part in reader.each(content))
@@ -458,8 +458,8 @@ def load_crls(data: bytes, name: str) -> Iterator[RevocationList]:
     if not found:
         hint = "" if b"-----BEGIN" in data else pem.hint(data)
         raise ConfigError(f"{name}: not a CRL: neither DER nor a PEM block 'X509 CRL'{hint}")
-    for number, block in enumerate(found, 1):
-        where = name if len(found) == 1 else f"{name}: CRL {number}"
+    for position, block in enumerate(found, 1):
+        where = name if len(found) == 1 else f"{name}: CRL {position}"
         try:
             content = binascii.a2b_base64(memoryview(data)[block.body : block.end])
         except binascii.Error as err:
@@ -497,23 +497,23 @@ def in_force(headings: Sequence[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRL
 def _chain(complete: CRLInfo, deltas: list[CRLInfo]) -> tuple[list[CRLInfo], list[tuple[CRLInfo, str]]]:
     if deltas and complete.number is None:
         raise ConfigError(f"{complete.where}: has no CRL number, so delta CRLs cannot be applied to it")
-    known = complete.number or 0
+    newest_so_far = complete.number or 0
     chain: list[CRLInfo] = []
     for delta in deltas:
         if delta.number is None:
             raise ConfigError(f"{delta.where}: a delta CRL without a CRL number (RFC 5280 §5.2.3)")
     while True:
-        fitting = [d for d in deltas if (d.base or 0) <= known < (d.number or 0)]
+        fitting = [d for d in deltas if (d.base or 0) <= newest_so_far < (d.number or 0)]
         if not fitting:
             break
         best = max(fitting, key=lambda delta: delta.number or 0)
         chain.append(best)
-        known = best.number or 0
+        newest_so_far = best.number or 0
     unused = [delta for delta in deltas if delta not in chain]
     for delta in unused:
-        if (delta.number or 0) > known:
+        if (delta.number or 0) > newest_so_far:
             raise ConfigError(
-                f"{delta.where}: a delta CRL to CRL number {delta.base}, but the newest given is {known}: "
-                "give the newer complete CRL"
+                f"{delta.where}: a delta CRL to CRL number {delta.base}, but the newest given is "
+                f"{newest_so_far}: give the newer complete CRL"
             )
     return chain, [(delta, "replaced by a newer CRL") for delta in unused]

@@ -24,9 +24,9 @@ GENERALIZED_TIME = 0x18
 SEQUENCE = 0x30
 
 
-def context(number: int, *, constructed: bool) -> int:
+def context(tag_number: int, *, constructed: bool) -> int:
     """Return the identifier octet of a context-specific tag below 31."""
-    return 0x80 | number | (0x20 if constructed else 0)
+    return 0x80 | tag_number | (0x20 if constructed else 0)
 
 
 def header(tag: int, length: int) -> bytes:

@@ -109,13 +109,13 @@ def single(data: bytes, tag: int, what: str) -> bytes:
     return data[start:end]
 
 
-def expect(parts: list[Element], number: int, tag: int, what: str) -> Element:
+def expect(parts: list[Element], position: int, tag: int, what: str) -> Element:
     """Return element `position` of a SEQUENCE, which must have this tag."""
-    if number >= len(parts):
+    if position >= len(parts):
         raise DERError(f"{what} is missing")
-    if parts[number].tag != tag:
+    if parts[position].tag != tag:
         raise DERError(f"{what} is not {_NAMES.get(tag, f'an element with tag {tag:#04x}')}")
-    return parts[number]
+    return parts[position]
 
 
 def boolean(content: bytes, *, lenient: bool = False) -> bool:

@@ -132,12 +132,12 @@ def basic_constraints(constraints: BasicConstraints) -> Extension:
 
 
 def key_usage(bits: int) -> Extension:
-    """Encode keyUsage, critical; bit n of the number is bit n of RFC 5280 §4.2.1.3."""
+    """Encode keyUsage, critical; bit n of the bit is bit n of RFC 5280 §4.2.1.3."""
     size = bits.bit_length()
     octets = bytearray((size + 7) // 8)
-    for number in range(size):
-        if bits >> number & 1:
-            octets[number // 8] |= 0x80 >> number % 8
+    for bit in range(size):
+        if bits >> bit & 1:
+            octets[bit // 8] |= 0x80 >> bit % 8
     unused = -size % 8
     return Extension(KEY_USAGE, critical=True, value=der.tlv(der.BIT_STRING, bytes((unused,)), bytes(octets)))
 

@@ -162,11 +162,11 @@ class Issuer:
         ).sign(self._key, self.certificate)
         self._warn(certificate)
         if request.profile and request.profile not in self.config.profiles:
-            known = ", ".join(sorted(self.config.profiles)) or "none"
+            available = ", ".join(sorted(self.config.profiles)) or "none"
             logger.warning(
                 "there is no profile %s (available: %s): using the default one",
                 shown(request.profile, 100),
-                shown(known),
+                shown(available),
             )
         logger.info("signed certificate with serial number %d", serial)
         return certificate
@@ -273,8 +273,10 @@ def _check_copied(extension: Extension) -> None:
     try:
         if extension.oid == _TLS_FEATURE:
             features = reader.elements(reader.single(extension.value, reader.SEQUENCE, "the TLS feature"))
-            numbers = [reader.integer(each.content) for each in features if each.tag == reader.INTEGER]
-            well_formed = len(numbers) == len(features) and all(0 <= number < 1 << 16 for number in numbers)
+            feature_ids = [reader.integer(each.content) for each in features if each.tag == reader.INTEGER]
+            well_formed = len(feature_ids) == len(features) and all(
+                0 <= feature_id < 1 << 16 for feature_id in feature_ids
+            )
         else:
             well_formed = extension.oid != extensions.DELEGATION_USAGE or extension.value == der.NULL
     except DERError:

@@ -177,8 +177,8 @@ def _ml_dsa(key: object) -> str:
     if mldsa is not None:
         for name, dotted in _ML_DSA_OIDS.items():
             for kind in ("Private", "Public"):
-                known = getattr(mldsa, f"MLDSA{name}{kind}Key", None)
-                if known is not None and isinstance(key, known):
+                key_class = getattr(mldsa, f"MLDSA{name}{kind}Key", None)
+                if key_class is not None and isinstance(key, key_class):
                     return dotted
     return ""
 

@@ -204,13 +204,13 @@ def string(tag: int, content: bytes, *, lenient: bool = False) -> str | None:
         content = content[:-2]  # some programs end it as a C string (as in Go)
     try:
         text = content.decode(codec)
-        odd = set(text) - _ALPHABETS[tag] if tag in _ALPHABETS else set()
+        unexpected = set(text) - _ALPHABETS[tag] if tag in _ALPHABETS else set()
     except UnicodeDecodeError:
         if lenient:
             return content.decode("latin-1" if codec in {"ascii", "utf-8"} else codec, "replace")
         raise DERError("an attribute of a name has characters that its string type does not allow") from None
-    if odd and not lenient:
-        shown = " ".join(sorted(map(repr, odd)))[:60]
+    if unexpected and not lenient:
+        shown = " ".join(sorted(map(repr, unexpected)))[:60]
         kind = "PrintableString" if tag == _PRINTABLE_STRING else "NumericString"
         raise DERError(f"an attribute of a name is a {kind} but has {shown}: encode it as a UTF8String")
     return text

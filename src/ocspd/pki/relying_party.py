@@ -125,11 +125,11 @@ class ResponseChecker:
             NO_NEXT_UPDATE if next_update is None else next_update,
         ):
             raise OCSPDError("the index records another status or other times than the response")
-        known = (prefix[2], response.responder_id, b"".join(response.certificates))
-        key = self._keys.get(known)
+        cache_key = (prefix[2], response.responder_id, b"".join(response.certificates))
+        key = self._keys.get(cache_key)
         if key is None:
             responder = _responder(response.responder_id, response.certificates, issuer)
-            key = self._keys[known] = _authorized_key(responder, issuer, self._now_s)
+            key = self._keys[cache_key] = _authorized_key(responder, issuer, self._now_s)
         try:
             algorithm = content(response.signature_algorithm)
             verify(key, algorithm, response.signature, response.tbs, allow_sha1=False)
@@ -163,8 +163,8 @@ def check_response(
     return checker.check(der, ("sha1", *issuer_hashes(issuer, "sha1")), certificate.serial_number)
 
 
-def _reason(number: int | None) -> str:
-    return "" if number is None else _REASONS.get(number, str(number))
+def _reason(code: int | None) -> str:
+    return "" if code is None else _REASONS.get(code, str(code))
 
 
 def _refuse_error_status(der: bytes) -> None:

@@ -117,21 +117,21 @@ def _digest(name: str, *, allow_sha1: bool) -> hashes.HashAlgorithm:
 
 def _pss_digest(parameters: Element | None) -> str:
     """Return the hash of RSASSA-PSS parameters: the same in MGF1, a salt of its size, as Go requires."""
-    odd = UnsupportedSignatureError("is signed with RSA-PSS with unsupported parameters")
+    unsupported = UnsupportedSignatureError("is signed with RSA-PSS with unsupported parameters")
     if parameters is None or parameters.tag != reader.SEQUENCE:
-        raise odd
+        raise unsupported
     fields = {part.tag: part.content for part in reader.elements(parameters.content)}
     try:
         digest, _ = reader.algorithm(reader.single(fields[0xA0], reader.SEQUENCE, "the hash algorithm"))
         mask, inner = reader.algorithm(reader.single(fields[0xA1], reader.SEQUENCE, "the mask generation"))
         salt = reader.integer(reader.single(fields[0xA2], reader.INTEGER, "the salt length"))
     except KeyError:
-        raise odd from None
+        raise unsupported from None
     if mask != _MGF1 or inner is None or inner.tag != reader.SEQUENCE:
-        raise odd
+        raise unsupported
     if reader.algorithm(inner.content)[0] != digest or digest not in _HASH_OIDS:
-        raise odd
+        raise unsupported
     name = _HASH_OIDS[digest]
     if salt != _DIGESTS[name].digest_size:
-        raise odd
+        raise unsupported
     return name

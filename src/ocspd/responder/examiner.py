@@ -66,19 +66,19 @@ class Examiner:
                     work = self._check(message["id"], message["directory"], message["manifest"])
                 case _:
                     work = self._freshness(message["id"], message["directory"], message["manifest"])
-            task = asyncio.create_task(self._answer(message["id"], work))
+            task = asyncio.create_task(self._carry_out(message["id"], work))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         self._channel.close()
 
-    async def _answer(self, question: int, work: Awaitable[None]) -> None:
+    async def _carry_out(self, request_id: int, work: Awaitable[None]) -> None:
         try:
             await work
         except Exception as err:  # noqa: BLE001  (whatever it is, the supervisor must not wait for ever)
             why = str(err) if isinstance(err, IndexFileError) else f"the index cannot be checked: {err!r}"
-            self._channel.send("refused", id=question, why=why, lacks=is_exhaustion(err))
+            self._channel.send("refused", id=request_id, why=why, exhausted=is_exhaustion(err))
 
-    async def _check(self, question: int, path: str, text: str) -> None:
+    async def _check(self, request_id: int, path: str, text: str) -> None:
         manifest = parse_manifest(text.encode(), path)
         directory = IndexDirectory(path)
 
@@ -88,23 +88,23 @@ class Examiner:
 
         async with self._checking:
             index = await asyncio.to_thread(self._segments.open, directory, manifest, verify)
-            self._channel.send("checked", id=question, entries=index.entries, segments=len(index.segments))
+            self._channel.send("checked", id=request_id, entries=index.entries, segments=len(index.segments))
             del index
             await asyncio.to_thread(self._segments.settle, manifest)
 
-    async def _freshness(self, question: int, path: str, text: str) -> None:
+    async def _freshness(self, request_id: int, path: str, text: str) -> None:
         manifest = parse_manifest(text.encode(), path)
         async with self._checking:
             index = await asyncio.to_thread(self._segments.open, IndexDirectory(path), manifest)
         issuers = await asyncio.to_thread(describe, index)
-        self._channel.send("surveyed", id=question, issuers=[asdict(issuer) for issuer in issuers])
+        self._channel.send("surveyed", id=request_id, issuers=[asdict(issuer) for issuer in issuers])
 
 
 async def run_examiner(control: socket.socket) -> None:
     """Serve requests on this end of the supervisor's channel until the other end is closed."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, lambda: None)
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(signal_number, lambda: None)
     await Examiner(await Channel.over(control)).run()
 
 

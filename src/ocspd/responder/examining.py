@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ocspd.index.directory import IndexDirectory
     from ocspd.index.manifest import Manifest
 
-_ANSWER_S = 120
+_REQUEST_S = 120
 """How long an examination may take, in seconds during which this process ran: a base has large tables."""
 
 
@@ -30,7 +30,7 @@ _RESTART_S = (0.1, 5.0)
 """Pauses before an examiner that died is restarted: the first, and the longest after repeated deaths."""
 
 
-class ExaminerLackError(IndexFileError):
+class ExaminerUnavailableError(IndexFileError):
     """The index could not be examined because this machine is short of a resource."""
 
 
@@ -50,8 +50,8 @@ class Examining:
     command: Sequence[str]
     _process: asyncio.subprocess.Process | None = None
     _channel: Channel | None = None
-    _hearing: asyncio.Task[None] | None = None
-    _asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    _receiving: asyncio.Task[None] | None = None
+    _pending: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _ids: itertools.count[int] = field(default_factory=itertools.count)
     _recovery: Recovery = field(default_factory=lambda: Recovery(retry_s=_RESTART_S))
     _not_before: float = 0.0
@@ -59,12 +59,12 @@ class Examining:
 
     async def check(self, directory: IndexDirectory, manifest: Manifest) -> Examined:
         """Open and check the new segments of a generation; IndexFileError names what cannot be used."""
-        found = await self._ask("check", directory, manifest)
+        found = await self._request("check", directory, manifest)
         return Examined(found["entries"], found["segments"])
 
     async def survey(self, directory: IndexDirectory, manifest: Manifest) -> tuple[IssuerState, ...]:
         """Describe the responses of a generation that was checked; IndexFileError when that is impossible."""
-        found = await self._ask("survey", directory, manifest)
+        found = await self._request("survey", directory, manifest)
         return tuple(
             IssuerState(**(issuer | {"expiries": tuple((at, count) for at, count in issuer["expiries"])}))
             for issuer in found["issuers"]
@@ -72,40 +72,42 @@ class Examining:
 
     async def close(self) -> None:
         """End the process. Idempotent."""
-        if self._hearing is not None:
-            self._hearing.cancel()
-            await asyncio.gather(self._hearing, return_exceptions=True)
-            self._hearing = None
+        if self._receiving is not None:
+            self._receiving.cancel()
+            await asyncio.gather(self._receiving, return_exceptions=True)
+            self._receiving = None
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
-    async def _ask(self, what: str, directory: IndexDirectory, manifest: Manifest) -> dict[str, Any]:
+    async def _request(self, what: str, directory: IndexDirectory, manifest: Manifest) -> dict[str, Any]:
         name = str(directory.path)
         async with self._starting:
             if self._channel is None:
                 if asyncio.get_running_loop().time() < self._not_before:
-                    raise ExaminerLackError(self._recovery.trouble)
+                    raise ExaminerUnavailableError(self._recovery.trouble)
                 await self._start(name)
-        number = next(self._ids)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        request_id = next(self._ids)
+        future = self._pending[request_id] = asyncio.get_running_loop().create_future()
         try:
             if self._channel is not None:
                 text = manifest.to_bytes().decode()
-                self._channel.send(what, id=number, directory=name, manifest=text)
-            for _ in range(_ANSWER_S):  # looks, not a clock: see WorkerPool._watch
-                await asyncio.wait([answer], timeout=1.0)
-                if answer.done():
+                self._channel.send(what, id=request_id, directory=name, manifest=text)
+            for _ in range(_REQUEST_S):  # looks, not a clock: see WorkerPool._watch
+                await asyncio.wait([future], timeout=1.0)
+                if future.done():
                     break
             else:
                 if self._process is not None:
                     self._process.kill()
-                raise ExaminerLackError(f"{name}: the index could not be checked within {_ANSWER_S} s")
-            message: dict[str, Any] = answer.result()
+                raise ExaminerUnavailableError(
+                    f"{name}: the index could not be checked within {_REQUEST_S} s"
+                )
+            message: dict[str, Any] = future.result()
         finally:
-            self._asked.pop(number, None)
+            self._pending.pop(request_id, None)
         if message["what"] == "refused":
-            kind = ExaminerLackError if message["lacks"] else IndexFileError
+            kind = ExaminerUnavailableError if message["exhausted"] else IndexFileError
             raise kind(message["why"])
         return message
 
@@ -124,32 +126,32 @@ class Examining:
                 channel = await Channel.over(ours)
                 undo.pop_all()
         except OSError as err:
-            raise ExaminerLackError(
+            raise ExaminerUnavailableError(
                 f"{name}: the process that checks the index cannot be started: {err.strerror or err}"
             ) from err
         self._process, self._channel = process, channel
-        self._hearing = asyncio.create_task(self._hear(process, channel, name))
+        self._receiving = asyncio.create_task(self._receive(process, channel, name))
 
-    async def _hear(self, process: asyncio.subprocess.Process, channel: Channel, name: str) -> None:
+    async def _receive(self, process: asyncio.subprocess.Process, channel: Channel, name: str) -> None:
         """Hand every result to its waiter; when the process ends, report why."""
         try:
             while (message := await channel.receive()) is not None:
                 self._recovery.works()
-                answer = self._asked.get(message["id"])
-                if answer is not None and not answer.done():
-                    answer.set_result(message)
+                future = self._pending.get(message["id"])
+                if future is not None and not future.done():
+                    future.set_result(message)
             code = await process.wait()
         finally:
             channel.close()
             self._channel = None
         ending = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        lacks = code != -signal.SIGBUS
-        if not lacks:
+        exhausted = code != -signal.SIGBUS
+        if not exhausted:
             ending += " (SIGBUS): a file of the index was truncated while it was mapped, or its disk failed"
         why = f"{name}: the process that checks the index was {ending}"
         self._recovery.failed(why)
         self._not_before = asyncio.get_running_loop().time() + self._recovery.delay_s
         logger.error("%s", why)
-        for answer in self._asked.values():
-            if not answer.done():
-                answer.set_result({"what": "refused", "why": why, "lacks": lacks})
+        for future in self._pending.values():
+            if not future.done():
+                future.set_result({"what": "refused", "why": why, "exhausted": exhausted})

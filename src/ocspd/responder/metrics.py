@@ -73,7 +73,7 @@ class ResponderCollector(Collector):
             labels=["worker"],
         )
         for slot in pool.slots:
-            worker = [str(slot.number)]
+            worker = [str(slot.worker_index)]
             behind.add_metric(worker, int(bool(slot.trouble) or pool.is_behind(slot)))
             up.add_metric(worker, int(slot.ready))
             generation.add_metric(worker, slot.generation)
@@ -241,7 +241,7 @@ def _latency(counts: dict[str, int]) -> HistogramMetricFamily:
         "ocspd_fast_path_latency_seconds",
         "Time from reading a request to writing its reply, sampled on every 16th read of the fast path.",
         [bound / 1e9 for bound in LATENCY_BOUNDS_NS],
-        [counts[f"latency_bucket_{number}"] for number in range(len(LATENCY_BOUNDS_NS) + 1)],
+        [counts[f"latency_bucket_{bucket}"] for bucket in range(len(LATENCY_BOUNDS_NS) + 1)],
         counts["latency_sum_ns"] / 1e9,
     )
 

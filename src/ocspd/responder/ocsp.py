@@ -173,13 +173,13 @@ class OCSPServer(web.Server):
         return http_date(int(self._clock.now().timestamp()))
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer = await self._answer(request)
+        reply = await self._reply_to(request)
         ends = getattr(request.transport, "ends_connection", False)  # _fastpath.SlowTransport
-        if self.draining or answer.closes or ends:
-            answer.force_close()
-        return answer
+        if self.draining or reply.closes or ends:
+            reply.force_close()
+        return reply
 
-    async def _answer(self, request: web.BaseRequest) -> OCSPReply:
+    async def _reply_to(self, request: web.BaseRequest) -> OCSPReply:
         if request.method not in {"GET", "HEAD", "POST"}:
             return OCSPReply(self, 405, "method_not_allowed", extra={"Allow": "GET, HEAD, POST"})
         if request.version < HttpVersion10:
@@ -253,14 +253,14 @@ class _Connection(web.RequestHandler):
         """Reply to a request that is not HTTP (400), or after a bug of ours (500); end the connection."""
         if isinstance(exc, ConnectionError) or self.transport is None or self.transport.is_closing():
             # the client has gone, which aiohttp says in several ways: no error, and nobody to answer
-            answer = OCSPReply(self._server, 400, None, _MALFORMED)
+            reply = OCSPReply(self._server, 400, None, _MALFORMED)
         elif status == 500:
             logger.error("a request could not be answered", exc_info=exc)
-            answer = OCSPReply(self._server, 500, "internal_error", _INTERNAL_ERROR)
+            reply = OCSPReply(self._server, 500, "internal_error", _INTERNAL_ERROR)
         else:
-            answer = OCSPReply(self._server, 400, "bad_http", _MALFORMED)
-        answer.force_close()
-        return answer
+            reply = OCSPReply(self._server, 400, "bad_http", _MALFORMED)
+        reply.force_close()
+        return reply
 
 
 class OCSPReply(web.Response):
@@ -301,8 +301,8 @@ class OCSPReply(web.Response):
         self._transport = request.transport
         if not self.prepared and self.outcome is not None:
             method = request.method.lower()
-            known = method if request.method.isupper() and method in METHODS[:-1] else "other"
-            self._counter(f"requests_{known}_{self.outcome}")
+            label = method if request.method.isupper() and method in METHODS[:-1] else "other"
+            self._counter(f"requests_{label}_{self.outcome}")
         return await super().prepare(request)
 
     async def _prepare_headers(self) -> None:

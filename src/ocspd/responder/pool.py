@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _START_S = 30.0  # a worker that has not mapped the index by then is stuck
 _SILENCE_S = 15.0  # one that has said nothing for so long is stuck, too (it speaks every second)
-_LOOK_S = 1.0
+_POLL_S = 1.0
 _BEHIND_S = 5.0  # a worker that has not said why it is behind has so long to catch up
 _AT_LIMIT_S = 10.0  # so long after the last refused connection a worker counts as below its limit again
 _RETRY_S = (0.1, 30.0)  # first and longest pause before a worker that died is started again
@@ -55,7 +55,7 @@ _CLOSED = COUNTERS.index("connections_closed") * 8
 class Slot:
     """One worker's slot: the state that outlives the process in it."""
 
-    number: int
+    worker_index: int
     counters: mmap
     counters_fd: int
     process: asyncio.subprocess.Process | None = None
@@ -96,23 +96,25 @@ class WorkerPool:
     _index: tuple[str, str] | None = None
     _generation: int = -1
     _behind_s: float = 0.0
-    _heard: asyncio.Event = field(default_factory=asyncio.Event)
+    _progress: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self, directory: str, manifest: str, generation: int) -> None:
         """Start every worker with an index (directory, manifest as JSON text); OCSPDError if that fails."""
         self._index, self._generation = (directory, manifest), generation
-        for number in range(self.count):
+        for worker_index in range(self.count):
             try:
-                descriptor = os.memfd_create(f"ocspd-counters-{number}")
+                descriptor = os.memfd_create(f"ocspd-counters-{worker_index}")
                 os.ftruncate(descriptor, COUNTER_BLOCK_BYTES)
                 counters = mmap(descriptor, COUNTER_BLOCK_BYTES)
             except OSError as err:
-                raise OCSPDError(f"cannot create the counters of worker {number}: {err.strerror}") from err
-            slot = Slot(number=number, counters=counters, counters_fd=descriptor)
+                raise OCSPDError(
+                    f"cannot create the counters of worker {worker_index}: {err.strerror}"
+                ) from err
+            slot = Slot(worker_index=worker_index, counters=counters, counters_fd=descriptor)
             self.slots.append(slot)
             self._tasks.append(asyncio.create_task(self._keep(slot)))
-        self._tasks.append(asyncio.create_task(self._look()))
+        self._tasks.append(asyncio.create_task(self._measure()))
 
     def use(self, directory: str, manifest: str, generation: int) -> None:
         """Make every worker use another index; those started later begin with it."""
@@ -132,10 +134,10 @@ class WorkerPool:
         """Describe in a few words what keeps a worker from working; "" if nothing does."""
         for slot in self.slots:
             if slot.trouble:
-                return f"worker {slot.number}: {next(iter(slot.trouble.values()))}"
+                return f"worker {slot.worker_index}: {next(iter(slot.trouble.values()))}"
         for slot in self.slots:
             if self.is_behind(slot) and self._behind_s > _BEHIND_S:
-                return f"worker {slot.number} is still serving generation {slot.generation}"
+                return f"worker {slot.worker_index} is still serving generation {slot.generation}"
         return ""
 
     @property
@@ -146,8 +148,8 @@ class WorkerPool:
     async def settled(self, generation: int) -> None:
         """Wait until no worker serves another generation any more."""
         while any(slot.ready and slot.generation != generation for slot in self.slots):
-            self._heard.clear()
-            await self._heard.wait()
+            self._progress.clear()
+            await self._progress.wait()
 
     async def stop(self, within_s: float) -> bool:
         """Drain: let requests in flight finish within a time, then end every worker.
@@ -190,14 +192,14 @@ class WorkerPool:
             try:
                 await self._run(slot)
             except OSError as err:
-                logger.error("worker %d cannot be started: %s", slot.number, err.strerror or err)
+                logger.error("worker %d cannot be started: %s", slot.worker_index, err.strerror or err)
             except Exception:  # noqa: BLE001  (a bug here must not cost the responder a worker for good)
-                logger.exception("worker %d: a bug in ocspd, please report it", slot.number)
+                logger.exception("worker %d: a bug in ocspd, please report it", slot.worker_index)
             if self._stopping.is_set():
                 return
             recovery.failed("ended", lasted_s=time.monotonic() - started)
             slot.restarts += 1
-            logger.warning("worker %d will be restarted in %.1f s", slot.number, recovery.delay_s)
+            logger.warning("worker %d will be restarted in %.1f s", slot.worker_index, recovery.delay_s)
             await recovery.pause(self._stopping)  # a drain need not wait for its end
 
     async def _run(self, slot: Slot) -> None:
@@ -221,17 +223,17 @@ class WorkerPool:
         )
         assert self._index is not None
         channel.send("index", directory=self._index[0], manifest=self._index[1])
-        hearing = asyncio.create_task(self._hear(slot, channel))
+        receiving = asyncio.create_task(self._receive(slot, channel))
         watching = asyncio.create_task(self._watch(slot))
         try:
             code = await process.wait()
         finally:
-            hearing.cancel()
+            receiving.cancel()
             watching.cancel()
             channel.close()
             slot.channel, slot.ready, slot.generation, slot.sockets = None, False, -1, ()
             slot.trouble, slot.at_limit_s = {}, 0.0
-            self._heard.set()
+            self._progress.set()
             # what was open died with the process
             slot.counters[_CLOSED : _CLOSED + 8] = slot.counters[_OPENED : _OPENED + 8]
             self._assign()
@@ -239,9 +241,9 @@ class WorkerPool:
             ending = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if code == -signal.SIGBUS:
                 ending += f" (SIGBUS): {self.diagnose() or SIGBUS_MEANS}"
-            logger.error("worker %d (process %d) %s", slot.number, process.pid, ending)
+            logger.error("worker %d (process %d) %s", slot.worker_index, process.pid, ending)
 
-    async def _hear(self, slot: Slot, channel: Channel) -> None:
+    async def _receive(self, slot: Slot, channel: Channel) -> None:
         while (message := await channel.receive()) is not None:
             slot.silent_s = 0.0
             match message["what"]:
@@ -250,7 +252,7 @@ class WorkerPool:
                     self._assign()
                 case "index":
                     slot.generation = message["generation"]
-                    self._heard.set()
+                    self._progress.set()
                 case "trouble":
                     self._note(slot, message)
                 case "alive":
@@ -260,12 +262,12 @@ class WorkerPool:
         part, why = message["part"], message["why"]
         if not why:
             slot.trouble.pop(part, None)
-            logger.info("worker %d: %s", slot.number, _SOLVED[part])
+            logger.info("worker %d: %s", slot.worker_index, _SOLVED[part])
             return
         slot.trouble[part] = why
         self.refused += part == "index"
         self._assign()
-        logger.error("worker %d: %s; %s; retrying", slot.number, why, _TROUBLE[part])
+        logger.error("worker %d: %s; %s; retrying", slot.worker_index, why, _TROUBLE[part])
 
     def _note_refusals(self, slot: Slot, refused: int) -> None:
         """Log when a worker reaches its limit of connections, and when it is below it again."""
@@ -274,24 +276,24 @@ class WorkerPool:
                 logger.warning(
                     "worker %d has reached its limit of %d connections and closes new ones; "
                     "raise LimitNOFILE, the hard limit of open files, for more",
-                    slot.number,
+                    slot.worker_index,
                     self.settings.max_connections,
                 )
             slot.at_limit_s = _AT_LIMIT_S
         elif slot.at_limit_s:
             slot.at_limit_s = max(slot.at_limit_s - 1, 0.0)
             if not slot.at_limit_s:
-                logger.info("worker %d: below its limit of connections again", slot.number)
+                logger.info("worker %d: below its limit of connections again", slot.worker_index)
         slot.refused = refused
 
-    async def _look(self) -> None:
+    async def _measure(self) -> None:
         """Measure for how long a worker has been behind."""
         while not self._stopping.is_set():
             with contextlib.suppress(TimeoutError):
-                async with time_limit(_LOOK_S):
+                async with time_limit(_POLL_S):
                     await self._stopping.wait()
             behind = any(self.is_behind(slot) for slot in self.slots)
-            self._behind_s = self._behind_s + _LOOK_S if behind else 0.0
+            self._behind_s = self._behind_s + _POLL_S if behind else 0.0
 
     async def _watch(self, slot: Slot) -> None:
         """Kill a process that is stuck.
@@ -302,12 +304,12 @@ class WorkerPool:
         """
         started_s = 0.0
         while True:
-            await asyncio.sleep(_LOOK_S)
-            slot.silent_s += _LOOK_S
-            started_s += _LOOK_S
+            await asyncio.sleep(_POLL_S)
+            slot.silent_s += _POLL_S
+            started_s += _POLL_S
             stuck = not slot.ready and not slot.trouble and started_s > _START_S
             if (slot.silent_s > _SILENCE_S or stuck) and slot.process is not None:
-                logger.error("worker %d does not respond: killed", slot.number)
+                logger.error("worker %d does not respond: killed", slot.worker_index)
                 slot.process.kill()
 
     def _assign(self) -> None:
@@ -320,17 +322,17 @@ class WorkerPool:
         serving = [slot for slot in alive if slot.ready] or [
             slot for slot in alive if "index" in slot.trouble
         ]
-        wanted: dict[int, list[int]] = {slot.number: [] for slot in serving}
-        for number in range(len(self.listeners.sockets)):
+        wanted: dict[int, list[int]] = {slot.worker_index: [] for slot in serving}
+        for socket_index in range(len(self.listeners.sockets)):
             if self.listeners.shared:
                 for sockets in wanted.values():
-                    sockets.append(number)
-            elif number in wanted:
-                wanted[number].append(number)
+                    sockets.append(socket_index)
+            elif socket_index in wanted:
+                wanted[socket_index].append(socket_index)
             elif serving:
-                wanted[serving[number % len(serving)].number].append(number)
+                wanted[serving[socket_index % len(serving)].worker_index].append(socket_index)
         for slot in alive:
-            own = tuple(wanted.get(slot.number, ()))
+            own = tuple(wanted.get(slot.worker_index, ()))
             if own != slot.sockets and slot.channel is not None:
                 slot.sockets = own
                 slot.channel.send("listen", sockets=list(own))

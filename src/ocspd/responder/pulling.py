@@ -82,7 +82,7 @@ class PulledIndex:
         cached = await self._check_cache()
         try:
             async with time_limit(self._start_s if cached else None):
-                await self._look()
+                await self._poll()
         except TimeoutError:
             self._fail(
                 f"{self.stats.url}: not pulled within {self._start_s:.0f} s",
@@ -99,7 +99,7 @@ class PulledIndex:
             await self._store.pause(self._forced, idle_s=self._poll_s)
             self._forced.clear()
             try:
-                await self._look()
+                await self._poll()
             except OCSPDError as err:
                 self._fail(err, "still serving the previous generation")
             except Exception as err:  # noqa: BLE001  (a bug must neither end the pulling nor hide)
@@ -119,7 +119,7 @@ class PulledIndex:
         """Release the directory for others."""
         self._lock.close()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
             await self._remote.pull(self.directory)
         finally:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ocspd.files import Stamp
     from ocspd.index.directory import IndexDirectory
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _SETTLE_S = 0.4
 """A file whose size and time have not changed for this long is taken to be complete."""
 _SHOWN = 20
@@ -41,7 +41,7 @@ class ResponsesFile:
         self._file = Recovery(
             meanwhile="still serving the responses read before",
             again=f"{path} is usable again",
-            retry_s=(_LOOK_S, _LOOK_S),
+            retry_s=(_POLL_S, _POLL_S),
         )
         self._broken = ""
         self._forced = asyncio.Event()
@@ -64,18 +64,18 @@ class ResponsesFile:
         """Read the file again whenever it has changed, until cancelled."""
         while True:
             try:
-                await self._look()
+                await self._poll()
             except OCSPDError as err:
                 self._file.failed(err)
             else:
                 self._file.works()
-            await self._file.pause(self._forced, idle_s=_LOOK_S)
+            await self._file.pause(self._forced, idle_s=_POLL_S)
 
     def reload(self) -> None:
         """Read the file again at once, changed or not."""
         self._forced.set()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         forced = self._forced.is_set()
         self._forced.clear()
         found = self._stamp()
@@ -137,8 +137,8 @@ class ResponsesFile:
             tokens = added + writer.skipped
             if not first and bad and bad[-1][0] == tokens and data[-1:] not in _WHITESPACE:
                 raise OCSPDError(f"{self._path} is truncated: its last OCSP response is incomplete")
-            for number, why in bad[:_SHOWN]:
-                logger.error("%s: OCSP response %d skipped: %s", self._path, number, why)
+            for position, why in bad[:_SHOWN]:
+                logger.error("%s: OCSP response %d skipped: %s", self._path, position, why)
             if writer.skipped > _SHOWN:
                 logger.error("%s: %d OCSP responses skipped in all", self._path, writer.skipped)
             writer.finish()

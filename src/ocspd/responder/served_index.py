@@ -14,7 +14,7 @@ from ocspd.index.exhaustion import is_exhaustion
 from ocspd.index.manifest import History
 from ocspd.logs import logger
 from ocspd.recovery import Recovery
-from ocspd.responder.examining import Examined, ExaminerLackError, Examining
+from ocspd.responder.examining import Examined, ExaminerUnavailableError, Examining
 
 if TYPE_CHECKING:
     from ocspd.clock import Clock
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ocspd.index.manifest import Manifest
     from ocspd.responder.examiner import IssuerState
 
-_RETRY_LOOKS = 10
+_RETRY_CHECKS = 10
 _SURVEY_EVERY_S = 10.0
 """The least interval between counts of the index: each takes a lookup per response in newer segments."""
 _SURVEY_SOON_S = 0.1
@@ -48,7 +48,7 @@ class ServedIndex:
         self.issuers: tuple[IssuerState, ...] = ()
         self.refused = 0
         """How many generations could not be used."""
-        self.lack = ""
+        self.shortage = ""
         """The same, if the reason is this machine and not the index."""
         self._examining = examining
         self._clock = clock
@@ -59,7 +59,7 @@ class ServedIndex:
         self._survey_s = 0.0
         self._newest = Recovery()
         self._seen: Stamp | None = None
-        self._looks = 0
+        self._checks = 0
 
     @property
     def generation(self) -> int:
@@ -84,15 +84,19 @@ class ServedIndex:
     async def refresh(self, *, force: bool = False) -> bool:
         """Check for a new generation and examine it; return whether there is one to use.
 
-        One that cannot be used is examined again after `_RETRY_LOOKS` calls, or when it changes; at every
+        One that cannot be used is examined again after `_RETRY_CHECKS` calls, or when it changes; at every
         call if this machine is short of a resource. Raises IndexFileError only while nothing is in use yet.
         """
         try:
             seen = self._stamp()
-            self._looks += 1
-            due = self.manifest is None or self.lack or (self.complaint and self._looks % _RETRY_LOOKS == 0)
+            self._checks += 1
+            due = (
+                self.manifest is None
+                or self.shortage
+                or (self.complaint and self._checks % _RETRY_CHECKS == 0)
+            )
             if seen == self._seen and not force and not due:
-                if not self.complaint and self._looks % _RETRY_LOOKS == 0:
+                if not self.complaint and self._checks % _RETRY_CHECKS == 0:
                     self._is_damaged()
                 return False
             self._seen = seen
@@ -106,7 +110,7 @@ class ServedIndex:
         except IndexFileError as err:
             self._refuse(err)
             return False
-        self.lack = ""
+        self.shortage = ""
         if self._newest.works() and not changed:
             logger.info("%s is readable again", self.directory.path)
         return changed
@@ -143,8 +147,8 @@ class ServedIndex:
     def _refuse(self, error: IndexFileError) -> None:
         if self.manifest is None:
             raise error
-        lacks = isinstance(error, ExaminerLackError) or is_exhaustion(error)
-        self.lack = str(error) if lacks else ""
+        exhausted = isinstance(error, ExaminerUnavailableError) or is_exhaustion(error)
+        self.shortage = str(error) if exhausted else ""
         if self._newest.failed(error, meanwhile=f"still serving generation {self.generation}"):
             self.refused += 1
 

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from ocspd.responder.pool import WorkerPool
     from ocspd.responder.served_index import ServedIndex
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 """How often the manifest's inode is checked: a tenth of the second within which a revocation is due."""
 _START_S = 60.0
-_START_LOOK_S = 0.01
+_START_POLL_S = 0.01
 _AFTER_BUG_S = 5.0
 _SETTLE_S = 5.0
 
@@ -110,8 +110,8 @@ class Supervisor:
     async def run(self) -> int:
         """Serve until stopped; return the exit code: 0 drained, 1 ended at once by a second signal."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -165,8 +165,8 @@ class Supervisor:
 
     def _why_behind(self) -> str:
         """Return what keeps this responder, and not the others, from the newest index."""
-        if self.index.lack:
-            return f"there is a newer index that cannot be read: {self.index.lack}"
+        if self.index.shortage:
+            return f"there is a newer index that cannot be read: {self.index.shortage}"
         return self.pool.trouble
 
     def _why_expired(self) -> str:
@@ -202,10 +202,10 @@ class Supervisor:
         assert self.index.manifest is not None
         self.pool.listeners.listen(self.pool.settings.backlog)
         self.pool.start(str(self.index.directory.path), self._manifest_text(), self.index.generation)
-        for _ in range(int(_START_S / _START_LOOK_S)):  # looks, not a clock: see WorkerPool._watch
+        for _ in range(int(_START_S / _START_POLL_S)):  # looks, not a clock: see WorkerPool._watch
             if self.pool.ready >= self.pool.count:
                 break
-            await asyncio.sleep(_START_LOOK_S)
+            await asyncio.sleep(_START_POLL_S)
         else:
             raise OCSPDError("the workers failed to start: see the messages above")
         self._started = self.ready = True
@@ -229,7 +229,7 @@ class Supervisor:
             if forced:
                 self.notifier.ready(self._status())
             with contextlib.suppress(TimeoutError):
-                async with time_limit(_LOOK_S):
+                async with time_limit(_POLL_S):
                     await self._changed.wait()
 
     async def _observe(self, before: int) -> None:

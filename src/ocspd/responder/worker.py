@@ -44,8 +44,8 @@ _REFUSED = COUNTERS.index("connections_refused") * 8
 async def run_worker(control: socket.socket) -> None:
     """Serve until the supervisor sends `drain` or ends. `control` is this end of its channel."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, lambda: None)
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(signal_number, lambda: None)
     channel = await Channel.over(control)
     first = await channel.receive()
     if first is None:
@@ -81,7 +81,7 @@ class Worker:
         self._segments = KeptSegments()
         self._wanted_index = ("", "")
         self._wanted_sockets: list[int] = []
-        self._index_asked, self._sockets_asked = asyncio.Event(), asyncio.Event()
+        self._index_assigned, self._sockets_assigned = asyncio.Event(), asyncio.Event()
         self._responder = Responder(
             Index([], out_of_service=True),  # until the first one is opened
             path=settings.path,
@@ -110,18 +110,18 @@ class Worker:
         asyncio.get_running_loop().add_reader(self._connections.fileno(), self._connections.turn)
         duties = [
             asyncio.create_task(self._tick()),
-            asyncio.create_task(self._persist("index", self._index_asked, self._use)),
-            asyncio.create_task(self._persist("listen", self._sockets_asked, self._listen)),
+            asyncio.create_task(self._persist("index", self._index_assigned, self._use)),
+            asyncio.create_task(self._persist("listen", self._sockets_assigned, self._listen)),
         ]
         drain_s = _ORPHAN_DRAIN_S
         while (message := await self._channel.receive()) is not None:
             match message["what"]:
                 case "index":
                     self._wanted_index = message["directory"], message["manifest"]
-                    self._index_asked.set()
+                    self._index_assigned.set()
                 case "listen":
                     self._wanted_sockets = message["sockets"]
-                    self._sockets_asked.set()
+                    self._sockets_assigned.set()
                 case "drain":
                     drain_s = message["within_s"]
                     break
@@ -131,7 +131,7 @@ class Worker:
         duties[0].cancel()
         self._channel.close()
 
-    async def _persist(self, part: str, asked: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    async def _persist(self, part: str, assigned: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
         """Retry the latest instruction until it succeeds; report each change of the reason it fails.
 
         What fails once (descriptors, memory, a file that is not there yet) may work a moment later, and
@@ -139,8 +139,8 @@ class Worker:
         """
         recovery = Recovery(retry_s=_RETRY_S)
         while True:
-            await asked.wait()
-            asked.clear()
+            await assigned.wait()
+            assigned.clear()
             try:
                 await work()
             except Exception as err:  # noqa: BLE001  (see above)
@@ -148,12 +148,12 @@ class Worker:
                 if recovery.failed(why):
                     if why == _BUG:
                         logger.error(_BUG, exc_info=err)
-                    self._channel.send("trouble", part=part, why=why, lacks=is_exhaustion(err))
-                await recovery.pause(asked)
-                asked.set()
+                    self._channel.send("trouble", part=part, why=why, exhausted=is_exhaustion(err))
+                await recovery.pause(assigned)
+                assigned.set()
             else:
                 if recovery.works():
-                    self._channel.send("trouble", part=part, why="", lacks=False)
+                    self._channel.send("trouble", part=part, why="", exhausted=False)
 
     async def _use(self) -> None:
         """Open the wanted generation while serving, and switch to it between two requests."""
@@ -170,27 +170,27 @@ class Worker:
 
     async def _listen(self) -> None:
         """Accept on exactly the assigned sockets; the queues of the others are left to their owners."""
-        numbers = set(self._wanted_sockets)
-        for number in self._listening - numbers:
-            self._connections.unlisten(self._sockets[number].fileno())
-            self._listening.discard(number)
-        for number in numbers - self._listening:
-            self._sockets[number].listen(self._settings.backlog)
-            self._connections.listen(self._sockets[number].fileno())
-            self._listening.add(number)
+        socket_indexes = set(self._wanted_sockets)
+        for socket_index in self._listening - socket_indexes:
+            self._connections.unlisten(self._sockets[socket_index].fileno())
+            self._listening.discard(socket_index)
+        for socket_index in socket_indexes - self._listening:
+            self._sockets[socket_index].listen(self._settings.backlog)
+            self._connections.listen(self._sockets[socket_index].fileno())
+            self._listening.add(socket_index)
 
     async def _tick(self) -> None:
         """Advance the clock at the beginning of each second, and report that this process is alive."""
         descriptors = Recovery()
         async for now_s in seconds(time.time, asyncio.sleep):
             self._connections.tick(now_s)
-            why = self._lack()
+            why = self._missing_descriptor()
             if descriptors.failed(why) if why else descriptors.works():
-                self._channel.send("trouble", part="descriptors", why=why, lacks=True)
+                self._channel.send("trouble", part="descriptors", why=why, exhausted=True)
             (refused,) = struct.unpack_from("=Q", self._counters, _REFUSED)
             self._channel.send("alive", connections=self._connections.current, refused=refused)
 
-    def _lack(self) -> str:
+    def _missing_descriptor(self) -> str:
         """Return why no descriptor is available, "" if one is. Without one, new connections are refused."""
         try:
             os.close(os.dup(self._channel.fileno()))
@@ -236,9 +236,9 @@ async def seconds(now: Callable[[], float], sleep: Callable[[float], Awaitable[N
     A timer may fire up to a millisecond early (uvloop rounds). Time limits count these ticks, so a
     second reported several times would end connections that are in use.
     """
-    told = int(now())
+    last = int(now())
     while True:
         await sleep(max(1 - now() % 1, 0.001))
-        if int(now()) != told:
-            told = int(now())
-            yield told
+        if int(now()) != last:
+            last = int(now())
+            yield last

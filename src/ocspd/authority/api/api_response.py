@@ -149,6 +149,6 @@ def not_found() -> web.Response:
     return plain_response(HTTPStatus.NOT_FOUND, "404 page not found")
 
 
-def access_line(remote: str, method: str, target: str, number: int) -> str:
-    """Return CFSSL's access log line; `number` is the HTTP status, for errors, too."""
-    return f'{remote} - "{method} {target}" {number}'
+def access_line(remote: str, method: str, target: str, status: int) -> str:
+    """Return CFSSL's access log line; `status` is the HTTP status, for errors, too."""
+    return f'{remote} - "{method} {target}" {status}'

@@ -79,16 +79,16 @@ class Dispatcher:
         """Reply to one request; never raises except for cancellation."""
         self._requests += 1
         try:
-            response, number = await self._answer(request)
+            response, status = await self._reply_to(request)
         finally:
             self._requests -= 1
         peer = request.transport.get_extra_info("peername") if request.transport else None
         remote = _peer_text(peer)
-        logger.info("%s", access_line(remote, request.method, request.raw_path, number))
+        logger.info("%s", access_line(remote, request.method, request.raw_path, status))
         response.headers["Server"] = "ocspd"  # aiohttp would name versions
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> tuple[web.StreamResponse, int]:
+    async def _reply_to(self, request: web.BaseRequest) -> tuple[web.StreamResponse, int]:
         if not self._admits(request):
             return plain_response(HTTPStatus.FORBIDDEN, "Invalid CN"), HTTPStatus.FORBIDDEN.value
         path, query = split_target(request.raw_path)

@@ -95,7 +95,7 @@ class StatusEndpoints:
         try:
             fields = await read_input(_read_object, body)
             pem = fields.string("certificate")
-            word = fields.string("status")
+            status_text = fields.string("status")
             reason = fields.integer("reason")
             revoked_text = fields.string("revoked_at")
             hash_name = fields.string("issuer_hash")
@@ -105,12 +105,12 @@ class StatusEndpoints:
             certificate = await read_input(load_certificate, pem.encode("utf-8", "replace"))
         except CodedError:
             raise BadRequest("Malformed certificate") from None
-        revoked_at = self._revoked_at(revoked_text) if word == "revoked" else None
+        revoked_at = self._revoked_at(revoked_text) if status_text == "revoked" else None
         if hash_name and hash_name not in _HASHES:
             raise BadRequest("Unsupported hash algorithm in request")
         signer = self._signer
         await offload(lambda: signer.check_certificate(certificate))
-        status = parse_status(word or "good")
+        status = parse_status(status_text or "good")
         if status is not CertStatus.REVOKED:
             reason = 0
         elif reason not in REASONS.values():
