@@ -72,7 +72,7 @@ def test_C03_a_responder_certificate_without_the_usage_is_refused() -> None:
         common_name("no usage"), make_key("ecdsa-256", 3), chain.ca.subject, chain.ca_key, serial=9
     )
     text = refused(chain, plain, make_key("ecdsa-256", 3))
-    assert "ocsp.pem (CN=no usage): lacks the extended key usage OCSPSigning" in text
+    assert "ocsp.pem (CN=no usage): does not have the extended key usage OCSPSigning" in text
     assert '"ocsp signing"' in text
 
 
@@ -113,7 +113,7 @@ def test_a_key_kind_that_no_client_checks_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"responder_id": "hash"}, "responder id 'hash' is not known: use key or name"),
+        ({"responder_id": "hash"}, "unknown responder id 'hash': use key or name"),
         ({"certid_hashes": ("sha1", "md5")}, "unknown CertID hash 'md5'"),
         ({"certid_hashes": ()}, "no CertID hash given"),
         ({"validity": timedelta(hours=1)}, "over before it starts"),
@@ -209,7 +209,7 @@ def test_nextUpdate_is_not_after_the_end_of_what_is_known() -> None:
     until = signer.clock.now() + HOUR
     assert signer.batch(until=until).next_update == until
     assert signer.batch(until=until + 1000 * HOUR).next_update == signer.batch().next_update
-    with pytest.raises(ConfigError, match=r"what is known .* ended on .*Z: give a current CRL"):
+    with pytest.raises(ConfigError, match=r"the CRL of .* expired on .*Z: give a current one"):
         signer.batch(until=signer.clock.now())
 
 

@@ -1,9 +1,8 @@
 """Signing OCSP responses for one issuer, by the CA itself or by a responder certificate it issued.
 
-`OCSPSigner` checks the responder certificate before it signs anything (RFC 6960 §4.2.2.2), decides
-the times of a response and hands the encoding to `ocsp_template.ResponseBatch`. What it signs has one
-SingleResponse, no extensions, and the responder certificate only when it is not the issuer's own, which
-`embed_ca` adds.
+`OCSPSigner` checks the responder certificate before it signs anything (RFC 6960 §4.2.2.2), decides the times
+of a response and hands the encoding to `ocsp_template.ResponseBatch`. A response has one SingleResponse, no
+extensions, and contains the responder certificate only if it is not the issuer's own, which `embed_ca` adds.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ _ML_DSA_65 = "2.16.840.1.101.3.4.3.18"
 
 
 class SignerNames(NamedTuple):
-    """What messages call the three files of a signer: their paths."""
+    """How messages name the three files of a signer: by their paths."""
 
     issuer: str = "CA certificate"
     responder: str = "responder certificate"
@@ -73,7 +72,7 @@ DEFAULT_NAMES = SignerNames()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerSpec:
-    """All a worker process needs to sign as another process would; holds the private key in memory."""
+    """Everything a worker process needs to sign like another process; holds the private key in memory."""
 
     issuer: bytes
     responder: bytes
@@ -107,7 +106,7 @@ class OCSPSigner:
         *,
         names: SignerNames = DEFAULT_NAMES,
     ) -> None:
-        """Check certificates and key, see `check`; `names` stand for them in messages."""
+        """Check certificates and key, see `check`; messages use `names` for them."""
         self.issuer = issuer_cert
         self.responder = responder_cert
         self.key = key
@@ -117,16 +116,16 @@ class OCSPSigner:
         self._issuer_parts = parts_of(issuer_cert)
         self._responder_parts = parts_of(responder_cert)
         self.direct = issuer_cert == responder_cert
-        """Whether the CA signs itself, so that its certificate is only embedded where the policy says so."""
+        """Whether the CA signs its own responses, so that `embed_ca` decides about embedding."""
         self.responder_id = policy.responder_id or ("name" if self.direct else "key")
         self._sign_bytes, self._signature_algorithm = _signing(key, names.key)
         self.warnings = self.check()
-        """What was found that is no error but some client or root programme objects to."""
+        """Findings that are not errors but that some client or root programme objects to."""
         self._certid_prefixes = {name: certid_prefix(issuer_cert, name) for name in HASHES}
 
     @property
     def aki(self) -> str:
-        """What certdb's rows of this issuer carry: hex of its key identifier, "" when it has none."""
+        """The key identifier in certdb's rows of this issuer: in hex, "" if it has none."""
         return ski_hex(self.issuer)
 
     @property
@@ -150,7 +149,7 @@ class OCSPSigner:
     # -- checks --------------------------------------------------------------------------------
 
     def log_warnings(self) -> None:
-        """Log what clients may dislike."""
+        """Log what some clients may reject."""
         for warning in self.warnings:
             logger.log(logging.DEBUG if isinstance(warning, Remark) else logging.WARNING, "%s", warning)
 
@@ -167,7 +166,7 @@ class OCSPSigner:
         end = self.responder.not_valid_after_utc
         if self._untrimmed_next_update(now) > end:
             warnings.append(
-                f"{responder.name}: expires on {iso(end)}, so responses end then too: issue a new one"
+                f"{responder.name}: expires on {iso(end)}, and so do its responses: issue a new one"
             )
         if not _MIN_VALIDITY <= self.policy.validity <= _MAX_VALIDITY:
             warnings.append(
@@ -192,7 +191,7 @@ class OCSPSigner:
             ) from err
 
     def issued(self, certificate_pem: bytes) -> bool:
-        """Tell whether this signer's issuer issued the certificate; False for bytes that are none."""
+        """Return whether this signer's issuer issued the certificate; False for bytes that are not one."""
         try:
             self.check_certificate(load_certificate(certificate_pem))
         except (ValueError, CodedError):
@@ -214,11 +213,11 @@ class OCSPSigner:
     ) -> ResponseBatch:
         """Encode what all responses signed at one instant (the clock's, if not given) share.
 
-        thisUpdate is truncated to the signer's step, or where the status has changed that of `change_time`,
+        thisUpdate is truncated to the signer's step, or for a changed status it is that of `change_time`,
         later than `replaced_s`. producedAt is truncated to the minute, but not before thisUpdate of a
-        change; nextUpdate is not later than the notAfter of the certificate that signed (Mozilla root store
-        policy §6), nor than `until`, when what is known of the certificates ends. Raises ConfigError when
-        either lies in the past.
+        change; nextUpdate is not later than the notAfter of the signing certificate (Mozilla root store
+        policy §6), nor than `until`, when the statuses expire. Raises ConfigError when either lies in the
+        past.
         """
         now = self.clock.now() if now is None else now.astimezone(UTC)
         end = self.responder.not_valid_after_utc
@@ -228,10 +227,7 @@ class OCSPSigner:
                 f"expired on {iso(end)}: issue a new one"
             )
         if until is not None and until <= now:
-            raise ConfigError(
-                f"what is known of the certificates of {self.subject} ended on {iso(until)}: "
-                "give a current CRL"
-            )
+            raise ConfigError(f"the CRL of {self.subject} expired on {iso(until)}: give a current one")
         if self.responder_id == "key":
             responder_id = der.tlv(
                 der.context(2, constructed=True), der.tlv(der.OCTET_STRING, key_identifier(self.responder))

@@ -23,14 +23,14 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 class Remark(str):
-    """A warning that is no reason to worry: logged for those who ask for details."""
+    """A warning that is no reason to worry: logged at a lower level."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A certificate, its encoded parts, and what messages call it: its file and subject."""
+    """A certificate, its encoded parts, and its name in messages: file and subject."""
 
     certificate: x509.Certificate
     parts: CertificateParts
@@ -83,7 +83,7 @@ def _check_delegation(issuer: Named, responder: Named) -> None:
     usages = extension_of(responder.certificate, x509.ExtendedKeyUsage)
     if usages is None or ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
         raise ConfigError(
-            f"{who}: lacks the extended key usage OCSPSigning: issue it with a profile that has "
+            f"{who}: does not have the extended key usage OCSPSigning: issue it with a profile that has "
             'the usage "ocsp signing"'
         )
 

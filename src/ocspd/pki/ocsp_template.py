@@ -1,4 +1,4 @@
-"""The hot part of presigning: everything of a response that does not vary is encoded once.
+"""The hot part of presigning: whatever does not vary between responses is encoded once.
 
 Within a batch (one issuer, one instant) two responses differ in serial number, status and signature
 only, and in the lengths around them. So a batch keeps, for each CertID hash and serial length, the
@@ -48,15 +48,15 @@ _UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ResponseWriter(Protocol):
-    """Where signed responses go; `index._writer.SegmentWriter` is one."""
+    """Takes signed responses; `index._writer.SegmentWriter` is one."""
 
     def add(self, der: bytes, refresh_at: int | None = None) -> None:
-        """Take one response, due for replacement at `refresh_at` (seconds since the epoch)."""
+        """Take one response, due for renewal at `refresh_at` (seconds since the epoch)."""
         ...
 
 
 class SerialError(OCSPDError, ValueError):
-    """A serial number that no response can be made for."""
+    """A serial number for which no response can be made."""
 
 
 class ResponseBatch:
@@ -118,9 +118,9 @@ class ResponseBatch:
 
         `reason` and `revoked_at` count for revoked certificates only; reason 0 is left out (RFC 5280
         §5.3.1), an unknown time is written as the epoch: the certificate was never to be trusted. A time
-        after thisUpdate is written as thisUpdate: who reads it in a response must not think it is to come.
-        Raises SerialError for a negative serial number and CodedError 8200 for a status or a reason
-        that does not exist.
+        after thisUpdate is written as thisUpdate, as a reader must not take the revocation for a future one.
+        Raises SerialError for a negative serial number and CodedError 8200 for an undefined status or
+        reason.
         """
         return self.sign_each(serial, status, reason, revoked_at, (certid_hash,))[0]
 
@@ -136,7 +136,7 @@ class ResponseBatch:
         if serial < 0:
             raise SerialError(f"serial {serial} is negative")
         if serial.bit_length() > _MAX_SERIAL_BITS:
-            raise SerialError("a serial number of more than 1024 bytes cannot be answered for")
+            raise SerialError("the serial number has more than 1024 bytes")
         rest = self._good if status == 0 else self._rest(status, reason, revoked_at)
         return self._presigner.sign(serial, rest, certid_hashes)
 
@@ -152,9 +152,9 @@ class ResponseBatch:
     ) -> list[list[bytes] | str]:
         """Sign rows under each CertID hash; one that cannot be signed ends nothing.
 
-        Returns the responses of each row, or the cause why there is none. `writer` gets the responses, due
-        for replacement at `due_s`; without `keep` the lists returned are empty. A reason that is no CRLReason
-        is left out. When `yielding`, whatever else waits for this CPU gets it every few signatures.
+        Returns the responses of each row, or the reason why there are none. `writer` gets the responses, due
+        for renewal at `due_s`; without `keep` the returned lists are empty. A reason that is not a CRLReason
+        is left out. With `yielding`, anything else waiting for this CPU gets it every few signatures.
         """
         responses, _ = self._presigner.sign_rows(
             rows,
@@ -169,7 +169,7 @@ class ResponseBatch:
         return responses
 
     def _rest_of_row(self, status: int, reason: int, revoked_s: float | None) -> bytes | str:
-        """Encode what follows the serial number of a row that is not good, or return why it cannot be."""
+        """Encode what follows the serial number of a row that is not good, or return why it is impossible."""
         if status == CertStatus.UNKNOWN:
             return self._rest(status, 0, None)
         if status != CertStatus.REVOKED:
@@ -201,7 +201,7 @@ class ResponseBatch:
         return der.header(der.SEQUENCE, len(inner) + serial_size + rest_size) + inner
 
     def _frame(self, data_size: int, signature_size: int) -> tuple[bytes, bytes]:
-        """Encode what stands before ResponseData, and between it and the signature."""
+        """Encode what precedes ResponseData, and what is between it and the signature."""
         middle = self._signature_algorithm + der.header(der.BIT_STRING, signature_size + 1) + b"\x00"
         basic_size = data_size + len(middle) + signature_size + len(self._tail)
         head = der.header(der.SEQUENCE, basic_size)

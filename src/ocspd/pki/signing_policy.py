@@ -1,4 +1,4 @@
-"""How responses of an issuer are to be made, and the times that follow from it."""
+"""The policy for an issuer's responses, and the times that follow from it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ocspd.errors import ConfigError
 from ocspd.pki.certid import HASHES, check_hash_name
 
 DEFAULT_HASHES = ("sha1", "sha256")
-"""A client accepts only the CertID it asked for, and both kinds ask."""
+"""A client accepts only the CertID it requested, and both kinds are in use."""
 SECOND = timedelta(seconds=1)
 MAX_AHEAD = timedelta(minutes=1)
-"""How far in the future a thisUpdate may lie where it must (`change_time`); clients allow for minutes."""
+"""How far in the future a thisUpdate may lie if necessary (`change_time`); clients tolerate minutes."""
 
 _SHORT = timedelta(hours=16)
 _MARGIN = timedelta(hours=8)
@@ -21,28 +21,28 @@ _MAX_AGE = timedelta(days=4)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningPolicy:
-    """What an operator decides about the responses of an issuer. ConfigError where no response can be so."""
+    """An operator's decisions about the responses of an issuer. ConfigError if no response can meet them."""
 
     validity: timedelta = timedelta(hours=96)
     """nextUpdate - thisUpdate with its last second counted; by default CFSSL's `-interval`."""
     certid_hashes: tuple[str, ...] = DEFAULT_HASHES
     """The CertID hashes presigned."""
     responder_id: str = ""
-    """How a response names who signed it: "key" or "name".
+    """How a response identifies its signer: "key" or "name".
 
-    "" is key (RFC 9919 §3.2.2), but name for a CA that signs for itself: GnuTLS and dirmngr find it by
+    "" is key (RFC 9919 §3.2.2), but name for a CA that signs its own: GnuTLS and dirmngr find it by
     nothing else, as no certificate is embedded.
     """
     embed_ca: bool = False
-    """Whether the CA certificate is embedded as well, for clients that have no other way to it."""
+    """Whether the CA certificate is embedded as well, for clients that cannot get it otherwise."""
     this_update_step: timedelta = timedelta(hours=1)
-    """What thisUpdate is truncated to, by default as CFSSL does."""
+    """The step to which thisUpdate is truncated, by default CFSSL's."""
     refresh_after: float = 0.5
-    """The share of its validity after which a response is due to be replaced."""
+    """The share of its validity after which a response is due for renewal."""
 
     def __post_init__(self) -> None:
         if self.responder_id not in {"", "key", "name"}:
-            raise ConfigError(f"responder id {self.responder_id!r} is not known: use key or name")
+            raise ConfigError(f"unknown responder id {self.responder_id!r}: use key or name")
         if not self.certid_hashes:
             raise ConfigError(f"no CertID hash given: use one or more of {', '.join(HASHES)}")
         for name in self.certid_hashes:
@@ -55,15 +55,15 @@ class SigningPolicy:
             )
 
     def due_s(self, this_update: datetime, next_update: datetime) -> int:
-        """Return when a response with these times is due to be replaced, in seconds since the epoch."""
+        """Return when a response with these times is due for renewal, in seconds since the epoch."""
         return int(refresh_at(this_update, next_update, life=self.refresh_after).timestamp())
 
 
 def refresh_at(this_update: datetime, next_update: datetime, *, life: float = 0.5) -> datetime:
-    """Return when a response is due to be replaced: after the share `life` of its validity.
+    """Return when a response is due for renewal: after the share `life` of its validity.
 
     Never later than the Baseline Requirements allow (§4.9.9; the interval counts its last second):
-    under 16 h of validity before half of it is left, else 8 h before nextUpdate and no more than
+    with less than 16 h of validity before half of it is left, otherwise 8 h before nextUpdate and at most
     4 days after thisUpdate.
     """
     interval = next_update - this_update + SECOND
@@ -74,13 +74,13 @@ def refresh_at(this_update: datetime, next_update: datetime, *, life: float = 0.
 
 
 def change_time(now: datetime, replaced_s: int = 0) -> datetime:
-    """Return the thisUpdate of a response that is signed because of a change: the rule for every path.
+    """Return the thisUpdate of a response signed because of a change: the one rule for every path.
 
-    The second of `now`, so that it is not before the revocation it tells of (`ResponseBatch` writes no later
+    The second of `now`, so that it is not before the revocation it reports (`ResponseBatch` writes no later
     revocationTime), and later than `replaced_s`, the thisUpdate of the response it replaces (0: none), so
     that no two responses that differ have the same times. For that it may lie up to MAX_AHEAD in the future,
-    where several changes meet in one second or the clock was set back a little; a response from further
-    ahead is not believed by clients either, and nothing from that far in the future is signed.
+    where several changes meet in one second or the clock was set back a little; clients would not
+    accept a response from further ahead either, and nothing that far in the future is signed.
     """
     moment = now.replace(microsecond=0)
     after_s = replaced_s + 1
@@ -89,6 +89,6 @@ def change_time(now: datetime, replaced_s: int = 0) -> datetime:
 
 
 def truncate(instant: datetime, step: timedelta) -> datetime:
-    """Cut an instant down to a multiple of step since midnight UTC."""
+    """Truncate an instant to a multiple of step since midnight UTC."""
     midnight = instant.replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight + (instant - midnight) // step * step
