@@ -199,7 +199,7 @@ def test_C58_without_a_list_of_serials_nothing_is_called_good_and_the_report_say
     report = tmp_path / "report.json"
     index = tmp_path / "index"
     assert build(authority, index, "-crl", authority / "ca.crl", "-report", report) == 0
-    assert "only revoked certificates are answered" in capsys.readouterr().err
+    assert "only revoked certificates get a response" in capsys.readouterr().err
     value = json.loads(report.read_bytes())
     assert value["good"] == 0
     assert value["revoked"] == len(REVOKED) - 1
@@ -306,10 +306,10 @@ def test_the_first_twenty_skipped_lines_are_named_and_all_on_request(
         (["-crl", "empty.crl"], "no usable response: the index is unchanged"),
         (
             ["-index-txt", "ca.pem"],
-            "ca.pem: line 1: 1 fields instead of 6; no line can be used: is this an index.txt",
+            "ca.pem: line 1: 1 fields instead of 6; no line is usable: is this an index.txt",
         ),
         (["-index-txt", "empty"], "empty: is older than the index.txt used before"),
-        (["-serials", "serials"], "nothing says which certificates of"),
+        (["-serials", "serials"], "there is no source of revocations for"),
         (["-crl", "empty.crl", "-serials", "index.txt"], "index.txt: line 1: not a serial"),
         (["-crl", "/dev/zero"], "/dev/zero: not a regular file"),
         (["-crl", "."], ".: cannot read: Is a directory"),

@@ -82,7 +82,7 @@ def test_refresh_reads_files_again_when_they_change_and_keeps_its_answers_when_t
     with running([*arguments(folder), "-admin-port", "0"]) as process:
         wait_for(process, "following the files")
         replace(folder / "ca.crl", der(crl([revoked(1)], key=OTHER.ca_key)))
-        assert "what is published stays in force" in wait_for(process, "its signature is not that of")
+        assert "still serving the published index" in wait_for(process, "its signature is not that of")
         replace(folder / "ca.crl", der(crl([revoked(1), revoked(2)], number=2)))
         wait_for(process, "works again")
         deadline = time.monotonic() + 120
@@ -138,7 +138,7 @@ def test_SIGHUP_has_refresh_look_at_certificates_and_keys(folder: Path) -> None:
         process.send_signal(signal.SIGHUP)
         replace(folder / "responder-key.pem", key_pem(OTHER.responder_key))
         process.send_signal(signal.SIGHUP)
-        assert "the signers loaded before stay in use" in wait_for(process, "responder-key.pem")
+        assert "still using the previous signers" in wait_for(process, "responder-key.pem")
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
 

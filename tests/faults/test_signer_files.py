@@ -140,7 +140,7 @@ def test_S11_keys_that_cannot_be_used_leave_the_old_one_in_use_and_heal(place: P
     good = {name: (place.path / name).read_bytes() for name in (KEY, CERTIFICATE)}
     with place.signer() as signer, place.oracle.watching(place.index):
         for serial, (what, files) in enumerate(FAULTS.items(), 1):
-            told = signer.log.count("stay in use")
+            told = signer.log.count("still using the previous signers")
             for name, content in files.items():
                 (place.path / name).unlink()
                 if content is not None:
@@ -151,7 +151,7 @@ def test_S11_keys_that_cannot_be_used_leave_the_old_one_in_use_and_heal(place: P
             signer.look()
             place.revoke(serial)
             signer.until(partial(place.revoked, serial), f"a revocation with {what}")
-            assert signer.log.count("stay in use") == told + 1, signer.log
+            assert signer.log.count("still using the previous signers") == told + 1, signer.log
             status, text = signer.probe()
             assert (status, "\nkeys: ok" in text) == (200, False)
             assert signer.gauge("ocspd_signer_database_up") == signer.gauge("ocspd_signer_index_up") == 1

@@ -61,7 +61,7 @@ def test_D7_a_signer_started_while_sqlite_is_locked_waits_says_so_and_goes_on(pl
         with place.signer(ready=False) as signer:
             signer.until(lambda: signer.gauge("ocspd_signer_database_up") == 0, "the gauge")
             status, text = signer.probe()
-            assert (status, "the database does not answer" in text) == (503, True)
+            assert (status, "the database does not respond" in text) == (503, True)
             assert signer.gauge("ocspd_signer_index_up") == signer.gauge("ocspd_signer_keys_up") == 1
             assert place.answer(1) is not None
             until_mended.close()

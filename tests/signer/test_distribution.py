@@ -432,4 +432,4 @@ async def test_a_store_whose_numbers_are_used_up_is_refused_by_name(
         await until(lambda: publisher.stats[0].failures > 0)
     assert IndexDirectory(share).manifest() == last
     assert signer.manifest() == manifest
-    assert "leaves no numbers for newer ones: remove its manifest.json" in caplog.text
+    assert "leaves no higher numbers: remove its manifest.json" in caplog.text

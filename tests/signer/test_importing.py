@@ -146,7 +146,7 @@ def test_a_revocation_is_heard_although_a_detail_of_it_cannot_be_read(
         (line(serial="xyz"), "bad serial"),
         (line(serial="-01"), "bad serial"),
         (line(serial=""), "bad serial"),
-        (line(serial="11" * 21), "serial longer than 20 octets"),
+        (line(serial="11" * 21), "serial longer than 20 bytes"),
         (line(status="X"), "unknown status"),
         (line(status="S"), "suspended"),
         (line(expiry="soon"), "bad expiry date"),
@@ -263,7 +263,7 @@ def test_utf_16_is_named(tmp_path: Path, codec: str) -> None:
         (b"1A2B", "hex without 0x"),
         (b"-5", "not a serial"),
         (b"1 2", "not a serial"),
-        (b"9" * 60, "longer than 20 octets"),
+        (b"9" * 60, "longer than 20 bytes"),
         (b"9" * 6000, "not a serial"),
         ("٣".encode(), "not a serial"),
     ],
@@ -277,7 +277,7 @@ async def test_C58_good_is_said_of_issued_serials_only(files: Files) -> None:
     content = der(crl([revoked(2, R.key_compromise), revoked(9)]))
     assert told(await files.read_crls(content)) == {2: 1, 9: 0}
     assert files.status is not None
-    assert "only revoked certificates are answered" in files.status.report.remarks[0]
+    assert "only revoked certificates get a response" in files.status.report.remarks[0]
     rows = await files.read_crls(content, serials="1\n2\n0x3\n3\n")
     assert told(rows) == {1: "good", 2: 1, 3: "good", 9: 0}
     assert files.status.report.remarks == []
@@ -286,7 +286,7 @@ async def test_C58_good_is_said_of_issued_serials_only(files: Files) -> None:
 
 async def test_serials_without_anything_that_says_what_is_revoked_are_refused(files: Files) -> None:
     path = files.write("serials", "1\n")
-    with pytest.raises(ConfigError, match=r"nothing says which certificates of .*Example CA.* are revoked"):
+    with pytest.raises(ConfigError, match=r"no source of revocations for .*Example CA"):
         await files.read(Sources(issuers=(IssuerFiles(serials=(path,)),)))
 
 
@@ -345,7 +345,7 @@ async def test_the_parts_of_a_divided_crl_add_up_and_good_comes_with_a_warning(f
     two = crl([revoked(2)], extensions=(part("http://ca.example/2.crl"),))
     assert told(await files.read_crls(der(one), der(two), serials="1\n2\n3\n")) == {1: 0, 2: 0, 3: "good"}
     assert files.status is not None
-    assert "covers a part of the CA's certificates only" in files.status.report.remarks[0]
+    assert "covers only part of the CA's certificates" in files.status.report.remarks[0]
 
 
 async def test_delta_crls_add_change_and_remove(files: Files) -> None:
@@ -399,7 +399,7 @@ async def test_an_invalidity_date_is_left_out_and_counted(files: Files) -> None:
     entry = revoked(1, R.key_compromise, extensions=((x509.InvalidityDate(datetime(2026, 1, 1)), False),))  # noqa: DTZ001
     assert told(await files.read_crls(der(crl([entry])))) == {1: 1}
     assert files.status is not None
-    assert files.status.report.files[0].notes == {"invalidity date left out": 1}
+    assert files.status.report.files[0].notes == {"invalidity date ignored": 1}
 
 
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
@@ -410,7 +410,7 @@ async def test_an_entry_whose_reason_does_not_exist_is_revoked_without_one(files
     seven = x509.UnrecognizedExtension(x509.CRLReason.oid, b"\x0a\x01\x07")
     assert told(await files.read_crls(der(crl([revoked(1, extensions=((seven, False),))])))) == {1: 0}
     assert files.status is not None
-    assert files.status.report.files[0].notes == {"unreadable extensions, answered without a reason": 1}
+    assert files.status.report.files[0].notes == {"unreadable extensions, imported without a reason": 1}
 
 
 @pytest.mark.parametrize(

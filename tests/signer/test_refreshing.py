@@ -240,7 +240,7 @@ async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    assert "the signers loaded before stay in use" in caplog.text
+    assert "still using the previous signers" in caplog.text
 
 
 async def test_a_manifest_that_is_removed_comes_back_during_a_merge(certdb: CertDB, tmp_path: Path) -> None:

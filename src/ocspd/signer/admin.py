@@ -1,7 +1,7 @@
-"""The operators' side of a signer daemon: /metrics, /livez, /readyz and /healthz on a listener of its own.
+"""A signer daemon's endpoints for operators: /metrics, /livez, /readyz and /healthz on their own listener.
 
-/livez says that the process answers; /readyz and /healthz name what does not work, and are 503 when answers
-cannot be kept up to date for it: no database, no index, no key of an issuer, or changes left waiting.
+/livez shows that the process responds; /readyz and /healthz name what does not work, and are 503 when
+responses cannot be kept up to date: no database, no index, no key of an issuer, or changes left waiting.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 LAG_S = 10.0
-"""A signer that is behind by more than this is not ready: ten times what is promised for a revocation."""
+"""A signer that is behind by more than this is not ready: ten times the bound promised for a revocation."""
 _BROKEN = {
-    "database": "the database does not answer",
+    "database": "the database does not respond",
     "feed": "the database does not record every change",
     "index": "the index cannot be written",
     "processes": "signing processes fail",
@@ -35,7 +35,7 @@ _BROKEN = {
 
 
 class SignerCollector(Collector):
-    """Collects one signer's metrics when asked; holds no state of its own."""
+    """Collects one signer's metrics on each scrape; holds no state of its own."""
 
     def __init__(self, refresher: SignerDaemon, generations: Generations) -> None:
         self._refresher = refresher
@@ -45,11 +45,11 @@ class SignerCollector(Collector):
         """Yield every metric."""
         stats = self._refresher.stats
         for name, part, what in (
-            ("database", "database", "the database answers"),
+            ("database", "database", "the database responds"),
             ("feed", "feed", "the database records every change"),
             ("index", "index", "the index can be written"),
             ("keys", "keys", "certificates and keys on disk can be used"),
-            ("processes", "processes", "signing processes do their work"),
+            ("processes", "processes", "signing processes work"),
         ):
             yield GaugeMetricFamily(
                 f"ocspd_signer_{name}_up", f"Whether {what}.", value=int(stats.health.up(part))
@@ -62,25 +62,33 @@ class SignerCollector(Collector):
         yield issuers
         yield GaugeMetricFamily(
             "ocspd_signer_lag_seconds",
-            "For how long there have been changes that are not answered yet.",
+            "How long changes have been waiting for a response.",
             value=stats.lag_s(self._refresher.now_s()),
         )
         yield CounterMetricFamily(
-            "ocspd_signer_changes", "Changed certificates answered.", value=stats.changes
+            "ocspd_signer_changes",
+            "Changed certificates for which new responses were published.",
+            value=stats.changes,
         )
         yield CounterMetricFamily("ocspd_signer_signatures", "OCSP responses signed.", value=stats.responses)
-        yield CounterMetricFamily("ocspd_signer_passes", "Passes over every certificate.", value=stats.passes)
+        yield CounterMetricFamily("ocspd_signer_passes", "Passes over all certificates.", value=stats.passes)
         yield GaugeMetricFamily(
-            "ocspd_signer_pass_end_timestamp_seconds", "When the last pass ended.", value=stats.pass_ended_at
+            "ocspd_signer_pass_end_timestamp_seconds",
+            "Time when the last pass ended.",
+            value=stats.pass_ended_at,
         )
         yield GaugeMetricFamily(
-            "ocspd_signer_pass_duration_seconds", "How long it took.", value=stats.pass_seconds
+            "ocspd_signer_pass_duration_seconds", "Duration of the last pass.", value=stats.pass_seconds
         )
         yield GaugeMetricFamily(
-            "ocspd_signer_certificates", "Unexpired certificates it saw.", value=stats.pass_certificates
+            "ocspd_signer_certificates",
+            "Unexpired certificates in the last pass.",
+            value=stats.pass_certificates,
         )
         skipped = GaugeMetricFamily(
-            "ocspd_signer_skipped_certificates", "Certificates it could not sign, by cause.", labels=["cause"]
+            "ocspd_signer_skipped_certificates",
+            "Certificates the last pass could not sign a response for, by cause.",
+            labels=["cause"],
         )
         skipped.add_metric(["foreign issuer"], stats.foreign)
         for cause, count in sorted(stats.skipped.items()):
@@ -89,13 +97,13 @@ class SignerCollector(Collector):
         yield skipped
         yield GaugeMetricFamily(
             "ocspd_signer_unreadable_certificates",
-            "Certificates answered as unknown, or revoked, because their rows cannot be read whole.",
+            "Certificates signed as unknown or revoked because their rows cannot be fully read.",
             value=stats.unreadable,
         )
         yield self._latency()
         expiry = GaugeMetricFamily(
             "ocspd_signer_responder_not_after_timestamp_seconds",
-            "When the responder certificate ends, by issuer subject.",
+            "Time when the responder certificate expires, by issuer subject.",
             labels=["issuer"],
         )
         for issuer, moment in stats.responder_not_after.items():
@@ -106,7 +114,7 @@ class SignerCollector(Collector):
         yield GaugeMetricFamily("ocspd_signer_index_segments", "Segments of the index.", value=len(segments))
         yield GaugeMetricFamily(
             "ocspd_signer_index_bytes",
-            "Size of the index's segments.",
+            "Size of the segments of the index.",
             value=sum(ref.size_bytes for ref in segments),
         )
         yield build_info()
@@ -117,16 +125,18 @@ class SignerCollector(Collector):
             "ocspd_signer_publish_up", "Whether the last publication to the URL succeeded.", labels=labels
         )
         failures = CounterMetricFamily(
-            "ocspd_signer_publish_failures", "Publications that did not succeed.", labels=labels
+            "ocspd_signer_publish_failures", "Failed publications to the URL.", labels=labels
         )
         generation = GaugeMetricFamily(
             "ocspd_signer_published_generation", "Newest generation published to the URL.", labels=labels
         )
         moment = GaugeMetricFamily(
-            "ocspd_signer_published_timestamp_seconds", "When it was published.", labels=labels
+            "ocspd_signer_published_timestamp_seconds",
+            "Time of the last successful publication to the URL.",
+            labels=labels,
         )
         sent = CounterMetricFamily(
-            "ocspd_signer_published_bytes", "Bytes of segments sent to the URL.", labels=labels
+            "ocspd_signer_published_bytes", "Bytes of segments uploaded to the URL.", labels=labels
         )
         for place in self._refresher.stats.publishing:
             up.add_metric([place.url], int(place.up))
@@ -144,14 +154,14 @@ class SignerCollector(Collector):
             buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
         return HistogramMetricFamily(
             "ocspd_signer_publish_latency_seconds",
-            "From the commit of a change to the publication of its answer.",
+            "Time from the commit of a change to the publication of its response.",
             buckets=buckets,
             sum_value=stats.publish_latency_sum_s,
         )
 
 
 class SignerAdmin:
-    """Handles the requests; for `web.server.HTTPServer`."""
+    """The request handler for `ops.server.HTTPServer`."""
 
     def __init__(self, refresher: SignerDaemon, generations: Generations) -> None:
         self._refresher = refresher
@@ -170,10 +180,10 @@ class SignerAdmin:
                 return _reply(200, "ok\n")
             case "/readyz" | "/healthz":
                 return self._readiness()
-        return _reply(404, "there is /metrics, /livez, /readyz and /healthz\n")
+        return _reply(404, "available: /metrics, /livez, /readyz and /healthz\n")
 
     def _readiness(self) -> web.Response:
-        """Say what works, a line for each; 503 when a promise to clients cannot be kept."""
+        """Report the state of each part, one per line; 503 when a promise to clients cannot be kept."""
         stats = self._refresher.stats
         broken: list[str] = []
         if not self._refresher.ready.is_set():

@@ -1,11 +1,11 @@
-"""Answering what changed: from entries of the change feed to signed responses.
+"""Responses for what changed: from entries of the change feed to signed responses.
 
-Invariants 1 and 2: what is signed is what all rows of the certificate say at that moment (`resolving`), not
-what the entry or its row says. A certificate that has no row any more is signed as unknown where the index
-still calls it good; so is one that has expired where its row says anything but good.
+Invariants 1 and 2: signed is the status from all present rows of the certificate (`resolving`), not that of
+the entry or its row. A certificate without any row is signed as unknown if it is still good in the index; so
+is an expired one whose row has any status but good.
 
-Invariant 3: a signer that cannot sign leaves out the certificates of its issuer. They are owed: answered as
-soon as it can sign again (`Owed`).
+Invariant 3: a signer that cannot sign leaves out the certificates of its issuer. They are kept and signed
+as soon as it can sign again (`Owed`).
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
     from ocspd.signer.staleness import StaleRows
 
 OWED = 200_000
-"""How many certificates of failing signers are remembered; beyond them the next pass answers."""
+"""How many certificates of failing signers are kept; the rest are left to the next pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What is to be signed, and where it comes from."""
+    """What to sign, and the rows it comes from."""
 
     row: StatusRow
     rows: tuple[StatusRow, ...]
-    """The unexpired rows of the certificate, none when it has gone."""
+    """The unexpired rows of the certificate; none if it was deleted."""
 
 
 def certificates_of(changes: Iterable[StatusRowChange], signers: Signers) -> dict[CertKey, list[float]]:
-    """Return the certificates of ours that changes are about, and when they were committed.
+    """Return the certificates of our issuers that changes are about, and when they were committed.
 
-    Where a key identifier does not tell the issuer it may be any.
+    If the key identifier does not identify the issuer, it may be any.
     """
     found: dict[CertKey, list[float]] = {}
     for change in changes:
@@ -66,7 +66,7 @@ async def decide(
     now: datetime,
     open_index: Callable[[], Index],
 ) -> dict[CertKey, Decided]:
-    """Return what is to be signed about certificates; nothing where all is well as it is."""
+    """Return what to sign for certificates; nothing for those whose responses are already right."""
     keys = list(certificates)
     found, _ = await find_together(db, signers, sorted({serial for _, serial in keys}))
     decided: dict[CertKey, Decided] = {}
@@ -102,12 +102,12 @@ def _published(index: Index, signers: Signers, key: CertKey, now_s: int) -> set[
 
 @dataclass(slots=True)
 class SignedChanges:
-    """The responses to changes."""
+    """The responses for changes."""
 
     responses: list[tuple[bytes, int]] = field(default_factory=list)
-    """DER and when it is due to be replaced."""
+    """DER and when it is due for renewal."""
     done: dict[CertKey, tuple[Decided, list[bytes], datetime]] = field(default_factory=dict)
-    """What was signed, in the order of CertID hashes, and until when it counts."""
+    """What was signed, in the order of CertID hashes, and how long it is valid."""
     skipped: list[tuple[StatusRow, str]] = field(default_factory=list)
     """Rows that cannot be signed, and why."""
     failed: dict[int, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ async def sign_decided(
     now: datetime,
     known: StaleRows | None,
 ) -> SignedChanges:
-    """Sign, whatever single rows and signers do."""
+    """Sign, even if single rows or signers fail."""
     result = SignedChanges()
     waiting: dict[int, list[Decided]] = {}
     for (signer_index, _), each in decided.items():
@@ -151,20 +151,20 @@ async def sign_decided(
 
 
 class Owed:
-    """Certificates whose change is unanswered because their signer fails; an issuer by its CertID hashes."""
+    """Certificates whose change is not signed because their signer fails; an issuer by its CertID hashes."""
 
     def __init__(self) -> None:
         self._serials: dict[tuple[bytes, bytes], set[int]] = {}
 
     def add(self, signers: Signers, keys: Iterable[CertKey]) -> None:
-        """Remember certificates; there may be no room for more than OWED."""
+        """Keep certificates, but no more than OWED."""
         for signer_index, serial in keys:
             if sum(map(len, self._serials.values())) >= OWED:
                 return
             self._serials.setdefault(_prefix(signers, signer_index), set()).add(serial)
 
     def take(self, signers: Signers) -> list[CertKey]:
-        """Hand out, and forget, what can be tried with these signers."""
+        """Return and remove the certificates that can be tried with these signers."""
         found: list[CertKey] = []
         for signer_index in range(len(signers)):
             serials = self._serials.pop(_prefix(signers, signer_index), ())
@@ -180,9 +180,9 @@ def _prefix(signers: Signers, signer_index: int) -> tuple[bytes, bytes]:
 
 
 class Crew:
-    """Who signs changes: this process, and every CPU once many have waited for a while.
+    """The signers of changes: this process, and every CPU once many changes have waited for a while.
 
-    Processes take a second to start, in which changes are signed here: nobody waits for them.
+    Processes take a second to start, during which changes are signed here: nothing waits for them.
     """
 
     def __init__(self, processes: int, pools: Pools) -> None:
@@ -192,7 +192,7 @@ class Crew:
         self._starting: asyncio.Task[Pool] | None = None
 
     def for_changes(self, count: int, signers: Signers, local: RowSigner) -> RowSigner:
-        """Return who signs so many changes."""
+        """Return the signer for this many changes."""
         if self._signers is not signers:
             self.dismiss()
         if count <= self._pools.local_rows:
@@ -210,7 +210,7 @@ class Crew:
         return await pool.__aenter__()
 
     def dismiss(self) -> None:
-        """End the processes; nobody may be using them."""
+        """End the processes, which must not be in use."""
         task, self._starting, self._signers = self._starting, None, None
         if task is None:
             return
@@ -227,9 +227,9 @@ def _close(task: asyncio.Task[Pool]) -> None:
 
 
 class Pace:
-    """How many changes to take at a time, so that each time takes a fraction of a second.
+    """How many changes to take at a time, so that each batch takes a fraction of a second.
 
-    What is urgent comes first in the feed (`certdb.feed`), but what has been taken is finished first.
+    Urgent changes come first in the feed (`certdb.feed`), but a batch that was taken is finished first.
     """
 
     LEAST, MOST, SECONDS = 50, 5_000, 0.25
@@ -238,7 +238,7 @@ class Pace:
         self.limit = 500
 
     def took(self, count: int, seconds: float) -> None:
-        """Learn from what so many changes took."""
+        """Adjust to the time that a batch of changes took."""
         if count < self.LEAST:
             return
         can = int(count * self.SECONDS / max(seconds, 1e-3))

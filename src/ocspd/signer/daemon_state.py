@@ -1,4 +1,4 @@
-"""What a signer daemon keeps beside its index: its position in the change feed, and what was asked of it."""
+"""The state a signer daemon keeps beside its index: its position in the change feed and a pending request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_STATE_BYTES = 16 << 20
 
 
 class DaemonState:
-    """The state of one daemon, in memory and, where `save` has been called, on disk."""
+    """The state of one daemon, in memory and, after `save`, on disk."""
 
     def __init__(self, directory: IndexDirectory) -> None:
         self._path = directory.path / STATE_NAME
@@ -30,9 +30,9 @@ class DaemonState:
         self._state: dict[str, Any] = {}
 
     def load(self) -> None:
-        """Read what an earlier run has left; what was asked for since this one began stays.
+        """Read the state of an earlier run; a request made since this one began is kept.
 
-        A state that cannot be used is none: a full pass and a sweep find what changed meanwhile.
+        A state that cannot be used counts as none: a full pass and a sweep find what changed meanwhile.
         """
         try:
             state = strict_json.read(read_bounded(self._path, _MAX_STATE_BYTES + 1), _MAX_STATE_BYTES)
@@ -50,22 +50,22 @@ class DaemonState:
         write_atomic(self._path, json.dumps(self._state).encode() + b"\n", machine=self._machine)
 
     def cursor_of(self, database: str) -> Cursor | None:
-        """Return the position in the feed of this database, None when it is not known."""
+        """Return the position in this database's feed, None if it is not known."""
         cursor = self._state.get("cursor")
         return cursor if self._state.get("database") == database and is_cursor(cursor) else None
 
     def save_cursor(self, database: str, cursor: Cursor) -> None:
-        """Remember a position in the feed of this database."""
+        """Set the position in this database's feed."""
         self._state |= {"database": database, "cursor": cursor}
         self.save()
 
     def forget_cursor(self) -> None:
-        """Forget the position, so that following begins anew; `save` is the caller's."""
+        """Forget the position, so that following starts again; the caller calls `save`."""
         self._state.pop("cursor", None)
 
     @property
     def sign_again_s(self) -> int:
-        """Before which moment (seconds since the epoch) responses are to be signed again; 0: none are."""
+        """Responses from before this time (seconds since the epoch) are to be signed again; 0: none."""
         moment: int = self._state.get(_SIGN_AGAIN, 0)
         return moment
 

@@ -1,4 +1,4 @@
-"""A change feed over files (`certdb.feed`): any change of one makes every cursor lost."""
+"""A change feed over files (`certdb.feed`): any change of a file makes every cursor lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLL_S = 1.0
 
 
 class FileFeed:
-    """Watches files by inode, size and time of change, which rename and rewriting both alter."""
+    """Watches files by inode, size and time of change, which both renaming and rewriting alter."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -42,7 +42,7 @@ class FileFeed:
         return ""
 
     async def current_cursor(self) -> Cursor:
-        """Return the cursor of the files as they are."""
+        """Return a cursor of the files' present state."""
         return {"files": self._stamp()}
 
     async def read(
@@ -50,7 +50,7 @@ class FileFeed:
         cursor: Mapping[str, str | int],
         limit: int,  # noqa: ARG002  (there is nothing to limit)
     ) -> tuple[list[StatusRowChange], Cursor]:
-        """Return no changes; CursorLostError when a file is not as it was."""
+        """Return no changes; CursorLostError when a file has changed."""
         if cursor.get("files") != self._stamp():
             raise CursorLostError("a file has changed")
         return [], dict(cursor)

@@ -1,28 +1,28 @@
 """Keeping an index current: small new segments in front, merged behind, always one manifest.
 
-The order of segments is the order of knowledge: an answer in front was decided on a later state of
-the database than any answer behind it. Three groups keep that true:
+The order of segments is the order of knowledge: a response in front was decided on a later state of
+the database than any response behind it. Three groups keep that true:
 
-    recent    answers to changes the feed reported since the running (or last) pass began
-    passing   slices of the pass that is running, decided on the database as it was when it began
+    recent    responses for changes the feed reported since the running (or last) pass began
+    passing   slices of the running pass, decided on the state of the database when it began
     settled   everything from before
 
-A finished pass joins `settled`; the next one first moves `recent` there. What keeps "what is published
-never goes back" true:
+A finished pass joins `settled`; the next one first moves `recent` there. These rules ensure that what is
+published never goes back:
 
  1. Segments are merged only with their neighbours and only inside a group, so merging never changes which
     response is found.
- 2. An expired response shadows whatever elder segments hold under its CertID, so a merge drops it only when
-    there is no elder segment: the elder response may last longer than the newer one.
- 3. Generations count on from the highest that was ever tried here, and an older manifest in the place of the
-    newest, when the writer starts or while it runs, is put right (`directory.copy`).
- 4. A segment whose file has gone or been damaged is written again from the descriptor kept of it. Where that
-    cannot be, it is `lost`: the manifest goes on naming it, and all behind it, so that responders which have
-    them open keep them, until a pass has signed anew what only they held.
+ 2. An expired response hides the responses of older segments under its CertID, so a merge drops it only when
+    there is no older segment: an older response may be valid for longer than the newer one.
+ 3. Generations continue from the highest that was ever tried here. If the newest manifest is replaced by an
+    older one, before the writer starts or while it runs, it is restored (`directory.copy`).
+ 4. A segment whose file is missing or damaged is written again from its open descriptor. If that is
+    impossible, it is `lost`: the manifest still names it, and all behind it, so that responders which have
+    them open keep them, until a pass has signed again what only they held.
 
 Disk: a change rewrites the newest segment only while that is small, so the files of changes are small, and
-what no manifest names any more is bounded in bytes (`IndexDirectory.collect`). Together with a merge in the
-making, never more than twice what is published and KEPT_BYTES plus what KEPT_S of changes wrote.
+the files no manifest names any more are bounded in bytes (`IndexDirectory.collect`). Together with a running
+merge this is never more than twice what is published, KEPT_BYTES, and what was written within KEPT_S.
 
 Merges run on one thread that yields to everything else (`priority`): a responder on the same machine goes
 first.
@@ -51,19 +51,19 @@ if TYPE_CHECKING:
     from ocspd.index.manifest import Manifest, SegmentRef
 
 ROLL_BYTES = 64 << 10
-"""The newest segment is rewritten with every change until it has this size: half of it a change on average.
+"""The newest segment is rewritten with every change until it has this size: on average half of it per change.
 
 A segment of one change has 15 KiB: header, slots and issuers fill pages, and its template is stored whole.
 """
 COLLECT_S = 1.0
-"""The directory is looked through for files no longer needed at most so often."""
+"""The shortest interval between searches of the directory for files no longer needed."""
 GROW = 2
-"""A run of segments is merged with its elder neighbour when that is at most this many times as large."""
+"""A run of segments is merged with its older neighbour when that is at most this many times as large."""
 MAX_SEGMENTS = 6
 """More segments than this are merged in any case: each costs a lookup about 30 ns.
 
-Slices of a running pass are merged only then: it writes so many that pairing them off as they come
-would copy each answer seven times in a pass over 100 million.
+Slices of a running pass are merged only then: it writes so many that merging them as they come would
+copy each response seven times in a pass over 100 million.
 """
 
 
@@ -83,9 +83,9 @@ class Generations:
     passing: tuple[SegmentRef, ...] = ()
     settled: tuple[SegmentRef, ...] = ()
     published: Callable[[Manifest], None] | None = None
-    """Told of every generation published."""
+    """Called with every published generation."""
     lost: frozenset[SegmentRef] = frozenset()
-    """Segments that cannot be read, and those behind them: what is newest is not known of their keys."""
+    """Segments that cannot be read, and those behind them: it is unknown what is newest under their keys."""
     _lost_before_pass: frozenset[SegmentRef] = frozenset()
     _last: Manifest | None = None  # what is published, whatever has happened to the file
     _highest: int = 0
@@ -100,7 +100,7 @@ class Generations:
     )
 
     def load(self) -> Manifest | None:
-        """Take over what is published; None for an empty directory.
+        """Read the published generation; None for an empty directory.
 
         IndexFileError for a manifest that cannot be read where there is no copy of it either.
         """
@@ -116,10 +116,10 @@ class Generations:
             place = self.directory.manifest_path
             if manifest is not None:
                 wrong = (
-                    f"{place}: generation {manifest.generation} has been put in the place of generation "
-                    f"{copy.generation}"
+                    f"{place}: generation {copy.generation} was replaced by the older generation "
+                    f"{manifest.generation}"
                 )
-            wrong = wrong or f"{place}: is gone"
+            wrong = wrong or f"{place}: is missing"
             if manifest is None or all(map(self.directory.usable, copy.segments)):
                 manifest = copy
         if copy is not None:
@@ -140,7 +140,7 @@ class Generations:
 
     @property
     def segments(self) -> tuple[SegmentRef, ...]:
-        """All segments that can be asked, newest first."""
+        """All readable segments, newest first."""
         return tuple(ref for ref in self._named if ref not in self.lost)
 
     @property
@@ -150,19 +150,19 @@ class Generations:
 
     @property
     def pass_wanted(self) -> bool:
-        """Whether answers are lost that the running pass, if there is one, does not replace."""
+        """Whether responses are lost that the running pass, if any, does not replace."""
         return bool(self.lost - self._lost_before_pass)
 
     def open(self) -> Index:
-        """Map the index as it is now."""
+        """Map the present index."""
         return Index(self.directory.map(self.segments))
 
     async def add_changes(
         self, fill: Callable[[SegmentWriter], None], changed_at: Sequence[float]
     ) -> Manifest:
-        """Publish answers to changes; they stand before everything else.
+        """Publish responses for changes, in front of everything else.
 
-        `fill` adds the answers to a writer, in a thread; `changed_at` are the changes' commit times.
+        `fill` adds the responses to a writer, in a thread; `changed_at` are the changes' commit times.
         """
         async with self._lock:
             newest = self.recent[0] if self.recent and self.recent[0].size_bytes < ROLL_BYTES else None
@@ -179,13 +179,13 @@ class Generations:
             return await self._replace("recent", (ref, *rest), changed_at)
 
     async def publish(self, *, above: int = 0) -> Manifest:
-        """Publish the segments as they are, none at all included, as a generation after `above`."""
+        """Publish the present segments, even if there are none, as a generation after `above`."""
         async with self._lock:
             self._highest = max(self._highest, above)
             return await asyncio.to_thread(self._publish, ())
 
     async def mend(self) -> bool:
-        """Write and publish again what somebody else has damaged or removed; whether that was so.
+        """Write and publish again what was damaged or removed by others; return whether anything was.
 
         Afterwards `pass_wanted` says whether something was lost for good.
         """
@@ -193,7 +193,7 @@ class Generations:
             return self._last is not None and await asyncio.to_thread(self._mend, self._last)
 
     async def begin_pass(self) -> None:
-        """Start a pass: what the feed reports from now on stands before the pass's answers."""
+        """Start a pass: what the feed reports from now on goes in front of the pass's responses."""
         self._hurry()
         async with self._merging, self._lock:
             self.settled = self.recent + self.passing + self.settled
@@ -207,7 +207,7 @@ class Generations:
             return await self._replace("passing", (*refs, *self.passing))
 
     async def end_pass(self) -> None:
-        """Count the pass as complete: what comes next stands before its answers."""
+        """Complete the pass: what comes next goes in front of its responses."""
         self._hurry()
         async with self._merging, self._lock:
             replaced, self._lost_before_pass = self._lost_before_pass, frozenset()
@@ -216,12 +216,12 @@ class Generations:
             self.passing = ()
             if replaced:
                 await asyncio.to_thread(self._publish, ())
-                logger.info("%s: every answer is there again", self.directory.path)
+                logger.info("%s: every response is available again", self.directory.path)
 
     async def merge(self) -> bool:
-        """Merge one run of neighbours where that is due; whether anything was merged.
+        """Merge one run of neighbours if that is due; return whether anything was merged.
 
-        Runs beside `add_changes` and `add_slice`: the directory needs room for the run a second time.
+        Runs beside `add_changes` and `add_slice`: the directory needs space for a second copy of the run.
         """
         async with self._merging:
             if self.lost:
@@ -263,7 +263,7 @@ class Generations:
     async def _replace(
         self, group: str, segments: tuple[SegmentRef, ...], changed_at: Sequence[float] = ()
     ) -> Manifest:
-        """Publish with these segments in a group, which stays as it was when readers cannot have seen it."""
+        """Publish with these segments in a group; undo that if readers cannot have seen the result."""
         before: tuple[SegmentRef, ...] = getattr(self, group)
         setattr(self, group, segments)
         if self._is_behind():
@@ -277,16 +277,16 @@ class Generations:
             raise
 
     def _is_behind(self) -> bool:
-        """Whether there are so many segments that merges have to full_speed: a lookup asks every one."""
+        """Whether there are so many segments that merges must run at full speed (a lookup searches all)."""
         return len(self.segments) > 2 * MAX_SEGMENTS
 
     def _hurry(self) -> None:
-        """Have the merge that is running, if there is one, write as fast as it can: somebody waits for it."""
+        """Make the running merge, if any, write at full speed: something is waiting for it."""
         if self._joining is not None:
             self._joining.full_speed()
 
     def close(self) -> None:
-        """Wait for what is left of a merge that was cancelled."""
+        """Wait for the rest of a merge that was cancelled."""
         self._merger.shutdown()
         while self._kept:
             os.close(self._kept.popitem()[1])
@@ -317,7 +317,7 @@ class Generations:
         except IndexFileError as err:
             what = str(err)
         else:
-            change = "is gone" if found is None else "is not what was published"
+            change = "is missing" if found is None else "is not the published one"
             what = "" if found == last else f"{self.directory.manifest_path}: {change}"
         mended = self._find_lost()
         if what:
@@ -327,9 +327,9 @@ class Generations:
         return bool(what) or mended
 
     def _find_lost(self, *, deep: bool = False) -> bool:
-        """Write the segments again that are gone or cut off; note what cannot be. Whether anything was wrong.
+        """Write missing or truncated segments again; record the lost ones. Return whether any was wrong.
 
-        A `deep` look reads contents, too.
+        With `deep` the contents are read, too.
         """
         whole = self.directory.usable if deep else self.directory.present
         damaged = [ref for ref in self.segments if not whole(ref)]
@@ -338,11 +338,12 @@ class Generations:
             path = self.directory.segment_path(ref)
             self.directory.create_again()
             if ref in self._kept and self.directory.write_again(ref, self._kept[ref]):
-                logger.warning("%s: was removed or damaged; written again", path)
+                logger.warning("%s was removed or damaged; written again", path)
             else:
                 gone.append(ref)
                 logger.error(
-                    "%s: is gone or damaged; its answers, and those behind it, are signed again", path
+                    "%s is missing or damaged; its responses and those in older segments are signed again",
+                    path,
                 )
         if gone:
             named = self._named
@@ -390,8 +391,8 @@ class Generations:
 def due_for_merge(segments: Sequence[SegmentRef]) -> tuple[SegmentRef, ...]:
     """Return the neighbours to merge, newest first; fewer than two when there is nothing to do.
 
-    From the newest on, an elder neighbour joins while it is not much larger than the run so far, so an
-    answer is rewritten about log2(N) times in its life, and a large base only when half of it is new.
+    From the newest on, an older neighbour joins while it is not much larger than the run so far, so a
+    response is rewritten about log2(N) times in its life, and a large base only when half of it is new.
     """
     run: list[SegmentRef] = []
     size = 0

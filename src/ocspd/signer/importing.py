@@ -1,18 +1,18 @@
-"""The status of certificates as files tell it: CRLs, `index.txt` of `openssl ca`, lists of issued serials.
+"""The status of certificates from files: CRLs, `index.txt` of `openssl ca`, lists of issued serials.
 
-What the files say is joined by serial (`serial_buckets`) into the rows that presigning reads from a
-database otherwise. The rules:
+The contents of the files are joined by serial (`serial_buckets`) into the rows that presigning otherwise
+reads from a database. The rules:
 
- 1. Revoked by a CRL or by index.txt is revoked; a CRL's date and reason count before index.txt's.
- 2. Good is said of certificates that index.txt calls valid or that a list of issued serials names, and of
-    nothing else (CA/Browser Forum BR §4.9.9: never "good" for a serial that was not assigned). A list of
-    serials is of use only beside a CRL or an index.txt of the same issuer, which says what is revoked.
- 3. What index.txt calls expired is not answered, as with a database.
- 4. What a CRL says counts until its nextUpdate, and answers end then at the latest, unless expired CRLs are
+ 1. Revoked by a CRL or by index.txt is revoked; a CRL's date and reason take precedence over index.txt's.
+ 2. Good are only certificates that are valid in index.txt or in a list of issued serials (CA/Browser Forum
+    BR §4.9.9: never "good" for a serial that was not assigned). A list of serials is only of use together
+    with a CRL or an index.txt of the same issuer, which has the revocations.
+ 3. Certificates expired in index.txt get no response, as with a database.
+ 4. A CRL is valid until its nextUpdate, and responses end then at the latest, unless expired CRLs are
     allowed.
- 5. An older edition of a CRL or index.txt than was used before is refused (`seen_sources`).
- 6. A CRL that cannot be used ends the import: without it a revoked certificate would be called good. A line
-    that cannot be used is left out, and its serial is not called good.
+ 5. A CRL or index.txt older than one used before is rejected (`seen_sources`).
+ 6. A CRL that cannot be used ends the import: without it a revoked certificate would become good. A line
+    that cannot be used is skipped, and its serial is not good.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 MAX_CRL_BYTES = 2 << 30
 EXPIRED = "expired"
-"""The cause of rows that are left out although nothing is wrong with them."""
+"""The reason for skipping rows that have no fault."""
 _NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 _ENTRIES_A_LOOK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerFiles:
-    """The files that speak of one issuer's certificates without naming it."""
+    """The files about one issuer's certificates that do not name the issuer."""
 
     index_txt: tuple[str, ...] = ()
     serials: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Sources:
 
     @property
     def total_bytes(self) -> int:
-        """How many octets one reading goes through; CRLs are read twice."""
+        """How many bytes one reading processes; CRLs are read twice."""
         size = 0
         for path in (*self.crls, *self.paths):
             try:
@@ -93,21 +93,21 @@ class Sources:
 
 @dataclass(slots=True)
 class FileReport:
-    """What was taken from one file (or one CRL of it), and what was left out, by cause."""
+    """What was imported from one file (or one CRL of it), and what was skipped, by cause."""
 
     file: str
     kind: str
     taken: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
-    """Rows that are answered, but without something the file says."""
+    """Rows that were imported, but without some detail in the file."""
     first_bad: str = ""
-    """Where the first line or entry is that was skipped."""
+    """The location of the first skipped line or entry."""
 
 
 @dataclass(slots=True)
 class ImportReport:
-    """What one reading of the files found."""
+    """The result of one reading of the files."""
 
     files: list[FileReport] = field(default_factory=list)
     good: int = 0
@@ -115,17 +115,17 @@ class ImportReport:
     duplicates: int = 0
     """Statements about a serial beyond the first of the same kind."""
     conflicts: int = 0
-    """Certificates that index.txt calls valid and a CRL revoked."""
+    """Certificates that are valid in index.txt but on a CRL."""
     remarks: list[str] = field(default_factory=list)
-    """What an operator should know about the whole."""
+    """Notices for the operator."""
 
 
 class _StoppedError(OCSPDError):
-    """The reader is no longer wanted."""
+    """The reader was told to stop."""
 
 
 class FileStatus:
-    """A source of status rows, with that part of `CertDB` which presigning and the signer use."""
+    """A source of status rows, with the part of `CertDB` that presigning and the signer use."""
 
     def __init__(  # noqa: PLR0913  (one collaborator each)
         self,
@@ -138,12 +138,12 @@ class FileStatus:
         on_skip: Callable[[str, str], None] | None = None,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
-        """`folder`, the index directory, takes a temporary file when there are many serials.
+        """`folder`, the index directory, holds a temporary file when there are many serials.
 
         `buffer_bytes` is what each of its `BUCKETS` parts keeps in memory.
 
-        `on_bytes` hears of octets read, of `Sources.total_bytes` in all; `on_skip` of every line or entry
-        left out: where it is and the cause. Both are called in a thread.
+        `on_bytes` is called with the bytes read, of `Sources.total_bytes` in all; `on_skip` with location and
+        reason of every skipped line or entry. Both are called in a thread.
         """
         self._sources = sources
         self._issuers = issuers
@@ -153,7 +153,7 @@ class FileStatus:
         self._on_skip = on_skip
         self._buffer_bytes = buffer_bytes
         self.report = ImportReport()
-        """What the last reading found."""
+        """The result of the last reading."""
 
     @property
     def name(self) -> str:
@@ -161,13 +161,13 @@ class FileStatus:
         return ", ".join(self._sources.paths)
 
     def issuer_indexes(self) -> dict[str, int]:
-        """Return each issuer's place among them by the key identifier its rows have."""
+        """Return the index of each issuer by the key identifier its rows have."""
         return {
             _key(issuer_index, issuer): issuer_index for issuer_index, issuer in enumerate(self._issuers())
         }
 
     async def stream_status(self, *, chunk_rows: int = CHUNK_ROWS) -> AsyncIterator[list[StatusRow]]:
-        """Read the files and stream what they say, in lists of at most chunk_rows.
+        """Read the files and stream their rows, in lists of at most chunk_rows.
 
         ConfigError naming the file (and line) that makes the import impossible. Nothing is yielded
         before all files have been read.
@@ -194,7 +194,7 @@ class FileStatus:
                 reading.stopped.set()
 
     async def check(self) -> None:
-        """Read everything once; ConfigError as of `stream_status`."""
+        """Read everything once; ConfigError as for `stream_status`."""
         async for _ in self.stream_status():
             pass
 
@@ -208,7 +208,7 @@ class FileStatus:
 
     async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:  # noqa: ARG002
         """ConfigError: there is no table to write to."""
-        raise ConfigError(f"{self.name}: answers cannot be written to files as to a database; use an index")
+        raise ConfigError(f"{self.name}: responses cannot be written to files, only to an index")
 
 
 def _key(issuer_index: int, issuer: Certificate) -> str:
@@ -267,22 +267,22 @@ class _Reading:
                 self._seen.index_txt(issuer, ", ".join(files.index_txt), max(newest))
             if files.serials and issuer_index not in with_crl and not files.index_txt:
                 raise ConfigError(
-                    f"{files.serials[0]}: nothing says which certificates of {subject!r} are revoked: give "
-                    "its CRL with -crl (an empty one will do) or its -index-txt"
+                    f"{files.serials[0]}: there is no source of revocations for {subject!r}: give its CRL "
+                    "with -crl (it may be empty) or its -index-txt"
                 )
             for path in files.serials:
                 self._read_serials(buckets, issuer_index, Path(path))
             if issuer_index in with_crl and not files.serials and not files.index_txt:
                 self.report.remarks.append(
-                    f"{subject}: no list of issued serials (-serials), so only revoked certificates are "
-                    "answered; for all others the answer is unauthorized"
+                    f"{subject}: no list of issued serials (-serials), so only revoked certificates get a "
+                    "response; for all others the responder returns unauthorized"
                 )
         self._seen.save()
 
     # -- CRLs ------------------------------------------------------------------------------------
 
     def _read_crls(self, buckets: SerialBuckets) -> set[int]:
-        """Read the CRLs in force; return the numbers of the issuers that have one."""
+        """Read the CRLs in force; return the indexes of the issuers that have one."""
         files = self._headings()
         chosen, left = in_force([heading for _, heading in files.values()])
         for heading, cause in left:
@@ -321,25 +321,27 @@ class _Reading:
             self._until[heading.issuer] = min(heading.next_update, before)
         if heading.partial and self._sources.issuers[heading.issuer].serials:
             self.report.remarks.append(
-                f"{heading.where}: covers a part of the CA's certificates only (issuingDistributionPoint): "
-                "give the CRLs of all parts, or certificates revoked in the others are called good"
+                f"{heading.where}: covers only part of the CA's certificates (issuingDistributionPoint): "
+                "give the CRLs of all parts, or certificates revoked in the others are signed as good"
             )
 
     def _load(self, path: str) -> Iterator[RevocationList]:
         try:
             with Path(path).open("rb") as file:
                 if not stat.S_ISREG(Path(path).stat().st_mode):
-                    raise ConfigError(f"{path}: not a regular file, which a CRL must be: it is read twice")
+                    raise ConfigError(
+                        f"{path}: not a regular file, which is required for a CRL because it is read twice"
+                    )
                 data = file.read(MAX_CRL_BYTES + 1)
         except OSError as err:
             raise ConfigError(f"{path}: cannot read: {err.strerror}") from err
         if len(data) > MAX_CRL_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_CRL_BYTES >> 20} MiB, this is not the file meant")
+            raise ConfigError(f"{path}: larger than {MAX_CRL_BYTES >> 20} MiB; is this the right file?")
         self._on_bytes(len(data))
         yield from load_crls(data, path)
 
     def _read_from(self, buckets: SerialBuckets, path: str, headings: Sequence[CRLInfo]) -> None:
-        """Take the entries of some of the CRLs of a file."""
+        """Import the entries of some of the CRLs of a file."""
         wanted = {heading.where: heading for heading in headings}
         for crl in self._load(path):
             heading = wanted.get(crl.where)
@@ -347,7 +349,7 @@ class _Reading:
                 del wanted[crl.where]
                 self._take(buckets, crl, heading)
         if wanted:
-            raise ConfigError(f"{path}: was replaced while it was read: run the command again")
+            raise ConfigError(f"{path}: was replaced while being read: run the command again")
 
     def _take(self, buckets: SerialBuckets, crl: RevocationList, heading: CRLInfo) -> None:
         file = self._file(heading.where, _kind(heading))
@@ -370,9 +372,9 @@ class _Reading:
                 continue
             file.taken += 1
             if entry.invalidity:
-                file.notes["invalidity date left out"] += 1
+                file.notes["invalidity date ignored"] += 1
             if entry.unreadable:
-                file.notes["unreadable extensions, answered without a reason"] += 1
+                file.notes["unreadable extensions, imported without a reason"] += 1
 
     # -- text files ------------------------------------------------------------------------------
 
@@ -476,7 +478,7 @@ def _kind(heading: CRLInfo) -> str:
 
 
 def _refuse_garbage(file: FileReport, what: str) -> None:
-    """ConfigError for a file without a single usable line: it is not what it was given as."""
+    """Raise ConfigError for a file without a single usable line: it is of another kind."""
     wrong = [cause for cause in file.skipped if cause != EXPIRED]
     if wrong and not file.taken and not file.skipped[EXPIRED]:
-        raise ConfigError(f"{file.file}: {file.first_bad}: {wrong[0]}; no line can be used: is this {what}?")
+        raise ConfigError(f"{file.file}: {file.first_bad}: {wrong[0]}; no line is usable: is this {what}?")

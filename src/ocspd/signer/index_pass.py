@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 async def index_pass(
     path: str | Path, signers: Sequence[OCSPSigner], clock: Clock
 ) -> AsyncIterator[SegmentWriter]:
-    """Be the index's only writer and hand out a segment writer for the answers of one full pass.
+    """Become the index's only writer and yield a segment writer for the responses of one full pass.
 
-    Leaving the block publishes the segment in place of all that held nothing but answers of these
-    signers' issuers; segments that others' answers are in stay behind it. Where one of those holds answers
-    of these issuers, too, the pass's segment begins with what newer segments say of them, or an older
-    answer would come back for a certificate the pass does not sign. An error or cancellation leaves the
-    index as it was. Raises IndexFileError when the directory cannot be used.
+    Leaving the block publishes the segment in place of all that contain only responses of these signers'
+    issuers; segments with responses of others stay behind it. If one of those also contains responses of
+    these issuers, the pass's segment begins with the responses of newer segments, or an older response
+    would come back for a certificate the pass does not sign. An error or cancellation leaves the
+    index unchanged. Raises IndexFileError when the directory cannot be used.
     """
     directory = IndexDirectory(path)
     with directory.lock():

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 MAX_SERIAL_BITS = 160
-"""RFC 5280 §4.1.2.2: conforming CAs use no more than 20 octets."""
+"""RFC 5280 §4.1.2.2: conforming CAs use at most 20 bytes."""
 _TAB = re.compile(rb"(?<!\\)\t")
 _TIME = re.compile(rb"(\d\d|\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z")
 _HEX = re.compile(rb"[0-9a-fA-F]{1,200}")
 _PSEUDO_REASONS = {"holdinstruction": 6, "keytime": 1, "cakeytime": 2, "cakeycompromise": 2}
-"""What openssl writes where a reason comes with an argument, and an older spelling."""
+"""What openssl writes for a reason with an argument, and an older spelling."""
 
 
 class LineError(OCSPDError):
-    """A line that cannot be used; the message is the cause. `serial` where it could be read."""
+    """A line that cannot be used; the message is the reason. `serial` is set if it could be read."""
 
     def __init__(self, cause: str, serial: int | None = None) -> None:
         super().__init__(cause)
@@ -48,13 +48,13 @@ class Row(NamedTuple):
     """Seconds since the epoch; None when not revoked or when the date cannot be read."""
     reason: int
     flaws: tuple[str, ...]
-    """What had to be left out of the answer although the row is used."""
+    """What had to be ignored although the row is used."""
 
 
 def lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
     """Yield number (from 1) and content of every line that is neither empty nor a comment.
 
-    `on_bytes` is told the octets read. ConfigError naming the file when it cannot be read or is no text.
+    `on_bytes` is called with the bytes read. ConfigError naming the file when it is unreadable or not text.
     """
     try:
         with path.open("rb") as file:
@@ -70,7 +70,7 @@ def lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, by
                 block = (rest + data).split(b"\n")
                 rest = block.pop()
                 if len(rest) > READ_BYTES:
-                    raise ConfigError(f"{path}: line {number + 1}: longer than {READ_BYTES} octets")
+                    raise ConfigError(f"{path}: line {number + 1}: longer than {READ_BYTES} bytes")
                 for line in block:
                     number += 1
                     if line and line[0] != 0x23 and not line.isspace():
@@ -82,9 +82,9 @@ def lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, by
 
 
 def parse_row(line: bytes) -> Row:
-    """Read one line of index.txt; LineError when nothing can be answered from it.
+    """Read one line of index.txt; LineError when it is unusable.
 
-    A row that says revoked is used even when its date, reason or expiry cannot be read.
+    A revoked row is used even when its date, reason or expiry cannot be read.
     """
     fields = line.split(b"\t") if b"\\" not in line else _TAB.split(line)
     if len(fields) != 6:
@@ -112,12 +112,12 @@ def _revoked(serial: int, expiry_s: int | None, revocation: bytes) -> Row:
     date, _, rest = revocation.partition(b",")
     revoked_s, flaws = _time(date), []
     if revoked_s is None:
-        flaws.append("bad revocation date, answered with 1970-01-01")
+        flaws.append("bad revocation date, replaced by 1970-01-01")
     reason = _reason(rest.partition(b",")[0])
     if reason is None:
-        flaws.append("unknown reason, answered without it")
+        flaws.append("unknown reason, ignored")
     if expiry_s is None:
-        flaws.append("bad expiry date, taken as not expired")
+        flaws.append("bad expiry date, treated as not expired")
     return Row(
         serial, revoked=True, expiry_s=expiry_s, revoked_s=revoked_s, reason=reason or 0, flaws=tuple(flaws)
     )
@@ -126,13 +126,13 @@ def _revoked(serial: int, expiry_s: int | None, revocation: bytes) -> Row:
 def check_size(serial: int) -> None:
     """LineError for a serial number that no index can hold."""
     if serial.bit_length() > MAX_SERIAL_BITS:
-        raise LineError("serial longer than 20 octets")
+        raise LineError("serial longer than 20 bytes")
     if serial < 0:
         raise LineError("bad serial")
 
 
 def _reason(text: bytes) -> int | None:
-    """Return the CRLReason, 0 without one, None for a name that is not known or says not revoked."""
+    """Return the CRLReason, 0 without one, None for an unknown name or one that means not revoked."""
     if not text:
         return 0
     name = text.decode("latin-1").strip().lower()
@@ -156,7 +156,7 @@ def _time(text: bytes) -> int | None:
 def parse_serial_line(line: bytes) -> int | None:
     """Read one line of a serial list: decimal, 0x…, or hex pairs with colons, and a `#` comment.
 
-    None when only the comment is there; LineError otherwise.
+    None for a line with only a comment; LineError otherwise.
     """
     text = line.strip()
     if not (text.isdigit() and len(text) <= 60):
@@ -167,7 +167,7 @@ def parse_serial_line(line: bytes) -> int | None:
         serial = int(text) if text.isdigit() else parse_serial(text.decode("latin-1"))
     except (CodedError, ValueError):
         if _HEX.fullmatch(text) and not text.isdigit():
-            raise LineError("hex without 0x before it; in such a list digits alone are hex too") from None
+            raise LineError("hex without 0x; in such a list even plain digits would be hex") from None
         raise LineError("not a serial in decimal, as 0x… or with colons") from None
     check_size(serial)
     return serial

@@ -28,7 +28,7 @@ _SHOWN = 20
 
 @dataclass(slots=True)
 class BuildReport:
-    """What a build took and what it left out: `bad` are (token number, why), the first thousand."""
+    """What a build imported and skipped: `bad` are (position of the token, reason), the first thousand."""
 
     responses: int = 0
     skipped: int = 0
@@ -36,9 +36,9 @@ class BuildReport:
 
 
 def add_dump(writer: SegmentWriter, path: Path, report: BuildReport, on_bytes: Callable[[int], None]) -> None:
-    """Add a dump of base64 answers (CFSSL, Boulder), read in pieces whatever its size.
+    """Add a dump of base64 responses (CFSSL, Boulder), read in pieces whatever its size.
 
-    `on_bytes` is told the octets read. OCSPDError when the file cannot be read.
+    `on_bytes` is called with the bytes read. OCSPDError when the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -49,7 +49,7 @@ def add_dump(writer: SegmentWriter, path: Path, report: BuildReport, on_bytes: C
                 cut = max(data.rfind(blank) for blank in (b"\n", b" ", b"\t", b"\r")) + 1
                 if cut == 0 and len(data) > 2 * CHUNK_BYTES:
                     raise OCSPDError(
-                        f"{path}: not a list of base64 answers: no line break in {len(data)} bytes"
+                        f"{path}: not a list of base64 responses: no line break in {len(data)} bytes"
                     )
                 rest = data[cut:]
                 _add(writer, data[:cut], report)
@@ -67,13 +67,13 @@ def _add(writer: SegmentWriter, data: bytes, report: BuildReport) -> None:
 
 
 def describe(directory: IndexDirectory) -> dict[str, Any]:
-    """Return what `ocspd index stats` prints; IndexFileError when there is no usable index.
+    """Return the output of `ocspd index stats`; IndexFileError when there is no usable index.
 
-    An answer that a newer segment replaces is counted in both until they are merged.
+    A response that a newer segment replaces is counted in both until they are merged.
     """
     manifest = directory.manifest()
     if manifest is None:
-        raise IndexFileError(f"{directory.path}: nothing has been published here: build an index first")
+        raise IndexFileError(f"{directory.path}: nothing has been published here yet: build an index first")
     index = directory.open(manifest)
     issuers: dict[tuple[str, bytes, bytes], dict[str, int]] = {}
     for segment in index.segments:
@@ -127,7 +127,7 @@ def _sum(total: dict[str, int], stats: dict[str, int]) -> None:
 
 
 def iso(seconds: int) -> str | None:
-    """Write seconds since the epoch as people read them: RFC 3339, UTC; None for no time."""
+    """Write seconds since the epoch for people: RFC 3339, UTC; None for no time."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (OverflowError, ValueError, OSError):  # NO_NEXT_UPDATE, or a year that has no date
@@ -146,7 +146,7 @@ def _range(stats: Iterable[dict[str, int]], name: str) -> dict[str, str | None]:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What `verify` found: answers checked, replaced ones that were not, and failures by cause."""
+    """The result of `verify`: responses checked, replaced ones that were not, and failures by cause."""
 
     checked: int = 0
     replaced: int = 0
@@ -155,7 +155,7 @@ class VerifyReport:
 
     @property
     def good(self) -> bool:
-        """Whether every answer that can be given out is as it should be."""
+        """Whether every response that can be served passed the check."""
         return not self.failures
 
 
@@ -165,14 +165,14 @@ def verify(
     now_s: int,
     on_checked: Callable[[int, int], None],
 ) -> VerifyReport:
-    """Re-check every answer of an index: file contents, CertID, window and signature.
+    """Check every response of an index: file contents, CertID, validity and signature.
 
-    `on_checked` is told how many of how many answers are done. Answers that a newer segment replaces
-    are not given out and not checked. IndexFileError when a file is damaged.
+    `on_checked` is called with the responses done and their total. Responses that a newer segment replaces
+    are not served and not checked. IndexFileError when a file is damaged.
     """
     manifest = directory.manifest()
     if manifest is None:
-        raise IndexFileError(f"{directory.path}: nothing has been published here: build an index first")
+        raise IndexFileError(f"{directory.path}: nothing has been published here yet: build an index first")
     index = directory.open(manifest)
     checker = ResponseChecker(issuers, now_s)
     report = VerifyReport()
@@ -202,16 +202,16 @@ def verify(
 
 
 def lookup(index: Index, issuer: Certificate, serial: int) -> dict[str, StoredResponse]:
-    """Return the answers about a serial of an issuer, by CertID hash."""
+    """Return the responses about a serial of an issuer, by CertID hash."""
     found = {name: index.lookup(name, *issuer_hashes(issuer, name), serial) for name in HASHES}
     return {name: answer for name, answer in found.items() if answer is not None}
 
 
 def merge(directory: IndexDirectory, now_s: int) -> Manifest:
-    """Make one segment of all; expired and replaced answers are left out. The caller holds the lock."""
+    """Merge all segments into one, without expired and replaced responses. The caller holds the lock."""
     manifest = directory.manifest()
     if manifest is None:
-        raise IndexFileError(f"{directory.path}: nothing has been published here: build an index first")
+        raise IndexFileError(f"{directory.path}: nothing has been published here yet: build an index first")
     segments = directory.map(manifest.segments)
     with directory.writer(now_s) as writer:
         for at, segment in enumerate(segments):

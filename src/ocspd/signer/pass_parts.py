@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
 
 class IndexWriter(Protocol):
-    """Where responses are kept beside the table; `ocspd.index._writer.SegmentWriter` is one."""
+    """Where responses are kept besides the table; `ocspd.index._writer.SegmentWriter` is one."""
 
     def add(self, der: bytes, refresh_at: int | None = None) -> None:
-        """Take one response, due for replacement at `refresh_at` (seconds since the epoch)."""
+        """Take one response, due for renewal at `refresh_at` (seconds since the epoch)."""
         ...
 
 
 class SegmentSink(Protocol):
-    """Where segments go that the signing processes write themselves: faster than an `IndexWriter`."""
+    """Takes segments that the signing processes write themselves: faster than an `IndexWriter`."""
 
     @property
     def prefix(self) -> str:
-        """What their paths begin with."""
+        """The beginning of their paths."""
         ...
 
     @property
     def limit(self) -> int:
-        """After how many responses segments are finished and published while the pass goes on."""
+        """After how many responses segments are finished and published while the pass continues."""
         ...
 
     @property
     def machine(self) -> Machine:
-        """Whose disk they are on."""
+        """The machine whose disk they are on."""
         ...
 
     async def publish(self, paths: list[str]) -> None:
@@ -43,15 +43,15 @@ class SegmentSink(Protocol):
 
 
 class StatusSource(Protocol):
-    """Where the status of certificates comes from: any `certdb.base.CertDB`, or `importing.FileStatus`.
+    """The source of the status of certificates: any `certdb.base.CertDB`, or `importing.FileStatus`.
 
     One that is `resolving.AllRows` as well may have several rows about a certificate.
     """
 
     def stream_status(self) -> AsyncIterator[list[StatusRow]]:
-        """Stream the status of the certificates to answer for."""
+        """Stream the status of the certificates to sign responses for."""
         ...
 
     async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
-        """Store responses, where they are wanted in a table."""
+        """Store responses, if they are wanted in a table."""
         ...

@@ -2,19 +2,19 @@
 
 It streams the status of unexpired certificates (never their PEM), hands rows to signing processes, and
 writes what comes back to the table `ocsp_responses`, to an index segment, or both; or the processes write
-segments themselves. Memory is bounded whatever the table's size (but for certificates with rows in several
-spellings, 100 bytes each), and a pass that was interrupted leaves complete responses only.
+segments themselves. Memory is bounded whatever the table's size (except for certificates with rows in several
+spellings, 100 bytes each), and an interrupted pass leaves only complete responses.
 
 The invariants kept here:
 
- 1. Never good after revoked. A pass answers what rows said at the latest when they were read; where the
-    index says revoked and a row does not, every row of the certificate is read anew.
- 2. Revoked wins. Rows in other spellings than CFSSL's are answered first, each together with all rows of
+ 1. Never good after revoked. A pass signs the status that rows had when they were read; if a certificate is
+    revoked in the index and its row is not, every row of the certificate is read again.
+ 2. Revoked wins. Rows in other spellings than CFSSL's are signed first, each together with all rows of
     its certificate (`resolving`), and published before anything else; the rest of the pass leaves these
-    certificates alone. So no order of rows, segments or processes decides.
- 3. Nothing a row holds ends a pass, nor does a signer that fails: rows of issuers without a signer, rows
+    certificates alone. So the order of rows, segments or processes does not matter.
+ 3. No content of a row ends a pass, nor does a failing signer: rows of issuers without a signer, rows
     that cannot be signed and those of a signer that cannot sign at present are counted by cause and, on
-    request, named one by one.
+    request, listed.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     on_skip: Callable[[SkippedRow], None] | None = None,
     on_failed: Callable[[int, str], None] | None = None,
 ) -> Tally:
-    """Sign every unexpired certificate of the signers' issuers and store the responses.
+    """Sign responses for every unexpired certificate of the signers' issuers and store them.
 
-    `table` writes the response for CFSSL's clients (SHA-1 CertID where that is signed) to `ocsp_responses`,
+    `table` writes the response for CFSSL's clients (SHA-1 CertID if that is signed) to `ocsp_responses`,
     expiring at its nextUpdate; `index` gets the responses for every CertID hash.
     `segments` gets them as files. Rows that need no new response according to `staleness` are fresh.
     `turns` has what a change wrote to the table while the pass runs, which the pass leaves alone.
@@ -112,7 +112,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     tally = await signing_pass.run(processes or usable_cpus(), background=background)
     for signer_index, (count, why) in tally.failed.items():
         if on_failed is None:
-            raise SignerError(f"{why} ({count} certificates got no answer)")
+            raise SignerError(f"{why} ({count} certificates got no response)")
         on_failed(signer_index, why)
     return tally
 
@@ -143,7 +143,7 @@ class _SigningPass:
     stale_rows: StaleRows | None = None
     contested: set[CertKey] = field(default_factory=set)
     spellings: dict[CertKey, list[StatusRow]] = field(default_factory=dict)
-    """Every row of the certificates that are being answered together, for the table."""
+    """Every row of the certificates that are being signed together, for the table."""
 
     async def run(self, processes: int, *, background: bool) -> Tally:
         if isinstance(self.db, AllRows):
@@ -156,13 +156,13 @@ class _SigningPass:
 
     @property
     def _responses_return(self) -> bool:
-        """Whether responses are wanted here, not only in segments: then rows have to be known here, too."""
+        """Whether responses must come back, not only go to segments: then rows must be kept here, too."""
         return self.table or self.index is not None or self.segments is None
 
     async def _run_packed(
         self, stream: AsyncIterator[PackedRows], processes: int, *, background: bool
     ) -> None:
-        """Make the pass over rows that are read where they are signed."""
+        """Run the pass over rows that are read where they are signed."""
         async with _closing(stream):
             first, second = await anext(stream, None), await anext(stream, None)
             begin = [packed for packed in (first, second) if packed is not None]
@@ -181,7 +181,7 @@ class _SigningPass:
     async def _run_rows(
         self, stream: AsyncIterator[list[StatusRow]], processes: int, *, background: bool
     ) -> None:
-        """Make the pass over rows that are read here."""
+        """Run the pass over rows that are read here."""
         async with _closing(stream):
             first = await anext(stream, None)
             async with self._signing(len(first or ()), processes, background=background) as row_signer:
@@ -194,7 +194,7 @@ class _SigningPass:
 
     @asynccontextmanager
     async def _signing(self, rows: int, processes: int, *, background: bool) -> AsyncIterator[RowSigner]:
-        """Hand out who signs: this process where `rows`, the first ones, are few."""
+        """Yield the signer: this process if `rows`, the first ones, are few."""
         segments = None
         if self.segments is not None:
             created_at = int(self.clock.now().timestamp())
@@ -218,7 +218,7 @@ class _SigningPass:
             yield pool
 
     async def _do(self, row_signer: RowSigner, work: AsyncGenerator[Awaitable[None]], processes: int) -> None:
-        """Do pieces of work side by side and publish what is signed from time to time and at the end."""
+        """Do pieces of work concurrently and publish what is signed from time to time and at the end."""
         # what the workers have and one that is written; the next one waits for a place
         slots = asyncio.Semaphore(DEPTH * processes + 1)
 
@@ -254,7 +254,7 @@ class _SigningPass:
             await self.segments.publish(paths)
 
     async def _run_odd(self, db: AllRows, processes: int, *, background: bool) -> None:
-        """Answer the certificates that have rows in other spellings than CFSSL's, before everything else."""
+        """Sign the certificates that have rows in other spellings than CFSSL's, before everything else."""
         stream = db.stream_odd()
         async with _closing(stream):
             first = await anext(stream, None)
@@ -290,7 +290,7 @@ class _SigningPass:
         await self._sign_together(row_signer, together)
 
     async def _sign_together(self, row_signer: RowSigner, found: Mapping[CertKey, list[StatusRow]]) -> None:
-        """Answer certificates by all of their rows."""
+        """Sign certificates by all of their rows."""
         now = self.clock.now()
         waiting: dict[int, list[StatusRow]] = {}
         for key, rows in found.items():
@@ -305,7 +305,7 @@ class _SigningPass:
             self.spellings.pop(key, None)
 
     async def _sign_again(self, row_signer: RowSigner, lowering: Sequence[CertKey]) -> None:
-        """Answer certificates that the index calls revoked, by all of their rows as they are now."""
+        """Sign certificates that are revoked in the index, by all of their present rows."""
         assert isinstance(self.db, AllRows)
         found, _ = await find_together(self.db, self.signers, sorted({serial for _, serial in lowering}))
         await self._sign_together(row_signer, {key: found[key] for key in lowering if key in found})
@@ -313,7 +313,7 @@ class _SigningPass:
     async def _chunks(
         self, first: list[StatusRow] | None, rest: AsyncIterator[list[StatusRow]]
     ) -> AsyncIterator[tuple[int, list[StatusRow]]]:
-        """Sort rows by signer and yield full chunks, the rest of each at the end."""
+        """Sort rows by signer and yield full chunks, with the rest of each at the end."""
         waiting: dict[int, list[StatusRow]] = {at: [] for at in range(len(self.signers))}
         rows = first
         while rows is not None:
@@ -350,7 +350,7 @@ class _SigningPass:
     async def _sign(
         self, row_signer: RowSigner, signer_index: int, rows: list[StatusRow], *, decided: bool = False
     ) -> None:
-        """Sign rows of one signer; `decided` when they are what all rows of their certificates say."""
+        """Sign rows of one signer; `decided` if they were combined from all rows of their certificates."""
         now = self.clock.now()
         rows, chunk = await self._wanted(row_signer, signer_index, rows, now, decided=decided)
         if not rows:
@@ -376,7 +376,7 @@ class _SigningPass:
     async def _wanted(
         self, row_signer: RowSigner, signer_index: int, rows: list[StatusRow], now: datetime, *, decided: bool
     ) -> tuple[list[StatusRow], Chunk]:
-        """Return the rows that need a response, and what is to be signed of them."""
+        """Return the rows that need a response, and what to sign for them."""
         plain = reduced(rows)
         if self.staleness is None:
             return rows, Chunk(signer_index, plain, ends(rows))
@@ -410,7 +410,7 @@ class _SigningPass:
             await self._sign_again(row_signer, signed.lowering)
 
     async def _store(self, signer_index: int, rows: list[StatusRow], signed: Signed) -> None:
-        """Put responses where an `IndexWriter` and the table want them."""
+        """Store responses in the `IndexWriter` and the table."""
         done = [
             (row, responses)
             for row, responses in zip(rows, signed.responses, strict=True)
@@ -443,7 +443,7 @@ class _SigningPass:
 
 @asynccontextmanager
 async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
-    """Close the stream in the end, if it is one that has to be."""
+    """Close the stream at the end, if it must be closed."""
     try:
         yield
     finally:

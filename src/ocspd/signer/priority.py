@@ -1,4 +1,4 @@
-"""Work that can wait goes behind everything else on the machine."""
+"""Giving work that can wait the lowest priority on the machine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def leave_cpu_to_others() -> None:
-    """Make the calling process one that runs only where nothing else wants to.
+    """Make the calling process run only when nothing else wants the CPU.
 
     It becomes a session of its own, to be given the lowest weight (`weigh_session_least`), with the policy
-    SCHED_IDLE for where there are no autogroups.
+    SCHED_IDLE in case there are no autogroups.
     """
     with contextlib.suppress(OSError):
         os.setsid()
@@ -19,11 +19,11 @@ def leave_cpu_to_others() -> None:
 
 
 def weigh_session_least() -> bool:
-    """Give the lowest weight to the session this process leads, if it does: a service, not a shell's command.
+    """Give the lowest weight to this process's session if it leads one (a service, not a shell's command).
 
-    The kernel shares CPUs out between sessions first (autogroups, sched(7)); a policy or a nice value
-    counts inside a session only. What wakes up in a session that has used little is still served soon.
-    False when it is to be tried again: without privileges the kernel lets one process do this every 0.1 s.
+    The kernel divides CPUs between sessions first (autogroups, sched(7)); a policy or a nice value
+    counts only inside a session. A task that wakes up in a session that has used little is still served soon.
+    Returns False to try again: without privileges the kernel lets one process do this every 0.1 s.
     """
     if os.getsid(0) == os.getpid():
         try:
@@ -36,11 +36,11 @@ def weigh_session_least() -> bool:
 
 
 def yield_to_others() -> None:
-    """Let the calling thread run only where nothing else wants to (SCHED_IDLE, sched(7)).
+    """Let the calling thread run only when nothing else wants the CPU (SCHED_IDLE, sched(7)).
 
     A nice value does not do this: a thread that wakes up waits until the running one has had its slice,
-    some milliseconds (docs/decisions/0007). Where the policy is not to be
-    had (a seccomp filter), the thread is made as nice as possible.
+    some milliseconds (docs/decisions/0007). If the policy is not permitted (a seccomp filter), the thread
+    is made as nice as possible.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

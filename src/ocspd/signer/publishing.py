@@ -1,16 +1,16 @@
-"""Publishing an index to remote places, beside the work of the signer and never in its way.
+"""Publishing an index to stores, without ever delaying the signer.
 
-Each place has a task of its own that sends the newest generation; generations that come while it is busy
-are skipped. When a place refuses, the newest is offered again with growing pauses and what the place had
+Each store has its own task that uploads the newest generation; generations that come while it is busy are
+skipped. When a store fails, the newest generation is tried again with growing pauses, and what the store had
 stays in force there.
 
-A large new segment (a merged base) takes long to send, and revocations must not wait for it: meanwhile
-manifests are published that consist of what stands in front of it and, behind that, of what the place had.
-Every answer there is at least as new as the one the place gave before.
+A large new segment (a merged base) takes long to upload, and revocations must not wait for it: meanwhile
+manifests are published that consist of the segments in front of it followed by those the store had. Every
+response there is at least as new as the one served before.
 
-A place may be ahead of the directory: this is a restored or an empty one, or another signer's standby. What
-is there stays in force, and that is said, until the first pass has compared every certificate with its rows;
-then generations count on from the place's (`Publisher.takes_over`).
+A store may be ahead of the directory: the directory is restored or empty, or another signer's standby. What
+is there stays in force, with a log line, until the first pass has compared every certificate with its rows;
+then generations continue from the store's (`Publisher.takes_over`).
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ if TYPE_CHECKING:
     from ocspd.index.remote import RemoteIndex
 
 LARGE_BYTES = 32 << 20
-"""A segment from this size on is sent beside the publication of newer, smaller ones."""
+"""A segment of at least this size is uploaded while newer, smaller ones are published."""
 _COLLECT_EVERY_S = 600.0
 _COLLECT_SOON_S = 10.0
 MAX_GENERATION = 1 << 52
-"""Numbers beyond this are nobody's who counts, and would soon be more than a manifest can hold."""
+"""No signer reaches higher numbers by counting, and they would soon be more than a manifest can hold."""
 _COLLECT_BYTES = 16 << 20
-"""What is no longer needed there is removed sooner when so much has been sent since the last time."""
+"""Segments no longer needed are removed sooner when this much has been uploaded since the last time."""
 
 
 @dataclass(slots=True)
 class PublishStats:
-    """What became of one place, for metrics and tests."""
+    """The state of one store, for metrics and tests."""
 
     url: str
     up: bool = True
     failures: int = 0
-    """Attempts that did not succeed."""
+    """Failed attempts."""
     generation: int = -1
-    """The newest the place has; -1 before the first publication of this run."""
+    """The newest generation in the store; -1 before the first publication of this run."""
     published_at: float = 0.0
-    """When that was, in seconds since the epoch."""
+    """Time of that publication, in seconds since the epoch."""
     sent_bytes: int = 0
 
 
 class Publisher:
-    """Keeps remote places at the newest generation of an index directory."""
+    """Keeps stores at the newest generation of an index directory."""
 
     def __init__(
         self,
@@ -72,22 +72,22 @@ class Publisher:
         large_bytes: int = LARGE_BYTES,
         renumber: Callable[[int], Awaitable[Manifest]] | None = None,
     ) -> None:
-        """`renumber` publishes in the directory what it has as a generation after a number."""
+        """`renumber` republishes the directory's content as a generation after a given one."""
         self.takes_over = asyncio.Event()
-        """Set while this directory may replace what is ahead of it: not before its first pass."""
+        """Set while this directory may replace a generation ahead of its own: not before its first pass."""
         self.takes_over.set()
         self._places = [_Place(remote, directory, clock, large_bytes, self) for remote in remotes]
         self._loop = asyncio.get_running_loop()
         self._renumber = renumber
 
     async def renumbered(self, manifest: Manifest, there: Manifest) -> Manifest:
-        """Return a generation with a higher number than the one of a place that is ahead.
+        """Return a generation with a higher number than that of a store that is ahead.
 
         IndexFileError when there are none left.
         """
         if there.generation >= MAX_GENERATION:
             raise IndexFileError(
-                f"generation {there.generation} is there, which leaves no numbers for newer ones: remove "
+                f"generation {there.generation} is published there, which leaves no higher numbers: remove "
                 f"its {MANIFEST_NAME}"
             )
         if self._renumber is None or manifest.generation > there.generation:
@@ -96,11 +96,11 @@ class Publisher:
 
     @property
     def stats(self) -> tuple[PublishStats, ...]:
-        """The state of every place."""
+        """The state of every store."""
         return tuple(place.stats for place in self._places)
 
     def offer(self, manifest: Manifest) -> None:
-        """Take note of a generation and return at once; for any thread (`Generations.published`)."""
+        """Note a generation and return at once; may be called in any thread (`Generations.published`)."""
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to publish
             self._loop.call_soon_threadsafe(self._take, manifest)
 
@@ -111,7 +111,7 @@ class Publisher:
                 tasks.create_task(place.run())
 
     async def finish(self, manifest: Manifest) -> None:
-        """Publish one generation everywhere, while `run` does not; OCSPDError names a place that refuses."""
+        """Publish one generation everywhere, outside of `run`; OCSPDError names a store that fails."""
         for place in self._places:
             await place.finish(manifest)
 
@@ -130,7 +130,7 @@ class _Place:
     stats: PublishStats = field(init=False)
     _newest: Manifest | None = None
     _there: Manifest | None = None
-    """What this place has, as far as is known."""
+    """What this store has, as far as is known."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _upload: asyncio.Task[None] | None = None
     _uploading: SegmentRef | None = None
@@ -140,7 +140,7 @@ class _Place:
     _collected_bytes: int = 0
     _recovery: Recovery = field(
         default_factory=lambda: Recovery(
-            meanwhile="what was published there stays in force, trying again", same=without_details
+            meanwhile="what was published there stays in force, retrying", same=without_details
         )
     )
 
@@ -178,7 +178,7 @@ class _Place:
         await self.remote.collect(manifest)
 
     async def _step(self) -> None:
-        """Bring the place nearer to the newest generation."""
+        """Bring the store closer to the newest generation."""
         manifest = self._newest
         assert manifest is not None
         if self._there is None:
@@ -200,7 +200,7 @@ class _Place:
         await self._collect(manifest)
 
     async def _look(self) -> Manifest | None:
-        """Return what is published, None where that is nothing or damaged."""
+        """Return what is published; None if there is nothing or it is damaged."""
         try:
             return await self.remote.published()
         except DamagedManifestError as err:
@@ -212,7 +212,7 @@ class _Place:
             return None
 
     async def _after(self, there: Manifest | None, manifest: Manifest) -> Manifest:
-        """Return the generation to publish where `there` is; waits for a pass if that is ahead."""
+        """Return the generation to publish over `there`; wait for a pass if that is ahead."""
         if there is None or not _is_ahead(there, manifest):
             return manifest
         if not self.publisher.takes_over.is_set():
@@ -220,8 +220,8 @@ class _Place:
             self._failed(
                 IndexFileError(
                     f"{self.remote.url}: has generation {there.generation}{which}, which is ahead of "
-                    f"generation {manifest.generation} here (a restored or new directory, or another signer "
-                    "publishes there): replacing it when the first pass is over"
+                    f"generation {manifest.generation} here (this directory is restored or new, or another "
+                    "signer publishes there): replacing it after the first pass"
                 )
             )
             await self.publisher.takes_over.wait()
@@ -229,10 +229,10 @@ class _Place:
         return await self.publisher.renumbered(manifest, there)
 
     def _in_front(self, newest: Manifest, large: SegmentRef, there: Manifest) -> Manifest:
-        """Make a manifest without a segment that is not there yet: what is newer, before what is there.
+        """Make a manifest without a segment that is not there yet: the newer segments, then what is there.
 
-        While the segments from the large one on stay the same, an answer that leaves the front has moved
-        within the front, so what the place had at first is enough behind it; else everything it has is.
+        While the segments from the large one on stay the same, a response that leaves the front has moved
+        within the front, so what the store had at first is enough behind it; otherwise all it has is used.
         """
         at = newest.segments.index(large)
         front, tail = newest.segments[:at], newest.segments[at:]
@@ -246,7 +246,7 @@ class _Place:
         return [ref for ref in refs if not await self.remote.has(ref)]
 
     async def _stop_upload(self) -> None:
-        """End the upload beside; OCSPDError when it had failed."""
+        """Stop the concurrent upload; OCSPDError if it had failed."""
         upload, self._upload, self._uploading = self._upload, None, None
         if upload is not None:
             upload.cancel()
@@ -264,7 +264,7 @@ class _Place:
             try:
                 await self.remote.collect(manifest)
             except IndexFileError as err:
-                logger.warning("%s; segments no longer needed stay there for now", err)
+                logger.warning("%s; leaving segments there that are no longer needed", err)
 
     def _succeeded(self, manifest: Manifest) -> None:
         self._there = manifest
@@ -284,6 +284,6 @@ class _Place:
 
 
 def _is_ahead(there: Manifest, here: Manifest) -> bool:
-    """Whether a place has what this directory has never published."""
+    """Return whether a store has something that this directory never published."""
     another = there.index_id and here.index_id and there.index_id != here.index_id
     return bool(another) or there.generation > here.generation

@@ -1,24 +1,24 @@
-"""The signer that never stops: follows certdb's change feed and keeps every answer of an index fresh.
+"""The signer daemon: follows certdb's change feed and keeps every response of an index fresh.
 
 Four tasks share one index directory (`generations`) and one database:
 
-    follow   reads the change feed and publishes answers to what changed, within milliseconds (`changes`)
-    passes   streams the status of every certificate and signs what the index lacks, says differently
-             or has past its refresh point; being asked of the index, a pass can be killed and
-             begun again without losing what it had signed (`presigning`)
+    follow   reads the change feed and publishes responses for what changed, within milliseconds (`changes`)
+    passes   streams the status of every certificate and signs what is missing or different in the index
+             or past its refresh point; since the index decides this, a pass can be killed and started
+             again without losing what it had signed (`presigning`)
     merges   keeps the number of segments small
-    signers  takes over responder certificates and keys replaced on disk
+    signers  reloads responder certificates and keys replaced on disk
 
-The invariants, and where they are kept:
+The invariants, and where they are enforced:
 
- 1. Once a revocation is committed, nothing published more than the bound after it says good for that CertID
-    until its rows do. `_follow` answers changes by what the rows say at that moment, and moves its cursor
-    only when that is published; it waits for no pass, and what it takes at a time is done in a fraction of a
-    second (`changes.Pace`). What a break of the feed has hidden a pass and a sweep find (`sweeping`).
+ 1. Once a revocation is committed, nothing published more than the bound after it is good for that CertID
+    until its rows are. `_follow` signs changes by the present rows, and moves its cursor only when that is
+    published; it waits for no pass, and each batch is done in a fraction of a second (`changes.Pace`). What
+    an interruption of the feed has hidden is found by a pass and a sweep (`sweeping`).
  2. Revoked wins over other rows of one CertID: `resolving`.
- 3. No row, key, issuer, file or process ends the daemon or holds others up: `_forever` tries again whatever
-    is raised, rows and signers that fail leave out themselves (`signing`), what is left out is counted.
-    Every operation works on one snapshot of the signers (`issuers`).
+ 3. No row, key, issuer, file or process ends the daemon or delays others: `_forever` retries after any
+    error, failing rows and signers only leave out themselves (`signing`), and what is left out is counted.
+    Every operation works on one snapshot of the signers (`signers`).
  4. What is published never goes back: `generations`.
  5. Every signal is true: `health`.
 """
@@ -69,9 +69,9 @@ _FEED_WAIT_S = 5.0
 _TRIM_KEEP = timedelta(days=1)
 _OWED_S = 5.0
 _FOLLOW_S = 0.5
-"""Longest pause before the feed is tried again: changes are answered within a second of its return."""
+"""Longest pause before the feed is retried: changes are signed within a second of its return."""
 _CLOCK_STEP_S = 60.0
-"""A clock that moves so much more, or less, than time does was set: responses may have expired, or be of
+"""A clock that moves by this much more, or less, than time was set: responses may have expired or be from
 the future."""
 _EXPIRY_WARNING = timedelta(days=14)
 
@@ -91,13 +91,13 @@ class SignerDaemon:
         on_progress: Callable[[Progress], None] | None = None,
         on_pass: Callable[[], None] | None = None,
     ) -> None:
-        """`on_progress` is told how far a pass is, `on_pass` that one has ended, well or not.
+        """`on_progress` is called with the progress of a pass, `on_pass` when one has ended.
 
         `pools` makes signing processes.
         """
         self.stats = SignerStats()
         self.ready = asyncio.Event()
-        """Set when the first pass is published: every certificate known then has its answer."""
+        """Set when the first pass is published: every certificate known then has its response."""
         self._db = db
         self._source = source
         self._generations = generations
@@ -112,7 +112,7 @@ class SignerDaemon:
         self._owed = Owed()
         self._turns = TableTurns()
         self._trimming = Recovery(
-            meanwhile="what is read stays in the change feed meanwhile", level=logging.WARNING
+            meanwhile="entries that have been read stay in the change feed", level=logging.WARNING
         )
         self._state = DaemonState(generations.directory)
         self._sweep_due = False
@@ -126,22 +126,22 @@ class SignerDaemon:
         return self._clock.now().timestamp()
 
     def look_now(self) -> None:
-        """Look at certificates and keys at once, not only when their time has come."""
+        """Check certificates and keys at once, not only when the next check is due."""
         self._looking.set()
 
     def sign_again(self) -> None:
-        """Sign every certificate anew as fast as a pass can: a responder key is not to be trusted any more.
+        """Sign all responses again as fast as a pass can: a responder key is no longer trusted.
 
-        What is asked for is kept beside the index until it is done, also over a restart.
+        The request is kept beside the index until it is done, even over a restart.
         """
         minute = 60
         # producedAt is cut down to the minute: those of this minute count as before
         self._state.sign_again_s = int(self._clock.now().timestamp()) // minute * minute + minute
-        logger.info("signing every certificate again; progress is that of the pass")
+        logger.info("signing all responses again; see the progress of the pass")
         self._pass_wanted.set()
 
     async def run(self) -> None:
-        """Work until cancelled. Raises OCSPDError at once when there are no usable signers to begin with."""
+        """Run until cancelled. Raises OCSPDError at once if there are no usable signers at the start."""
         self._generations.load()
         self._state.load()
         if self._state.sign_again_s:
@@ -162,7 +162,7 @@ class SignerDaemon:
     async def _forever(
         self, part: str, name: str, work: Callable[[], Awaitable[None]], *, wake: asyncio.Event | None = None
     ) -> None:
-        """Repeat work whenever it fails, of whatever. `wake` ends the pause after a failure."""
+        """Repeat work whenever it fails, for any reason. `wake` ends the pause after a failure."""
         first_s, longest_s = self._settings.retry_s
         recovery = Recovery(retry_s=(first_s, min(longest_s, _FOLLOW_S) if name == "follow" else longest_s))
         while True:
@@ -172,7 +172,7 @@ class SignerDaemon:
             except asyncio.CancelledError:
                 if cancelled_from_outside():
                     raise
-                self.stats.health.failed(RuntimeError("cancelled by nobody"), name, part)
+                self.stats.health.failed(RuntimeError("cancelled for no reason"), name, part)
             except Exception as err:  # noqa: BLE001  (a bug in one task is no reason to stop the others)
                 self.stats.health.failed(err, name, part)
             recovery.failed(name, lasted_s=asyncio.get_running_loop().time() - begun)
@@ -191,7 +191,8 @@ class SignerDaemon:
             left = signer.responder.not_valid_after_utc - self._clock.now()
             if left < _EXPIRY_WARNING:
                 logger.warning(
-                    "responder certificate for %s ends on %s: replace the file, it is taken over at once",
+                    "responder certificate for %s expires on %s: replace the file; "
+                    "it is reloaded automatically",
                     signer.subject,
                     signer.responder.not_valid_after_utc.date(),
                 )
@@ -208,9 +209,9 @@ class SignerDaemon:
                 )
 
     def _fails(self, signer: OCSPSigner, why: str) -> None:
-        """Note that a signer cannot sign; the log hears of it once."""
+        """Record that a signer cannot sign; it is logged once."""
         if signer.subject not in self.stats.failing:
-            logger.error("%s; the certificates of other issuers are answered", why)
+            logger.error("%s; still signing for the other issuers", why)
         self.stats.failing[signer.subject] = why
 
     def _signs(self, signer: OCSPSigner) -> None:
@@ -230,8 +231,8 @@ class SignerDaemon:
                 self._take(signers)
                 self._pass_wanted.set()
                 logger.info(
-                    "responder certificates and keys replaced; in use from now on. Responses signed before "
-                    "stay until they are due: if a key was compromised, sign all again with SIGUSR1 or "
+                    "reloaded responder certificates and keys. Responses signed before stay until they are "
+                    "due for renewal: if a key was compromised, sign all again with SIGUSR1 or "
                     "refresh -resign"
                 )
             self.stats.health.works("signers")
@@ -256,7 +257,7 @@ class SignerDaemon:
                 finally:
                     trimming.cancel()
         except CursorLostError as err:
-            logger.warning("%s; making a full pass", err)
+            logger.warning("%s; starting a full pass", err)
             self._state.forget_cursor()
             self._state.save()
         except (TypeError, ValueError, LookupError, AttributeError):
@@ -303,7 +304,7 @@ class SignerDaemon:
         self.stats.health.tell("feed", "triggers", feed.blind)
 
     async def _trim(self, feed: ChangeFeed) -> None:
-        """Take what is read out of the feed from time to time, beside reading it."""
+        """Remove entries that have been read from the feed from time to time, while reading."""
         while True:
             await asyncio.sleep(self._settings.trim_interval_s)
             if (cursor := self._cursor()) is None:
@@ -317,7 +318,7 @@ class SignerDaemon:
                 self._trimming.works()
 
     async def _sign_changes(self, certificates: Mapping[CertKey, Sequence[float]], signers: Signers) -> None:
-        """Sign what all rows of changed certificates say now, and publish it before anything else.
+        """Sign changed certificates by all of their present rows, and publish before anything else.
 
         `certificates` has the times of the changes of each.
         """
@@ -358,14 +359,14 @@ class SignerDaemon:
         self.stats.responses += len(signed.responses)
 
     def _known(self, signers: Signers) -> StaleRows | None:
-        """Map the index to see what changes replace; None when it cannot be read at the moment."""
+        """Map the index to see what changes replace; None if it cannot be read at present."""
         try:
             return self._staleness(signers, 0).open()
         except IndexFileError:
             return None  # `Generations` says so, and mends it
 
     def _cursor(self) -> Cursor | None:
-        """Return the position in the feed of this database, if there is one and the index is still here."""
+        """Return the position in this database's feed, if there is one and the index is still here."""
         return self._state.cursor_of(self._db.name) if self._generations.segments else None
 
     # -- passes ----------------------------------------------------------------------------------
@@ -437,7 +438,7 @@ class SignerDaemon:
         if signed_after_s and not failed and self._state.sign_again_s == signed_after_s:
             self._state.sign_again_s = 0
             self._state.save()
-            logger.info("every certificate has been signed again")
+            logger.info("all responses have been signed again")
 
     def _staleness(self, signers: Signers, signed_after_s: int) -> Staleness:
         return Staleness.of(
@@ -449,7 +450,7 @@ class SignerDaemon:
         )
 
     async def _sweep(self, signers: Signers) -> None:
-        """Answer as unknown what the index calls good and the database does not know (any more)."""
+        """Sign as unknown what is good in the index but not, or no longer, in the database."""
         if not isinstance(self._db, AllRows):
             return
         index = await asyncio.to_thread(self._generations.open)
@@ -477,7 +478,7 @@ class SignerDaemon:
             before_s, ahead_s = ahead_s, self._clock_ahead_s()
             if abs(ahead_s - before_s) > _CLOCK_STEP_S:
                 logger.warning(
-                    "the clock was set %s by %d s, or the machine was asleep: looking at every response",
+                    "the clock was set %s by %d s, or the machine was asleep: checking every response",
                     "forward" if ahead_s > before_s else "back",
                     abs(ahead_s - before_s),
                 )

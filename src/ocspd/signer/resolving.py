@@ -1,14 +1,14 @@
-"""What all rows about one certificate say together.
+"""The status of a certificate from all rows about it.
 
-Invariant 2: for one CertID (issuer, serial as a number) *revoked wins* over any number of rows that say
-something else. It is kept here, and everything that signs in this package keeps to one of two rules:
+Invariant 2: for one CertID (issuer, serial as a number) *revoked wins* over any number of other rows. It is
+enforced here, and everything that signs in this package keeps to one of two rules:
 
- - a row in CFSSL's spelling, of which there is one at most for a CertID, may be signed as it is, unless
-   the index says revoked or a row in another spelling is known;
- - everything else is signed as `combined` has it, of every row the database has at that moment.
+ - a row in CFSSL's spelling, of which there is at most one for a CertID, may be signed as it is, unless
+   the certificate is revoked in the index or has a row in another spelling;
+ - everything else is signed by `combined`, from every row the database has at that moment.
 
-A row that cannot be read is unknown, and unknown beats good: nothing is called good that may be something
-else. The outcome does not depend on the order of rows, so that no two passes differ.
+A row that cannot be read is unknown, and unknown beats good: nothing is good that may be something else.
+The result does not depend on the order of rows, so that no two passes differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AllRows(Protocol):
     """A source in which one certificate may have several rows: any `certdb.base.CertDB`."""
 
     def stream_odd(self) -> AsyncIterator[OddRows]:
-        """Stream the rows that are not spelled as CFSSL does."""
+        """Stream the rows that are not in CFSSL's spelling."""
         ...
 
     async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
@@ -48,7 +48,7 @@ class AllRows(Protocol):
 async def find_together(
     db: AllRows, signers: Signers, serials: Sequence[int]
 ) -> tuple[dict[CertKey, list[StatusRow]], list[StatusRow]]:
-    """Return every row of the serial numbers by certificate, and those of issuers that are not ours."""
+    """Return every row of the serial numbers by certificate, and separately those of other issuers."""
     found: dict[CertKey, list[StatusRow]] = {}
     foreign: list[StatusRow] = []
     for row in await db.find_statuses(serials):
@@ -61,9 +61,9 @@ async def find_together(
 
 
 def combined(rows: Iterable[StatusRow], now: datetime) -> StatusRow | None:
-    """Return the row that decides about a certificate, None when all have expired and none is revoked.
+    """Return the row that decides about a certificate; None if all have expired and none is revoked.
 
-    The first revocation counts when there are several; one without a time is the first.
+    Of several revocations the first counts; one without a time is the first.
     """
     rows = list(rows)
     revoked = [row for row in rows if row.status == CertStatus.REVOKED]
@@ -75,14 +75,14 @@ def combined(rows: Iterable[StatusRow], now: datetime) -> StatusRow | None:
 
 
 def id_of(row: StatusRow) -> object:
-    """Return what tells a row from all others."""
+    """Return what identifies a row."""
     return row.key or (row.serial, row.aki)
 
 
 def gone(serial: int, aki: str) -> StatusRow:
-    """Return what stands for a certificate that has no row any more: its status is unknown.
+    """Return a row with status unknown for a certificate that no longer has one.
 
-    A signed unknown, rather than no response at all: it replaces the good one in caches, being newer, and
-    in every segment behind it, and needs no second kind of entry in an index.
+    A signed unknown rather than no response: being newer, it replaces the good one in caches and in every
+    segment behind it, and needs no second kind of entry in an index.
     """
     return StatusRow(serial, aki, CertStatus.UNKNOWN, 0, None, _FOREVER)

@@ -1,6 +1,6 @@
-"""The table `ocsp_responses`, which CFSSL's tools read: what passes, changes and `ocspdump` do with it.
+"""The table `ocsp_responses`, which CFSSL's tools read: how passes, changes and `ocspdump` use it.
 
-It has one response for each row of a certificate, with a SHA-1 CertID where that is signed.
+It has one response for each row of a certificate, with a SHA-1 CertID if that is signed.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class ResponseTable(Protocol):
-    """A source that has a table of responses, whatever wrote them."""
+    """A source with a table of responses, whatever wrote them."""
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
-        """Return the stored response of each row, None where there is none."""
+        """Return the stored response of each row, None if there is none."""
         ...
 
     async def upsert_ocsp(self, rows: Sequence[OCSPRow]) -> None:
@@ -40,16 +40,16 @@ class ResponseTable(Protocol):
         ...
 
     async def update_ocsp(self, row: OCSPRow) -> None:
-        """Replace a response that is there; CodedError 11200 when there is none."""
+        """Replace an existing response; CodedError 11200 when there is none."""
         ...
 
 
 class TableTurns:
-    """Who may write what to the table of responses while a pass and changes are both at it.
+    """Coordinates a pass and changes that write to the table of responses at the same time.
 
-    The index orders them by itself, the table has what was written last. So whoever follows changes notes
-    here what it is going to sign, *before* reading it from the database, and the pass, which may have
-    read the same certificate earlier, leaves that out: what the change writes stays.
+    The index orders them by itself, but the table has what was written last. So the follower of changes
+    records here which certificates it is about to sign, *before* reading them from the database, and the
+    pass, which may have read them earlier, leaves them out: what the change writes stays.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class TableTurns:
         self._noted = False
 
     def begin_pass(self, *, table: bool) -> None:
-        """Begin anew; without `table` nothing is noted."""
+        """Start again; without `table` nothing is recorded."""
         self._noted = table
         self.changed.clear()
 
     def will_sign(self, certificates: Iterable[CertKey]) -> None:
-        """Note the certificates that are going to be signed because of a change."""
+        """Record the certificates that are about to be signed because of a change."""
         if self._noted:
             self.changed.update(serial for _, serial in certificates)
 
@@ -130,7 +130,7 @@ class PassTable:
 async def write_changes(
     db: StatusSource, signers: Signers, done: Mapping[CertKey, tuple[Decided, list[bytes], datetime]]
 ) -> None:
-    """Store responses to changes, beside every row of their certificates; they expire as said."""
+    """Store responses for changes, for every row of their certificates, each with its expiry."""
     rows = [
         _ocsp_row(row, responses[_table_hash(signers[signer_index])], expiry)
         for (signer_index, _), (decided, responses, expiry) in done.items()
@@ -156,7 +156,7 @@ def _ocsp_row(row: StatusRow, body: bytes, expiry: datetime) -> OCSPRow:
 
 
 def _in_table(signers: Signers, signer_index: int, aki: str) -> bool:
-    """Tell whether the table has room for the responses of a signer: of two names of one key, the first."""
+    """Return whether the table takes the responses of a signer: of two names of one key, only the first."""
     found = signers.of_aki(aki)
     return not found or found[0] == signer_index
 
@@ -168,9 +168,9 @@ def _table_hash(signer: OCSPSigner) -> int:
 
 
 async def dump_table(db: CertDB, write: Callable[[bytes], None]) -> int:
-    """Write the unexpired responses of the table as CFSSL's ocspdump: one base64 line each.
+    """Write the unexpired responses of the table like CFSSL's ocspdump: one base64 line each.
 
-    Returns how many there were.
+    Returns their count.
     """
     count = 0
     async for rows in db.unexpired_ocsp():

@@ -1,13 +1,13 @@
-"""What CRLs and index.txt said last, so that an older edition put in their place un-revokes nothing.
+"""The newest CRLs and index.txt used, so that replacing one with an older edition un-revokes nothing.
 
-Kept in `sources.json` in the index directory, by issuer (its subject and key): for each scope of its CRLs
+Stored in `sources.json` in the index directory, by issuer (its subject and key): for each scope of its CRLs
 the highest cRLNumber and latest thisUpdate used, and for its index.txt the latest date of revocation. An
-edition from before these is refused by name. A CA that begins again with lower numbers, or a row of
-index.txt that is called valid again by hand, needs the file removed.
+older edition is rejected by name. If a CA starts again with lower numbers, or a row of index.txt is made
+valid again by hand, the file must be removed.
 
-A file that is there and cannot be read is no file removed: nobody could tell an older CRL then. Its copy
-(`sources.copy.json`, written after it) takes its place, and where that cannot be read either nothing is
-used until somebody decides. A file removed counts as nothing seen, whatever the copy says.
+A file that exists but cannot be read does not count as removed: an older CRL could then not be recognised.
+Its copy (`sources.copy.json`, written after it) is used instead, and if that cannot be read either, nothing
+is used until a person decides. If the file is removed, nothing counts as seen, whatever the copy contains.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"0x[0-9a-f]+")
 
 
 class SeenSources:
-    """Compares what is read with what was read before; `save` when all of it has been."""
+    """Compares what is read with what was read before; call `save` when everything was read."""
 
     def __init__(self, folder: Path) -> None:
         """`folder` is the index directory. ConfigError when neither file nor copy can be read."""
@@ -58,16 +58,16 @@ class SeenSources:
         except (OSError, ValueError) as err:
             with contextlib.suppress(OSError, ValueError):
                 found = _parse(read_bounded(self._copy, _MAX_BYTES + 1))
-                logger.warning("%s: cannot be read (%s); its copy is used", self._path, _cause(err))
+                logger.warning("%s: cannot be read (%s); using its copy", self._path, _cause(err))
                 self._mend = True
                 return found
             raise ConfigError(
-                f"{self._path}: cannot be read ({_cause(err)}), so that an older CRL or index.txt would "
-                "not be noticed: restore it, or remove it to take the current ones as they are"
+                f"{self._path}: cannot be read ({_cause(err)}), so an older CRL or index.txt would not be "
+                "noticed: restore it, or remove it to accept the current ones"
             ) from err
 
     def crls(self, issuer: Certificate, scope: bytes, used: Iterable[CRLInfo]) -> None:
-        """Take note of a complete CRL and its deltas; ConfigError when a newer edition was used before."""
+        """Record a complete CRL and its deltas; ConfigError when a newer edition was used before."""
         headings = list(used)
         newest = max(headings, key=lambda heading: (heading.number or 0, heading.this_update))
         number = max((heading.number or 0 for heading in headings), default=0)
@@ -83,7 +83,7 @@ class SeenSources:
         self._now[key] = [hex(number), max(this_update, 0)]
 
     def index_txt(self, issuer: Certificate, where: str, revoked_s: int) -> None:
-        """Take note of the latest revocation in an issuer's index.txt; ConfigError as `crls`."""
+        """Record the latest revocation in an issuer's index.txt; ConfigError as for `crls`."""
         key = f"{_name(issuer)} index.txt"
         known = self._before.get(key, 0)
         if revoked_s < known:
@@ -94,7 +94,7 @@ class SeenSources:
         self._now[key] = revoked_s
 
     def save(self) -> None:
-        """Keep what was seen; OCSPDError when that cannot be written."""
+        """Save what was seen; OCSPDError when that cannot be written."""
         if self._now != self._before or self._mend:
             data = (json.dumps(self._now, indent=1) + "\n").encode()
             write_atomic(self._path, data)
@@ -125,7 +125,7 @@ def _name(issuer: Certificate) -> str:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    """Return number and time; zeros where nothing was seen."""
+    """Return number and time; zeros if nothing was seen."""
     if not value:
         return 0, 0
     number, moment = value

@@ -1,6 +1,6 @@
-"""Joining what several files say of the same serials in bounded memory, whatever their number.
+"""Joining the statements of several files about the same serials in bounded memory, whatever their number.
 
-Statements are put into buckets by their serial; a full buffer goes to a temporary file that has no name.
+Statements are put into buckets by their serial; a full buffer goes to a temporary file without a name.
 Each bucket is then small enough to be joined in memory. Within a bucket the order of arrival is kept.
 """
 
@@ -32,7 +32,7 @@ class Claim(IntEnum):
     ISSUED = 0
     VALID = 1
     UNUSABLE = 2
-    """It is named by a line that cannot be used: it is not good."""
+    """It is in a line that cannot be used: it is not good."""
     REVOKED = 3
     EXPIRED = 4
     LISTED = 5
@@ -48,7 +48,7 @@ class SerialBuckets:
     """Use as `with`; OCSPDError when the temporary file cannot be written."""
 
     def __init__(self, folder: Path, buffer_bytes: int = BUFFER_BYTES) -> None:
-        """`folder` is where the temporary file lies, if one is needed."""
+        """`folder` is the directory of the temporary file, if one is needed."""
         self._folder = folder
         self._buffer_bytes = buffer_bytes
         self._buffers = [bytearray() for _ in range(BUCKETS)]

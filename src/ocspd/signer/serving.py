@@ -1,4 +1,4 @@
-"""A signer beside a responder, in one process: `ocspserve -db-config` with keys."""
+"""A signer and a responder in one process: `ocspserve -db-config` with keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ServingSigner:
         *,
         grace_s: float,
     ) -> None:
-        """`grace_s`: how long files stay that the manifest does not name any more, in seconds."""
+        """`grace_s`: how long files are kept that the manifest no longer names, in seconds."""
         self._known = _KnownSigners(source)
         self._generations = Generations(directory, clock, grace_s=grace_s)
         self._refresher = SignerDaemon(
@@ -43,7 +43,7 @@ class ServingSigner:
 
     @property
     def akis(self) -> frozenset[str]:
-        """Key identifiers of the issuers that are signed for."""
+        """Key identifiers of the issuers it signs for."""
         return self._known.akis
 
     @property
@@ -52,7 +52,7 @@ class ServingSigner:
         return all(map(self._refresher.stats.health.up, PARTS))
 
     async def prepare(self) -> None:
-        """Begin to work; returns when everything known has its response. OCSPDError when that fails."""
+        """Start; returns once every known certificate has its response. OCSPDError when that fails."""
         self._work = asyncio.create_task(self._refresher.run())
         ready = asyncio.create_task(self._refresher.ready.wait())
         try:
@@ -65,7 +65,7 @@ class ServingSigner:
         logger.info("signed %d OCSP responses for %d certificates", stats.responses, stats.pass_certificates)
 
     async def follow(self) -> None:
-        """Go on until cancelled; what has ended meanwhile begins again."""
+        """Continue until cancelled; what has ended meanwhile is restarted."""
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._refresher.run())
         await self._work
@@ -75,13 +75,13 @@ class ServingSigner:
         await self._generations.add_changes(change, ())
 
     def stop(self) -> None:
-        """End what `prepare` began."""
+        """End what `prepare` started."""
         if self._work is not None:
             self._work.cancel()
 
 
 class _KnownSigners:
-    """Passes signers on and remembers whose responses they sign."""
+    """Passes signers on and records whose responses they sign."""
 
     def __init__(self, source: SignerSource) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""What a signer daemon follows, how it works and what it has done: shared with those who show it."""
+"""A signer daemon's sources, settings and statistics: shared with the code that shows them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ocspd.signer.tally import SkippedRow
 
 SKIPPED_KEPT = 1_000
-"""How many rows that were left out are kept by name."""
+"""How many skipped rows are kept by name."""
 
 
 class RefreshSource(StatusSource, Protocol):
-    """Whose certificates are answered: any `certdb.base.CertDB`, or files (`importing.FileStatus`)."""
+    """The source of certificates' statuses: any `certdb.base.CertDB`, or files (`importing.FileStatus`)."""
 
     @property
     def name(self) -> str:
@@ -35,19 +35,19 @@ class RefreshSource(StatusSource, Protocol):
 
 
 class SignerSource(Protocol):
-    """Where the signers come from: files that may be replaced while the daemon runs."""
+    """The source of the signers: files that may be replaced while the daemon runs."""
 
     def load(self) -> Sequence[OCSPSigner] | None:
-        """Return the signers when they are new or have changed since the last call, else None.
+        """Return the signers if they are new or have changed since the last call, otherwise None.
 
-        Raises OCSPDError when what lies there now cannot be used; the old signers stay in use then.
+        Raises OCSPDError when the present files cannot be used; the old signers then stay in use.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshSettings:
-    """How a signer works. Durations in seconds."""
+    """The settings of a signer. Durations in seconds."""
 
     processes: int = 0
     """Signing processes of a pass; 0 is one for each usable CPU."""
@@ -56,51 +56,51 @@ class RefreshSettings:
     blind_interval_s: float = 10.0
     """The same while the database does not record every change."""
     slice_responses: int = 1_000_000
-    """A running pass publishes what it has after this many answers."""
+    """A running pass publishes what it has after this many responses."""
     spread: float = 0.25
-    """The share of an answer's life by which its renewal may come early, by a hash of the serial."""
+    """The share of a response's life by which its renewal may come early, by a hash of the serial."""
     merge_interval_s: float = 5.0
     signers_interval_s: float = 5.0
     trim_interval_s: float = 600.0
     retry_s: tuple[float, float] = (0.25, 30.0)
     """First and longest pause after a failure in a row."""
     table: bool = False
-    """Whether answers are also written to certdb's `ocsp_responses`, as CFSSL's ocsprefresh does."""
+    """Whether responses are also written to certdb's `ocsp_responses`, as CFSSL's ocsprefresh does."""
 
 
 @dataclass(slots=True)
 class SignerStats:
-    """What a signer has done, for metrics and tests."""
+    """The statistics of a signer, for metrics and tests."""
 
     health: Health = field(default_factory=Health)
     changes: int = 0
-    """Changes answered; `responses` counts the signatures of changes and passes."""
+    """Changes signed; `responses` counts the signatures of changes and passes."""
     responses: int = 0
     passes: int = 0
     pass_certificates: int = 0
-    """Certificates the last pass saw, and how long it took."""
+    """Certificates in the last pass, and its duration."""
     pass_seconds: float = 0.0
     pass_ended_at: float = 0.0
     foreign: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     """Rows the last pass, and changes since, could not sign, by cause; some of them in `skipped_rows`."""
     unreadable: int = 0
-    """Rows of the last pass that were signed as unknown, or revoked, because they cannot be read whole."""
+    """Rows of the last pass that were signed as unknown, or revoked, because they cannot be fully read."""
     skipped_rows: deque[SkippedRow] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
     publish_latency_s: Counter[float] = field(default_factory=Counter)
     """Histogram of commit-to-published, by upper bound; the sum in `publish_latency_sum_s`."""
     publish_latency_sum_s: float = 0.0
     publishing: tuple[PublishStats, ...] = ()
-    """The places the index is also published to."""
+    """The stores the index is also published to."""
     responder_not_after: dict[str, float] = field(default_factory=dict)
-    """When each issuer's responder certificate ends, seconds since the epoch, by issuer subject."""
+    """When each issuer's responder certificate expires, seconds since the epoch, by issuer subject."""
     failing: dict[str, str] = field(default_factory=dict)
     """Why the signer of an issuer cannot sign at present, by issuer subject."""
     behind_since: float | None = None
-    """Since when (seconds since the epoch) there are changes that are not answered; None: there are none."""
+    """Since when (seconds since the epoch) changes have been waiting for a response; None: none are."""
 
     def lag_s(self, now_s: float) -> float:
-        """Return for how long changes may have been unanswered, in seconds."""
+        """Return how long changes may have been waiting for a response, in seconds."""
         return 0.0 if self.behind_since is None else max(now_s - self.behind_since, 0.0)
 
     def observe(self, seconds: float) -> None:

@@ -1,11 +1,11 @@
-"""Whose certificates are answered, and who signs for them: a snapshot that never changes.
+"""The issuers and the signers of their responses: a snapshot that never changes.
 
-Files of certificates and keys may be exchanged while a signer daemon runs. Whatever it does takes one
-snapshot at its beginning and keeps it, so that the index of a signer means the same from the first row to the
-last response.
+Files of certificates and keys may be replaced while a signer daemon runs. Every operation takes one snapshot
+at its beginning and keeps it, so that the index of a signer means the same from the first row to the last
+response.
 
 A CA's key may have two names (renamed, cross-certified): certificates of both carry the same key identifier
-while a CertID has the hash of the name. So rows of one key identifier are answered under each of its names.
+while a CertID has the hash of the name. So rows of one key identifier get responses under each of its names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ocspd.pki.ocsp import OCSPSigner
 
 CertKey = tuple[int, int]
-"""The index of a signer, and a serial number: what a certificate is called here."""
+"""The index of a signer, and a serial number: the identity of a certificate here."""
 SignersByAKI = dict[str, tuple[int, ...]]
 """The indexes of signers, by the key identifier their certificates' rows carry."""
 
@@ -71,7 +71,7 @@ class Signers:
     def of_aki(self, aki: str) -> tuple[int, ...] | None:
         """Return the indexes of the signers of rows with a key identifier, in any spelling.
 
-        None when the key identifier does not name the issuer, as none of ours does and it is no hex: then the
+        None if the key identifier does not show the issuer, being none of ours and not hex: then the
         certificate's signature does (`of_row`).
         """
         found = self.by_aki.get(aki)
@@ -85,7 +85,7 @@ class Signers:
     async def of_row(
         self, row: StatusRow, get_pem: Callable[[StatusRow], Awaitable[bytes]]
     ) -> tuple[int, ...]:
-        """Return the indexes of the signers of a row, by its key identifier or else by its certificate."""
+        """Return the indexes of the signers of a row, by its key identifier or its certificate."""
         found = self.of_aki(row.aki)
         if found is not None:
             return found

@@ -1,11 +1,12 @@
-"""Signing rows: what goes in, what comes out, and whoever signs in this process.
+"""Signing rows: input, output, and the signer in this process.
 
-Rows are a chunk, a thousand of one issuer, or packed: just as the database sent them, to find their signers
+Rows are a chunk, a thousand of one issuer, or packed: exactly as the database sent them, sorted by signer
 where they are signed. `signing_pool` does the same in other processes.
 
-Invariant 3, as far as it is kept here: a row that cannot be signed leaves out itself (a chunk that fails is
-signed again row by row), a signer that cannot sign leaves out the rows of its issuer. Invariant 2: rows that
-say less than the index, and those of `IssuerRouter.contested`, are not signed here (`resolving`).
+Invariant 3, as far as it is enforced here: a row that cannot be signed only leaves out itself (a chunk that
+fails is signed again row by row), a signer that cannot sign leaves out the rows of its issuer. Invariant 2:
+rows that are not revoked while the index has revoked, and those of `IssuerRouter.contested`, are not signed
+here (`resolving`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ CANNOT_BE_SIGNED = "cannot be signed"
 FOREIGN = "foreign issuer"
 UNREADABLE_SERIAL = "unreadable serial number"
 _FAILURES = 20
-"""Rows that fail one after another before it is asked whether the key can sign anything."""
+"""Rows that fail one after another before the key is tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +56,24 @@ class Chunk:
     changed: bool = False
     """Whether the rows are signed because they have changed (`pki.signing_policy.change_time`)."""
     replaced: Sequence[int] = ()
-    """For each row the thisUpdate (seconds since the epoch) of a response it replaces that says something
-    else, 0 for none; empty where that is known of none."""
+    """For each row the thisUpdate (seconds since the epoch) of a response it replaces with another status, 0
+    for none; empty if it is known for none."""
 
 
 @dataclass(slots=True)
 class Signed:
-    """What came of rows."""
+    """The result of signing rows."""
 
     tally: Tally = field(default_factory=Tally)
     responses: list[list[bytes] | str] = field(default_factory=list)
     """For each row of a chunk its responses in the order of the signer's CertID hashes, or why it has none.
     Where responses stay with whoever signed (see `Segments`) the lists are empty."""
     due_s: int = 0
-    """When the responses are due to be replaced, in seconds since the epoch."""
+    """When the responses are due for renewal, in seconds since the epoch."""
     left_out: list[tuple[int | str, str, str]] = field(default_factory=list)
-    """Packed rows that got no response, or not what they say: the fields of `SkippedRow`, cheap to pickle."""
+    """Packed rows without a response, or with a different one: fields of `SkippedRow`, cheap to pickle."""
     lowering: list[CertKey] = field(default_factory=list)
-    """Certificates whose packed row says something else while the index says revoked."""
+    """Certificates that are revoked in the index while their packed row is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +84,15 @@ class IssuerRouter:
     staleness: Staleness | None = None
     """Which of them need a response; all by default."""
     contested: frozenset[CertKey] = frozenset()
-    """Certificates that have been answered already, as they have rows in several spellings."""
+    """Certificates that have already been signed, as they have rows in several spellings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where whoever signs also writes the responses, as segments of an index directory of its own making.
+    """Where a signer also writes its responses, as segments of an index directory.
 
-    Responses then need not travel back, which costs as much as a fifth of the signing; `keep` has them
-    travel all the same, for the table. Names of the files begin with `prefix`.
+    Responses then need not be sent back, which costs a fifth of the signing; `keep` sends them anyway, for
+    the table. Names of the files begin with `prefix`.
     """
 
     prefix: str
@@ -101,29 +102,29 @@ class Segments:
 
 
 class RowSigner(Protocol):
-    """Whoever signs rows: this process (`LocalSigning`) or others (`signing_pool.SigningPool`)."""
+    """Signs rows: this process (`LocalSigning`) or others (`signing_pool.SigningPool`)."""
 
     async def sign(self, rows: PackedRows | Chunk, now: datetime) -> Signed:
         """Sign rows at an instant; packed ones, of any issuer, into segments.
 
-        SignerError when the signer of a chunk cannot, another OCSPDError when nobody can.
+        SignerError when the signer of a chunk cannot, another OCSPDError when no signer can.
         """
         ...
 
     async def finish(self) -> list[str]:
-        """Finish the segments written so far and return their paths; the next rows begin new ones."""
+        """Finish the segments written so far and return their paths; the next rows start new ones."""
         ...
 
 
 def to_chunk(signer_index: int, rows: Sequence[StatusRow], known: StaleRows | None = None) -> Chunk:
-    """Reduce changed rows of one issuer to what signing needs; `known` is the index as it is."""
+    """Reduce changed rows of one issuer to what signing needs; `known` is the present index."""
     plain = reduced(rows)
     replaced = known.replaced(signer_index, plain, same=True) if known is not None else ()
     return Chunk(signer_index, plain, ends(rows), changed=True, replaced=replaced)
 
 
 def ends(rows: Iterable[StatusRow]) -> datetime | None:
-    """Return when the first of the rows loses its force, None when none does."""
+    """Return when the first of the rows ends, None if none does."""
     return min((row.until for row in rows if row.until is not None), default=None)
 
 
@@ -141,14 +142,14 @@ def _whole_seconds(moment: datetime) -> float:
 
 
 def _late(chunk: Chunk, first_s: float) -> bool:
-    """Whether a row of a pass was revoked after its thisUpdate, cut down as it is."""
+    """Return whether a row of a pass was revoked after its truncated thisUpdate."""
     return any(row[1] == CertStatus.REVOKED and (row[3] or 0) > first_s for row in chunk.rows)
 
 
 def _tally(
     rows: Sequence[Row], responses: Sequence[list[bytes] | str], hashes: int, next_update: datetime
 ) -> Tally:
-    """Count what was signed, and what not, under so many CertID hashes."""
+    """Count what was signed and what was not, for a number of CertID hashes."""
     skipped: Counter[str] = Counter()
     if str in map(type, responses):
         skipped.update(cause for cause in responses if isinstance(cause, str))
@@ -175,7 +176,7 @@ class BatchSigner:
         *,
         background: bool = False,
     ) -> None:
-        """In the `background`, whatever else waits for this CPU gets it after every few signatures."""
+        """In the `background`, anything else waiting for this CPU gets it every few signatures."""
         self._signers = list(signers)
         self._yielding = background
         self._router = router
@@ -194,7 +195,7 @@ class BatchSigner:
     # -- rows of one issuer ----------------------------------------------------------------------
 
     def _sign_chunk(self, chunk: Chunk, now: datetime) -> Signed:
-        """Sign rows whose statuses have changed with times of their own, others with those of the minute."""
+        """Sign rows whose status has changed with their own times, others with those of the minute."""
         rounded = self._batch(chunk, now)
         first_s = rounded.this_update.timestamp()
         now_s = int(now.timestamp())
@@ -230,7 +231,7 @@ class BatchSigner:
         return signer
 
     def _batch(self, chunk: Chunk, now: datetime, replaced_s: int | None = None) -> ResponseBatch:
-        """Return the batch of the minute, or where `replaced_s` is given that of a change in this second."""
+        """Return the batch of the minute, or with `replaced_s` that of a change in this second."""
         signer, changed = self._signer(chunk.signer_index), replaced_s is not None
         times = now.replace(microsecond=0), chunk.until, replaced_s
         if not changed:
@@ -247,7 +248,7 @@ class BatchSigner:
         return batch
 
     def _sign_rows(self, signer_index: int, rows: list[Row], batch: ResponseBatch) -> Signed:
-        """Sign rows in one batch; one by one where that fails."""
+        """Sign rows in one batch, or one by one if that fails."""
         signer = self._signer(signer_index)
         due_s = signer.policy.due_s(batch.this_update, batch.next_update)
         sign = partial(
@@ -274,7 +275,7 @@ class BatchSigner:
         signer: OCSPSigner,
         batch: ResponseBatch,
     ) -> list[list[bytes] | str]:
-        """Find the rows that cannot be signed. SignerError when none can: it is not for the rows then."""
+        """Find the rows that cannot be signed. SignerError when none can: then the rows are not the cause."""
         responses: list[list[bytes] | str] = []
         made = False
         failures = 0
@@ -300,7 +301,7 @@ class BatchSigner:
     # -- rows as the database sent them ----------------------------------------------------------
 
     def _sign_packed(self, packed: PackedRows, now: datetime) -> Signed:
-        """Give rows to their signers; OCSPDError when nobody can sign."""
+        """Give rows to their signers; OCSPDError when no signer can sign."""
         assert self._router is not None
         groups, unusual, unreadable = unpack(packed.data)
         result = Signed()
@@ -346,7 +347,7 @@ class BatchSigner:
                 ]
 
     def _wanted(self, signer_index: int, rows: list[Row], now: datetime, result: Signed) -> list[Row]:
-        """Return the rows that need a response and may have one as they are."""
+        """Return the rows that need a new response and may be signed as they are."""
         assert self._router is not None
         contested = self._router.contested
         if contested:
@@ -371,7 +372,7 @@ class BatchSigner:
         return self._writer
 
     def finish(self) -> str | None:
-        """Finish the segment begun and return its path."""
+        """Finish the current segment and return its path."""
         writer, self._writer = self._writer, None
         if writer is None:
             return None
@@ -390,7 +391,7 @@ def _can_sign(batch: ResponseBatch) -> bool:
 
 
 class LocalSigning:
-    """Signs in a thread of this process: for a few rows, which are done before a process has started."""
+    """Signs in a thread of this process: for a few rows, which are done before a process could start."""
 
     def __init__(
         self,

@@ -2,11 +2,11 @@
 
 Two processes sign twice as fast as one; two threads reach 1.5 times, as the interpreter lock is held
 between signatures. A worker is started with `spawn`, so it shares nothing with the event loop's
-process, and gets its keys over a pipe: never on a command line, never in a file. It ends when its socket
-does, so it does not outlive a parent that was killed.
+process, and gets its keys over a pipe: never on a command line, never in a file. It ends when its socket is
+closed, so it does not outlive a parent that was killed.
 
-Here chunks are sent and results taken by the event loop: a thread that waits for each worker costs as much
-again, in handing over the interpreter lock.
+Here the event loop sends chunks and receives results: one waiting thread per worker would cost as much
+again in handing over the interpreter lock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _STOP_S = 2.0
 DEPTH = 2
-"""Chunks a worker has at a time: the next one lies in its socket while it signs, so it never waits for us."""
+"""Chunks a worker has at a time: the next one waits in its socket, so that the worker never waits for us."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -51,7 +51,7 @@ class _Finished:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a worker is told at its start."""
+    """What a worker gets at its start."""
 
     specs: list[SignerSpec]
     background: bool
@@ -66,8 +66,8 @@ _Result = Signed | _Finished
 class SigningPool:
     """Signs in `processes` worker processes; use as `async with`.
 
-    Leaving the block, also by an error or a cancellation, ends the workers at once: a chunk is a
-    fraction of a second of work, and what was not written yet will be signed again.
+    Leaving the block, even by an error or a cancellation, ends the workers at once: a chunk is a
+    fraction of a second of work, and what is not yet written will be signed again.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SigningPool:
         segments: Segments | None = None,
         router: IssuerRouter | None = None,
     ) -> None:
-        """`background` workers run only where nothing else wants to; `router` is for packed rows."""
+        """`background` workers run only when nothing else wants the CPU; `router` is for packed rows."""
         self._task = _Task([signer.spec() for signer in signers], background, segments, router)
         self._size = processes
         self._workers: list[_Worker] = []
@@ -103,7 +103,7 @@ class SigningPool:
         self.close()
 
     async def sign(self, rows: PackedRows | Chunk, now: datetime) -> Signed:
-        """Sign rows in the next worker that has a place free; each has `DEPTH`."""
+        """Sign rows in the next worker with a free slot; each has `DEPTH`."""
         worker = await self._free.get()
         try:
             signed = await worker.exchange((rows, now))
@@ -132,7 +132,7 @@ class SigningPool:
 
 
 class Pool(RowSigner, Protocol):
-    """Whoever signs beside this process; `SigningPool` is one."""
+    """Signers in other processes; `SigningPool` is one."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -146,7 +146,7 @@ class Pool(RowSigner, Protocol):
 
 
 class PoolFactory(Protocol):
-    """Makes pools, as `SigningPool` does."""
+    """Creates pools, as `SigningPool` does."""
 
     def __call__(
         self,
@@ -157,17 +157,17 @@ class PoolFactory(Protocol):
         segments: Segments | None = None,
         router: IssuerRouter | None = None,
     ) -> Pool:
-        """Make a pool; it begins to work when it is entered."""
+        """Create a pool; it starts when it is entered."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Where signing processes come from, and from how many rows on they are worth starting."""
+    """How signing processes are made, and from how many rows on they are worth starting."""
 
     make: PoolFactory = SigningPool
     local_rows: int = 400
-    """Fewer rows are signed in this process, before another one would have started."""
+    """Fewer rows are signed in this process, sooner than another one could start."""
 
 
 class _Worker:
@@ -184,7 +184,7 @@ class _Worker:
 
     @classmethod
     async def start(cls, task: _Task) -> Self:
-        """Start a process. OCSPDError when the system does not let us."""
+        """Start a process. OCSPDError when the system does not allow it."""
         process, ours = await asyncio.to_thread(_start, task)
         return cls(process, *await asyncio.open_connection(sock=ours))
 
@@ -205,7 +205,7 @@ class _Worker:
         return result
 
     async def _receive(self) -> None:
-        """Hand out results until the worker ends, or sends what is none."""
+        """Deliver results until the worker ends, or sends something else."""
         problem = ""
         try:
             while True:
@@ -217,7 +217,7 @@ class _Worker:
         except (OSError, EOFError):
             pass  # it has ended
         except Exception as err:  # noqa: BLE001  (unpickling raises anything)
-            problem = f"a signing process sent what cannot be read ({type(err).__name__})"
+            problem = f"a signing process sent an unreadable message ({type(err).__name__})"
             with contextlib.suppress(OSError):
                 self._process.kill()
         # Its files close before the kernel has an exit code for us: join() waits for that too.
@@ -234,7 +234,9 @@ class _Worker:
         problem = (
             self._problem or f"a signing process ended unexpectedly (exit code {self._process.exitcode})"
         )
-        return ProcessError(f"{problem}; answers it had not returned are missing: run the command again")
+        return ProcessError(
+            f"{problem}; the responses it had not returned are missing: run the command again"
+        )
 
     def stop(self) -> None:
         self._receiving.cancel()
@@ -276,13 +278,13 @@ def _cannot_start(error: OSError) -> OCSPDError:
 
 
 def _framed(message: _Work | _Result | OCSPDError) -> tuple[bytes, bytes]:
-    """Encode a message and what goes before it: its length."""
+    """Encode a message, preceded by its length."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(data)), data
 
 
 def _unframed(file: BinaryIO) -> _Work:
-    """Read a message. EOFError when no further one is whole."""
+    """Read a message. EOFError when no further one is complete."""
     head = file.read(_LENGTH.size)
     size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
     data = file.read(size)
@@ -293,7 +295,7 @@ def _unframed(file: BinaryIO) -> _Work:
 
 
 def _opened(spec: SignerSpec, now: datetime) -> OCSPSigner | SignerError:
-    """Make a signer; one that cannot be made at present is in nobody's way."""
+    """Make a signer; one that cannot be made at present does not affect the others."""
     try:
         return spec.open(now)
     except OCSPDError as err:
@@ -301,7 +303,7 @@ def _opened(spec: SignerSpec, now: datetime) -> OCSPSigner | SignerError:
 
 
 def _work(parent: socket.socket, task: _Task) -> None:
-    """Be a worker: sign what comes until the socket ends."""
+    """Run a worker: sign rows until the socket is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     capture_warnings()

@@ -1,6 +1,6 @@
-"""Which rows of a pass need a new answer: a question to the index as it was when the pass began.
+"""Which rows of a pass need a new response, decided by the index as it was when the pass began.
 
-A row that says anything else where the index says revoked is told apart: see `resolving`.
+Rows that are not revoked although the index has revoked are returned separately: see `resolving`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Staleness:
-    """What decides. Cheap to pickle; every process maps the index for itself."""
+    """The basis of the decision. Cheap to pickle; every process maps the index for itself."""
 
     directory: Path
     segments: tuple[SegmentRef, ...]
     keys: tuple[list[tuple[str, bytes, bytes]], ...]
     """The CertID prefixes of each signer's issuer, by the signer's index."""
     spread_s: tuple[int, ...]
-    """By how many seconds a renewal may come early, by a hash of the serial."""
+    """How many seconds early a renewal may come, by a hash of the serial."""
     signed_after_s: int = 0
-    """Answers produced before this time (seconds since the epoch) are stale whatever they say."""
+    """Responses produced before this time (seconds since the epoch) are stale in any case."""
 
     @classmethod
     def of(
@@ -48,7 +48,7 @@ class Staleness:
         *,
         signed_after_s: int = 0,
     ) -> Staleness:
-        """Take the segments, newest first, for the index; `spread` is a share of an answer's life."""
+        """Take the segments, newest first, as the index; `spread` is a share of a response's life."""
         return cls(
             directory=directory,
             segments=segments,
@@ -66,7 +66,7 @@ class Staleness:
 
 
 class StaleRows:
-    """Answers the question, in one process."""
+    """Makes the decision, in one process."""
 
     def __init__(self, staleness: Staleness, index: Index) -> None:
         self._staleness = staleness
@@ -75,9 +75,9 @@ class StaleRows:
     def __call__(
         self, signer_index: int, rows: Sequence[Row], now_s: int, until_s: int | None = None
     ) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the positions of the rows of a signer to sign; the status counts until `until_s`.
+        """Return the positions of the rows of a signer to sign; the status is valid until `until_s`.
 
-        The second are those of rows that say something else than revoked where the index says that.
+        The second list has the rows of certificates that are revoked in the index but not in the row.
         """
         if not self._index.entries:
             return range(len(rows)), ()
@@ -92,10 +92,10 @@ class StaleRows:
         )
 
     def replaced(self, signer_index: int, rows: Sequence[Row], *, same: bool = False) -> Sequence[int]:
-        """Return for each row the thisUpdate of the answer to replace where it says something else, or 0.
+        """Return for each row the thisUpdate of the response to replace if its status differs, or 0.
 
-        With `same` also of one that says the same, less a second: what replaces it out of turn must not be
-        older. Nothing for all rows where there is none.
+        With `same` also of one with the same status, minus a second: what replaces it early must not be
+        older. An empty list if there is none for any row.
         """
         if not self._index.entries:
             return ()
@@ -108,12 +108,12 @@ class StaleRows:
         return found if any(found) else ()
 
     def find(self, signer_index: int, certid_hash: int, serial: int) -> StoredResponse | None:
-        """Return the answer of a signer under its CertID hash of that place."""
+        """Return the response of a signer under its CertID hash at that position."""
         return self._index.lookup(*self._staleness.keys[signer_index][certid_hash], serial)
 
 
 def _signed_as(status: int, reason: int, revoked_s: float | None) -> tuple[int, int, bytes | None]:
-    """Return status, reason and revocation time as a response has them."""
+    """Return status, reason and revocation time as in a response."""
     if status != CertStatus.REVOKED:
         return status, 0, None
     moment = datetime.fromtimestamp(revoked_s or 0, UTC)

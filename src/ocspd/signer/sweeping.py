@@ -1,10 +1,10 @@
-"""Answers that call a certificate good of which the database knows nothing, or something else.
+"""Finding good responses whose certificate is missing in the database or has another status there.
 
-While a signer follows the change feed it hears of every deletion. What was deleted while no feed could be
-followed (a new database or a restored one, a cursor that is lost, TRUNCATE) no pass can see: it reads the
-rows there are. So a pass after such a break ends with a sweep, and no other does: every good answer of the
-index is compared with the rows of its serial number, a few thousand at a time, so that memory is bounded. It
-costs a look-up in the database for each, about a tenth of what signing it did.
+While a signer follows the change feed, every deletion is reported. What was deleted while no feed could be
+followed (a new or restored database, a lost cursor, TRUNCATE) no pass can see: it reads the existing rows. So
+a pass after such an interruption, and no other, ends with a sweep: every good response of the index is
+compared with the rows of its serial number, a few thousand at a time, so that memory is bounded. Each costs a
+lookup in the database, about a tenth of signing it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ BATCH = 2_000
 
 
 async def good_responses(index: Index, signers: Signers, now_s: int) -> AsyncIterator[list[CertKey]]:
-    """Yield the certificates the index calls good at present, in batches."""
+    """Yield the certificates that are good in the index at present, in batches."""
     found = _good(index, signers, now_s)
     while batch := await asyncio.to_thread(lambda: list(itertools.islice(found, BATCH))):
         yield [key for key in batch if key is not None]
 
 
 def _good(index: Index, signers: Signers, now_s: int) -> Iterator[CertKey | None]:
-    """Yield certificates, and None for what is none, so that a batch is a bounded amount of work."""
+    """Yield certificates, and None for other entries, so that a batch is a bounded amount of work."""
     signer_indexes = {
         (name, *issuer_hashes(signer.issuer, name)): signer_index
         for signer_index, signer in enumerate(signers)

@@ -1,4 +1,4 @@
-"""What came of rows: counted where they are signed, added up in the report of a pass."""
+"""The results for rows: counted where they are signed, added up in the report of a pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SkippedRow:
-    """A certificate that got no response, or not what its row says.
+    """A certificate without a response, or with one that differs from its row.
 
     `cause` is `foreign issuer`, `bad serial`, `cannot be signed`, `signer fails: …`, or what is unreadable.
     """
@@ -24,10 +24,10 @@ class SkippedRow:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a pass is."""
+    """The progress of a pass."""
 
     certificates: int
-    """Rows that are done with, skipped ones included."""
+    """Rows that are done, including skipped ones."""
     signed: int
     """Rows that have their responses."""
 
@@ -44,18 +44,18 @@ class Tally:
     responses: int = 0
     """Signatures made: one for each certificate and CertID hash."""
     foreign: Counter[str] = field(default_factory=Counter)
-    """Certificates of issuers no signer was given for, by key identifier."""
+    """Certificates of issuers without a signer, by key identifier."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Certificates of our issuers that could not be signed, by cause."""
     unreadable: int = 0
-    """Certificates signed as unknown, or revoked, because their rows cannot be read whole."""
+    """Certificates signed as unknown, or revoked, because their rows cannot be fully read."""
     failed: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """By index of a signer that cannot sign: how many certificates that left out, and why."""
+    """By index of a signer that cannot sign: how many certificates were left out, and why."""
     reasons_dropped: int = 0
-    """Revoked certificates whose stored reason does not exist; they were signed without a reason, as a
-    revocation must not stay unheard for a detail."""
+    """Revoked certificates whose stored reason is undefined; they were signed without a reason, as a
+    revocation must not be held back for a detail."""
     fresh: int = 0
-    """Certificates that were not wanted, because they have a response that is good for longer."""
+    """Certificates that were left out because their response is still fresh."""
     next_update: datetime | None = None
     """When the first of the responses expires."""
 
@@ -78,11 +78,11 @@ class Tally:
 
     @classmethod
     def of_failure(cls, signer_index: int, count: int, why: str) -> Tally:
-        """Return what a signer that cannot sign leaves of so many certificates."""
+        """Return the tally of certificates that a failing signer leaves out."""
         return cls(skipped=Counter({"signer fails": count}), failed={signer_index: (count, why)})
 
     @property
     def progress(self) -> Progress:
-        """How far that is."""
+        """Return the progress so far."""
         skipped = self.foreign.total() + self.skipped.total()
         return Progress(self.signed + self.fresh + skipped, self.signed)
