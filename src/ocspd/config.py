@@ -105,7 +105,7 @@ class SignerConfig:
     """Instead of `db_config`: CRLs, complete and delta, DER or PEM, each matched to its issuer by name and
     signature. A file is read again when it changes."""
     allow_expired: bool = False
-    """Whether CRLs past their nextUpdate are used; otherwise they are refused."""
+    """Whether CRLs past their nextUpdate are used; otherwise they are rejected."""
     publish: tuple[str, ...] = ()
     """URLs to copy the index to: s3://, gs://, az://, file:// (docs/distribution.md). One signer per URL."""
     processes: int = 0

@@ -97,7 +97,7 @@ _REASON_NUMBERS = frozenset(REASONS.values())
 
 
 def known_reason(reason: int) -> bool:
-    """Tell whether reason is a CRLReason (RFC 5280 §5.3.1: 0-6, 8-10)."""
+    """Return whether reason is a CRLReason (RFC 5280 §5.3.1: 0-6, 8-10)."""
     return reason in _REASON_NUMBERS
 
 
@@ -180,7 +180,7 @@ class StatusRow(NamedTuple):
 
 
 Row = tuple[int, int, int, float | None]
-"""What of a row the response says: serial, status, reason, revocation time in seconds since the epoch.
+"""The part of a row in a response: serial, status, reason, revocation time in seconds since the epoch.
 
 Cheap to pickle: rows travel to the processes that sign.
 """

@@ -5,8 +5,8 @@ fail-over: after any error the next one is tried, and the last error is the one 
 authenticated (`authsign`) when an authenticator is given: an HMAC over the exact bytes of the request.
 
 Errors are CFSSL's client codes: 7400 no connection or a status other than 200 (the body is the
-message), 7200 the answer is not the JSON it should be, 7300 the answer cannot be read, 7500 the server
-said no. A bad address is 5300.
+message), 7200 the reply is not the expected JSON, 7300 the reply cannot be read, 7500 the server
+rejected the request. A bad address is 5300.
 """
 
 from __future__ import annotations

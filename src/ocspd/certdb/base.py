@@ -4,7 +4,7 @@ Rules:
  1. A connection is made at the first operation, not before. Every failure is one CodedError whose
     message names the database (password hidden) and, where there is one, the remedy.
  2. "Unexpired" means expiry later than the clock handed to `open_certdb`.
- 3. Values are written exactly as CFSSL writes them, so that CFSSL goes on working on the database,
+ 3. Values are written exactly as CFSSL writes them, so that CFSSL keeps working on the database,
     and everything CFSSL ever wrote can be read (rows older than its migration 002 included).
 
 Open one with `async with await open_certdb(config, clock) as db`.
@@ -97,7 +97,7 @@ class CertDB(Protocol):
         ...
 
     async def get_pem(self, row: StatusRow) -> bytes:
-        """Return the certificate of a row found here, which names the issuer; empty when it is gone."""
+        """Return the certificate of a row found here, which names the issuer; empty if it was deleted."""
         ...
 
     async def revoke_certificate(

@@ -47,7 +47,7 @@ RETRY_S = 0.5
 """Pause after a failed attempt to connect again."""
 READ_TIMEOUT_S = 8.0
 """How long a page may take: with the 5 s a consumer waits between two it is 13 s until a silent server is
-noticed. A page that took longer is asked for again in smaller pieces."""
+noticed. A page that took longer is requested again in smaller pieces."""
 _LEAST_LIMIT = 50
 _TRIM_ROWS = 5_000
 _TRIM_PAUSE_S = 0.05

@@ -301,13 +301,13 @@ def _schema(connection: sqlite3.Connection) -> int:
 
 
 def _time_of(connection: sqlite3.Connection, id_: int) -> str:
-    """Return when an entry was made, as it is stored; empty when it is not there."""
+    """Return when an entry was made, as it is stored; empty if there is no such entry."""
     found = connection.execute("SELECT changed_at FROM main.ocspd_changes WHERE id = ?", (id_,)).fetchone()
     return rows.read_text(found[0]) if found else ""
 
 
 def _expiry_of(value: object) -> Any:
-    """Return when a certificate that is gone would have expired, None where nothing says so."""
+    """Return when a deleted certificate would have expired, None if unknown."""
     try:
         moment = rows.parse_time("expiry", value)
     except rows.RowError:

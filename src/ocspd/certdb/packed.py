@@ -46,10 +46,10 @@ class PackedSource(Protocol):
 
 
 def unpack(data: bytes) -> tuple[dict[str, list[Row]], list[StatusRow], list[str]]:
-    """Read the rows of a `PackedRows`, but those that `CertDB.stream_odd` has as well.
+    """Read the rows of a `PackedRows`, except those that `CertDB.stream_odd` also has.
 
     Returns the ordinary ones by key identifier; those with times far from now, or with a value that cannot be
-    read; and why others stand for no certificate: their serial numbers are longer than 64 bytes. ValueError
+    read; and why others were left out: their serial numbers are longer than 64 bytes. ValueError
     when data is not in its format.
     """
     packed, others = _copyrows.unpack(data)

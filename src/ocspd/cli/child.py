@@ -13,7 +13,7 @@ _DESCRIPTOR = re.compile(r"[0-9]{1,9}", re.ASCII)
 def run_child(module: str, function: str) -> int:
     """Run a coroutine function on the channel that the command line names; return the exit code.
 
-    The module is imported only then: whoever starts such a program by hand gets one line and 2.
+    The module is imported only then: starting such a program by hand gives one line and exit code 2.
     """
     control = _channel(sys.argv[1:])
     if control is None:

@@ -151,8 +151,8 @@ def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
         path = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-", ignore_cleanup_errors=True))
     except OSError as err:
         raise OCSPDError(
-            f"cannot create a temporary directory: {err.strerror or err} (TMPDIR says where; it needs the "
-            "room of the index)"
+            f"cannot create a temporary directory: {err.strerror or err}; "
+            "set TMPDIR to a file system with room for the index"
         ) from err
     return IndexDirectory(Path(path))
 

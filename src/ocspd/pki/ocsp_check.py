@@ -92,14 +92,14 @@ def _delegated_warnings(responder: Named) -> list[str]:
     warnings = []
     if extension_of(responder.certificate, x509.OCSPNoCheck) is None:
         warnings.append(
-            f"{responder.name}: lacks id-pkix-ocsp-nocheck, so clients may look for its own status: set "
+            f"{responder.name}: has no id-pkix-ocsp-nocheck, so clients may check its own status: set "
             '"ocsp_no_check" in the profile that issues it'
         )
     usage = extension_of(responder.certificate, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         warnings.append(
-            f"{responder.name}: its key usage lacks digitalSignature, so clients may refuse responses: add "
-            '"digital signature" to the usages of the profile that issues it'
+            f"{responder.name}: its key usage does not include digitalSignature, so clients may reject its "
+            'responses: add "digital signature" to the usages of the profile that issues it'
         )
     return warnings
 
@@ -108,9 +108,9 @@ def _direct_warnings(responder: Named) -> list[str]:
     usage = extension_of(responder.certificate, x509.KeyUsage)
     if usage is not None and not usage.digital_signature:
         text = (
-            f"{responder.name}: signs responses, but its key usage lacks digitalSignature, which BR "
-            "7.1.2.10.7 asks for: sign with a responder certificate instead (gencert -profile ocsp, with the "
-            'profile of print-defaults config), or issue the CA with the usage "digital signature"'
+            f"{responder.name}: signs responses, but its key usage does not include digitalSignature, which "
+            "BR 7.1.2.10.7 requires: sign with a responder certificate instead (gencert -profile ocsp, with "
+            'the profile of print-defaults config), or issue the CA with the usage "digital signature"'
         )
         # What gencert -initca makes, as CFSSL does: clients accept it, and the rule is for public CAs.
         own = responder.parts.issuer == responder.parts.subject

@@ -35,7 +35,7 @@ class Admin:
         self._registry.register(ResponderCollector(supervisor))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Reply to one request."""
         if request.method not in {"GET", "HEAD"}:
             return _reply(405, "only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
         match request.path:

@@ -57,7 +57,7 @@ class PulledIndex:
         poll_s: float = 1.0,
         start_s: float = START_S,
     ) -> None:
-        """Look at the store every `poll_s` seconds; a start with a cache waits `start_s` for it."""
+        """Check the store every `poll_s` seconds; a start with a cache waits `start_s` for it."""
         self.directory = directory
         self.stats = PullStats(remote.url)
         self._remote = remote

@@ -169,7 +169,7 @@ class SignerAdmin:
         self._registry.register(SignerCollector(refresher, generations))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Reply to one request."""
         if request.method not in {"GET", "HEAD"}:
             return _reply(405, "only GET and HEAD\n", allow="GET, HEAD")
         match request.path:

@@ -67,7 +67,7 @@ class Signed:
     tally: Tally = field(default_factory=Tally)
     responses: list[list[bytes] | str] = field(default_factory=list)
     """For each row of a chunk its responses in the order of the signer's CertID hashes, or why it has none.
-    Where responses stay with whoever signed (see `Segments`) the lists are empty."""
+    If responses stay with the process that signed them (see `Segments`), the lists are empty."""
     due_s: int = 0
     """When the responses are due for renewal, in seconds since the epoch."""
     left_out: list[tuple[int | str, str, str]] = field(default_factory=list)
