@@ -144,7 +144,7 @@ def test_C17_C45_C72_a_responder_certificate_without_nocheck_is_warned_of(
         signer.log_warnings()
     assert len(signer.warnings) == 2
     assert [record.getMessage() for record in caplog.records] == list(signer.warnings)
-    assert "CN=bare): lacks id-pkix-ocsp-nocheck" in signer.warnings[0]
+    assert "CN=bare): has no id-pkix-ocsp-nocheck" in signer.warnings[0]
     assert "digitalSignature" in signer.warnings[1]
     assert signer.spec().open(NOW).warnings == signer.warnings
 
