@@ -10,7 +10,7 @@ from ocspd._der cimport Span, hash_id_of
 from ocspd._index cimport Found, Index, Lookup, Template, key_hash64, serial_bytes, span_of
 
 cdef enum:
-    MAX_AHEAD_S = 60  # `pki.ocsp.change_time` may sign that far ahead
+    MAX_AHEAD_S = 60  # `pki.signing_policy.change_time` may sign that far ahead
 
 cdef int64_t FIRST_DATETIME = -62135596800  # year 1; a GeneralizedTime may have the year 0
 
