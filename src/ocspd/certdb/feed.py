@@ -85,6 +85,13 @@ class CursorLostError(OCSPDError):
     """The feed cannot say what changed since this cursor: take a new one and make a full pass."""
 
 
+class OtherDatabaseError(CursorLostError):
+    """The database is not the one the cursor is of: another one, a restored one, or a promoted standby.
+
+    Commits that were read may be missing there.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRowChange:
     """A certificate that changed: `row` is its present status, None when the row no longer exists.

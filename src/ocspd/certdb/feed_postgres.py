@@ -25,6 +25,7 @@ from ocspd.certdb.feed import (
     MAX_WINDOWS,
     Cursor,
     CursorLostError,
+    OtherDatabaseError,
     StatusRowChange,
     blindness,
     cursor_integer,
@@ -211,7 +212,7 @@ class PostgresFeed:
         if isinstance(followed, str) and is_abandoned(source, followed):
             raise RefusedError(f"{name} {ABANDONED}")
         if followed != source or any(lane.xmax > now.xmax for lane in seen):
-            raise CursorLostError(f"{name} is not the one this cursor was made on")
+            raise OtherDatabaseError(f"{name} is not the one this cursor was made on")
         trimmed, truncated = (0 if mark >= now.xmax else mark for mark in marks)  # see _TRIM
         if any(trimmed >= lane.xmin or not lane.sees(truncated) for lane in seen):
             raise CursorLostError(f"{name} no longer has the changes since this cursor")

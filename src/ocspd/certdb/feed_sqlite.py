@@ -21,6 +21,7 @@ from ocspd.certdb.feed import (
     MAX_WINDOWS,
     Cursor,
     CursorLostError,
+    OtherDatabaseError,
     StatusRowChange,
     blindness,
     cursor_integer,
@@ -121,9 +122,9 @@ class SQLiteFeed:
         def work(connection: sqlite3.Connection) -> tuple[list[Any], Cursor]:
             source, trimmed, newest = _position(connection)
             if cursor.get("source") != source or max(lane[0] for lane in lanes.values()) > newest:
-                raise CursorLostError(f"{name} is not the one this cursor was made on")
+                raise OtherDatabaseError(f"{name} is not the one this cursor was made on")
             if moment and last > trimmed and _time_of(connection, last) != moment:
-                raise CursorLostError(f"{name} has been restored since this cursor was made")
+                raise OtherDatabaseError(f"{name} has been restored since this cursor was made")
             if min(map(_oldest, lanes.values())) < trimmed:
                 raise CursorLostError(f"{name} no longer has the changes since this cursor")
             self._look_at_triggers(connection)
@@ -142,7 +143,7 @@ class SQLiteFeed:
         # only now is it known which file the connection has
         identity = self._reader.file_identity
         if cursor.get("file", identity) != identity:
-            raise CursorLostError(f"{name} has been replaced since this cursor was made")
+            raise OtherDatabaseError(f"{name} has been replaced since this cursor was made")
         return records, after | {"file": identity}
 
     async def wait(self, timeout_s: float) -> None:

@@ -27,7 +27,7 @@ from ocspd.tasks import time_limit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_NUMBER = re.compile(r"\[Errno (\d+)\]")
+_NUMBER = re.compile(r"\[Errno (\d+)\]", re.ASCII)
 
 STATEMENT_TIMEOUT_S = 15.0
 """Longest use of a connection for one operation, unless it is a stream or maintenance."""

@@ -100,6 +100,11 @@ class SignerCollector(Collector):
             "Certificates signed as unknown or revoked because their rows cannot be fully read.",
             value=stats.unreadable,
         )
+        yield GaugeMetricFamily(
+            "ocspd_signer_held_revocations",
+            "Certificates kept revoked although a database that took the place of another says otherwise.",
+            value=stats.held,
+        )
         yield self._latency()
         expiry = GaugeMetricFamily(
             "ocspd_signer_responder_not_after_timestamp_seconds",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STATE_NAME = "signer.json"
 """The file beside the manifest."""
 _SIGN_AGAIN = "sign_again"
+_OTHER_DATABASE = "other_database"
 _MAX_STATE_BYTES = 16 << 20
 """A snapshot names every transaction that was open: a few bytes for each."""
 
@@ -44,6 +45,8 @@ class DaemonState:
             with contextlib.suppress(ValueError):
                 self._state[_SIGN_AGAIN] = strict_json.natural(state[_SIGN_AGAIN], _SIGN_AGAIN)
         self._state |= {name: state[name] for name in ("database", "cursor") if name in state}
+        if state.get(_OTHER_DATABASE) is True:
+            self._state[_OTHER_DATABASE] = True
 
     def save(self) -> None:
         """Write the state. Raises OSError."""
@@ -59,9 +62,21 @@ class DaemonState:
         self._state |= {"database": database, "cursor": cursor}
         self.save()
 
-    def forget_cursor(self) -> None:
+    def note_database(self, database: str) -> None:
+        """Note which database is to be followed: another than before may lack commits that were signed."""
+        if self._state.get("database", database) != database:
+            self._state[_OTHER_DATABASE] = True
+
+    @property
+    def other_database(self) -> bool:
+        """Whether another database took the place of the one followed before, ever (decision 0015)."""
+        return _OTHER_DATABASE in self._state
+
+    def forget_cursor(self, *, other_database: bool = False) -> None:
         """Forget the position, so that following starts again; the caller calls `save`."""
         self._state.pop("cursor", None)
+        if other_database:
+            self._state[_OTHER_DATABASE] = True
 
     @property
     def sign_again_s(self) -> int:

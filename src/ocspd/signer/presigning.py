@@ -24,12 +24,15 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from ocspd._der import parse_response
 from ocspd.certdb.packed import PackedSource
 from ocspd.errors import SignerError
+from ocspd.model import CertStatus
 from ocspd.signer.resolving import AllRows, combined, find_together, id_of
 from ocspd.signer.response_table import PassTable, TableTurns
 from ocspd.signer.signers import Signers
@@ -52,7 +55,6 @@ from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-    from datetime import datetime
 
     from ocspd.certdb.base import OddRows
     from ocspd.certdb.packed import PackedRows
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from ocspd.signer.staleness import Staleness, StaleRows
     from ocspd.signer.tally import Progress
 
+HELD = "stays revoked after another database took the place of the one that said so"
 _AKI = attrgetter("aki")
 
 
@@ -80,6 +83,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     staleness: Staleness | None = None,
     turns: TableTurns | None = None,
     pools: Pools | None = None,
+    hold: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] | None = None,
     on_skip: Callable[[SkippedRow], None] | None = None,
     on_failed: Callable[[int, str], None] | None = None,
@@ -90,6 +94,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     expiring at its nextUpdate; `index` gets the responses for every CertID hash.
     `segments` gets them as files. Rows that need no new response according to `staleness` are fresh.
     `turns` has what a change wrote to the table while the pass runs, which the pass leaves alone.
+    While `hold` says so, rows of a database take no revocation back.
     `pools` makes signing processes; `processes` 0 means one for each usable CPU. In the `background` they
     yield to everything else.
     Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails. A signer
@@ -105,6 +110,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
         segments=segments,
         staleness=staleness,
         turns=turns or TableTurns(),
+        hold=hold,
         pools=pools or Pools(),
         on_progress=on_progress,
         on_skip=on_skip,
@@ -134,6 +140,7 @@ class _SigningPass:
     segments: SegmentSink | None
     staleness: Staleness | None
     turns: TableTurns
+    hold: Callable[[], bool]
     pools: Pools
     on_progress: Callable[[Progress], None] | None
     on_skip: Callable[[SkippedRow], None] | None
@@ -384,6 +391,10 @@ class _SigningPass:
         until_s = None if until is None else int(until.timestamp())
         stale = self._stale_rows(self.staleness)
         wanted, lowering = stale(signer_index, plain, int(now.timestamp()), until_s)
+        if lowering and decided and self.hold():
+            rows = self._hold(rows, lowering, signer_index, stale)
+            plain = reduced(rows)
+            wanted, lowering = stale(signer_index, plain, int(now.timestamp()), until_s)
         self.tally.fresh += len(rows) - len(wanted) - len(lowering)
         again = [(signer_index, plain[at][0]) for at in lowering]
         if lowering and (decided or not isinstance(self.db, AllRows)):
@@ -397,6 +408,23 @@ class _SigningPass:
         if again:
             await self._sign_again(row_signer, again)
         return rows, Chunk(signer_index, plain, ends(rows), replaced=replaced)
+
+    def _hold(
+        self, rows: list[StatusRow], lowering: Sequence[int], signer_index: int, stale: StaleRows
+    ) -> list[StatusRow]:
+        """Return the rows; those that would take a revocation back as the revocation that was signed."""
+        held = list(rows)
+        for at in lowering:
+            row = rows[at]
+            if (response := stale.revoked(signer_index, row.serial)) is not None:
+                said = parse_response(response.der)
+                moment = datetime.fromtimestamp(said.revoked_at or 0, UTC)
+                held[at] = row._replace(
+                    status=CertStatus.REVOKED, reason=said.reason or 0, revoked_at=moment, problem=""
+                )
+                self.tally.held += 1
+                self._skip(row.serial, row.aki, HELD)
+        return held
 
     def _stale_rows(self, staleness: Staleness) -> StaleRows:
         if self.stale_rows is None:

@@ -32,14 +32,14 @@ from collections import Counter, deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ocspd.certdb.feed import CursorLostError
+from ocspd.certdb.feed import CursorLostError, OtherDatabaseError
 from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.recovery import Recovery
 from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
 from ocspd.signer.daemon_state import DaemonState
-from ocspd.signer.presigning import run_pass, usable_cpus
+from ocspd.signer.presigning import HELD, run_pass, usable_cpus
 from ocspd.signer.resolving import AllRows
 from ocspd.signer.response_table import TableTurns, write_changes
 from ocspd.signer.signer_parts import SKIPPED_KEPT, SignerStats
@@ -144,6 +144,7 @@ class SignerDaemon:
         """Run until cancelled. Raises OCSPDError at once if there are no usable signers at the start."""
         self._generations.load()
         self._state.load()
+        self._state.note_database(self._db.name)
         if self._state.sign_again_s:
             self._state.save()
         signers = self._source.load()
@@ -258,7 +259,7 @@ class SignerDaemon:
                     trimming.cancel()
         except CursorLostError as err:
             logger.warning("%s; starting a full pass", err)
-            self._state.forget_cursor()
+            self._state.forget_cursor(other_database=isinstance(err, OtherDatabaseError))
             self._state.save()
         except (TypeError, ValueError, LookupError, AttributeError):
             self._state.forget_cursor()  # what a feed cannot make out is no position of its own
@@ -414,6 +415,7 @@ class SignerDaemon:
                 segments=_Slices(self._generations, self._settings.slice_responses),
                 staleness=self._staleness(signers, signed_after_s),
                 turns=self._turns,
+                hold=lambda: self._state.other_database,
                 pools=self._pools,
                 on_progress=self._on_progress,
                 on_skip=skipped.append,
@@ -433,6 +435,15 @@ class SignerDaemon:
         self.stats.responses += tally.responses
         self.stats.foreign = tally.foreign.total()
         self.stats.unreadable = tally.unreadable
+        if tally.held and tally.held != self.stats.held:
+            some = [f"{row.serial} of {row.aki}" for row in skipped if row.cause == HELD][:10]
+            logger.warning(
+                "%d certificates stay revoked although this database, which took the place of another, says "
+                "otherwise (%s): revoke them again, or change their rows if they are to be good",
+                tally.held,
+                ", ".join([*some, "..."][: tally.held]),
+            )
+        self.stats.held = tally.held
         self.stats.skipped = Counter(tally.skipped)
         self.stats.skipped_rows = skipped
         if signed_after_s and not failed and self._state.sign_again_s == signed_after_s:

@@ -111,6 +111,11 @@ class StaleRows:
         """Return the response of a signer under its CertID hash at that position."""
         return self._index.lookup(*self._staleness.keys[signer_index][certid_hash], serial)
 
+    def revoked(self, signer_index: int, serial: int) -> StoredResponse | None:
+        """Return a response of a signer with status revoked, under any of its CertID hashes."""
+        found = [self._index.lookup(*prefix, serial) for prefix in self._staleness.keys[signer_index]]
+        return next((each for each in found if each is not None and each.status == CertStatus.REVOKED), None)
+
 
 def _signed_as(status: int, reason: int, revoked_s: float | None) -> tuple[int, int, bytes | None]:
     """Return status, reason and revocation time as in a response."""

@@ -54,6 +54,8 @@ class Tally:
     reasons_dropped: int = 0
     """Revoked certificates whose stored reason is undefined; they were signed without a reason, as a
     revocation must not be held back for a detail."""
+    held: int = 0
+    """Certificates that stay revoked although their rows say otherwise (`run_pass`, `hold`)."""
     fresh: int = 0
     """Certificates that were left out because their response is still fresh."""
     next_update: datetime | None = None
@@ -71,6 +73,7 @@ class Tally:
             before, _ = self.failed.get(signer_index, (0, ""))
             self.failed[signer_index] = before + count, why
         self.reasons_dropped += other.reasons_dropped
+        self.held += other.held
         self.fresh += other.fresh
         moments = [moment for moment in (self.next_update, other.next_update) if moment is not None]
         self.next_update = min(moments, default=None)
