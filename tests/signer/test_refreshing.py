@@ -235,7 +235,7 @@ async def test_looking_now_does_not_wait_for_the_end_of_a_pause(
         task = asyncio.create_task(refresher.run())
         await until(lambda: not refresher.stats.health.up("keys"), "the bad key is seen")
         source.next = [ours]
-        refresher.look_now()
+        refresher.check_now()
         await until(lambda: refresher.stats.health.up("keys"), "the good one is taken")
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -289,7 +289,7 @@ async def test_a_replaced_responder_is_taken_over_without_restart(
         await asyncio.wait_for(refresher.ready.wait(), 20)
         source.next = [CHAIN.signer(clock=CLOCK, certid_hashes=("sha1", "sha256", "sha384"))]
         if asked:
-            refresher.look_now()
+            refresher.check_now()
         await until(lambda: answer_in(path, ours, 1, "sha384") is not None, "an answer of the new signer")
         await until(lambda: refresher.stats.passes == 2, "the pass is over")
         task.cancel()

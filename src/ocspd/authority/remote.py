@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ocspd.clock import Clock
 
 
-_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_MAX_REPLY_BYTES = 16 * 1024 * 1024
 _MAX_MESSAGE_CHARS = 4096
 _MAX_NESTED = 4
 _CONNECT_S = 30.0
@@ -225,7 +225,7 @@ async def _read_limited(response: aiohttp.ClientResponse) -> bytes:
     chunks = bytearray()
     async for chunk in response.content.iter_chunked(65536):
         chunks += chunk
-        if len(chunks) > _MAX_ANSWER_BYTES:
+        if len(chunks) > _MAX_REPLY_BYTES:
             raise CodedError(Code.CLIENT_IO, f"the reply of {response.url} is larger than 16 MiB")
     return bytes(chunks)
 

@@ -324,9 +324,9 @@ def _why(err: OSError) -> str:
 
     After several addresses it raises one error without a number, which lists those of all of them.
     """
-    number = err.errno
-    if number is None and (found := _NUMBER.search(str(err))):
-        number = int(found[1])
-    if number is None or number <= 0 or isinstance(err, socket.gaierror):
+    error_number = err.errno
+    if error_number is None and (found := _NUMBER.search(str(err))):
+        error_number = int(found[1])
+    if error_number is None or error_number <= 0 or isinstance(err, socket.gaierror):
         return (err.strerror or str(err)).lower()
-    return os.strerror(number).lower()
+    return os.strerror(error_number).lower()

@@ -53,10 +53,10 @@ def _with_database(work: Callable[[CertDB, Flags], Awaitable[None]]) -> Run:
 
 async def _up(db: CertDB, _flags: Flags) -> None:
     done = await migrate.up(db)
-    write_stdout("".join(_told(name) for name in done) or f"{db.name} is up to date\n")
+    write_stdout("".join(_shown(name) for name in done) or f"{db.name} is up to date\n")
 
 
-def _told(name: str) -> str:
+def _shown(name: str) -> str:
     return f"applied {name}\n" if name.endswith(".sql") else f"restored trigger {name}\n"
 
 
@@ -91,22 +91,24 @@ async def _revoke(flags: Flags, arguments: list[str]) -> None:
     if not serial:
         raise UsageError("need certificate serial number (provide with -serial, or give -cert)")
     async with await open_database(flags) as db:
-        told = await revoke(
+        notice = await revoke(
             db,
             serial_text=serial,
             aki=aki or None,
             reason=flags.string("reason"),
             force=flags.boolean("force"),
         )
-        if told:
-            logger.warning("%s (-force replaces date and reason)", told)
+        if notice:
+            logger.warning("%s (-force replaces date and reason)", notice)
 
 
 def _identity(pem: bytes) -> tuple[str, str]:
     certificate = load_certificate(pem)
-    number = certificate.serial_number
+    serial_number = certificate.serial_number
     # not in decimal: what was typed nowhere needs no hint that it may be meant as hex
-    return f"{number:#x}" if number >= 0 else serial_to_text(number), aki_hex(certificate)
+    return f"{serial_number:#x}" if serial_number >= 0 else serial_to_text(serial_number), aki_hex(
+        certificate
+    )
 
 
 _DB_ACTIONS = (

@@ -156,8 +156,8 @@ def fetch(url: str, *, body: bytes | None = None, content_type: str = "applicati
     request = urllib.request.Request(url, body, headers)  # noqa: S310
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as answer:
-            data: bytes = answer.read()
+        with opener.open(request, timeout=10) as reply:
+            data: bytes = reply.read()
     except urllib.error.HTTPError as err:
         with err:
             data = err.read()
@@ -183,6 +183,6 @@ def free_port(preferred: int) -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            number: int = probe.getsockname()[1]
-            return number
+            chosen: int = probe.getsockname()[1]
+            return chosen
     raise OCSPDError("cannot bind any port on 127.0.0.1; is the loopback interface up?")

@@ -28,17 +28,17 @@ class StatusReport:
     details: str
 
 
-class Asker(Protocol):
+class StatusClient(Protocol):
     """A client of the responder; `who` is for the table's header."""
 
     who: str
 
-    def ask(self, name: str) -> StatusReport:
+    def check(self, name: str) -> StatusReport:
         """Request the status of NAME.pem."""
         ...
 
 
-def asker(directory: Path, url: str) -> Asker:
+def status_client(directory: Path, url: str) -> StatusClient:
     """Return a client that uses openssl if it is installed."""
     program = shutil.which("openssl")
     return BuiltIn(directory, url) if program is None else OpenSSL(directory, url, program)
@@ -57,7 +57,7 @@ class OpenSSL:
     def __init__(self, directory: Path, url: str, program: str) -> None:
         self._directory, self._url, self._program = directory, url, program
 
-    def ask(self, name: str) -> StatusReport:
+    def check(self, name: str) -> StatusReport:
         """Request the status of NAME.pem; OCSPDError with openssl's message if there is no response."""
         done = subprocess.run(  # noqa: S603  (openssl and our own words)
             [self._program, *openssl_words(name, self._url)],
@@ -92,7 +92,7 @@ class BuiltIn:
     def __init__(self, directory: Path, url: str) -> None:
         self._directory, self._url = directory, url
 
-    def ask(self, name: str) -> StatusReport:
+    def check(self, name: str) -> StatusReport:
         """Request the status of NAME.pem; OCSPDError when the response is not acceptable."""
         from ocspd.pki.certs import load_certificate  # noqa: PLC0415  (only without openssl)
         from ocspd.pki.relying_party import (  # noqa: PLC0415
@@ -103,8 +103,8 @@ class BuiltIn:
 
         certificate = load_certificate((self._directory / f"{name}.pem").read_bytes())
         issuer = load_certificate((self._directory / ISSUER).read_bytes())
-        question = make_request(certificate, issuer)
-        der = fetch(self._url, body=question, content_type="application/ocsp-request")
+        request = make_request(certificate, issuer)
+        der = fetch(self._url, body=request, content_type="application/ocsp-request")
         try:
             found = check_response(der, certificate=certificate, issuer=issuer, now=datetime.now(UTC))
         except ErrorStatusError as err:

@@ -8,14 +8,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ocspd.cli.demo_processes import Processes, fetch
-from ocspd.cli.demo_questions import CHAIN, ISSUER, StatusReport, asker, openssl_words
+from ocspd.cli.demo_questions import CHAIN, ISSUER, StatusReport, openssl_words, status_client
 from ocspd.cli.io import write_stdout
 from ocspd.errors import OCSPDError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ocspd.cli.demo_questions import Asker
+    from ocspd.cli.demo_questions import StatusClient
 
 _API_PORT, _RESPONDER_PORT, _ADMIN_PORT = 8888, 8889, 9402
 _VISIBLE_S = 30.0
@@ -68,7 +68,7 @@ class Story:
         self.metrics = ""
         self.api = f"http://127.0.0.1:{self.api_port}/api/v1/cfssl"
         self.responder = f"http://127.0.0.1:{self.responder_port}"
-        self._asker: Asker = asker(directory, self.responder)
+        self._client: StatusClient = status_client(directory, self.responder)
 
     def tell(self) -> None:
         """Run all steps; OCSPDError at the first unexpected result."""
@@ -78,8 +78,8 @@ class Story:
         self._certificates()
         self._revoke("bob", "keyCompromise")
         self._presign()
-        self._serve_answers()
-        self._ask_all(_EXPECTED)
+        self._serve_responses()
+        self._check_all(_EXPECTED)
         self._revoke_live("carol")
 
     def _explain(self, text: str) -> None:
@@ -155,8 +155,8 @@ class Story:
         request = {"request": _subject("carol", hosts=["carol.example.org"]), "profile": "server"}
         self._write("carol.json", request)
         self._show(["curl", "-s", "-d", "@carol.json", f"{self.api}/newcert"], ["ocspd", "json", "carol"])
-        answer = fetch(f"{self.api}/newcert", body=json.dumps(request).encode())
-        self._processes.verb(["json", "carol"], answer)
+        reply = fetch(f"{self.api}/newcert", body=json.dumps(request).encode())
+        self._processes.verb(["json", "carol"], reply)
 
         self._explain("mallory's certificate bypasses the database: it is signed without -db-config.")
         self._write("mallory.json", _subject("mallory", hosts=["mallory.example.org"]))
@@ -187,7 +187,7 @@ class Story:
         self._explain("An OCSP response is signed for every certificate in the database, valid for 96 hours.")
         self._ocspd("ocsprefresh", *self._signing_flags())
 
-    def _serve_answers(self) -> None:
+    def _serve_responses(self) -> None:
         self._explain("The responder, in the background; with the signer's key it also follows the database.")
         words = ["ocspserve", "-port", str(self.responder_port), *self._signing_flags()]
         admin_port = self._processes.port(_ADMIN_PORT)  # a default port, so chosen as late as possible
@@ -196,25 +196,25 @@ class Story:
         self._show(["ocspd", *words], background=True)
         self._processes.server(words, f"{self.responder}/")
 
-    def _ask_all(self, expected: dict[str, str]) -> None:
+    def _check_all(self, expected: dict[str, str]) -> None:
         self._explain("The status of each certificate, requested like this:")
         self._show(["openssl", *openssl_words("alice", self.responder)])
-        if not self._asker.who.startswith("openssl"):
+        if not self._client.who.startswith("openssl"):
             say("    openssl is not installed here, so ocspd's built-in check is used instead")
-        answers = {name: self._asker.ask(name) for name in expected}
-        self._table(answers)
-        for name, answer in answers.items():
+        reports = {name: self._client.check(name) for name in expected}
+        self._table(reports)
+        for name, report in reports.items():
             definitive = expected[name] != "unauthorized"
-            if answer.status != expected[name] or answer.verified != definitive:
+            if report.status != expected[name] or report.verified != definitive:
                 raise OCSPDError(
-                    f"{name} should be {expected[name]}, but {self._asker.who}: {answer.status}, "
-                    f"signature {'' if answer.verified else 'not '}verified ({answer.details})"
+                    f"{name} should be {expected[name]}, but {self._client.who}: {report.status}, "
+                    f"signature {'' if report.verified else 'not '}verified ({report.details})"
                 )
 
-    def _table(self, answers: dict[str, StatusReport]) -> None:
-        rows = [("certificate", self._asker.who, "signature", "details")]
-        for name, answer in answers.items():
-            rows.append((name, answer.status, "verified" if answer.verified else "-", answer.details))
+    def _table(self, reports: dict[str, StatusReport]) -> None:
+        rows = [("certificate", self._client.who, "signature", "details")]
+        for name, report in reports.items():
+            rows.append((name, report.status, "verified" if report.verified else "-", report.details))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         say()
         for row in rows:
@@ -226,17 +226,17 @@ class Story:
         self._ocspd(*self.revocation(name, "superseded"))
         start = time.monotonic()
         while True:
-            answer = self._asker.ask(name)
+            report = self._client.check(name)
             taken = time.monotonic() - start
-            if answer.status == "revoked":
+            if report.status == "revoked":
                 break
             self._processes.check()
             if taken > _VISIBLE_S:
-                raise OCSPDError(f"{name} is still {answer.status} {taken:.0f} s after its revocation")
+                raise OCSPDError(f"{name} is still {report.status} {taken:.0f} s after its revocation")
             time.sleep(0.02)
-        if not answer.verified:
+        if not report.verified:
             raise OCSPDError(f"the signature of the response about {name} could not be verified")
-        say(f"    {self._asker.who}: revoked ({answer.details})")
+        say(f"    {self._client.who}: revoked ({report.details})")
         say(f"    visible {taken * 1000:.0f} ms after the command ended")
 
 

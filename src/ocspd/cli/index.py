@@ -83,7 +83,7 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
             _add_file(writer, Path(name), report)
         if flags.string("db-config"):
             await _add_table(writer, flags.string("db-config"), report)
-        _tell_bad(report)
+        _report_bad(report)
         writer.order_by_time()  # whatever the order of dumps
         if sources:  # last, as later answers replace earlier ones
             imported = await import_files(writer, sources, signers, flags, clock)
@@ -107,9 +107,9 @@ async def _build(flags: Flags, arguments: list[str]) -> int:
     return 0
 
 
-def _tell_bad(report: indexing.BuildReport) -> None:
-    for number, why in report.bad[:_BAD_SHOWN]:
-        logger.error("skipping response %d: %s", number, why)
+def _report_bad(report: indexing.BuildReport) -> None:
+    for position, why in report.bad[:_BAD_SHOWN]:
+        logger.error("skipping response %d: %s", position, why)
     if report.skipped > _BAD_SHOWN:
         logger.error("skipped %d responses in total", report.skipped)
 
@@ -123,7 +123,7 @@ def _write_report(
         "responses": {
             "taken": report.responses,
             "skipped": report.skipped,
-            "first_skipped": [{"answer": number, "cause": why} for number, why in report.bad],
+            "first_skipped": [{"answer": position, "cause": why} for position, why in report.bad],
         },
         **as_json(imported),
     }
@@ -184,9 +184,9 @@ async def _lookup(flags: Flags, arguments: list[str]) -> int:
     serial = parse_serial(arguments[1])
     index = directory.open()
     found = {
-        name: answer
+        name: response
         for issuer in _certificates(flags)
-        for name, answer in indexing.lookup(index, issuer, serial).items()
+        for name, response in indexing.lookup(index, issuer, serial).items()
     }
     if not found:
         write_stdout(
@@ -199,22 +199,22 @@ async def _lookup(flags: Flags, arguments: list[str]) -> int:
         write_atomic(flags.string("der"), next(iter(found.values())).der)
     result = {"serial": str(serial), "serial_hex": f"{serial:#x}"}
     whole = flags.boolean("base64")
-    shown = {name: _show(answer, whole=whole) for name, answer in found.items()}
+    shown = {name: _show(response, whole=whole) for name, response in found.items()}
     write_stdout(dumps_indented(result | shown) + "\n")
     return 0
 
 
-def _show(answer: StoredResponse, *, whole: bool) -> dict[str, Any]:
+def _show(response: StoredResponse, *, whole: bool) -> dict[str, Any]:
     shown = {
-        "status": CertStatus(answer.status).word,
-        "produced_at": indexing.iso(answer.produced_at),
-        "this_update": indexing.iso(answer.this_update),
-        "next_update": indexing.iso(answer.next_update),
-        "refresh_at": indexing.iso(answer.refresh_at),
-        "etag": answer.etag,
-        "bytes": len(answer.der),
+        "status": CertStatus(response.status).word,
+        "produced_at": indexing.iso(response.produced_at),
+        "this_update": indexing.iso(response.this_update),
+        "next_update": indexing.iso(response.next_update),
+        "refresh_at": indexing.iso(response.refresh_at),
+        "etag": response.etag,
+        "bytes": len(response.der),
     }
-    return shown | {"response": base64.b64encode(answer.der).decode()} if whole else shown
+    return shown | {"response": base64.b64encode(response.der).decode()} if whole else shown
 
 
 async def _merge(_flags: Flags, arguments: list[str]) -> int:

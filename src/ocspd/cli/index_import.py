@@ -74,14 +74,16 @@ def sources_of(flags: Flags, issuers: int) -> Sources:
                 "order, '' where there is none"
             )
     each = tuple(
-        IssuerFiles(index_txt=_at(files["index-txt"], number), serials=_at(files["serials"], number))
-        for number in range(issuers)
+        IssuerFiles(
+            index_txt=_at(files["index-txt"], issuer_index), serials=_at(files["serials"], issuer_index)
+        )
+        for issuer_index in range(issuers)
     )
     return Sources(crls=crls, issuers=each, allow_expired=flags.boolean("allow-expired"))
 
 
-def _at(names: tuple[str, ...], number: int) -> tuple[str, ...]:
-    return tuple(filter(None, names[number : number + 1]))
+def _at(names: tuple[str, ...], issuer_index: int) -> tuple[str, ...]:
+    return tuple(filter(None, names[issuer_index : issuer_index + 1]))
 
 
 @dataclass(slots=True)
@@ -133,11 +135,11 @@ async def import_files(
             on_progress=on_progress,
         )
     imported.read = status.report
-    tell(imported.read, imported.named, more="-list-skipped lists all of them")
+    report_import(imported.read, imported.named, more="-list-skipped lists all of them")
     return imported
 
 
-def tell(read: ImportReport, named: Sequence[tuple[str, str]], *, more: str = "") -> None:
+def report_import(read: ImportReport, named: Sequence[tuple[str, str]], *, more: str = "") -> None:
     """Log what was imported and skipped; `named` are the first skipped lines, `more` is how to list all."""
     for file in read.files:
         logger.info("%s: %s: %d imported, %d skipped", file.file, file.kind, file.taken, file.skipped.total())

@@ -73,21 +73,21 @@ def _ocspsign(flags: Flags, arguments: list[str]) -> int:
     hashes = certid_hashes(flags)
     if len(hashes) != 1:
         raise ConfigError("ocspsign signs a single response: give a single -certid-hash, such as sha1")
-    asked = read_input(flags.string("cert"))
+    data = read_input(flags.string("cert"))
     with naming(flags.string("cert")):
-        certificate = load_certificate(asked)
+        certificate = load_certificate(data)
     signer = open_signer(
         flags, clock, issuer=flags.string("ca"), responder=flags.string("responder"), key=key
     )
     signer.check_certificate(certificate)
-    answer = signer.sign(
+    response = signer.sign(
         serial=certificate.serial_number,
         status=status,
         reason=reason,
         revoked_at=revoked_at,
         certid_hash=hashes[0],
     )
-    print_json({"ocspResponse": base64.b64encode(answer).decode()})
+    print_json({"ocspResponse": base64.b64encode(response).decode()})
     return 0
 
 
@@ -132,7 +132,7 @@ async def _ocsprefresh(flags: Flags, arguments: list[str]) -> int:
             on_skip=_print_skipped if flags.boolean("list-skipped") else None,
         )
         await _trim(db)
-    _tell(report, signers, db.name)
+    _report(report, signers, db.name)
     return 0
 
 
@@ -156,7 +156,7 @@ def _print_skipped(row: SkippedRow) -> None:
     write_stdout(f"{row.serial}\t{row.aki}\t{row.cause}\n")
 
 
-def _tell(report: Tally, signers: list[OCSPSigner], database: str) -> None:
+def _report(report: Tally, signers: list[OCSPSigner], database: str) -> None:
     logger.info(
         "signed %d OCSP responses for %d certificates (%d revoked)%s",
         report.responses,

@@ -29,7 +29,7 @@ class PassProgress:
         self._total = total
         self._clock = clock
         self._start: datetime | None = clock.now()
-        self._told_s = 0.0
+        self._shown_s = 0.0
         self._bar: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
 
@@ -46,7 +46,7 @@ class PassProgress:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._start = None
-        self._told_s = 0.0
+        self._shown_s = 0.0
 
     def update(self, progress: Progress) -> None:
         """Update the figures."""
@@ -57,8 +57,8 @@ class PassProgress:
             return
         if sys.stderr is not None and sys.stderr.isatty():
             self._show(progress, progress.certificates / elapsed_s)
-        elif elapsed_s - self._told_s >= _EVERY_S:
-            self._told_s = elapsed_s
+        elif elapsed_s - self._shown_s >= _EVERY_S:
+            self._shown_s = elapsed_s
             rate = progress.certificates / elapsed_s
             left = ""
             if self._total is not None and rate > 0:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ocspd.certdb import open_certdb
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.cli.flags import boolean, string, strings
-from ocspd.cli.index_import import SHOWN, SOURCE_FLAGS, sources_of, tell
+from ocspd.cli.index_import import SHOWN, SOURCE_FLAGS, report_import, sources_of
 from ocspd.cli.io import read_file
 from ocspd.cli.issue_input import naming, read_certificate
 from ocspd.cli.loop import run_uvloop
@@ -107,14 +107,14 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
                 db_config = parse_db_config(config_data)
             db = database = await open_certdb(db_config, clock)
             await stack.enter_async_context(database)
-            total = await _first_look(database, wait=not flags.boolean("once"))
+            total = await _first_estimate(database, wait=not flags.boolean("once"))
         generations = Generations(directory, clock)
         stack.callback(generations.close)
         publisher = _publisher(config.publish, generations, clock)
         if publisher is not None:
             generations.published = publisher.offer
         progress = stack.enter_context(PassProgress("signing OCSP responses", clock, total))
-        refresher = SignerDaemon(
+        daemon = SignerDaemon(
             db=db,
             source=follow_files(config.issuer, clock),
             generations=generations,
@@ -128,34 +128,34 @@ async def _main(config: SignerConfig, flags: Flags) -> int:
             on_pass=progress.finish,
         )
         if publisher is not None:
-            refresher.stats.publishing = publisher.stats
+            daemon.stats.publishing = publisher.stats
             if not flags.boolean("once"):  # which publishes after its pass only
-                publisher.takes_over = refresher.ready
+                publisher.takes_over = daemon.ready
         if config.admin_port:
             # 70 ms that a pass without an admin listener does not need
             from ocspd.ops.server import HTTPServer  # noqa: PLC0415
             from ocspd.signer.admin import SignerAdmin  # noqa: PLC0415
 
-            server = HTTPServer(SignerAdmin(refresher, generations), drain_s=1, port_flag="-admin-port")
+            server = HTTPServer(SignerAdmin(daemon, generations), drain_s=1, port_flag="-admin-port")
             await server.start(config.admin_address, config.admin_port)
             stack.push_async_callback(server.stop)
             logger.info("admin listener on %s:%d", config.admin_address, server.port)
         once = flags.boolean("once")
         if flags.boolean("resign"):
-            refresher.sign_again()
+            daemon.sign_again()
         if publisher is not None and not once:
             await stack.enter_async_context(_working(publisher.run()))
             if (manifest := directory.manifest()) is not None:
                 publisher.offer(manifest)  # what the last run may not have got rid of
         code = await _run(
-            refresher, notifier, once=once, followed="the files" if config.from_files else "the database"
+            daemon, notifier, once=once, followed="the files" if config.from_files else "the database"
         )
         if publisher is not None and once and (manifest := directory.manifest()) is not None:
             await publisher.finish(manifest)
         return code
 
 
-async def _first_look(database: CertDB, *, wait: bool) -> int | None:
+async def _first_estimate(database: CertDB, *, wait: bool) -> int | None:
     """Estimate how many certificates there are; None if the database is down.
 
     What a person must do first (create tables, correct a password) is an error at once; for a database that
@@ -209,7 +209,7 @@ async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
         on_skip=on_skip,
     )
     await status.check()
-    tell(status.report, named)
+    report_import(status.report, named)
     return status
 
 
@@ -242,22 +242,22 @@ async def _working(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, followed: str) -> int:
+async def _run(daemon: SignerDaemon, notifier: Notifier, *, once: bool, followed: str) -> int:
     """Run until a signal (or, with -once, until the first pass is published)."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, _look_now, refresher)
-    loop.add_signal_handler(signal.SIGUSR1, refresher.sign_again)
-    work = asyncio.create_task(refresher.run())
-    ready = asyncio.create_task(refresher.ready.wait())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, _check_now, daemon)
+    loop.add_signal_handler(signal.SIGUSR1, daemon.sign_again)
+    work = asyncio.create_task(daemon.run())
+    ready = asyncio.create_task(daemon.ready.wait())
     stop = asyncio.create_task(stopped.wait())
     watchdog = asyncio.create_task(_watchdog(notifier))
     try:
         await asyncio.wait([work, ready, stop], return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not stop.done():
-            stats = refresher.stats
+            stats = daemon.stats
             logger.info(
                 "signed %d OCSP responses; %d certificates have responses%s",
                 stats.responses,
@@ -278,9 +278,9 @@ async def _run(refresher: SignerDaemon, notifier: Notifier, *, once: bool, follo
                 await task
 
 
-def _look_now(refresher: SignerDaemon) -> None:
+def _check_now(daemon: SignerDaemon) -> None:
     logger.info("SIGHUP: checking certificates and keys")
-    refresher.look_now()
+    daemon.check_now()
 
 
 async def _go_behind_requests() -> None:

@@ -84,8 +84,8 @@ async def _main(flags: Flags) -> None:
         server = HTTPServer(dispatcher, ssl_context=tls)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop.set)
         wanted = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, wanted.set)
         address = flags.string("address")
@@ -166,10 +166,10 @@ class _Service:
         )
 
     def _build(self, current: Backend | None) -> dict[str, Endpoint]:
-        asked = self._flags.string("responder") or self._flags.string("responder-key")
+        requested = self._flags.string("responder") or self._flags.string("responder-key")
         signer = _renew("signer", self._signer, None if current is None else current.signer)
         ocsp_signer = None
-        if asked:
+        if requested:
             ocsp_signer = _renew(
                 "ocsp signer", self._ocsp_signer, None if current is None else current.ocsp_signer
             )

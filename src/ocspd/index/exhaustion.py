@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 _MAX_CAUSES = 8
 
 
@@ -19,7 +19,7 @@ def is_exhaustion(error: BaseException) -> bool:
     for _ in range(_MAX_CAUSES):
         if found is None:
             return False
-        if isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno in _LACKS):
+        if isinstance(found, MemoryError) or (isinstance(found, OSError) and found.errno in _SHORTAGES):
             return True
         if isinstance(found, RuntimeError) and "can't start new thread" in str(found):
             return True

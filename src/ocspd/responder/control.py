@@ -81,8 +81,8 @@ class Channel:
 
     def fileno(self) -> int:
         """Return the descriptor of this end."""
-        number: int = self._writer.get_extra_info("socket").fileno()
-        return number
+        descriptor: int = self._writer.get_extra_info("socket").fileno()
+        return descriptor
 
     def close(self) -> None:
         """Close this end."""

@@ -37,13 +37,13 @@ _BROKEN = {
 class SignerCollector(Collector):
     """Collects one signer's metrics on each scrape; holds no state of its own."""
 
-    def __init__(self, refresher: SignerDaemon, generations: Generations) -> None:
-        self._refresher = refresher
+    def __init__(self, daemon: SignerDaemon, generations: Generations) -> None:
+        self._daemon = daemon
         self._generations = generations
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        stats = self._refresher.stats
+        stats = self._daemon.stats
         for name, part, what in (
             ("database", "database", "the database responds"),
             ("feed", "feed", "the database records every change"),
@@ -63,7 +63,7 @@ class SignerCollector(Collector):
         yield GaugeMetricFamily(
             "ocspd_signer_lag_seconds",
             "How long changes have been waiting for a response.",
-            value=stats.lag_s(self._refresher.now_s()),
+            value=stats.lag_s(self._daemon.now_s()),
         )
         yield CounterMetricFamily(
             "ocspd_signer_changes",
@@ -143,16 +143,16 @@ class SignerCollector(Collector):
         sent = CounterMetricFamily(
             "ocspd_signer_published_bytes", "Bytes of segments uploaded to the URL.", labels=labels
         )
-        for place in self._refresher.stats.publishing:
-            up.add_metric([place.url], int(place.up))
-            failures.add_metric([place.url], place.failures)
-            generation.add_metric([place.url], place.generation)
-            moment.add_metric([place.url], place.published_at)
-            sent.add_metric([place.url], place.sent_bytes)
+        for store in self._daemon.stats.publishing:
+            up.add_metric([store.url], int(store.up))
+            failures.add_metric([store.url], store.failures)
+            generation.add_metric([store.url], store.generation)
+            moment.add_metric([store.url], store.published_at)
+            sent.add_metric([store.url], store.sent_bytes)
         yield from (up, failures, generation, moment, sent)
 
     def _latency(self) -> Metric:
-        stats = self._refresher.stats
+        stats = self._daemon.stats
         total, buckets = 0, []
         for bound in LATENCY_BOUNDS_S:
             total += stats.publish_latency_s[bound]
@@ -168,10 +168,10 @@ class SignerCollector(Collector):
 class SignerAdmin:
     """The request handler for `ops.server.HTTPServer`."""
 
-    def __init__(self, refresher: SignerDaemon, generations: Generations) -> None:
-        self._refresher = refresher
+    def __init__(self, daemon: SignerDaemon, generations: Generations) -> None:
+        self._daemon = daemon
         self._registry = CollectorRegistry()
-        self._registry.register(SignerCollector(refresher, generations))
+        self._registry.register(SignerCollector(daemon, generations))
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Reply to one request."""
@@ -189,9 +189,9 @@ class SignerAdmin:
 
     def _readiness(self) -> web.Response:
         """Report the state of each part, one per line; 503 when a promise to clients cannot be kept."""
-        stats = self._refresher.stats
+        stats = self._daemon.stats
         broken: list[str] = []
-        if not self._refresher.ready.is_set():
+        if not self._daemon.ready.is_set():
             broken.append("the first pass is running")
         lines = []
         for part in PARTS:
@@ -202,7 +202,7 @@ class SignerAdmin:
         for issuer, why in stats.failing.items():
             lines.append(f"issuer {issuer}: {why}")
             broken.append(f"the signer of {issuer} cannot sign")
-        lag_s = stats.lag_s(self._refresher.now_s())
+        lag_s = stats.lag_s(self._daemon.now_s())
         lines.append(f"lag: {lag_s:.1f} s")
         if lag_s > LAG_S:
             broken.append(f"changes have been waiting for {lag_s:.0f} s")

@@ -5,7 +5,7 @@ the entry or its row. A certificate without any row is signed as unknown if it i
 is an expired one whose row has any status but good.
 
 Invariant 3: a signer that cannot sign leaves out the certificates of its issuer. They are kept and signed
-as soon as it can sign again (`Owed`).
+as soon as it can sign again (`Postponed`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ocspd.signer.signing_pool import Pool, Pools
     from ocspd.signer.staleness import StaleRows
 
-OWED = 200_000
+POSTPONED = 200_000
 """How many certificates of failing signers are kept; the rest are left to the next pass."""
 
 
@@ -150,7 +150,7 @@ async def sign_decided(
     return result
 
 
-class Owed:
+class Postponed:
     """Certificates whose change is not signed because their signer fails; an issuer by its CertID hashes."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Owed:
     def add(self, signers: Signers, keys: Iterable[CertKey]) -> None:
         """Keep certificates, but no more than OWED."""
         for signer_index, serial in keys:
-            if sum(map(len, self._serials.values())) >= OWED:
+            if sum(map(len, self._serials.values())) >= POSTPONED:
                 return
             self._serials.setdefault(_prefix(signers, signer_index), set()).add(serial)
 

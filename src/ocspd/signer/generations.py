@@ -113,13 +113,13 @@ class Generations:
                 raise
             manifest, wrong = None, str(err)
         if copy is not None and (manifest is None or manifest.generation < copy.generation):
-            place = self.directory.manifest_path
+            path = self.directory.manifest_path
             if manifest is not None:
                 wrong = (
-                    f"{place}: generation {copy.generation} was replaced by the older generation "
+                    f"{path}: generation {copy.generation} was replaced by the older generation "
                     f"{manifest.generation}"
                 )
-            wrong = wrong or f"{place}: is missing"
+            wrong = wrong or f"{path}: is missing"
             if manifest is None or all(map(self.directory.usable, copy.segments)):
                 manifest = copy
         if copy is not None:
@@ -194,7 +194,7 @@ class Generations:
 
     async def begin_pass(self) -> None:
         """Start a pass: what the feed reports from now on goes in front of the pass's responses."""
-        self._hurry()
+        self._hasten()
         async with self._merging, self._lock:
             self.settled = self.recent + self.passing + self.settled
             self.recent = self.passing = ()
@@ -208,7 +208,7 @@ class Generations:
 
     async def end_pass(self) -> None:
         """Complete the pass: what comes next goes in front of its responses."""
-        self._hurry()
+        self._hasten()
         async with self._merging, self._lock:
             replaced, self._lost_before_pass = self._lost_before_pass, frozenset()
             self.lost -= replaced
@@ -267,7 +267,7 @@ class Generations:
         before: tuple[SegmentRef, ...] = getattr(self, group)
         setattr(self, group, segments)
         if self._is_behind():
-            self._hurry()
+            self._hasten()
         last = self._last
         try:
             return await asyncio.to_thread(self._publish, changed_at)
@@ -280,7 +280,7 @@ class Generations:
         """Whether there are so many segments that merges must run at full speed (a lookup searches all)."""
         return len(self.segments) > 2 * MAX_SEGMENTS
 
-    def _hurry(self) -> None:
+    def _hasten(self) -> None:
         """Make the running merge, if any, write at full speed: something is waiting for it."""
         if self._joining is not None:
             self._joining.full_speed()
@@ -306,8 +306,8 @@ class Generations:
         keep_after = int(self._now_s()) if drop_expired else 0
         with writer:
             segments = self.directory.map(run)
-            for number, segment in enumerate(segments):
-                writer.add_segment(segment, Index(segments[:number]) if number else None, keep_after)
+            for position, segment in enumerate(segments):
+                writer.add_segment(segment, Index(segments[:position]) if position else None, keep_after)
             writer.finish()
             return self.directory.adopt(writer.path)
 

@@ -473,8 +473,8 @@ class _Reading:
 
 
 def _kind(heading: CRLInfo) -> str:
-    number = "" if heading.number is None else f" {heading.number}"
-    return f"delta CRL{number}" if heading.is_delta else f"CRL{number}"
+    suffix = "" if heading.number is None else f" {heading.number}"
+    return f"delta CRL{suffix}" if heading.is_delta else f"CRL{suffix}"
 
 
 def _refuse_garbage(file: FileReport, what: str) -> None:

@@ -52,31 +52,31 @@ class Row(NamedTuple):
 
 
 def lines(path: Path, on_bytes: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
-    """Yield number (from 1) and content of every line that is neither empty nor a comment.
+    """Yield the number (from 1) and content of every line that is neither empty nor a comment.
 
     `on_bytes` is called with the bytes read. ConfigError naming the file when it is unreadable or not text.
     """
     try:
         with path.open("rb") as file:
-            number, rest = 0, b""
+            line_number, rest = 0, b""
             while data := file.read(READ_BYTES):
                 on_bytes(len(data))
-                if number == 0 and not rest:
+                if line_number == 0 and not rest:
                     if data[:2] in UTF16_MARKS:
                         raise ConfigError(f"{path}: is in UTF-16: save it as ASCII or UTF-8")
                     data = data.removeprefix(UTF8_MARK)
                 if b"\0" in data:
-                    raise ConfigError(f"{path}: line {number + 1}: not a text file")
+                    raise ConfigError(f"{path}: line {line_number + 1}: not a text file")
                 block = (rest + data).split(b"\n")
                 rest = block.pop()
                 if len(rest) > READ_BYTES:
-                    raise ConfigError(f"{path}: line {number + 1}: longer than {READ_BYTES} bytes")
+                    raise ConfigError(f"{path}: line {line_number + 1}: longer than {READ_BYTES} bytes")
                 for line in block:
-                    number += 1
+                    line_number += 1
                     if line and line[0] != 0x23 and not line.isspace():
-                        yield number, line
+                        yield line_number, line
             if rest.strip() and not rest.startswith(b"#"):
-                yield number + 1, rest
+                yield line_number + 1, rest
     except OSError as err:
         raise ConfigError(f"{path}: cannot read: {err.strerror}") from err
 
@@ -89,10 +89,10 @@ def parse_row(line: bytes) -> Row:
     fields = line.split(b"\t") if b"\\" not in line else _TAB.split(line)
     if len(fields) != 6:
         raise LineError(f"{len(fields)} fields instead of 6")
-    status, expiry, revocation, number, _, _ = fields
-    if not _HEX.fullmatch(number):
+    status, expiry, revocation, serial_text, _, _ = fields
+    if not _HEX.fullmatch(serial_text):
         raise LineError("bad serial")
-    serial = int(number, 16)
+    serial = int(serial_text, 16)
     check_size(serial)
     if status not in {b"V", b"R", b"E"}:
         raise LineError("suspended" if status == b"S" else "unknown status", serial)

@@ -204,7 +204,7 @@ def verify(
 def lookup(index: Index, issuer: Certificate, serial: int) -> dict[str, StoredResponse]:
     """Return the responses about a serial of an issuer, by CertID hash."""
     found = {name: index.lookup(name, *issuer_hashes(issuer, name), serial) for name in HASHES}
-    return {name: answer for name, answer in found.items() if answer is not None}
+    return {name: response for name, response in found.items() if response is not None}
 
 
 def merge(directory: IndexDirectory, now_s: int) -> Manifest:

@@ -76,7 +76,7 @@ class Publisher:
         self.takes_over = asyncio.Event()
         """Set while this directory may replace a generation ahead of its own: not before its first pass."""
         self.takes_over.set()
-        self._places = [_Place(remote, directory, clock, large_bytes, self) for remote in remotes]
+        self._stores = [_StorePublisher(remote, directory, clock, large_bytes, self) for remote in remotes]
         self._loop = asyncio.get_running_loop()
         self._renumber = renumber
 
@@ -97,7 +97,7 @@ class Publisher:
     @property
     def stats(self) -> tuple[PublishStats, ...]:
         """The state of every store."""
-        return tuple(place.stats for place in self._places)
+        return tuple(store.stats for store in self._stores)
 
     def offer(self, manifest: Manifest) -> None:
         """Note a generation and return at once; may be called in any thread (`Generations.published`)."""
@@ -107,21 +107,21 @@ class Publisher:
     async def run(self) -> None:
         """Publish until cancelled."""
         async with Tasks() as tasks:
-            for place in self._places:
-                tasks.create_task(place.run())
+            for store in self._stores:
+                tasks.create_task(store.run())
 
     async def finish(self, manifest: Manifest) -> None:
         """Publish one generation everywhere, outside of `run`; OCSPDError names a store that fails."""
-        for place in self._places:
-            await place.finish(manifest)
+        for store in self._stores:
+            await store.finish(manifest)
 
     def _take(self, manifest: Manifest) -> None:
-        for place in self._places:
-            place.take(manifest)
+        for store in self._stores:
+            store.take(manifest)
 
 
 @dataclass(slots=True)
-class _Place:
+class _StorePublisher:
     remote: RemoteIndex
     directory: IndexDirectory
     clock: Clock
@@ -172,7 +172,7 @@ class _Place:
                 self._upload.cancel()
 
     async def finish(self, manifest: Manifest) -> None:
-        manifest = await self._after(await self._look(), manifest)
+        manifest = await self._after(await self._published(), manifest)
         await self.remote.publish(self.directory, manifest)
         self._succeeded(manifest)
         await self.remote.collect(manifest)
@@ -182,7 +182,7 @@ class _Place:
         manifest = self._newest
         assert manifest is not None
         if self._there is None:
-            there = await self._look()
+            there = await self._published()
             manifest = await self._after(there, manifest)
             self._there = there
         large = await self._lacking(manifest)
@@ -199,7 +199,7 @@ class _Place:
             self._succeeded(manifest)
         await self._collect(manifest)
 
-    async def _look(self) -> Manifest | None:
+    async def _published(self) -> Manifest | None:
         """Return what is published; None if there is nothing or it is damaged."""
         try:
             return await self.remote.published()

@@ -37,7 +37,7 @@ from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.recovery import Recovery
-from ocspd.signer.changes import Crew, Owed, Pace, certificates_of, decide, sign_decided
+from ocspd.signer.changes import Crew, Pace, Postponed, certificates_of, decide, sign_decided
 from ocspd.signer.daemon_state import DaemonState
 from ocspd.signer.presigning import HELD, run_pass, usable_cpus
 from ocspd.signer.resolving import AllRows
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 _FEED_WAIT_S = 5.0
 _TRIM_KEEP = timedelta(days=1)
-_OWED_S = 5.0
+_POSTPONED_S = 5.0
 _FOLLOW_S = 0.5
 """Longest pause before the feed is retried: changes are signed within a second of its return."""
 _CLOCK_STEP_S = 60.0
@@ -109,7 +109,7 @@ class SignerDaemon:
         self._local: RowSigner = LocalSigning(())
         self._pools = pools or Pools()
         self._crew = Crew(settings.processes or usable_cpus(), self._pools)
-        self._owed = Owed()
+        self._postponed = Postponed()
         self._turns = TableTurns()
         self._trimming = Recovery(
             meanwhile="entries that have been read stay in the change feed", level=logging.WARNING
@@ -118,16 +118,16 @@ class SignerDaemon:
         self._sweep_due = False
         self._blind = False  # the database does not record every change
         self._pass_wanted = asyncio.Event()
-        self._looking = asyncio.Event()
+        self._check_due = asyncio.Event()
         self._following = asyncio.Event()  # no pass before the feed has a cursor, or changes would be missed
 
     def now_s(self) -> float:
         """Return the time by the signer's clock, in seconds since the epoch."""
         return self._clock.now().timestamp()
 
-    def look_now(self) -> None:
+    def check_now(self) -> None:
         """Check certificates and keys at once, not only when the next check is due."""
-        self._looking.set()
+        self._check_due.set()
 
     def sign_again(self) -> None:
         """Sign all responses again as fast as a pass can: a responder key is no longer trusted.
@@ -156,7 +156,7 @@ class SignerDaemon:
                 tasks.create_task(self._forever("database", "pass", self._passes))
                 tasks.create_task(self._forever("index", "merge", self._merges))
                 tasks.create_task(self._forever("index", "guard", self._guard_manifest))
-                tasks.create_task(self._forever("keys", "signers", self._watch_signers, wake=self._looking))
+                tasks.create_task(self._forever("keys", "signers", self._watch_signers, wake=self._check_due))
         finally:
             self._crew.dismiss()
 
@@ -197,9 +197,9 @@ class SignerDaemon:
                     signer.subject,
                     signer.responder.not_valid_after_utc.date(),
                 )
-        self._look_at_expiry()
+        self._check_expiry()
 
-    def _look_at_expiry(self) -> None:
+    def _check_expiry(self) -> None:
         now = self._clock.now()
         for signer in self._signers:
             if now >= signer.responder.not_valid_after_utc:
@@ -224,9 +224,9 @@ class SignerDaemon:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with time_limit(self._settings.signers_interval_s):
-                    await self._looking.wait()
-            self._looking.clear()
-            self._look_at_expiry()
+                    await self._check_due.wait()
+            self._check_due.clear()
+            self._check_expiry()
             signers = await asyncio.to_thread(self._source.load)
             if signers is not None:
                 self._take(signers)
@@ -284,10 +284,10 @@ class SignerDaemon:
             if changes:
                 await self._sign_changes(certificates_of(changes, self._signers), self._signers)
                 pace.took(len(changes), loop.time() - begun)
-            if self._owed and (self._signers is not tried_with or loop.time() - tried > _OWED_S):
+            if self._postponed and (self._signers is not tried_with or loop.time() - tried > _POSTPONED_S):
                 tried, tried_with = loop.time(), self._signers
                 signers = self._signers
-                await self._sign_changes(dict.fromkeys(self._owed.take(signers), ()), signers)
+                await self._sign_changes(dict.fromkeys(self._postponed.take(signers), ()), signers)
             if after != cursor:
                 cursor = after
                 self._state.save_cursor(self._db.name, cursor)
@@ -338,7 +338,7 @@ class SignerDaemon:
         except OCSPDError:
             self._crew.dismiss()
             raise
-        self._owed.add(signers, [key for key in decided if key[0] in signed.failed])
+        self._postponed.add(signers, [key for key in decided if key[0] in signed.failed])
         for signer_index, why in signed.failed.items():
             self._fails(signers[signer_index], why)
         for signer_index in {signer_index for signer_index, _ in signed.done}:
