@@ -123,7 +123,7 @@ def _write_report(
         "responses": {
             "taken": report.responses,
             "skipped": report.skipped,
-            "first_skipped": [{"answer": position, "cause": why} for position, why in report.bad],
+            "first_skipped": [{"response": position, "cause": why} for position, why in report.bad],
         },
         **as_json(imported),
     }

@@ -145,7 +145,7 @@ def report_import(read: ImportReport, named: Sequence[tuple[str, str]], *, more:
         logger.info("%s: %s: %d imported, %d skipped", file.file, file.kind, file.taken, file.skipped.total())
     for where, cause in named:
         logger.warning("skipping %s: %s", where, cause)
-    for counts, what in ((_sum(read.files, "skipped"), "skipped"), (_sum(read.files, "notes"), "answered")):
+    for counts, what in ((_sum(read.files, "skipped"), "skipped"), (_sum(read.files, "notes"), "imported")):
         for cause, count in counts.most_common():
             logger.log(20 if cause == EXPIRED else 30, "%d %s: %s", count, what, cause)
     shown = sum(count for cause, count in _sum(read.files, "skipped").items() if cause != EXPIRED)

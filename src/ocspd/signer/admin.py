@@ -102,7 +102,7 @@ class SignerCollector(Collector):
         )
         yield GaugeMetricFamily(
             "ocspd_signer_held_revocations",
-            "Certificates kept revoked although a database that took the place of another says otherwise.",
+            "Certificates kept revoked although they are not revoked in a database that replaced another.",
             value=stats.held,
         )
         yield self._latency()

@@ -157,7 +157,7 @@ class Postponed:
         self._serials: dict[tuple[bytes, bytes], set[int]] = {}
 
     def add(self, signers: Signers, keys: Iterable[CertKey]) -> None:
-        """Keep certificates, but no more than OWED."""
+        """Keep certificates, but no more than POSTPONED."""
         for signer_index, serial in keys:
             if sum(map(len, self._serials.values())) >= POSTPONED:
                 return

@@ -63,13 +63,13 @@ class DaemonState:
         self.save()
 
     def note_database(self, database: str) -> None:
-        """Note which database is to be followed: another than before may lack commits that were signed."""
+        """Record which database is followed: a different one may not have commits that were signed."""
         if self._state.get("database", database) != database:
             self._state[_OTHER_DATABASE] = True
 
     @property
     def other_database(self) -> bool:
-        """Whether another database took the place of the one followed before, ever (decision 0015)."""
+        """Whether the followed database was ever replaced by another one (decision 0015)."""
         return _OTHER_DATABASE in self._state
 
     def forget_cursor(self, *, other_database: bool = False) -> None:

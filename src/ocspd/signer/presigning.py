@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from ocspd.signer.staleness import Staleness, StaleRows
     from ocspd.signer.tally import Progress
 
-HELD = "stays revoked after another database took the place of the one that said so"
+HELD = "stays revoked, as it was in the database that this one replaced"
 _AKI = attrgetter("aki")
 
 
@@ -94,7 +94,7 @@ async def run_pass(  # noqa: PLR0913  (each is one decision of the caller)
     expiring at its nextUpdate; `index` gets the responses for every CertID hash.
     `segments` gets them as files. Rows that need no new response according to `staleness` are fresh.
     `turns` has what a change wrote to the table while the pass runs, which the pass leaves alone.
-    While `hold` says so, rows of a database take no revocation back.
+    While `hold` returns true, no row takes a revocation back.
     `pools` makes signing processes; `processes` 0 means one for each usable CPU. In the `background` they
     yield to everything else.
     Raises ConfigError when two signers share an issuer, CodedError 11000 when the database fails. A signer

@@ -438,8 +438,8 @@ class SignerDaemon:
         if tally.held and tally.held != self.stats.held:
             some = [f"{row.serial} of {row.aki}" for row in skipped if row.cause == HELD][:10]
             logger.warning(
-                "%d certificates stay revoked although this database, which took the place of another, says "
-                "otherwise (%s): revoke them again, or change their rows if they are to be good",
+                "%d certificates stay revoked although they are not revoked in this database, which replaced "
+                "another one (%s): revoke them again, or change their rows if they are to be good",
                 tally.held,
                 ", ".join([*some, "..."][: tally.held]),
             )

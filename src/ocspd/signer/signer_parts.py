@@ -87,7 +87,7 @@ class SignerStats:
     unreadable: int = 0
     """Rows of the last pass that were signed as unknown, or revoked, because they cannot be fully read."""
     held: int = 0
-    """Certificates the last pass kept revoked although their rows say otherwise."""
+    """Certificates the last pass kept revoked although their rows are not."""
     skipped_rows: deque[SkippedRow] = field(default_factory=lambda: deque(maxlen=SKIPPED_KEPT))
     publish_latency_s: Counter[float] = field(default_factory=Counter)
     """Histogram of commit-to-published, by upper bound; the sum in `publish_latency_sum_s`."""

@@ -55,7 +55,7 @@ class Tally:
     """Revoked certificates whose stored reason is undefined; they were signed without a reason, as a
     revocation must not be held back for a detail."""
     held: int = 0
-    """Certificates that stay revoked although their rows say otherwise (`run_pass`, `hold`)."""
+    """Certificates that stay revoked although their rows are not (`run_pass`, `hold`)."""
     fresh: int = 0
     """Certificates that were left out because their response is still fresh."""
     next_update: datetime | None = None
