@@ -1,11 +1,18 @@
 """How long a revocation takes from its commit until every worker serves it, under full request load.
 
-    python -m bench.revocation [--certificates 1000000] [--revocations 1000] [--driver postgres|sqlite3]
+    python -m bench.revocation [--certificates 1000000] [--revocations 1000] [--rate 40] [--backlog 1000000]
 
 One database with that many certificates, `ocspd refresh` following it, `ocspd ocspserve` with two workers
 on the index, and wrk sending requests as fast as it can throughout. Revocations are committed one by one at
 a steady rate, by plain SQL as by any writer; probes on connections to both workers ask about each
 until all of them get revoked. The same is done for new certificates, until all of them get good.
+
+With --backlog that many entries are put into the change feed (the outbox table, `ocspd_changes`) before the
+first revocation: the signer works them off meanwhile, and only revocations are measured. `lag_s` is for how
+long it had been behind at the end: 0 means that the backlog was gone before, so take a larger one.
+
+Everything runs under the oracle of the fault tests, which looks at every generation and knows every tenth
+revocation: a "good" too late, or an older response after a newer one, is printed and ends with 1.
 """
 
 from __future__ import annotations
@@ -29,17 +36,23 @@ import asyncpg
 from bench.data import RequestSource, make_signer, serial_of, write_requests
 from bench.servers import find, free_port, ocspd_command, ocspd_program, running
 from cryptography.hazmat.primitives import serialization
+from tests.faults.oracle import GOOD, REVOKED, Oracle
 from tests.postgres import create_database, running_server
 
 from ocspd._der import parse_response
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
+from ocspd.index.directory import IndexDirectory
 
 if TYPE_CHECKING:
     from ocspd.pki.ocsp import OCSPSigner
 
 PROBES = 8  # connections that ask; SO_REUSEPORT spreads them over the workers
 PAUSE_S = 0.005
+NOTED = 10
+"""Of so many revocations the oracle hears of one: it looks each up in every generation."""
+BOUND_S = 30.0
+"""How late a revocation may be before the oracle objects; the percentiles say how late it was."""
 
 
 class Probe:
@@ -115,9 +128,20 @@ async def fill(url: str, aki: str, count: int) -> None:
 
 
 async def measure(  # noqa: PLR0913, PLR0917  (what runs and what is varied)
-    url: str, port: int, signer: OCSPSigner, count: int, changes: int, rate: float
+    url: str,
+    port: int,
+    signer: OCSPSigner,
+    count: int,
+    changes: int,
+    rate: float,
+    oracle: Oracle,
+    *,
+    issuing: bool,
 ) -> dict[str, list[float]]:
-    """Revoke `changes` certificates and issue as many, at `rate` a second together; return the latencies."""
+    """Revoke `changes` certificates and issue as many, at `rate` a second together; return the latencies.
+
+    Every tenth revocation is noted for the oracle; without `issuing` there are revocations only.
+    """
     probes = [Probe(port) for _ in range(PROBES)]
     for probe in probes:
         await probe.open()
@@ -134,12 +158,17 @@ async def measure(  # noqa: PLR0913, PLR0917  (what runs and what is varied)
     for change in range(changes):
         await asyncio.sleep(max(0.0, begun + 2 * change / rate - time.time()))
         serial = str(serial_of(change * step)).encode()
-        await connection.execute(
-            "UPDATE certificates SET status = 'revoked', revoked_at = now(), reason = 1"
-            " WHERE serial_number = $1",
-            serial,
-        )
+        with ExitStack() as noting:
+            if change % NOTED == 0:
+                noting.enter_context(oracle.committing(0, serial_of(change * step), [REVOKED]))
+            await connection.execute(
+                "UPDATE certificates SET status = 'revoked', revoked_at = now(), reason = 1"
+                " WHERE serial_number = $1",
+                serial,
+            )
         tasks.append(asyncio.create_task(watch("revoked", change * step, 1, time.time())))
+        if not issuing:
+            continue
         await asyncio.sleep(max(0.0, begun + (2 * change + 1) / rate - time.time()))
         await connection.execute(
             "INSERT INTO certificates (serial_number, authority_key_identifier, ca_label, status, reason,"
@@ -150,7 +179,28 @@ async def measure(  # noqa: PLR0913, PLR0917  (what runs and what is varied)
         )
         tasks.append(asyncio.create_task(watch("issued", count + change, 0, time.time())))
     await asyncio.gather(*tasks)
-    return latencies
+    return {kind: values for kind, values in latencies.items() if values}
+
+
+async def pile_up(url: str, entries: int) -> None:
+    """Put that many entries into the change feed, in one transaction, about certificates there are."""
+    connection = await asyncpg.connect(url)
+    count = await connection.fetchval("SELECT count(*) FROM certificates")
+    async with connection.transaction():
+        for start in range(0, entries, count):
+            await connection.execute(
+                "INSERT INTO ocspd_changes (serial_number, authority_key_identifier) "
+                "SELECT serial_number, authority_key_identifier FROM certificates LIMIT $1",
+                min(count, entries - start),
+            )
+    await connection.close()
+
+
+def lag_s(admin: int) -> float:
+    """Return for how long the signer has been behind, in seconds."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=60) as reply:
+        lines = reply.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("ocspd_signer_lag_seconds "))
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -164,15 +214,21 @@ def summary(values: list[float]) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--certificates", type=int, default=1_000_000)
     parser.add_argument("--revocations", type=int, default=1_000)
     parser.add_argument("--rate", type=float, default=40.0, help="changes a second")
-    parser.add_argument("--no-load", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--backlog", type=int, default=0, help="entries waiting in the change feed")
+    parser.add_argument("--no-load", action="store_true", help="measure without wrk")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
     wrk = find("wrk")
     if wrk is None and not options.no_load:
         raise SystemExit("wrk is not installed (Debian package wrk); --no-load measures without load")
@@ -229,19 +285,43 @@ def main() -> None:
             stack.callback(load.wait)
             stack.callback(load.terminate)
             time.sleep(2)
+        oracle = Oracle([signer.issuer], BOUND_S)
+        for change in range(0, options.revocations, NOTED):
+            oracle.committed(0, serial_of(change * (options.certificates // options.revocations)), [GOOD])
+        stack.enter_context(oracle.watching(IndexDirectory(directory / "index"), every_s=0.05))
+        if options.backlog:
+            begun = time.monotonic()
+            asyncio.run(pile_up(url, options.backlog))
+            print(f"{options.backlog} entries wait, after {time.monotonic() - begun:.1f} s", file=sys.stderr)
         latencies = asyncio.run(
-            measure(url, port, signer, options.certificates, options.revocations, options.rate)
+            measure(
+                url,
+                port,
+                signer,
+                options.certificates,
+                options.revocations,
+                options.rate,
+                oracle,
+                issuing=not options.backlog,
+            )
         )
+        behind = lag_s(admin)
+        problems = oracle.violations()
         result = {
             "certificates": options.certificates,
             "load": not options.no_load,
             "rate_per_s": options.rate,
+            "backlog": options.backlog,
+            "lag_s": round(behind, 1),
+            "oracle": problems or "held",
             "first_pass_s": round(full_pass_s, 1),
             **{kind: summary(values) for kind, values in latencies.items()},
         }
         print(json.dumps(result, indent=1))
         if not options.no_load:
             load.terminate()
+    if problems:
+        raise SystemExit(1)
 
 
 async def migrated(url: str) -> None:
