@@ -363,6 +363,38 @@ async def test_D12_rows_a_subscription_applies_are_followed(postgres_server: str
             await execute(here, "DROP SUBSCRIPTION s")
 
 
+async def test_D3_transactions_that_stay_open_and_commit_out_of_order_hold_up_nobody(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    config = DBConfig("postgres", postgres_url)
+    rows = Rows(config)
+    oracle = Oracle([CHAINS[0].ca], 10.0)
+    async with await open_certdb(config, SystemClock()) as db:
+        await migrate.up(db)
+        for serial in range(1, 7):
+            await rows.insert(str(serial), AKI)
+            oracle.committed(0, serial, ["good"])
+        async with signing(db, tmp_path / "index", SIGNERS[0], oracle=oracle) as signer:
+            sessions = [await asyncpg.connect(postgres_url) for _ in range(3)]
+            for serial, session in enumerate(sessions, 1):
+                await session.execute("BEGIN")
+                await session.execute(
+                    f"UPDATE certificates SET status = 'revoked', reason = 1 WHERE serial_number = '{serial}'"
+                )
+            for serial in (4, 5):  # others pass, and a pass is made meanwhile
+                with oracle.committing(0, serial, ["revoked"]):
+                    await rows.says(str(serial), AKI, "revoked")
+                await signer.until(lambda: not oracle.unanswered(), "who comes later")
+                await signer.another_pass()
+            for serial in (3, 1, 2):
+                with oracle.committing(0, serial, ["revoked"]):
+                    await sessions[serial - 1].execute("COMMIT")
+                await signer.until(lambda: not oracle.unanswered(), "who was open for long")
+            for session in sessions:
+                await session.close()
+            assert signer.status(6) == GOOD
+
+
 LOST = {
     "triggers dropped": ["DROP TRIGGER ocspd_update{on}"],
     "all triggers dropped": [f"DROP TRIGGER ocspd_{name}{{on}}" for name in ("insert", "update", "delete")],
