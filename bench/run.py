@@ -326,7 +326,8 @@ class Bench:
         if server.name == OPENSSL:
             load.one_by_one(server, scenario, file, cpus=cpus, seconds=WARM_S)
             return load.one_by_one(server, scenario, file, cpus=cpus, seconds=self.settings.seconds)
-        load.saturate(server, scenario, file, wrk=wrk, cpus=cpus, seconds=WARM_S, **options)
+        warm_s = WARM_S * max(1, options.get("connections", 0) // 1_000)  # connecting takes its time, too
+        load.saturate(server, scenario, file, wrk=wrk, cpus=cpus, seconds=warm_s, **options)
         return load.saturate(
             server, scenario, file, wrk=wrk, cpus=cpus, seconds=self.settings.seconds, **options
         )
