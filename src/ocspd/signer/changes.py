@@ -64,9 +64,13 @@ async def decide(
     signers: Signers,
     certificates: Iterable[CertKey],
     now: datetime,
-    open_index: Callable[[], Index],
+    open_index: Callable[[], Index] | None,
 ) -> dict[CertKey, Decided]:
-    """Return what to sign for certificates; nothing for those whose responses are already right."""
+    """Return what to sign for certificates; nothing for those whose responses are already right.
+
+    Without an index no response counts as right: while a pass is running, which may have read rows that
+    are deleted meanwhile, and publishes its responses later.
+    """
     keys = list(certificates)
     found, _ = await find_together(db, signers, sorted({serial for _, serial in keys}))
     decided: dict[CertKey, Decided] = {}
@@ -79,9 +83,11 @@ async def decide(
         elif row is not None or any(each.status != CertStatus.GOOD for each in rows) or not rows:
             idle[key] = row
     if idle:
-        index = await asyncio.to_thread(open_index)
+        index = None if open_index is None else await asyncio.to_thread(open_index)
         for key, row in idle.items():
-            published = _published(index, signers, key, int(now.timestamp()))
+            published: set[int] = set(CertStatus)
+            if index is not None:
+                published = _published(index, signers, key, int(now.timestamp()))
             if row is None and CertStatus.GOOD in published:
                 decided[key] = Decided(gone(key[1], signers[key[0]].aki), ())
             elif row is not None and published - {CertStatus.REVOKED}:

@@ -18,6 +18,7 @@ STATE_NAME = "signer.json"
 """The file beside the manifest."""
 _SIGN_AGAIN = "sign_again"
 _OTHER_DATABASE = "other_database"
+_SWEEP = "sweep"
 _MAX_STATE_BYTES = 16 << 20
 """A snapshot names every transaction that was open: a few bytes for each."""
 
@@ -41,9 +42,10 @@ class DaemonState:
             return
         if not isinstance(state, dict):
             return
-        if _SIGN_AGAIN in state and _SIGN_AGAIN not in self._state:
-            with contextlib.suppress(ValueError):
-                self._state[_SIGN_AGAIN] = strict_json.natural(state[_SIGN_AGAIN], _SIGN_AGAIN)
+        for name in (_SIGN_AGAIN, _SWEEP):
+            if name in state and name not in self._state:
+                with contextlib.suppress(ValueError):
+                    self._state[name] = strict_json.natural(state[name], name)
         self._state |= {name: state[name] for name in ("database", "cursor") if name in state}
         if state.get(_OTHER_DATABASE) is True:
             self._state[_OTHER_DATABASE] = True
@@ -77,6 +79,18 @@ class DaemonState:
         self._state.pop("cursor", None)
         if other_database:
             self._state[_OTHER_DATABASE] = True
+
+    @property
+    def sweep_due(self) -> int:
+        """How many interruptions of the feed no sweep has followed yet; the caller calls `save`."""
+        count: int = self._state.get(_SWEEP, 0)
+        return count
+
+    @sweep_due.setter
+    def sweep_due(self, count: int) -> None:
+        self._state[_SWEEP] = count
+        if not count:
+            del self._state[_SWEEP]
 
     @property
     def sign_again_s(self) -> int:

@@ -115,7 +115,8 @@ class SignerDaemon:
             meanwhile="entries that have been read stay in the change feed", level=logging.WARNING
         )
         self._state = DaemonState(generations.directory)
-        self._sweep_due = False
+        self._signing_changes = asyncio.Lock()
+        self._passing = False  # whether responses for rows read a while ago may still be published
         self._blind = False  # the database does not record every change
         self._pass_wanted = asyncio.Event()
         self._check_due = asyncio.Event()
@@ -247,10 +248,11 @@ class SignerDaemon:
             if cursor is None:
                 cursor = await feed.current_cursor()
                 self._note_blindness(feed)
-                self._sweep_due = bool(self._generations.segments)
-                self._state.save_cursor(self._db.name, cursor)
+                if self._generations.segments:
+                    self._state.sweep_due += 1
                 if self._following.is_set():
-                    self._pass_wanted.set()
+                    self._pass_wanted.set()  # before the cursor is saved, as saving may fail
+                self._state.save_cursor(self._db.name, cursor)
             async with Tasks() as tasks:
                 trimming = tasks.create_task(self._trim(feed))
                 try:
@@ -321,13 +323,20 @@ class SignerDaemon:
     async def _sign_changes(self, certificates: Mapping[CertKey, Sequence[float]], signers: Signers) -> None:
         """Sign changed certificates by all of their present rows, and publish before anything else.
 
-        `certificates` has the times of the changes of each.
+        `certificates` has the times of the changes of each. One call at a time, and slices of a pass wait
+        for it: what is read from the database later is published later.
         """
-        if not certificates or not isinstance(self._db, AllRows):
-            return
+        if certificates and isinstance(self._db, AllRows):
+            async with self._signing_changes:
+                await self._sign_present(self._db, certificates, signers)
+
+    async def _sign_present(
+        self, db: AllRows, certificates: Mapping[CertKey, Sequence[float]], signers: Signers
+    ) -> None:
         self._turns.will_sign(certificates)
         now = self._clock.now()
-        decided = await decide(self._db, signers, certificates, now, self._generations.open)
+        open_index = None if self._passing else self._generations.open
+        decided = await decide(db, signers, certificates, now, open_index)
         if not decided:
             return
         local = self._local if signers is self._signers else LocalSigning(signers.every)
@@ -399,36 +408,37 @@ class SignerDaemon:
     async def _pass(self) -> None:
         signers = self._signers
         signed_after_s = self._state.sign_again_s
-        sweep, self._sweep_due = self._sweep_due or self._blind, False
+        sweep = self._state.sweep_due
         self._turns.begin_pass(table=self._settings.table)
-        try:
-            await self._generations.begin_pass()
-            skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
-            failed: dict[int, str] = {}
-            tally = await run_pass(
-                self._db,
-                signers,
-                clock=self._clock,
-                processes=self._settings.processes,
-                background=True,
-                table=self._settings.table,
-                segments=_Slices(self._generations, self._settings.slice_responses),
-                staleness=self._staleness(signers, signed_after_s),
-                turns=self._turns,
-                hold=lambda: self._state.other_database,
-                pools=self._pools,
-                on_progress=self._on_progress,
-                on_skip=skipped.append,
-                on_failed=failed.__setitem__,
-            )
-            await self._generations.end_pass()
-            if not self._generations.segments:  # an empty index is an index: responders start with it
-                await self._generations.publish()
-            if sweep:
-                await self._sweep(signers)
-        except BaseException:
-            self._sweep_due = self._sweep_due or sweep
-            raise
+        self._passing = True
+        await self._generations.begin_pass()
+        skipped: deque[SkippedRow] = deque(maxlen=SKIPPED_KEPT)
+        failed: dict[int, str] = {}
+        tally = await run_pass(
+            self._db,
+            signers,
+            clock=self._clock,
+            processes=self._settings.processes,
+            background=True,
+            table=self._settings.table,
+            segments=_Slices(self._generations, self._settings.slice_responses, self._signing_changes),
+            staleness=self._staleness(signers, signed_after_s),
+            turns=self._turns,
+            hold=lambda: self._state.other_database,
+            pools=self._pools,
+            on_progress=self._on_progress,
+            on_skip=skipped.append,
+            on_failed=failed.__setitem__,
+        )
+        await self._generations.end_pass()
+        self._passing = False
+        if not self._generations.segments:  # an empty index is an index: responders start with it
+            await self._generations.publish()
+        if sweep or self._blind:
+            await self._sweep(signers)
+        if sweep and self._state.sweep_due == sweep:  # the feed was not interrupted again meanwhile
+            self._state.sweep_due = 0
+            self._state.save()
         for signer_index, why in failed.items():
             self._fails(signers[signer_index], why)
         self.stats.pass_certificates = tally.certificates
@@ -512,12 +522,15 @@ def _add_all(writer: SegmentWriter, responses: Sequence[tuple[bytes, int]]) -> N
 class _Slices:
     """Publishes the segments of a running pass (`presigning.SegmentSink`)."""
 
-    def __init__(self, generations: Generations, limit: int) -> None:
+    def __init__(self, generations: Generations, limit: int, signing_changes: asyncio.Lock) -> None:
         self.prefix = generations.directory.prefix
         self.machine = generations.directory.machine
         self.limit = limit
         self._generations = generations
+        self._signing_changes = signing_changes
 
     async def publish(self, paths: list[str]) -> None:
-        """Publish one slice."""
+        """Publish one slice, after changes whose rows may have been read before its own."""
+        async with self._signing_changes:
+            pass
         await self._generations.add_slice(paths)
