@@ -5,6 +5,7 @@
 #   make check         format, lint, types, stubs against the native modules, Cython warnings, layering
 #   make check-native  the native modules under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make coverage-native   the lines of the native modules that tests reach
+#   make simulate      10 000 simulated runs of signer, database, store and readers under faults (S: more arguments)
 #   make bench         compare with nginx and CFSSL on this machine (under ten minutes)
 #   make bench-large   the same with 100 million entries
 #   make bench-openssl   measure a responder with openssl ocsp, which also verifies replies under full load
@@ -26,7 +27,7 @@ STUBS := $(subst /,.,$(patsubst src/%.pyi,%,$(wildcard src/ocspd/_*.pyi src/ocsp
 # These must be the directives that setup.py gives to cythonize; with others the hints would differ.
 DIRECTIVES := boundscheck=False,wraparound=False,cdivision=True,auto_pickle=False,freethreading_compatible=False
 
-.PHONY: demo test peers check check-cython check-native coverage-native bench bench-large bench-openssl clean setup
+.PHONY: demo test peers check check-cython check-native coverage-native simulate bench bench-large bench-openssl clean setup
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.native
@@ -152,6 +153,9 @@ coverage-native: setup
 	export PYTHONPATH=$(CURDIR)/$(TRACED)/src COVERAGE_RCFILE=coverage.ini
 	$(CURDIR)/$(BIN)/python -m coverage run -m pytest -p no:cacheprovider -m "not growth" --quiet --timeout=600 tests/native $(T)
 	$(CURDIR)/$(BIN)/python -m coverage report --show-missing
+
+simulate: setup
+	@$(BIN)/python -m tests.simulation --seeds 10000 $(S)
 
 bench: setup
 	@$(BIN)/python -m bench.run $(B)
