@@ -31,6 +31,7 @@ FLOORS = {
     **dict.fromkeys(ROLES, 4),
     "ops": 3,
     "certdb": 3,
+    "inputs": 3,
     "index": 2,
     "pki": 2,
     **{path.stem: 1 for path in SOURCE.glob("*.pyx")},  # the request path; other native modules live in rooms

@@ -1,84 +1,322 @@
-"""Assembly: from settings to working objects; nothing is decided here."""
+"""Assembly: from configurations to objects that work. Each function reads as the order in which they nest.
+
+Nothing is decided here. What only some configurations need (database drivers, the client of object stores,
+the web server) is imported where it is put in: the parts of one role are never loaded for another.
+"""
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
+import os
+import tempfile
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.errors import CodedError
-from ocspd.files import stamp
-from ocspd.pki.certs import load_certificate
-from ocspd.pki.ocsp import OCSPSigner, SignerNames
+from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.inputs import naming, read_file
+from ocspd.logs import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import timedelta
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
-    from ocspd.config import IssuerConfig
-    from ocspd.files import Stamp
-    from ocspd.pki.certs import Certificate
-    from ocspd.pki.keys import PrivateKey
+    from ocspd.config import IssuerConfig, ResponderConfig, SignerConfig
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.responder.examining import Examining
+    from ocspd.responder.supervisor import Source, Supervisor
+    from ocspd.signer.generations import Generations
+    from ocspd.signer.importing import FileStatus
+    from ocspd.signer.publishing import Publisher
+    from ocspd.signer.service import PassDisplay, SignerService
+    from ocspd.signer.signer_files import FollowedSigners
+    from ocspd.signer.signer_parts import RefreshSource
+
+THIS_UPDATE_STEP = timedelta(minutes=1)
+"""What a signer that stays truncates thisUpdate to: a response to a change is not to look an hour old."""
 
 
-class FileSigners:
-    """Signers made from files, and made again when a file is replaced (`signer.refreshing.SignerSource`)."""
+async def open_database(path: str, clock: Clock) -> CertDB:
+    """Open the certdb that a configuration file (JSON) names; it connects at the first operation.
 
-    def __init__(
-        self,
-        issuers: Sequence[IssuerConfig],
-        clock: Clock,
-        *,
-        read: Callable[[str], bytes],
-        read_key: Callable[[str], PrivateKey],
-        this_update_step: timedelta,
-    ) -> None:
-        """`read` fetches the bytes of a file, `file:` or `env:` name, `read_key` the key of one."""
-        self._issuers = issuers
-        self._clock = clock
-        self._read = read
-        self._read_key = read_key
-        self._step = this_update_step
-        self._stamps: list[Stamp | None] = []
+    CodedError 5200, naming the file, when it cannot be used.
+    """
+    from ocspd.certdb import open_certdb, parse_db_config
 
-    def load(self) -> Sequence[OCSPSigner] | None:
-        """Return the signers if a file has changed since the last call that succeeded, else None.
-
-        Raises OCSPDError naming the file that cannot be used.
-        """
-        stamps = [
-            _stamp(name)
-            for issuer in self._issuers
-            for name in (issuer.ca, issuer.responder, issuer.responder_key)
-        ]
-        if self._stamps == stamps:
-            return None
-        signers = [self._signer(issuer) for issuer in self._issuers]
-        self._stamps = stamps
-        return signers
-
-    def _signer(self, issuer: IssuerConfig) -> OCSPSigner:
-        signer = OCSPSigner(
-            self._certificate(issuer.ca),
-            self._certificate(issuer.responder),
-            self._read_key(issuer.responder_key),
-            issuer.policy(self._step),
-            self._clock,
-            names=SignerNames(issuer.ca, issuer.responder, issuer.responder_key),
-        )
-        signer.log_warnings()
-        return signer
-
-    def _certificate(self, name: str) -> Certificate:
-        data = self._read(name)
-        try:
-            return load_certificate(data)
-        except CodedError as err:
-            raise CodedError(err.code, f"{name}: {err.message}") from err
-
-
-def _stamp(name: str) -> Stamp | None:
-    """Return a value that changes when a file is replaced; None if there is no such file to watch."""
     try:
-        return stamp(name.removeprefix("file:"))
-    except OSError:
+        data = read_file(path)
+    except OCSPDError as err:
+        raise CodedError(Code.POLICY_INVALID, f"cannot read the database configuration: {err}") from err
+    with naming(path):
+        config = parse_db_config(data)
+    return await open_certdb(config, clock)
+
+
+# -- signer ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def build_signer(
+    config: SignerConfig, clock: Clock, display: Callable[[int | None], PassDisplay], *, once: bool
+) -> AsyncIterator[SignerService]:
+    """Put a signer together: the lock of its index, sources, generations, places, daemon, admin listener.
+
+    `display` shows the progress of passes over about so many certificates. With `once` nothing waits
+    for a database that is away, and what is published is published at the end.
+    """
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.ops.systemd import Notifier
+    from ocspd.signer.generations import Generations
+    from ocspd.signer.priority import behind_requests
+    from ocspd.signer.refreshing import SignerDaemon
+    from ocspd.signer.service import SignerService, first_estimate, working
+    from ocspd.signer.signer_parts import RefreshSettings
+
+    notifier = Notifier.from_environment()
+    directory = IndexDirectory(config.index)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(directory.lock())
+        stack.callback(directory.discard_unfinished)
+        await stack.enter_async_context(working(behind_requests()))
+        source: RefreshSource
+        total = None
+        if config.from_files:
+            source = await _open_files(config, clock)
+        else:
+            source = database = await stack.enter_async_context(await open_database(config.db_config, clock))
+            total = await first_estimate(database, wait=not once)
+        generations = Generations(directory, clock)
+        stack.callback(generations.close)
+        publisher = _publisher(config.publish, generations, clock)
+        shown = stack.enter_context(display(total))
+        daemon = SignerDaemon(
+            db=source,
+            source=_follow(config.issuer, clock),
+            generations=generations,
+            clock=clock,
+            settings=RefreshSettings(
+                processes=config.processes,
+                pass_interval_s=config.pass_interval.total_seconds(),
+                table=config.table,
+            ),
+            on_progress=shown.update,
+            on_pass=shown.finish,
+        )
+        if publisher is not None:
+            daemon.stats.publishing = publisher.stats
+        if config.admin_port:
+            from ocspd.ops.server import HTTPServer
+            from ocspd.signer.admin import SignerAdmin
+
+            server = HTTPServer(SignerAdmin(daemon, generations), drain_s=1, port_flag="-admin-port")
+            await server.start(config.admin_address, config.admin_port)
+            stack.push_async_callback(server.stop)
+            logger.info("admin listener on %s:%d", config.admin_address, server.port)
+        followed = "the files" if config.from_files else "the database"
+        yield SignerService(daemon, generations, publisher, notifier, followed)
+
+
+def _follow(issuers: Sequence[IssuerConfig], clock: Clock) -> FollowedSigners:
+    from ocspd.pki.ocsp import SignerNames
+    from ocspd.signer.signer_files import FollowedSigners, SignerFiles
+
+    return FollowedSigners(
+        [
+            SignerFiles(
+                SignerNames(issuer.ca, issuer.responder, issuer.responder_key),
+                issuer.policy(THIS_UPDATE_STEP),
+            )
+            for issuer in issuers
+        ],
+        clock,
+    )
+
+
+async def _open_files(config: SignerConfig, clock: Clock) -> FileStatus:
+    from ocspd.signer.file_source import open_files
+    from ocspd.signer.importing import IssuerFiles, Sources
+
+    return await open_files(
+        Sources(
+            crls=config.crl,
+            issuers=tuple(
+                IssuerFiles(index_txt=issuer.index_txt, serials=issuer.serials) for issuer in config.issuer
+            ),
+            allow_expired=config.allow_expired,
+        ),
+        [issuer.ca for issuer in config.issuer],
+        Path(config.index),
+        clock,
+    )
+
+
+def _publisher(urls: Sequence[str], generations: Generations, clock: Clock) -> Publisher | None:
+    if not urls:
         return None
+    from ocspd.index.remote import RemoteIndex
+    from ocspd.signer.publishing import Publisher
+
+    remotes = [RemoteIndex(url, clock) for url in urls]
+    for remote in remotes:
+        remote.check_writable()
+    publisher = Publisher(
+        remotes,
+        generations.directory,
+        clock,
+        renumber=lambda above: generations.publish(above=above),
+    )
+    generations.published = publisher.offer
+    return publisher
+
+
+# -- responder ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def build_responder(
+    config: ResponderConfig, clock: Clock, *, worker: Sequence[str], examiner: Sequence[str]
+) -> AsyncIterator[Supervisor]:
+    """Put a responder together: its source, sockets, the index served, workers, supervisor, admin listener.
+
+    `worker` and `examiner` are the commands of the processes it starts.
+    """
+    from ocspd.ops import listeners
+    from ocspd.ops.systemd import Notifier, passed_sockets
+    from ocspd.responder import descriptors
+    from ocspd.responder.control import WorkerSettings
+    from ocspd.responder.examining import Examining
+    from ocspd.responder.pool import WorkerPool
+    from ocspd.responder.served_index import ServedIndex
+    from ocspd.responder.supervisor import Supervisor
+
+    count = config.workers or len(os.sched_getaffinity(0))
+    limit = descriptors.raise_limit()
+    notifier = Notifier.from_environment()
+    from_systemd = passed_sockets()
+    async with AsyncExitStack() as stack:
+        examining = Examining(tuple(examiner))
+        stack.push_async_callback(examining.close)
+        source = await _source(config, clock, examining, stack)
+        sockets = (
+            listeners.passed(from_systemd)
+            if from_systemd
+            else listeners.bind(config.address, config.port, count)
+        )
+        stack.callback(sockets.close)
+        logger.info("Registering OCSP responder handler")
+        index = ServedIndex(source.directory, examining, clock)
+        pool = WorkerPool(
+            command=tuple(worker),
+            settings=WorkerSettings(
+                path=config.path,
+                loglevel=config.loglevel,
+                max_age_cap_s=int(config.max_age.total_seconds()),
+                max_connections=descriptors.worker_connections(
+                    limit, len(sockets.sockets), WorkerSettings().max_connections
+                ),
+            ),
+            listeners=sockets,
+            count=count,
+            diagnose=index.damage,
+        )
+        stack.callback(pool.close)
+        supervisor = Supervisor(
+            source=source,
+            index=index,
+            pool=pool,
+            clock=clock,
+            max_expired=config.max_expired / 100,
+            drain_delay_s=config.drain_delay.total_seconds(),
+            drain_timeout_s=config.drain_timeout.total_seconds(),
+            notifier=notifier,
+        )
+        await _start_admin(config, supervisor, descriptors.admin_connections(limit, count), stack)
+        yield supervisor
+
+
+async def _source(
+    config: ResponderConfig, clock: Clock, examining: Examining, stack: AsyncExitStack
+) -> Source:
+    """Choose where responses come from: a dump before an index before a database, as CFSSL does."""
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.responder.responses import PublishedIndex, ResponsesFile
+
+    if config.responses:
+        return ResponsesFile(config.responses, _private_directory(stack), clock)
+    if "://" in config.index:
+        return _pulled(config, clock, examining, stack)
+    if config.index:
+        return PublishedIndex(IndexDirectory(config.index))
+    if config.db_config:
+        return await _table(config, clock, stack)
+    raise ConfigError(
+        "no response file or db-config provided, please set the one of these using either -responses or "
+        "-db-config flags (or -index for an index directory)"
+    )
+
+
+def _pulled(config: ResponderConfig, clock: Clock, examining: Examining, stack: AsyncExitStack) -> Source:
+    from ocspd.index.directory import IndexDirectory
+    from ocspd.index.remote import RemoteIndex
+    from ocspd.responder.pulling import PulledIndex
+
+    remote = RemoteIndex(config.index, clock, check=examining.check)
+    cache = config.index_cache
+    directory = IndexDirectory(cache) if cache else _private_directory(stack)
+    source = PulledIndex(remote, directory, clock, poll_s=config.index_poll.total_seconds())
+    stack.callback(source.close)
+    return source
+
+
+async def _table(config: ResponderConfig, clock: Clock, stack: AsyncExitStack) -> Source:
+    from ocspd.responder.table import GRACE_S, TableSource
+    from ocspd.signer.serving import ServingSigner
+
+    signers = _follow(config.issuers, clock) if config.issuers else None
+    try:
+        database = await open_database(config.db_config, clock)
+    except OCSPDError as err:
+        raise ConfigError(f"unable to read configuration file {config.db_config}: {err}") from err
+    db = await stack.enter_async_context(database)
+    directory = _private_directory(stack)
+    signer = None if signers is None else ServingSigner(db, signers, directory, clock, grace_s=GRACE_S)
+    return TableSource(db=db, signer=signer, directory=directory, clock=clock)
+
+
+def _private_directory(stack: AsyncExitStack) -> IndexDirectory:
+    """Create an index directory that is removed with this process."""
+    from ocspd.index.directory import IndexDirectory
+
+    try:
+        path = stack.enter_context(tempfile.TemporaryDirectory(prefix="ocspd-", ignore_cleanup_errors=True))
+    except OSError as err:
+        raise OCSPDError(
+            f"cannot create a temporary directory: {err.strerror or err}; "
+            "set TMPDIR to a file system with room for the index"
+        ) from err
+    return IndexDirectory(Path(path))
+
+
+async def _start_admin(
+    config: ResponderConfig, supervisor: Supervisor, max_connections: int, stack: AsyncExitStack
+) -> None:
+    """Start the admin listener; if only the default port is in use, serve without it."""
+    if not config.admin_port:
+        return
+    from ocspd.ops.server import HTTPServer
+    from ocspd.responder.admin import Admin
+
+    server = HTTPServer(
+        Admin(supervisor), drain_s=1, port_flag="-admin-port", max_connections=max_connections
+    )
+    try:
+        await server.start(config.admin_address, config.admin_port)
+    except OCSPDError as err:
+        if config.admin_wanted:
+            raise OCSPDError(f"admin listener: {err}") from err
+        logger.warning("no admin listener: %s", err)
+        return
+    stack.push_async_callback(server.stop)
+    logger.info("admin listener on %s:%d", config.admin_address, server.port)

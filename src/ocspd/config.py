@@ -143,6 +143,41 @@ class SignerConfig:
             raise ConfigError(f"{where}: table = true requires db_config")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponderConfig:
+    """What `ocspserve` serves and how; its flags are explained by `ocspd ocspserve -h`."""
+
+    address: str
+    port: int
+    path: str
+    responses: str
+    """A dump (base64) to answer from; "" for none. It comes before `index`, and that before `db_config`."""
+    index: str
+    """An index directory, or the URL of one to pull."""
+    index_cache: str
+    index_poll: timedelta
+    db_config: str
+    issuers: tuple[IssuerConfig, ...] = ()
+    """With `db_config`: who signs here what the database says."""
+    max_age: timedelta
+    workers: int
+    """0 is one for each CPU."""
+    max_expired: int
+    """In percent."""
+    admin_address: str
+    admin_port: int
+    admin_wanted: bool
+    """Whether these were asked for, so that not to have them is an error."""
+    drain_delay: timedelta
+    drain_timeout: timedelta
+    loglevel: int
+
+    @property
+    def source(self) -> str:
+        """The name of the field that says where responses come from; "" when none does."""
+        return next((name for name in ("responses", "index", "db_config") if getattr(self, name)), "")
+
+
 def load_signer_config(path: str | Path) -> SignerConfig:
     """Read an `ocspd.toml`; ConfigError naming file, key and remedy when it cannot be used."""
     path = Path(path)

@@ -51,6 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("info", *CA, "-config", "config.json"), set()),
         (("selfsign", "x", "csr.json"), set()),
         (("ocspsign", *RESPONDER, "-cert", "ca.pem"), set()),
+        (("ocspserve", "-h"), set()),
+        (("refresh", "-h"), set()),
+        (("serve", "-h"), set()),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ocspd.cli.io import MAX_INPUT_BYTES, read_file, read_key_material
 from ocspd.errors import ConfigError, OCSPDError
+from ocspd.inputs import MAX_INPUT_BYTES, read_file, read_key_material
 from tests.binary import ocspd
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ocspd.app import open_database
 from ocspd.authority.revoking import revoke
-from ocspd.certdb import migrate, open_certdb, parse_db_config
+from ocspd.certdb import migrate
 from ocspd.cli.flags import boolean, string
-from ocspd.cli.io import read_file, write_stdout
-from ocspd.cli.issue_input import naming
+from ocspd.cli.io import write_stdout
 from ocspd.cli.verb import Verb, no_action
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, OCSPDError, UsageError
+from ocspd.inputs import read_file
 from ocspd.logs import logger
 from ocspd.model import serial_to_text
 from ocspd.pki.certs import aki_hex, load_certificate
@@ -27,25 +28,18 @@ if TYPE_CHECKING:
 _CFSSL_VERSION = 2
 
 
-async def open_database(flags: Flags) -> CertDB:
-    """Open the certdb that -db-config names; CodedError 5200 when the flag or the file is unusable."""
+async def _open(flags: Flags) -> CertDB:
     path = flags.string("db-config")
     if not path:
         raise CodedError(Code.POLICY_INVALID, "need DB config file (provide with -db-config)")
-    try:
-        data = read_file(path)
-    except OCSPDError as err:
-        raise CodedError(Code.POLICY_INVALID, f"cannot read the database configuration: {err}") from err
-    with naming(path):
-        config = parse_db_config(data)
-    return await open_certdb(config, SystemClock())
+    return await open_database(path, SystemClock())
 
 
 def _with_database(work: Callable[[CertDB, Flags], Awaitable[None]]) -> Run:
     async def run(flags: Flags, arguments: list[str]) -> None:
         if arguments:
             raise UsageError(f"unexpected argument {arguments[0][:100]!r}")
-        async with await open_database(flags) as db:
+        async with await _open(flags) as db:
             await work(db, flags)
 
     return run
@@ -90,7 +84,7 @@ async def _revoke(flags: Flags, arguments: list[str]) -> None:
         serial, aki = _identity(read_file(flags.string("cert")))
     if not serial:
         raise UsageError("need certificate serial number (provide with -serial, or give -cert)")
-    async with await open_database(flags) as db:
+    async with await _open(flags) as db:
         notice = await revoke(
             db,
             serial_text=serial,

@@ -7,11 +7,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ocspd.certdb import open_certdb
-from ocspd.certdb.dbconf import parse_db_config
+from ocspd.app import open_database
 from ocspd.cli.flags import boolean, string, strings
 from ocspd.cli.index_import import BUILD_FLAGS, Imported, as_json, import_files, sources_of
-from ocspd.cli.io import read_file, read_key_material, write_stdout
+from ocspd.cli.io import write_stdout
 from ocspd.cli.progress import ByteProgress
 from ocspd.cli.signers import open_signers
 from ocspd.cli.verb import Verb, no_action
@@ -19,6 +18,7 @@ from ocspd.clock import SystemClock
 from ocspd.errors import CodedError, ConfigError, DERError, UsageError
 from ocspd.files import check_output, write_atomic
 from ocspd.index.directory import IndexDirectory
+from ocspd.inputs import read_key_material
 from ocspd.logs import logger
 from ocspd.model import CertStatus, hex_hint, parse_serial
 from ocspd.pki.certs import load_certificates
@@ -141,8 +141,7 @@ def _add_file(writer: SegmentWriter, path: Path, report: indexing.BuildReport) -
 
 async def _add_table(writer: SegmentWriter, db_config: str, report: indexing.BuildReport) -> None:
     async with AsyncExitStack() as stack:
-        config = parse_db_config(read_file(db_config))
-        db = await stack.enter_async_context(await open_certdb(config, SystemClock()))
+        db = await stack.enter_async_context(await open_database(db_config, SystemClock()))
         await db.check()
         async for rows in db.unexpired_ocsp():
             for row in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from ocspd.cli.io import write_stdout
 from ocspd.cli.progress import ByteProgress, PassProgress
 from ocspd.cli.shared_flags import CERTID_HASH, EMBED_CA, PROCESSES, RESPONDER_ID
 from ocspd.errors import ConfigError
-from ocspd.logs import logger
+from ocspd.signer.import_report import SHOWN, report_import
 from ocspd.signer.importing import EXPIRED, FileStatus, ImportReport, IssuerFiles, Sources
 from ocspd.signer.presigning import run_pass
 from ocspd.signer.signers import Signers
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
-    from ocspd.signer.importing import FileReport
     from ocspd.signer.pass_parts import IndexWriter
     from ocspd.signer.tally import Progress
-
-SHOWN = 20
-"""How many skipped lines are listed by default."""
 
 SOURCE_FLAGS = (
     strings("crl", "CRL, complete or delta, DER or PEM; may be repeated"),
@@ -137,33 +132,6 @@ async def import_files(
     imported.read = status.report
     report_import(imported.read, imported.named, more="-list-skipped lists all of them")
     return imported
-
-
-def report_import(read: ImportReport, named: Sequence[tuple[str, str]], *, more: str = "") -> None:
-    """Log what was imported and skipped; `named` are the first skipped lines, `more` is how to list all."""
-    for file in read.files:
-        logger.info("%s: %s: %d imported, %d skipped", file.file, file.kind, file.taken, file.skipped.total())
-    for where, cause in named:
-        logger.warning("skipping %s: %s", where, cause)
-    for counts, what in ((_sum(read.files, "skipped"), "skipped"), (_sum(read.files, "notes"), "imported")):
-        for cause, count in counts.most_common():
-            logger.log(20 if cause == EXPIRED else 30, "%d %s: %s", count, what, cause)
-    shown = sum(count for cause, count in _sum(read.files, "skipped").items() if cause != EXPIRED)
-    if more and named and shown > len(named):
-        logger.warning("%s", more)
-    if read.duplicates:
-        logger.info("%d lines repeat a serial; revoked takes precedence over valid", read.duplicates)
-    if read.conflicts:
-        logger.warning(
-            "%d certificates are valid in index.txt but on a CRL; signed as revoked", read.conflicts
-        )
-    for remark in read.remarks:
-        logger.warning("%s", remark)
-    logger.info("%d certificates good, %d revoked", read.good, read.revoked)
-
-
-def _sum(files: Sequence[FileReport], name: str) -> Counter[str]:
-    return sum((getattr(file, name) for file in files), Counter())
 
 
 def as_json(imported: Imported) -> dict[str, Any]:

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ocspd.cli.io import (
-    PASSWORD_VARIABLE,
-    key_password,
-    load_config,
-    print_json,
-    read_input,
-    read_key_material,
-)
-from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
+from ocspd.cli.io import load_config, print_json, read_input
+from ocspd.errors import OCSPDError
+from ocspd.inputs import naming
 from ocspd.logs import logger
-from ocspd.pki.certs import load_certificate
 from ocspd.pki.csr import CertificateRequest, parse_request
-from ocspd.pki.keys import load_private_key
 from ocspd.shown import shown
-from ocspd.wire import JSONError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ocspd.cli.flags import Flags
-    from ocspd.pki.certs import Certificate
-    from ocspd.pki.keys import PrivateKey
     from ocspd.pki.profiles import SigningConfig
 
 NOT_ENOUGH = "not enough arguments are supplied --- please refer to the usage"
@@ -44,18 +30,6 @@ def no_more_arguments(arguments: list[str]) -> None:
     """Reject positional arguments that would be ignored."""
     if arguments:
         raise OCSPDError(f"unexpected argument {shown(arguments[0])!r}: did a flag lose its dash?")
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Prefix errors about the content of a file with its name."""
-    shown = "standard input" if name == "-" else name
-    try:
-        yield
-    except CodedError as err:
-        raise CodedError(err.code, f"{shown}: {err.message}") from err
-    except JSONError as err:
-        raise ConfigError(f"{shown}: {err}") from err
 
 
 def read_request(name: str) -> CertificateRequest:
@@ -77,30 +51,6 @@ def signing_config(flags: Flags) -> SigningConfig | None:
     for doubt in () if config is None else config.doubts:
         logger.warning("%s: %s", flags.string("config"), doubt)
     return config
-
-
-def read_key(spec: str) -> PrivateKey:
-    """Load a private key given as path, file: or env:; the password is in CFSSL_CA_PK_PASSWORD."""
-    return parse_key(spec, read_key_material(spec))
-
-
-def parse_key(spec: str, data: bytes) -> PrivateKey:
-    """Load a private key that was read from spec."""
-    with naming(spec):
-        try:
-            return load_private_key(data, key_password())
-        except CodedError as err:
-            if err.code is Code.KEY_ENCRYPTED:
-                remedy = f"{err.message} Set {PASSWORD_VARIABLE} to its password"
-                raise CodedError(err.code, remedy) from err
-            raise
-
-
-def read_certificate(spec: str) -> Certificate:
-    """Load a certificate given as path, file: or env:."""
-    data = read_key_material(spec)
-    with naming(spec):
-        return load_certificate(data)
 
 
 def require_ca(flags: Flags) -> tuple[str, str]:

@@ -6,22 +6,19 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ocspd.cli.io import read_key_material
 from ocspd.cli.issue_input import (
     NOT_ENOUGH,
     hosts_of,
     no_more_arguments,
     only_argument,
-    parse_key,
     print_result,
-    read_certificate,
-    read_key,
     read_request,
     require_ca,
     signing_config,
 )
 from ocspd.clock import SystemClock
 from ocspd.errors import OCSPDError
+from ocspd.inputs import parse_key, read_certificate, read_key, read_key_material
 from ocspd.logs import logger
 from ocspd.pki import ca
 from ocspd.pki.csr import NO_HOSTS, make_csr, new_key

@@ -9,14 +9,14 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from ocspd.app import open_database
 from ocspd.authority.issuing import Authority
 from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
-from ocspd.certdb import open_certdb, parse_db_config
-from ocspd.cli.io import read_file
-from ocspd.cli.issue_input import naming, read_certificate, read_key, require_ca, signing_config
+from ocspd.cli.issue_input import require_ca, signing_config
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError
+from ocspd.inputs import naming, read_certificate, read_key
 from ocspd.logs import logger
 from ocspd.pki.issuer import Issuer, SignRequest
 from ocspd.pki.profiles import Profile, default_config
@@ -82,10 +82,7 @@ class Signer:
         path = self._flags.string("db-config")
         if not path:
             return None
-        data = read_file(path)
-        with naming(path):
-            config = parse_db_config(data)
-        return await stack.enter_async_context(await open_certdb(config, self._clock))
+        return await stack.enter_async_context(await open_database(path, self._clock))
 
     def _policy_signer(self, authority: Authority | None) -> PolicySigner:
         tls = RemoteTLS(

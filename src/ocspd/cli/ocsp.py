@@ -9,24 +9,25 @@ from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ocspd.certdb import open_certdb
-from ocspd.certdb.dbconf import parse_db_config
+from ocspd.app import open_database
 from ocspd.cli.flags import boolean, string
-from ocspd.cli.io import print_json, read_file, read_input, write_stdout
-from ocspd.cli.issue_input import naming
+from ocspd.cli.io import print_json, read_input, write_stdout
 from ocspd.cli.progress import PassProgress
 from ocspd.cli.shared_flags import EMBED_CA, PROCESSES, RESPONDER_ID, SIGNER_FLAGS
-from ocspd.cli.signers import certid_hashes, open_signer, open_signers
+from ocspd.cli.signers import certid_hashes, open_signers, signing_policy
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import CodedError, ConfigError, OCSPDError
+from ocspd.inputs import naming, read_file
 from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_date, parse_reason, parse_status
 from ocspd.pki.certs import load_certificate
+from ocspd.pki.ocsp import SignerNames
 from ocspd.shown import shown
 from ocspd.signer.index_pass import index_pass
 from ocspd.signer.presigning import run_pass
 from ocspd.signer.response_table import dump_table
+from ocspd.signer.signer_files import SignerFiles, open_signer
 
 if TYPE_CHECKING:
     from ocspd.certdb.base import CertDB
@@ -43,10 +44,7 @@ async def _open_db(flags: Flags, stack: AsyncExitStack, clock: Clock) -> CertDB:
     path = flags.string("db-config")
     if not path:
         raise ConfigError("need DB config file (provide with -db-config)")
-    data = read_file(path)
-    with naming(path):
-        config = parse_db_config(data)
-    return await stack.enter_async_context(await open_certdb(config, clock))
+    return await stack.enter_async_context(await open_database(path, clock))
 
 
 # -- ocspsign ----------------------------------------------------------------------------------------
@@ -76,9 +74,8 @@ def _ocspsign(flags: Flags, arguments: list[str]) -> int:
     data = read_input(flags.string("cert"))
     with naming(flags.string("cert")):
         certificate = load_certificate(data)
-    signer = open_signer(
-        flags, clock, issuer=flags.string("ca"), responder=flags.string("responder"), key=key
-    )
+    names = SignerNames(flags.string("ca"), flags.string("responder"), key)
+    signer = open_signer(SignerFiles(names, signing_policy(flags, hashes)), clock, read_file)
     signer.check_certificate(certificate)
     response = signer.sign(
         serial=certificate.serial_number,

@@ -13,34 +13,28 @@ import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
+from ocspd.app import open_database
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
 from ocspd.authority.issuing import Authority
 from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
 from ocspd.authority.tls import ServerTLS
-from ocspd.certdb import open_certdb
-from ocspd.certdb.dbconf import parse_db_config
-from ocspd.cli.io import read_file
-from ocspd.cli.issue_input import (
-    naming,
-    no_more_arguments,
-    read_certificate,
-    read_key,
-    require_ca,
-    signing_config,
-)
+from ocspd.cli.issue_input import no_more_arguments, require_ca, signing_config
 from ocspd.cli.loop import run_uvloop
 from ocspd.cli.shared_flags import ALLOW_RSA_1024, EMBED_CA, RESPONDER_ID
-from ocspd.cli.signers import open_signer
+from ocspd.cli.signers import signing_policy
 from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
+from ocspd.inputs import naming, read_certificate, read_file, read_key
 from ocspd.logs import logger
 from ocspd.ops.server import HTTPServer
 from ocspd.pki.issuer import Issuer
+from ocspd.pki.ocsp import SignerNames
 from ocspd.pki.profiles import default_config
 from ocspd.pki.signing_policy import DEFAULT_HASHES
+from ocspd.signer.signer_files import SignerFiles, open_signer
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -76,9 +70,8 @@ async def _main(flags: Flags) -> None:
         tls = service.tls.context()
         pattern = service.tls.pattern()
         if flags.string("db-config"):
-            with naming(flags.string("db-config")):
-                config = parse_db_config(read_file(flags.string("db-config")))
-            service.db = await stack.enter_async_context(await open_certdb(config, clock))
+            database = await open_database(flags.string("db-config"), clock)
+            service.db = await stack.enter_async_context(database)
             await _warn_if_unusable(service.db)
         dispatcher = Dispatcher(service.endpoints(), client_cn=pattern)
         server = HTTPServer(dispatcher, ssl_context=tls)
@@ -206,8 +199,9 @@ class _Service:
         for name in ("ca", "responder", "responder-key"):
             if not flags.string(name):
                 raise ConfigError(f"no -{name} given")
-        issuer, responder, key = (flags.string(name) for name in ("ca", "responder", "responder-key"))
-        return open_signer(flags, self._clock, DEFAULT_HASHES, issuer=issuer, responder=responder, key=key)
+        names = SignerNames(*map(flags.string, ("ca", "responder", "responder-key")))
+        policy = signing_policy(flags, DEFAULT_HASHES)
+        return open_signer(SignerFiles(names, policy), self._clock, read_file)
 
 
 def _renew(name: str, make: Callable[[], T], current: T | None) -> T | None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ocspd.app import FileSigners
-from ocspd.cli.io import read_file, read_key_material
-from ocspd.cli.issue_input import naming, parse_key, read_certificate, read_key
 from ocspd.config import IssuerConfig
 from ocspd.errors import ConfigError
+from ocspd.inputs import read_file
 from ocspd.pki.certid import check_hash_name
-from ocspd.pki.certs import load_certificate
-from ocspd.pki.ocsp import OCSPSigner, SignerNames
+from ocspd.pki.ocsp import SignerNames
 from ocspd.pki.signing_policy import SigningPolicy
+from ocspd.signer.signer_files import SignerFiles, open_signer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ocspd.cli.flags import Flags
     from ocspd.clock import Clock
-
-_THIS_UPDATE_STEP = timedelta(minutes=1)  # an answer to a change is not to look an hour old
+    from ocspd.pki.ocsp import OCSPSigner
 
 
 def certid_hashes(flags: Flags) -> tuple[str, ...]:
@@ -32,32 +28,14 @@ def certid_hashes(flags: Flags) -> tuple[str, ...]:
     return names
 
 
-def open_signer(  # noqa: PLR0913  (three places, and what the flags do not say)
-    flags: Flags, clock: Clock, hashes: Sequence[str] = (), *, issuer: str, responder: str, key: str
-) -> OCSPSigner:
-    """Make the signer of one issuer from the names of its certificate and key files.
-
-    Takes -interval, -responder-id, -embed-ca and, without `hashes`, -certid-hash from the flags. Every
-    failure names its file.
-    """
-    responder_data = read_file(responder)
-    with naming(responder):
-        responder_certificate = load_certificate(responder_data)
-    signer = OCSPSigner(
-        read_certificate(issuer),
-        responder_certificate,
-        parse_key(key, read_file(key)),
-        SigningPolicy(
-            validity=flags.duration("interval"),
-            certid_hashes=tuple(hashes) or certid_hashes(flags),
-            responder_id=flags.string("responder-id"),
-            embed_ca=flags.boolean("embed-ca"),
-        ),
-        clock,
-        names=SignerNames(issuer, responder, key),
+def signing_policy(flags: Flags, hashes: Sequence[str]) -> SigningPolicy:
+    """Return how -interval, -responder-id and -embed-ca want responses with these CertID hashes."""
+    return SigningPolicy(
+        validity=flags.duration("interval"),
+        certid_hashes=tuple(hashes),
+        responder_id=flags.string("responder-id"),
+        embed_ca=flags.boolean("embed-ca"),
     )
-    signer.log_warnings()
-    return signer
 
 
 def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
@@ -85,11 +63,12 @@ def signer_files(flags: Flags) -> list[tuple[str, str, str]]:
 def open_signers(flags: Flags, clock: Clock, hashes: Sequence[str] = ()) -> list[OCSPSigner]:
     """Make one signer for each -ca, with the -responder and -responder-key at the same position.
 
-    Raises the errors of `signer_files` and `open_signer`.
+    `hashes` take the place of -certid-hash. Every failure names its file or flag.
     """
+    policy = signing_policy(flags, hashes or certid_hashes(flags))
     return [
-        open_signer(flags, clock, hashes, issuer=issuer, responder=responder, key=key)
-        for issuer, responder, key in signer_files(flags)
+        open_signer(SignerFiles(SignerNames(*names), policy), clock, read_file)
+        for names in signer_files(flags)
     ]
 
 
@@ -106,11 +85,4 @@ def issuer_configs(flags: Flags) -> tuple[IssuerConfig, ...]:
             embed_ca=flags.boolean("embed-ca"),
         )
         for ca, responder, key in signer_files(flags)
-    )
-
-
-def follow_files(issuers: Sequence[IssuerConfig], clock: Clock) -> FileSigners:
-    """Return the signers of a long-running process: made again whenever a file is replaced."""
-    return FileSigners(
-        issuers, clock, read=read_key_material, read_key=read_key, this_update_step=_THIS_UPDATE_STEP
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from pathlib import Path
@@ -33,6 +34,12 @@ def weigh_session_least() -> bool:
         except OSError:
             pass  # a kernel without autogroups, or none to be changed
     return True
+
+
+async def behind_requests() -> None:
+    """Do `weigh_session_least` as soon as the kernel allows it."""
+    while not weigh_session_least():  # noqa: ASYNC110  (the kernel tells nobody when it is allowed again)
+        await asyncio.sleep(0.1)
 
 
 def yield_to_others() -> None:
