@@ -174,6 +174,10 @@ class Judge:
                     if sizes.get(ref.file_name) != ref.size_bytes:
                         self.violated("the store has a manifest that names what is not there")
 
+    def tells_old_from_new(self) -> bool:
+        """Whether a reader can: what was published later is newer, unless the clock was set back."""
+        return self._times_count
+
     # -- what is served --------------------------------------------------------------------------
 
     def starts(self, name: str, bound_s: float, behind_s: float) -> None:
@@ -192,7 +196,7 @@ class Judge:
     def _look_into(self, name: str, index: Index, manifest: Manifest) -> None:
         reader = self._readers[name]
         index_id, generation = reader.generation
-        if self._times_count and index_id == manifest.index_id and manifest.generation < generation:
+        if index_id == manifest.index_id and manifest.generation < generation:
             self.violated(f"{name} goes back from generation {generation} to {manifest.generation}")
         reader.generation = manifest.index_id, manifest.generation
         for serial in self._states:

@@ -27,6 +27,8 @@ class Store:
     rng: random.Random
     on_write: Callable[[str, bytes, Mapping[str, int]], None]
     """Told of every object that arrives, and the sizes of all."""
+    takes_late: Callable[[], bool]
+    """Whether what was given up long ago may still arrive: readers must be able to tell that it is old."""
     url: str = "s3://simulated/index"
     writable: bool = True
     failing: float = 0.0
@@ -114,6 +116,8 @@ class Store:
             raise MissingObjectError(f"{self.url}/{name}: there is no such object") from None
 
     def _put(self, name: str, data: bytes, *, late: bool = False) -> None:
+        if late and not self.takes_late():
+            return
         self._writes += 1
         self._objects[name] = data, str(self._writes)
         if not late:  # what it names may have been removed meanwhile; readers refuse it as old

@@ -210,7 +210,7 @@ class World:
         self.db = Database(
             self.clock, self.rng("database"), self.judge, signer().aki, one_snapshot=self.seed % 2 == 0
         )
-        self.store = Store(self.rng("store"), self.judge.stored)
+        self.store = Store(self.rng("store"), self.judge.stored, self.judge.tells_old_from_new)
         self.deaths = Deaths(self.rng("signing"))
         for host in ("signer", "puller"):
             self.disks[host] = Disk(self.clock, self.rng(f"disk of {host}"), self.judge.changed)
