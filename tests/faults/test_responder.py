@@ -88,7 +88,7 @@ def test_R8_a_supervisor_without_descriptors_says_so_and_catches_up(index: Path)
         assert b" 200 " in admin.recv(65536)
         limit_descriptors(running.process.pid, 3)
         generation = publish(index, [answer(1, revoked=True)], keep=True)
-        until(lambda: "Too many open files; generation 1 goes on serving" in running.log)
+        until(lambda: "Too many open files; still serving generation 1" in running.log)
         admin.sendall(request)
         reply = admin.recv(65536)
         assert b" 503 " in reply
