@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
-from ocspd.inputs import naming, read_file
+from ocspd.inputs import naming, read_certificate, read_file, read_key
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ocspd.authority.service import AuthorityService
+    from ocspd.authority.signers import PolicySigner
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
-    from ocspd.config import IssuerConfig, ResponderConfig, SignerConfig
+    from ocspd.config import APIConfig, AuthorityConfig, IssuerConfig, ResponderConfig, SignerConfig
     from ocspd.index.directory import IndexDirectory
+    from ocspd.pki.ocsp import OCSPSigner
     from ocspd.responder.examining import Examining
     from ocspd.responder.supervisor import Source, Supervisor
     from ocspd.signer.generations import Generations
@@ -52,6 +55,64 @@ async def open_database(path: str, clock: Clock) -> CertDB:
     with naming(path):
         config = parse_db_config(data)
     return await open_certdb(config, clock)
+
+
+# -- authority ---------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[AuthorityService]:
+    """Put CFSSL's API together: TLS, database, signers of certificates and responses, endpoints, server."""
+    from ocspd.authority.service import AuthorityService, Makers, warn_if_unusable
+    from ocspd.signer.signer_files import open_signer
+
+    context, client_cn = config.tls.context(), config.tls.pattern()
+    async with AsyncExitStack() as stack:
+        db: CertDB | None = None
+        if config.db_config:
+            db = await stack.enter_async_context(await open_database(config.db_config, clock))
+            await warn_if_unusable(db)
+
+        def signer() -> PolicySigner:
+            authority = config.authority()
+            return build_certificate_signer(authority, db, clock, local=authority.signing.signs_here)
+
+        def ocsp_signer() -> OCSPSigner:
+            assert config.ocsp is not None
+            return open_signer(config.ocsp(), clock, read_file)
+
+        makers = Makers(signer=signer, ocsp_signer=ocsp_signer if config.ocsp else None)
+        yield AuthorityService(
+            makers,
+            config.tls,
+            clock,
+            context=context,
+            client_cn=client_cn,
+            db=db,
+            disabled=config.disabled,
+            read=config.read,
+        )
+
+
+def build_certificate_signer(
+    config: AuthorityConfig, db: CertDB | None, clock: Clock, *, local: bool
+) -> PolicySigner:
+    """Put together who signs certificates: the CA with its database, if some are signed here, and the policy.
+
+    OCSPDError naming what is missing or not usable; with `local` off the CA is not looked at.
+    """
+    from ocspd.authority.issuing import Authority
+    from ocspd.authority.signers import PolicySigner
+    from ocspd.pki.issuer import Issuer
+
+    authority = None
+    if local:
+        ca, ca_key = config.required_ca()
+        certificate, key = read_certificate(ca), read_key(ca_key)
+        with naming(f"{ca}, {ca_key}"):  # which may not belong together
+            issuer = Issuer(certificate, key, config.signing, clock, allow_weak_rsa=config.allow_rsa_1024)
+        authority = Authority(issuer, db, clock)
+    return PolicySigner(config.signing, authority, tls=config.tls, clock=clock)
 
 
 # -- signer ------------------------------------------------------------------------------------------

@@ -20,7 +20,13 @@ from ocspd.shown import shown
 from ocspd.wire import MAX_DURATION, DurationTooLongError, parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ocspd.authority.remote_tls import RemoteTLS
+    from ocspd.authority.tls import ServerTLS
     from ocspd.limits import Range
+    from ocspd.pki.profiles import SigningConfig
+    from ocspd.signer.signer_files import SignerFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +147,42 @@ class SignerConfig:
             )
         if self.table and self.from_files:
             raise ConfigError(f"{where}: table = true requires db_config")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityConfig:
+    """Who signs certificates: the CA of `ca` and `ca_key`, or another server where a profile says so."""
+
+    signing: SigningConfig
+    ca: str
+    ca_key: str
+    allow_rsa_1024: bool
+    tls: RemoteTLS
+    """TLS towards other servers."""
+
+    def required_ca(self) -> tuple[str, str]:
+        """Return names of CA certificate and key; OCSPDError naming the one that is missing."""
+        if not self.ca:
+            raise OCSPDError("need a CA certificate (provide one with -ca)")
+        if not self.ca_key:
+            raise OCSPDError("need a CA key (provide one with -ca-key)")
+        return self.ca, self.ca_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class APIConfig:
+    """CFSSL's HTTP API as `ocspd serve` has it; its flags are explained by `ocspd serve -h`."""
+
+    authority: Callable[[], AuthorityConfig]
+    """Reads the signing configuration, at the start and on every reload."""
+    ocsp: Callable[[], SignerFiles] | None
+    """Says, at the same times, who signs what ocspsign asks for; None for nobody."""
+    db_config: str
+    disabled: tuple[str, ...]
+    """Endpoints that are switched off."""
+    tls: ServerTLS
+    read: tuple[str, ...]
+    """The flags whose files a reload reads, for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

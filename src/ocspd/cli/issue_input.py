@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.cli.io import load_config, print_json, read_input
+from ocspd.cli.verb import no_more_arguments
+from ocspd.config import AuthorityConfig
 from ocspd.errors import OCSPDError
 from ocspd.inputs import naming
 from ocspd.logs import logger
 from ocspd.pki.csr import CertificateRequest, parse_request
-from ocspd.shown import shown
+from ocspd.pki.profiles import default_config
 
 if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
@@ -24,12 +27,6 @@ def only_argument(arguments: list[str]) -> str:
         raise OCSPDError(NOT_ENOUGH)
     no_more_arguments(arguments[1:])
     return arguments[0]
-
-
-def no_more_arguments(arguments: list[str]) -> None:
-    """Reject positional arguments that would be ignored."""
-    if arguments:
-        raise OCSPDError(f"unexpected argument {shown(arguments[0])!r}: did a flag lose its dash?")
 
 
 def read_request(name: str) -> CertificateRequest:
@@ -53,13 +50,22 @@ def signing_config(flags: Flags) -> SigningConfig | None:
     return config
 
 
-def require_ca(flags: Flags) -> tuple[str, str]:
-    """Return -ca and -ca-key; OCSPDError naming the one that is missing."""
-    if not flags.string("ca"):
-        raise OCSPDError("need a CA certificate (provide one with -ca)")
-    if not flags.string("ca-key"):
-        raise OCSPDError("need a CA key (provide one with -ca-key)")
-    return flags.string("ca"), flags.string("ca-key")
+def authority_config(flags: Flags) -> AuthorityConfig:
+    """Return who signs certificates: what -config says, or with -remote always that server."""
+    signing = signing_config(flags) or default_config()
+    if flags.string("remote"):
+        signing = signing.with_remote(flags.string("remote"))
+    return AuthorityConfig(
+        signing=signing,
+        ca=flags.string("ca"),
+        ca_key=flags.string("ca-key"),
+        allow_rsa_1024=flags.boolean("allow-rsa-1024"),
+        tls=RemoteTLS(
+            ca_file=flags.string("tls-remote-ca"),
+            certificate_file=flags.string("mutual-tls-client-cert"),
+            key_file=flags.string("mutual-tls-client-key"),
+        ),
+    )
 
 
 def hosts_of(flags: Flags) -> tuple[str, ...] | None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from ocspd.cli.issue_input import (
     NOT_ENOUGH,
+    authority_config,
     hosts_of,
-    no_more_arguments,
     only_argument,
     print_result,
     read_request,
-    require_ca,
     signing_config,
 )
+from ocspd.cli.verb import no_more_arguments
 from ocspd.clock import SystemClock
 from ocspd.errors import OCSPDError
 from ocspd.inputs import parse_key, read_certificate, read_key, read_key_material
@@ -107,7 +107,7 @@ def _init_ca(flags: Flags, request: CertificateRequest) -> None:
 
 
 def _renew(flags: Flags) -> None:
-    certificate_spec, key_spec = require_ca(flags)
+    certificate_spec, key_spec = authority_config(flags).required_ca()
     logger.info("re-generate a CA certificate from CA cert and CA key")
     certificate, key = read_certificate(certificate_spec), read_key(key_spec)
     print_result(cert=ca.renew_ca(certificate, key, SystemClock()))

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from ocspd import wire
 from ocspd.cli.io import read_input, write_stdout
-from ocspd.cli.issue_input import NOT_ENOUGH, hosts_of, no_more_arguments, print_result
+from ocspd.cli.issue_input import NOT_ENOUGH, hosts_of, print_result
 from ocspd.cli.issue_signer import Signer
+from ocspd.cli.verb import no_more_arguments
 from ocspd.errors import OCSPDError
 from ocspd.inputs import naming, read_file
 from ocspd.pki.csr import csr_text, parse_subject

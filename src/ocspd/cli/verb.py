@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ocspd.cli.flags import Flag, Flags, parse, quote
 from ocspd.cli.global_flags import GLOBAL_FLAGS
-from ocspd.errors import UsageError
+from ocspd.errors import OCSPDError, UsageError
 from ocspd.shown import shown
 
 Run = Callable[[Flags, list[str]], Awaitable[int | None] | int | None]
@@ -67,6 +67,12 @@ class Verb:
         if all(flag.name != "loglevel" for flag in shown):
             shown.append(GLOBAL_FLAGS["loglevel"])
         return shown
+
+
+def no_more_arguments(arguments: list[str]) -> None:
+    """Reject positional arguments that would be ignored."""
+    if arguments:
+        raise OCSPDError(f"unexpected argument {shown(arguments[0])!r}: did a flag lose its dash?")
 
 
 def no_action(_flags: Flags, _arguments: list[str]) -> None:

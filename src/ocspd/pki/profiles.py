@@ -140,6 +140,11 @@ class SigningConfig:
             raise CodedError(Code.POLICY_UNKNOWN_PROFILE, f"Unknown policy profile: {name[:100]}")
         return self.default
 
+    @property
+    def signs_here(self) -> bool:
+        """Whether some profile is not signed for by another server."""
+        return not all(profile.is_remote for profile in (self.default, *self.profiles.values()))
+
     def with_remote(self, addresses: str) -> SigningConfig:
         """Return the configuration with these servers signing for every profile (`-remote`)."""
         return replace(

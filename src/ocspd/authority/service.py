@@ -1,0 +1,144 @@
+"""CFSSL's API as a service: what is read again on SIGHUP, and the server that stays until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from ocspd.authority.api.dispatch import Dispatcher
+from ocspd.authority.api.endpoints import Backend, build_endpoints
+from ocspd.errors import OCSPDError
+from ocspd.logs import logger
+from ocspd.ops.server import HTTPServer
+from ocspd.tasks import time_limit
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Sequence
+
+    from ocspd.authority.api.dispatch import Endpoint
+    from ocspd.authority.api.sign import Signer
+    from ocspd.authority.tls import ServerTLS
+    from ocspd.certdb.base import CertDB
+    from ocspd.clock import Clock
+    from ocspd.pki.go_regexp import Pattern
+    from ocspd.pki.ocsp import OCSPSigner
+
+T = TypeVar("T")
+
+_DB_CHECK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Makers:
+    """What makes the parts of the API from files, at the start and on every reload."""
+
+    signer: Callable[[], Signer]
+    ocsp_signer: Callable[[], OCSPSigner] | None
+    """None where no OCSP signer is asked for."""
+
+
+class AuthorityService:
+    """The API server. A part that cannot be used at the start is a warning, and its endpoints are missing."""
+
+    def __init__(  # noqa: PLR0913  (one for each thing it is made of)
+        self,
+        makers: Makers,
+        tls: ServerTLS,
+        clock: Clock,
+        *,
+        client_cn: Pattern | None,
+        context: ssl.SSLContext | None,
+        db: CertDB | None,
+        disabled: Sequence[str],
+        read: Sequence[str],
+    ) -> None:
+        """`client_cn` and `context` are what `tls` has now; `read` names flags whose files a reload reads."""
+        self._makers = makers
+        self._tls = tls
+        self._clock = clock
+        self._db = db
+        self._disabled = disabled
+        self._read = ", ".join(read)
+        self._backend: Backend | None = None
+        self._dispatcher = Dispatcher(self._endpoints(), client_cn=client_cn)
+        self._server = HTTPServer(self._dispatcher, ssl_context=context)
+
+    async def run(self, address: str, port: int) -> None:
+        """Serve until SIGTERM or SIGINT; OCSPDError when nothing can listen there."""
+        async with AsyncExitStack() as stack:
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for signal_number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(signal_number, stop.set)
+            wanted = asyncio.Event()
+            loop.add_signal_handler(signal.SIGHUP, wanted.set)
+            await self._server.start(address, port)
+            stack.push_async_callback(self._server.stop)
+            reloading = asyncio.create_task(self._reload_on(wanted))
+            stack.callback(reloading.cancel)
+            scheme = "https://" if self._tls.enabled else ""
+            logger.info("Now listening on %s%s:%d", scheme, address, self._server.port)
+            await stop.wait()
+            logger.info("stopping: letting requests in flight finish")
+
+    async def _reload_on(self, wanted: asyncio.Event) -> None:
+        while True:
+            await wanted.wait()
+            wanted.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        """Read everything again (SIGHUP); keep everything in use if any part of it is now unusable."""
+        logger.info("reloading")
+        try:
+            endpoints = self._endpoints()
+            context = self._tls.context()
+            if context is not None:
+                await self._server.use_tls(context)
+        except (OCSPDError, OSError) as err:
+            logger.error("reload failed, nothing was changed: %s", err)
+            return
+        self._dispatcher.endpoints = endpoints
+        logger.info(
+            "reloaded %s; flags and -db-config stay as they are",
+            self._read or "nothing: no files are given",
+        )
+
+    def _endpoints(self) -> dict[str, Endpoint]:
+        current = self._backend
+        signer = _renew("signer", self._makers.signer, None if current is None else current.signer)
+        ocsp_signer = None
+        if self._makers.ocsp_signer is not None:
+            ocsp_signer = _renew(
+                "ocsp signer", self._makers.ocsp_signer, None if current is None else current.ocsp_signer
+            )
+        backend = Backend(clock=self._clock, signer=signer, ocsp_signer=ocsp_signer, db=self._db)
+        endpoints = build_endpoints(backend, self._disabled)
+        self._backend = backend
+        return endpoints
+
+
+async def warn_if_unusable(db: CertDB) -> None:
+    """Report early what would make every request fail; the database may come later, so continue."""
+    try:
+        async with time_limit(_DB_CHECK_S):
+            await db.check()
+    except TimeoutError:
+        logger.warning("%s: no response within %g s, continuing", db.name, _DB_CHECK_S)
+    except OCSPDError as err:
+        logger.warning("%s", err)
+
+
+def _renew(name: str, make: Callable[[], T], current: T | None) -> T | None:
+    """Make a part again; if that fails, OCSPDError if one is in use, otherwise a warning and None."""
+    try:
+        return make()
+    except OCSPDError as err:
+        if current is not None:
+            raise
+        logger.warning("couldn't initialize %s: %s", name, err)
+        return None
