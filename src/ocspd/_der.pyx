@@ -106,6 +106,7 @@ cdef void fail(Cursor *cursor, int code) noexcept nogil:
 
 
 cdef int take_nothing(Cursor *cursor, Span *content, int code) noexcept nogil:
+    """Fail while taking: -1, and nothing is taken."""
     content.p = cursor.left.p
     content.n = 0
     fail(cursor, code)

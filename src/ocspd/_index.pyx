@@ -34,7 +34,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport munmap
 
-from ocspd._der cimport CertID, Span, hash_name, hash_id_of
+from ocspd._der cimport CertID, Span, hash_id_of, hash_name
 from ocspd._opening cimport contents, header_fault, issuer_good, issuer_table, template_good
 from ocspd.errors import IndexFileError
 

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 cdef enum:
     READ_ROOM = 1 << 14  # bytes of one read
     KEPT_LIMIT = 1 << 15  # bytes of an unfinished request: more than HEAD_LIMIT + BODY_LIMIT
-    OUT_ROOM = 1 << 14  # bytes of responses in one system call
+    OUT_ROOM = 1 << 14  # bytes of replies in one system call
     HIGH_WATER = 1 << 16  # bytes waiting for a client at which aiohttp is asked to stop writing
 
 # See the table at the head of _fastpath.pyx.
@@ -52,7 +52,7 @@ cdef class Reactor:
     cdef bint _accepting
     cdef int _starved_by
     cdef uint8_t *_in  # where reads go, behind what was kept of the connection
-    cdef uint8_t *_out  # where responses are put together; empty between two connections
+    cdef uint8_t *_out  # where replies are put together; empty between two connections
     cdef uint64_t *_counters
     cdef uint32_t _open
     cdef uint32_t _maximum

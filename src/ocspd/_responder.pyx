@@ -313,15 +313,15 @@ cdef class Responder:
         cdef uint8_t small[2048]
         cdef uint8_t *out = small
         cdef size_t room = HEAD_ROOM + decision.body_size
-        cdef bytes response
+        cdef bytes reply
         if room > sizeof(small):
             out = <uint8_t *> PyMem_Malloc(room)
             if out == NULL:
                 raise MemoryError
-        response = (<char *> out)[:self._render(request, decision, out)]
+        reply = (<char *> out)[:self._render(request, decision, out)]
         if out != small:
             PyMem_Free(out)
-        return response
+        return reply
 
     def reply_to(self, bytes request_der not None):
         cdef Decision decision

@@ -23,7 +23,7 @@ class SegmentWriter:
         """
     @property
     def paced(self) -> bool:
-        """Whether it writes gently."""
+        """Whether it writes with pauses."""
     def full_speed(self) -> None:
         """Write as fast as possible from now on; any thread may call this while another one writes."""
     def order_by_time(self) -> None:
