@@ -151,7 +151,7 @@ cdef inline int take_any(Cursor *cursor, Span *content) noexcept nogil:
     return tag
 
 
-cdef void take(Cursor *cursor, int tag, Span *content) noexcept nogil:
+cdef inline void take(Cursor *cursor, int tag, Span *content) noexcept nogil:
     """Take one element that must have this tag; empty after a failure."""
     if take_any(cursor, content) != tag:
         take_nothing(cursor, content, E_TAG)
