@@ -10,6 +10,7 @@ from ocspd.index.manifest import MANIFEST_NAME
 from ocspd.index.remote import RemoteIndex
 from ocspd.signer.generations import Generations
 from ocspd.signer.refreshing import SignerDaemon
+from tests.simulation.incidents import deleted_during_passes, restored_and_killed
 from tests.simulation.machine import SimulatedMachine
 from tests.simulation.world import Parts
 
@@ -83,6 +84,29 @@ class ManifestFirst(RemoteIndex):
         await super().publish(directory, manifest)
 
 
+class SweepsOnceOnly(SignerDaemon):
+    """Forgets over a restart that a sweep was due."""
+
+    async def run(self) -> None:
+        self._state.load()
+        if self._state.sweep_due:
+            self._state.sweep_due = 0
+            self._state.save()
+        await super().run()
+
+
+class TrustsTheIndexDuringAPass(SignerDaemon):
+    """Takes a deletion for answered that a pass is about to undo."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value if name != "_passing" else False)
+
+
+INCIDENTS = {
+    "a sweep that a restart forgets": (Parts(daemon=SweepsOnceOnly), restored_and_killed),
+    "deletions undone by a pass": (Parts(daemon=TrustsTheIndexDuringAPass), deleted_during_passes),
+}
+"""What is found where it is looked for: it takes more than one coincidence."""
 DEFECTS = {
     "a cursor that moves on unpublished": Parts(daemon=MovesOnUnpublished),
     "slices published before older changes": Parts(daemon=PublishesSlicesAtOnce),

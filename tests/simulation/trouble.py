@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from tests.simulation.database import Database
     from tests.simulation.machine import Disk
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
     Fault = Callable[[World, random.Random], Awaitable[None]]
+    Trouble = Callable[[World], Coroutine[object, object, None]]
 
 TROUBLE_S = 100.0
 """How long faults begin."""

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ocspd._index import Index
     from ocspd.index.manifest import Manifest
     from ocspd.signer.signing import IssuerRouter, Segments
+    from tests.simulation.trouble import Trouble
 
 SETTINGS = RefreshSettings(
     processes=1,
@@ -150,6 +151,8 @@ class _Process:
         self._task: asyncio.Task[None] | None = None
         self._living = world.loop.create_task(self._live())
         self.on_death: list[Callable[[], None]] = []
+        self.works = asyncio.Event()
+        """Set while it is there."""
 
     def kill(self) -> None:
         """End it at once, as SIGKILL does."""
@@ -165,7 +168,9 @@ class _Process:
         while True:
             self._world.note(f"{self._name} starts")
             self._task = asyncio.create_task(self._work(self.machine))
+            self.works.set()
             await asyncio.wait([self._task])
+            self.works.clear()
             error = None if self._task.cancelled() else self._task.exception()
             died = self.machine.dead
             if not died and error is not None and not isinstance(error, OCSPDError):
@@ -192,6 +197,7 @@ class World:
 
     seed: int
     parts: Parts
+    trouble: Trouble
     loop: SimulatedLoop
     folder: Path
     trace: list[str] = field(default_factory=list)
@@ -362,7 +368,7 @@ class World:
             self.processes[name] = _Process(self, name, self.disks[host], work)
         writers = [asyncio.create_task(self._write(f"writer {number}")) for number in range(2)]
         looking = asyncio.create_task(self._look())
-        await make_trouble(self)
+        await self.trouble(self)
         for writer in writers:
             writer.cancel()
         self.note("quiet")
@@ -391,12 +397,12 @@ class _Log(logging.Handler):
         self._world.note(f"  log: {re.sub(r'new-[0-9]+-|[0-9a-f]{16,}', '…', text)}")
 
 
-def simulate(seed: int, parts: Parts = Parts()) -> Outcome:
-    """Make one run. The same seed makes the same."""
+def simulate(seed: int, parts: Parts = Parts(), trouble: Trouble = make_trouble) -> Outcome:
+    """Make one run, with any trouble or one of a kind. The same seed makes the same."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="ocspd-simulation-", dir=memory if memory.is_dir() else None))
     loop = SimulatedLoop(random.Random(f"{seed} threads"))
-    world = World(seed, parts, loop, folder)
+    world = World(seed, parts, trouble, loop, folder)
     loop.set_exception_handler(world.nobody_heard)
     log, level = _Log(world), logger.level
     logger.addHandler(log)
