@@ -138,6 +138,5 @@ def test_the_configurations_manual_explains_every_key() -> None:
                 and isinstance(following.value, ast.Constant)
             ):
                 explained.add((kind.name, one.target.id))
-    assert explained == {
-        (kind.__name__, entry.name) for kind in (SignerConfig, IssuerConfig) for entry in fields(kind)
-    }
+    keys = {(kind.__name__, entry.name) for kind in (SignerConfig, IssuerConfig) for entry in fields(kind)}
+    assert keys - explained == set()
