@@ -106,7 +106,7 @@ async def test_a_duty_that_nobody_cancelled_is_begun_again(
         task = asyncio.create_task(daemon.run())
         try:
             await until(lambda: source.looks > 3, "another look at the signers", lambda: not task.done())
-            assert "signers: RuntimeError: cancelled by nobody" in caplog.text
+            assert "signers: RuntimeError: cancelled for no reason" in caplog.text
         finally:
             task.cancel()
             await asyncio.wait({task})
