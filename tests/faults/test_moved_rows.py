@@ -437,7 +437,8 @@ async def test_D12_a_database_without_our_triggers_is_named_passed_over_and_mend
         with oracle.committing(0, 7, ["revoked"]):
             await rows.says("7", AKI, "revoked")
         await signer.until(lambda: not oracle.unanswered(), "a change that is noted")
-        assert signer.refresher.stats.passes - passes <= 1
+        # the one that was at work, and one that begins at the present cursor: then they follow no more
+        assert signer.refresher.stats.passes - passes <= 2
     assert await migrate.up(certdb) == []
 
 
