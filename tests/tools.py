@@ -33,6 +33,8 @@ PROGRAMS = {
 ROOT = Path(__file__).parent.parent
 IS_CHECKOUT = (ROOT / ".git").exists()
 NO_CHECKOUT = "not a git checkout"
+HAS_RUN_SYSTEMD = Path("/run/systemd").is_dir() or os.access("/run", os.W_OK)
+NO_RUN_SYSTEMD = "systemd-analyze needs /run/systemd, which only root can make"
 
 PEERS = ROOT / ".venv" / "peers"
 """What tests/peers.py has unpacked: PEERS/bin is last in PATH, so what is installed comes first."""
@@ -68,6 +70,8 @@ def lacking() -> list[str]:
     found = ["NOT INSTALLED, tests that need them are skipped: " + ", ".join(names)] if names else []
     if not IS_CHECKOUT:
         found.append(f"{NO_CHECKOUT}: tests of the tracked files are skipped")
+    if not HAS_RUN_SYSTEMD:
+        found.append(f"{NO_RUN_SYSTEMD}: tests of the unit files are skipped")
     return found
 
 

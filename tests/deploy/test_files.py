@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import subprocess
 import tomllib
@@ -15,7 +14,7 @@ import pytest
 from ocspd import config as config_module
 from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
 from tests.deploy.balanced import DEPLOY, nginx_main
-from tests.tools import do_without, need
+from tests.tools import HAS_RUN_SYSTEMD, NO_RUN_SYSTEMD, do_without, need
 
 RULES = DEPLOY / "prometheus" / "ocspd.rules.yml"
 UNITS = sorted(path.name for path in (DEPLOY / "systemd").iterdir() if path.suffix != ".conf")
@@ -32,8 +31,8 @@ def run(*argv: str | Path) -> str:
 def systemd_analyze() -> str:
     """Return the path of systemd-analyze, which makes a directory of systemd's where systemd does not run."""
     tool = need("systemd-analyze")
-    if not Path("/run/systemd").is_dir() and not os.access("/run", os.W_OK):
-        do_without("systemd-analyze needs /run/systemd, which only root can make")
+    if not HAS_RUN_SYSTEMD:
+        do_without(NO_RUN_SYSTEMD)
     return tool
 
 
