@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -31,7 +32,7 @@ from ocspd.signer.index_pass import index_pass
 from ocspd.signer.presigning import run_pass
 from ocspd.signer.response_table import dump_table
 from ocspd.signer.signing import BATCH_ROWS, BatchSigner, Chunk, LocalSigning, to_chunk
-from ocspd.signer.signing_pool import SigningPool
+from ocspd.signer.signing_pool import Pools, SigningPool
 from ocspd.signer.tally import Progress, SkippedRow, Tally
 from tests import sessions
 from tests.pki.chain import NOW, common_name, make_certificate, make_chain, make_key, pem
@@ -308,6 +309,52 @@ async def test_a_killed_worker_ends_the_pass_with_one_clear_line() -> None:
     assert signing_children() == []
 
 
+class FailingPool:
+    """A pool that fails with its first rows, and says so before anybody can see it."""
+
+    def __init__(self, failing: asyncio.Event) -> None:
+        self.failing = failing
+
+    def __call__(self, signers: Sequence[OCSPSigner], **_options: Any) -> FailingPool:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    async def sign(self, rows: Any, now: datetime) -> Any:
+        self.failing.set()
+        raise OCSPDError("the signing process ended")
+
+    async def finish(self) -> list[str]:
+        return []
+
+
+class FollowingDB(TableDB):
+    """A database whose second rows arrive at the moment the first ones fail."""
+
+    failing: asyncio.Event
+
+    async def stream_status(self, *, chunk_rows: int = 5000) -> AsyncIterator[list[StatusRow]]:
+        yield self.rows[:chunk_rows]
+        await self.failing.wait()
+        yield self.rows[chunk_rows:]
+
+
+async def test_rows_that_arrive_as_a_pass_fails_are_left_without_a_warning() -> None:
+    """Their task is cancelled before it begins; nothing it was given may be waiting to be awaited."""
+    signer = CHAIN.signer()
+    db = FollowingDB(rows_of(signer, 6000))
+    db.failing = asyncio.Event()
+    pools = Pools(make=FailingPool(db.failing), local_rows=0)
+    with pytest.raises(OCSPDError, match="process ended"):
+        await refresh(db, signer, processes=2, pools=pools)
+    gc.collect()  # a coroutine that nobody awaited fails the test here, as every warning does
+
+
 async def test_a_worker_reports_what_it_cannot_sign_with() -> None:
     late = CHAIN.responder.not_valid_after_utc
     async with SigningPool([CHAIN.signer()], processes=1) as pool:
@@ -333,7 +380,7 @@ import asyncio, sys
 sys.path.insert(0, {root!r})
 from tests.pki.chain import NOW, make_chain
 from ocspd.signer.signing import Chunk
-from ocspd.signer.signing_pool import SigningPool
+from ocspd.signer.signing_pool import Pools, SigningPool
 from tests.signer.test_presigning import signing_children
 
 async def main():

@@ -21,10 +21,13 @@ from ocspd.responder.control import Channel
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable
+    from collections.abc import Callable, Coroutine
 
     from ocspd._index import Index
     from ocspd.index.manifest import SegmentRef
+
+    _Work = Callable[[int, str, str], Coroutine[object, object, None]]
+    """Answer a request by its number, the directory and the text of the manifest."""
 
 _STEPS = 200
 """The number of steps into which the expiry of an issuer's responses is divided: shares are exact to half a
@@ -63,17 +66,19 @@ class Examiner:
         while (message := await self._channel.receive()) is not None:
             match message["what"]:
                 case "check":
-                    work = self._check(message["id"], message["directory"], message["manifest"])
+                    work = self._check
                 case _:
-                    work = self._freshness(message["id"], message["directory"], message["manifest"])
-            task = asyncio.create_task(self._carry_out(message["id"], work))
+                    work = self._freshness
+            task = asyncio.create_task(
+                self._carry_out(work, message["id"], message["directory"], message["manifest"])
+            )
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         self._channel.close()
 
-    async def _carry_out(self, request_id: int, work: Awaitable[None]) -> None:
+    async def _carry_out(self, work: _Work, request_id: int, path: str, manifest: str) -> None:
         try:
-            await work
+            await work(request_id, path, manifest)
         except Exception as err:  # noqa: BLE001  (whatever it is, the supervisor must not wait for ever)
             why = str(err) if isinstance(err, IndexFileError) else f"the index cannot be checked: {err!r}"
             self._channel.send("refused", id=request_id, why=why, exhausted=is_exhaustion(err))

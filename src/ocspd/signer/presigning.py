@@ -25,6 +25,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ from ocspd.signer.tally import SkippedRow, Tally
 from ocspd.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from ocspd.certdb.base import OddRows
     from ocspd.certdb.packed import PackedRows
@@ -65,6 +66,9 @@ if TYPE_CHECKING:
     from ocspd.signer.signers import CertKey
     from ocspd.signer.staleness import Staleness, StaleRows
     from ocspd.signer.tally import Progress
+
+    _Piece = Callable[[], Coroutine[object, object, None]]
+    """A piece of work, to be started by the task that does it: a task may be cancelled before it runs."""
 
 HELD = "stays revoked, as it was in the database that this one replaced"
 _AKI = attrgetter("aki")
@@ -177,11 +181,11 @@ class _SigningPass:
             count = self.pools.local_rows if second is not None else sum(packed.count for packed in begin)
             async with self._signing(count, processes, background=background) as row_signer:
 
-                async def work() -> AsyncGenerator[Awaitable[None]]:
+                async def work() -> AsyncGenerator[_Piece]:
                     for packed in begin:
-                        yield self._sign_packed(row_signer, packed)
+                        yield partial(self._sign_packed, row_signer, packed)
                     async for packed in stream:
-                        yield self._sign_packed(row_signer, packed)
+                        yield partial(self._sign_packed, row_signer, packed)
 
                 await self._do(row_signer, work(), processes)
 
@@ -193,9 +197,9 @@ class _SigningPass:
             first = await anext(stream, None)
             async with self._signing(len(first or ()), processes, background=background) as row_signer:
 
-                async def work() -> AsyncGenerator[Awaitable[None]]:
+                async def work() -> AsyncGenerator[_Piece]:
                     async for signer_index, rows in self._chunks(first, stream):
-                        yield self._sign(row_signer, signer_index, rows)
+                        yield partial(self._sign, row_signer, signer_index, rows)
 
                 await self._do(row_signer, work(), processes)
 
@@ -224,17 +228,17 @@ class _SigningPass:
         ) as pool:
             yield pool
 
-    async def _do(self, row_signer: RowSigner, work: AsyncGenerator[Awaitable[None]], processes: int) -> None:
+    async def _do(self, row_signer: RowSigner, work: AsyncGenerator[_Piece], processes: int) -> None:
         """Do pieces of work concurrently and publish what is signed from time to time and at the end."""
         # what the workers have and one that is written; the next one waits for a place
         slots = asyncio.Semaphore(DEPTH * processes + 1)
 
         failed = False
 
-        async def do(piece: Awaitable[None]) -> None:
+        async def do(piece: _Piece) -> None:
             nonlocal failed
             try:
-                await piece
+                await piece()
             except BaseException:
                 failed = True
                 raise
@@ -269,10 +273,10 @@ class _SigningPass:
                 return
             async with self._signing(len(first.rows), processes, background=background) as row_signer:
 
-                async def work() -> AsyncGenerator[Awaitable[None]]:
+                async def work() -> AsyncGenerator[_Piece]:
                     some: OddRows | None = first
                     while some is not None:
-                        yield self._sign_odd(db, row_signer, some)
+                        yield partial(self._sign_odd, db, row_signer, some)
                         some = await anext(stream, None)
 
                 await self._do(row_signer, work(), processes)
