@@ -7,13 +7,15 @@ import re
 import ssl
 import subprocess
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from ocspd.authority.api.api_response import Success
-from ocspd.authority.api.dispatch import Dispatcher, Endpoint, clean_path, common_name
+from ocspd.authority.api.call import Call, Document, Endpoint, of_body
+from ocspd.authority.api.dispatch import Dispatcher, clean_path, common_name
 from ocspd.authority.tls import ServerTLS
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.ops.server import HEAD_S, HTTPServer
@@ -29,6 +31,15 @@ async def echo(body: bytes) -> Success:
     return Success(body.decode())
 
 
+async def page(call: Call) -> Document:
+    text = f"{call.path}|{call.query}|{call.headers.get('x-one')}|{call.caller.address.rpartition(':')[0]}"
+    return Document(body=text.encode(), content_type="text/html; charset=utf-8", headers={"ETag": '"1"'})
+
+
+async def unchanged(call: Call) -> Document:
+    return Document(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": '"1"'})
+
+
 async def fail(body: bytes) -> Success:
     raise CodedError(Code.CSR_DECODE_FAILED, "CSR Decode failed")
 
@@ -38,9 +49,11 @@ async def crash(body: bytes) -> Success:
 
 
 ENDPOINTS = {
-    "/api/echo": Endpoint("POST", echo),
-    "/api/fail": Endpoint("POST", fail),
-    "/api/crash": Endpoint("POST", crash),
+    "/api/echo": Endpoint("POST", of_body(echo)),
+    "/api/fail": Endpoint("POST", of_body(fail)),
+    "/api/crash": Endpoint("POST", of_body(crash)),
+    "/pages/*": Endpoint("GET", page, head=True),
+    "/pages/unchanged": Endpoint("GET", unchanged),
 }
 
 
@@ -93,6 +106,28 @@ async def test_head_of_a_wrong_method_has_no_body() -> None:
         head, body = await ask(port, "HEAD /api/echo")
         assert head.startswith(b"HTTP/1.1 405 ")
         assert body == b""
+
+
+async def test_a_document_is_sent_as_it_is_and_knows_the_call() -> None:
+    async with running(Dispatcher(ENDPOINTS)) as port:
+        head, body = await ask(port, "GET /pages/a%20b?x=%201")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert body == b"/pages/a b|x=%201|None|127.0.0.1"
+        fields = head.lower().split(b"\r\n")
+        assert b"content-type: text/html; charset=utf-8" in fields
+        assert b'etag: "1"' in fields
+        with_body = next(field for field in fields if field.startswith(b"content-length"))
+        head, body = await ask(port, "HEAD /pages/a%20b?x=%201")
+        assert (head[:13], body) == (b"HTTP/1.1 200 ", b"")
+        assert with_body in head.lower().split(b"\r\n")
+        head, body = await ask(port, "GET /pages/unchanged")
+        assert (head[:13], body) == (b"HTTP/1.1 304 ", b"")
+        for target in ("/pages", "/pages/", "/pages/a/b", "/other/a"):
+            head, _ = await ask(port, f"GET {target}")
+            assert head.startswith(b"HTTP/1.1 404 "), target
+        head, body = await ask(port, "POST /pages/a")
+        assert b"\r\nAllow: GET, HEAD\r\n" in head
+        assert head.startswith(b"HTTP/1.1 405 ")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +223,7 @@ async def test_requests_beyond_the_limit_are_told_to_come_back() -> None:
         await gate.wait()
         return Success({})
 
-    async with running(Dispatcher({"/": Endpoint("POST", wait)}, max_requests=1)) as port:
+    async with running(Dispatcher({"/": Endpoint("POST", of_body(wait))}, max_requests=1)) as port:
         first = asyncio.create_task(ask(port, "POST /"))
         await entered.wait()
         head, _ = await ask(port, "POST /")
@@ -213,7 +248,7 @@ async def test_stopping_lets_the_request_in_flight_finish() -> None:
         await gate.wait()
         return Success("done")
 
-    http = HTTPServer(Dispatcher({"/": Endpoint("POST", wait)}), drain_s=5.0)
+    http = HTTPServer(Dispatcher({"/": Endpoint("POST", of_body(wait))}), drain_s=5.0)
     await http.start("127.0.0.1", 0)
     port = http.port
     request = asyncio.create_task(ask(port, "POST /"))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from ocspd.authority.api.dispatch import Endpoint
+    from ocspd.authority.api.call import Endpoint
     from ocspd.authority.api.sign import Signer
     from ocspd.authority.tls import ServerTLS
     from ocspd.certdb.base import CertDB

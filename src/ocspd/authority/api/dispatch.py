@@ -1,6 +1,7 @@
 """From HTTP to an endpoint and back: exact paths, one method each, bounded bodies, one log line.
 
-An endpoint is a coroutine function from the bytes of the body to a Success, independent of HTTP.
+An endpoint is a coroutine function from a Call to a Success or a Document (`call`), independent of HTTP. A
+path that ends in `/*` is that of every path with one more segment.
 The dispatcher is a low-level aiohttp handler, because CFSSL's rules are not a router's: exact matches
 only, a path that is not in its clean form is redirected as by Go's ServeMux, and a disabled endpoint
 replies like an unknown path.
@@ -11,9 +12,8 @@ Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import web
@@ -21,7 +21,6 @@ from aiohttp import web
 from ocspd.authority.api.api_response import (
     DATABASE_FAILED,
     HTTPStatusError,
-    Success,
     access_line,
     failure_of,
     failure_response,
@@ -30,26 +29,20 @@ from ocspd.authority.api.api_response import (
     plain_response,
     success_response,
 )
+from ocspd.authority.api.call import Call, Caller, Document
 from ocspd.logs import logger
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
+    from ocspd.authority.api.call import Endpoint
     from ocspd.pki.go_regexp import Pattern
 
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REQUESTS = 256
 BODY_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One path: the only method it has, and what it does with the body of a request."""
-
-    method: str
-    run: Callable[[bytes], Awaitable[Success]]
 
 
 class Dispatcher:
@@ -82,8 +75,7 @@ class Dispatcher:
             response, status = await self._reply_to(request)
         finally:
             self._requests -= 1
-        peer = request.transport.get_extra_info("peername") if request.transport else None
-        remote = _peer_text(peer)
+        remote = _peer_text(_extra_info(request, "peername"))
         logger.info("%s", access_line(remote, request.method, request.raw_path, status))
         response.headers["Server"] = "ocspd"  # aiohttp would name versions
         return response
@@ -95,22 +87,37 @@ class Dispatcher:
         cleaned = clean_path(path)
         if cleaned != path:
             return _moved(request.method, cleaned, query), HTTPStatus.MOVED_PERMANENTLY.value
-        endpoint = self.endpoints.get(path)
+        endpoint = self._endpoint_at(path)
         if endpoint is None:
             return not_found(), HTTPStatus.NOT_FOUND.value
         try:
-            if request.method != endpoint.method:
-                raise method_not_allowed(request.method, endpoint.method)  # noqa: TRY301  (one mapping below)
+            if not endpoint.has(request.method):
+                raise method_not_allowed(request.method, endpoint.allowed)  # noqa: TRY301  (one mapping below)
             if self._requests > self._max_requests:
                 raise HTTPStatusError(  # noqa: TRY301  (one mapping below)
                     HTTPStatus.SERVICE_UNAVAILABLE,
                     "too many concurrent requests",
                     headers={"Retry-After": "1"},
                 )
-            success = await endpoint.run(await self._read_body(request))
+            reply = await endpoint.run(
+                Call(
+                    body=await self._read_body(request),
+                    path=path,
+                    query=query,
+                    head=request.method == "HEAD",
+                    headers=request.headers,
+                    caller=_caller(request),
+                )
+            )
         except Exception as err:  # noqa: BLE001  (the edge: every error becomes an answer)
             return self._refuse(err)
-        return success_response(success), HTTPStatus.OK.value
+        if isinstance(reply, Document):
+            return _document_response(reply), reply.status.value
+        return success_response(reply), HTTPStatus.OK.value
+
+    def _endpoint_at(self, path: str) -> Endpoint | None:
+        parent, _, last = path.rpartition("/")
+        return self.endpoints.get(path) or (self.endpoints.get(f"{parent}/*") if last else None)
 
     @staticmethod
     def _refuse(error: Exception) -> tuple[web.StreamResponse, int]:
@@ -145,8 +152,7 @@ class Dispatcher:
     def _admits(self, request: web.BaseRequest) -> bool:
         if self.client_cn is None:
             return True
-        peer = request.transport.get_extra_info("peercert") if request.transport else None
-        name = common_name(peer)
+        name = common_name(_extra_info(request, "peercert"))
         if name is not None and self.client_cn.is_in(name):
             return True
         logger.warning("rejected client certificate: CN %r does not match %s", name, self.client_cn.text)
@@ -200,6 +206,24 @@ def _moved(method: str, path: str, query: str) -> web.Response:
         headers["Content-Type"] = "text/html; charset=utf-8"
         body = f'<a href="{html.escape(location)}">Moved Permanently</a>.\n\n'.encode()
     return web.Response(status=HTTPStatus.MOVED_PERMANENTLY, headers=headers, body=body)
+
+
+def _document_response(document: Document) -> web.Response:
+    headers = dict(document.headers)
+    if document.content_type:
+        headers["Content-Type"] = document.content_type
+    return web.Response(status=document.status, body=document.body, headers=headers)
+
+
+def _caller(request: web.BaseRequest) -> Caller:
+    return Caller(
+        address=_peer_text(_extra_info(request, "peername")),
+        peer_certificate=_extra_info(request, "peercert") or {},
+    )
+
+
+def _extra_info(request: web.BaseRequest, name: str) -> Any:
+    return request.transport.get_extra_info(name) if request.transport else None
 
 
 def _peer_text(peer: object) -> str:

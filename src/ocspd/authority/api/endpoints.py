@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocspd import wire
-from ocspd.authority.api.dispatch import Endpoint
+from ocspd.authority.api.call import Endpoint, of_body
 from ocspd.authority.api.keys import KeyEndpoints
 from ocspd.authority.api.sign import SignEndpoints
 from ocspd.authority.api.status import StatusEndpoints
@@ -83,37 +83,37 @@ class _Makers:
         endpoints = self._signing()
         if not endpoints.has_open_profile():
             raise Disabled("every profile has an auth_key: use authsign")
-        return Endpoint("POST", endpoints.sign)
+        return Endpoint("POST", of_body(endpoints.sign))
 
     def authsign(self) -> Endpoint:
         endpoints = self._signing()
         if not endpoints.has_authenticated_profile():
             raise Disabled("no profile has an auth_key")
-        return Endpoint("POST", endpoints.authsign)
+        return Endpoint("POST", of_body(endpoints.authsign))
 
     def info(self) -> Endpoint:
-        return Endpoint("POST", self._signing().info)
+        return Endpoint("POST", of_body(self._signing().info))
 
     def newcert(self) -> Endpoint:
         self._signing()
-        return Endpoint("POST", self._keys.newcert)
+        return Endpoint("POST", of_body(self._keys.newcert))
 
     def newkey(self) -> Endpoint:
-        return Endpoint("POST", self._keys.newkey)
+        return Endpoint("POST", of_body(self._keys.newkey))
 
     def init_ca(self) -> Endpoint:
-        return Endpoint("POST", self._keys.init_ca)
+        return Endpoint("POST", of_body(self._keys.init_ca))
 
     def revoke(self) -> Endpoint:
         if self._backend.db is None:
             raise Disabled("cert db not configured (missing -db-config)")
-        return Endpoint("POST", StatusEndpoints(self._backend.clock, db=self._backend.db).revoke)
+        return Endpoint("POST", of_body(StatusEndpoints(self._backend.clock, db=self._backend.db).revoke))
 
     def ocspsign(self) -> Endpoint:
         signer = self._backend.ocsp_signer
         if signer is None:
             raise Disabled("OCSP signer not initialized")
-        return Endpoint("POST", StatusEndpoints(self._backend.clock, ocsp_signer=signer).ocspsign)
+        return Endpoint("POST", of_body(StatusEndpoints(self._backend.clock, ocsp_signer=signer).ocspsign))
 
     def health(self) -> Endpoint:
-        return Endpoint("GET", StatusEndpoints(self._backend.clock, db=self._backend.db).health)
+        return Endpoint("GET", of_body(StatusEndpoints(self._backend.clock, db=self._backend.db).health))
