@@ -238,7 +238,7 @@ class Pace:
     Urgent changes come first in the feed (`certdb.feed`), but a batch that was taken is finished first.
     """
 
-    LEAST, MOST, SECONDS = 50, 5_000, 0.25
+    LEAST, MOST, SECONDS = 50, 5_000, 0.12
 
     def __init__(self) -> None:
         self.limit = 500
