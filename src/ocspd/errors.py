@@ -9,6 +9,7 @@
      ├─ DERError            bytes that are not the expected DER structure
      ├─ IndexFileError      a segment, manifest or index directory cannot be used
      ├─ SignerError         the signer of one issuer cannot sign at present
+     ├─ FetchError          another host cannot be reached, may not be, or does not reply as it should
      └─ ProcessError        a signing process has ended or cannot be started
 
 Each edge has one mapping: the command line prints `str(error)` and exits with `exit_code`; the
@@ -55,6 +56,10 @@ class SignerError(OCSPDError):
     """The signer of one issuer cannot sign: its certificate has expired, or its key fails."""
 
 
+class FetchError(OCSPDError):
+    """Another host cannot be reached, may not be, or does not reply as it should; the message names it."""
+
+
 class ProcessError(OCSPDError):
     """A signing process has ended, cannot be started, or sent an unknown message."""
 
@@ -70,6 +75,9 @@ class Code(IntEnum):
     CERT_VERIFY_FAILED = 1200
     CERT_NOT_AUTHORIZED_TO_SIGN = 1210
     CERT_EXPIRED = 1211
+    CERT_NAME_NOT_ALLOWED = 1212
+    CERT_TOO_MANY_INTERMEDIATES = 1213
+    CERT_UNKNOWN_AUTHORITY = 1220
     CERT_BAD_REQUEST = 1300
     CERT_MISSING_SERIAL = 1400
     KEY_UNKNOWN = 2000
@@ -81,6 +89,10 @@ class Code(IntEnum):
     KEY_MISMATCH = 2300
     KEY_GENERATION_FAILED = 2400
     KEY_UNAVAILABLE = 2500
+    INTERMEDIATES_READ_FAILED = 3001
+    INTERMEDIATES_PARSE_FAILED = 3003
+    ROOT_READ_FAILED = 4001
+    ROOT_PARSE_FAILED = 4003
     POLICY_UNKNOWN = 5000
     POLICY_NO_KEY_USAGES = 5100
     POLICY_INVALID = 5200
