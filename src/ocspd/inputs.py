@@ -91,6 +91,14 @@ def key_password() -> bytes | None:
     return os.environb.get(PASSWORD_VARIABLE.encode()) or None
 
 
+def tls_key_password() -> bytes:
+    """Return the password for OpenSSL, which would prompt for it; ValueError without one."""
+    found = key_password()
+    if found is None:
+        raise ValueError(f"the private key is encrypted: set {PASSWORD_VARIABLE} to its password")
+    return found
+
+
 @contextmanager
 def naming(name: str) -> Iterator[None]:
     """Prefix errors about the content of a file with its name."""
@@ -110,11 +118,13 @@ def read_key(spec: str) -> PrivateKey:
 
 def parse_key(spec: str, data: bytes) -> PrivateKey:
     """Load a private key that was read from spec."""
-    from ocspd.pki.keys import load_private_key  # noqa: PLC0415  (see the top)
+    from ocspd.pki.keys import WrongPasswordError, load_private_key  # noqa: PLC0415  (see the top)
 
     with naming(spec):
         try:
             return load_private_key(data, key_password())
+        except WrongPasswordError as err:
+            raise ConfigError(f"{spec}: {err} (the password is that in {PASSWORD_VARIABLE})") from err
         except CodedError as err:
             if err.code is Code.KEY_ENCRYPTED:
                 remedy = f"{err.message} Set {PASSWORD_VARIABLE} to its password"

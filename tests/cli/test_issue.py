@@ -144,10 +144,13 @@ def test_an_encrypted_key_opens_with_the_password_in_the_environment(
     subprocess.run([need("openssl"), *words, *form, "-out", str(tmp_path / "k.pem")], check=True, timeout=120)
     sign: list[str | Path] = ["sign", "-ca", "ca.pem", "-ca-key", tmp_path / "k.pem", "leaf.csr"]
     assert certificate(ocspd(*sign, cwd=material_of_ours, env={"CFSSL_CA_PK_PASSWORD": "opensesame"}))
-    for password, code in (("", 2100), ("wrong", 2002)):
-        run = ocspd(*sign, cwd=material_of_ours, env={"CFSSL_CA_PK_PASSWORD": password})
-        assert (run.returncode, run.stdout) == (1, "")
-        assert json.loads(run.stderr)["code"] == code
+    run = ocspd(*sign, cwd=material_of_ours, env={"CFSSL_CA_PK_PASSWORD": ""})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert json.loads(run.stderr)["code"] == 2100
+    run = ocspd(*sign, cwd=material_of_ours, env={"CFSSL_CA_PK_PASSWORD": "wrong"})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "k.pem: x509: decryption password incorrect" in run.stderr
+    assert "code" not in run.stderr  # plain text, as in CFSSL
 
 
 async def test_a_signed_certificate_is_in_the_database(material_of_ours: Path, tmp_path: Path) -> None:

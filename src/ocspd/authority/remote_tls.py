@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 
 from ocspd.errors import ConfigError
+from ocspd.inputs import tls_key_password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class RemoteTLS:
         context = self._trust()
         if self.certificate_file:
             try:
-                context.load_cert_chain(self.certificate_file, self.key_file, no_password)
+                context.load_cert_chain(self.certificate_file, self.key_file, tls_key_password)
             except (OSError, ValueError) as err:
                 files = f"{self.certificate_file}, {self.key_file}"
                 raise ConfigError(f"{files}: not a usable client certificate and key: {err}") from err
@@ -36,8 +37,3 @@ class RemoteTLS:
             return ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ValueError) as err:
             raise ConfigError(f"{self.ca_file}: not usable as trusted CA certificates (PEM): {err}") from err
-
-
-def no_password() -> str:
-    """Replace OpenSSL's prompt, which would wait at an unattended terminal."""
-    raise ValueError("the private key is encrypted")

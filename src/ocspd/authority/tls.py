@@ -11,8 +11,8 @@ import ssl
 import warnings
 from dataclasses import dataclass
 
-from ocspd.authority.remote_tls import no_password
 from ocspd.errors import ConfigError
+from ocspd.inputs import tls_key_password
 from ocspd.pki.go_regexp import Pattern
 
 _VERSIONS = {
@@ -79,7 +79,7 @@ class ServerTLS:
     def load(self, context: ssl.SSLContext) -> None:
         """Load the certificate and key into a context, initially or after they were replaced on disk."""
         try:
-            context.load_cert_chain(self.certificate_file, self.key_file, no_password)
+            context.load_cert_chain(self.certificate_file, self.key_file, tls_key_password)
         except (OSError, ValueError) as err:
             files = f"{self.certificate_file}, {self.key_file}"
             raise ConfigError(f"{files}: not a usable TLS certificate and key: {err}") from err

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from ocspd.errors import Code, CodedError, DERError
+from ocspd.errors import Code, CodedError, DERError, OCSPDError
 from ocspd.pki import der, pem
 from ocspd.pki.public_keys import ED25519, MAX_RSA_BITS, MIN_RSA_BITS
 
@@ -90,8 +90,8 @@ def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> Privat
     """Load a key from PEM or DER: PKCS #8, PKCS #1 or SEC 1, whatever the PEM label is.
 
     Encrypted keys (RFC 1421 headers, or PKCS #8) need the password, which is ignored for others.
-    CodedError: 2002 no PEM or a wrong password, 2003 not a key, 2100 encrypted and no password,
-    2200 an unsupported kind of key.
+    CodedError: 2002 no PEM, 2003 not a key, or one of an unsupported kind or encryption, 2100 encrypted and
+    no password. WrongPasswordError, which has no number in CFSSL either.
     """
     if pem_or_der[:1] == b"\x30":
         return _supported(_load_der(pem_or_der, password))
@@ -99,7 +99,7 @@ def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> Privat
         if block.label == "EC PARAMETERS":
             continue
         if "ENCRYPTED" in block.headers.get("Proc-Type", ""):
-            return _supported(_load_legacy(block.text, password))
+            return _supported(_load_legacy(block, password))
         if block.label.startswith(("CERTIFICATE", "X509 CRL", "NEW CERTIFICATE")):
             raise CodedError(
                 Code.KEY_PARSE_FAILED, f"Failed to parse private key: the PEM block is a {block.label}"
@@ -118,22 +118,29 @@ def _load_der(data: bytes, password: bytes | None) -> object:
     try:
         return serialization.load_der_private_key(data, password if encrypted else None)
     except UnsupportedAlgorithm as err:
-        raise _unsupported(str(err)) from err
+        raise _unsupported_encryption() if encrypted else _unsupported("of an unknown kind") from err
     except (ValueError, TypeError) as err:
         if encrypted:
-            raise _wrong_password() from err
+            raise WrongPasswordError from err
         raise CodedError(Code.KEY_PARSE_FAILED, "Failed to parse private key") from err
 
 
-def _load_legacy(text: bytes, password: bytes | None) -> object:
+def _load_legacy(block: pem.Block, password: bytes | None) -> object:
+    from ocspd.pki import legacy_pem  # noqa: PLC0415  (rarely needed)
+
     if not password:
         raise _encrypted()
     try:
-        return serialization.load_pem_private_key(text, password)
+        data = legacy_pem.decrypt(block, password)
+        if data is None:
+            raise WrongPasswordError
+        return serialization.load_der_private_key(data, None)
+    except legacy_pem.UnknownCipherError as err:
+        raise _unsupported_encryption() from err
     except UnsupportedAlgorithm as err:
-        raise _unsupported(str(err)) from err
-    except (ValueError, TypeError) as err:
-        raise _wrong_password() from err
+        raise _unsupported("of an unknown kind") from err
+    except (ValueError, TypeError) as err:  # padding that looks right by chance
+        raise WrongPasswordError from err
 
 
 def _is_encrypted_pkcs8(data: bytes) -> bool:
@@ -148,14 +155,25 @@ def _encrypted() -> CodedError:
     return CodedError(Code.KEY_ENCRYPTED, "Private key is encrypted.")
 
 
-def _wrong_password() -> CodedError:
+class WrongPasswordError(OCSPDError):
+    """A private key that its password does not open."""
+
+    def __init__(self) -> None:
+        super().__init__("x509: decryption password incorrect, or the key is damaged")
+
+
+def _unsupported_encryption() -> CodedError:
     return CodedError(
-        Code.KEY_DECODE_FAILED, "Failed to decrypt private key: wrong password, or the key is damaged"
+        Code.KEY_PARSE_FAILED,
+        "Failed to parse private key: it is encrypted with an algorithm that is not supported; "
+        "`openssl pkcs8 -topk8 -v2 aes-256-cbc` encrypts it anew",
     )
 
 
 def _unsupported(what: str) -> CodedError:
-    return CodedError(Code.KEY_UNSUPPORTED, f"Private key algorithm is not RSA, ECC or Ed25519: {what}")
+    return CodedError(
+        Code.KEY_PARSE_FAILED, f"Failed to parse private key: it is not RSA, ECC or Ed25519 but {what}"
+    )
 
 
 def _supported(key: object) -> PrivateKey:
@@ -164,12 +182,14 @@ def _supported(key: object) -> PrivateKey:
             return key
         case ec.EllipticCurvePrivateKey():
             if not isinstance(key.curve, _GO_CURVES):
-                raise _unsupported(f"curve {key.curve.name}")
+                raise _unsupported(f"on the curve {key.curve.name}")
             return key
         case _ if _ml_dsa(key):
             return key  # type: ignore[return-value]  # _ml_dsa has just told what it is
         case _:
-            raise _unsupported(type(key).__name__)
+            raise _unsupported(
+                f"of another kind ({type(key).__name__.removesuffix('PrivateKey').strip('_')})"
+            )
 
 
 def _ml_dsa(key: object) -> str:
@@ -261,7 +281,9 @@ def check_key_matches(key: PrivateKey, certificate: x509.Certificate) -> None:
     try:
         public = certificate.public_key()
     except (UnsupportedAlgorithm, ValueError) as err:
-        raise _unsupported("the certificate's key is damaged or of an unknown kind") from err
+        raise CodedError(
+            Code.KEY_UNSUPPORTED, "the certificate's key is damaged, or not RSA, ECC or Ed25519"
+        ) from err
     # compared as keys: a point may be compressed in the certificate
     if public != key.public_key():
         raise CodedError(
