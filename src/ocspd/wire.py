@@ -164,7 +164,8 @@ def _describe(err: json.JSONDecodeError, text: str) -> str:
     return f"invalid character {text[err.pos]!r} {where} (line {err.lineno}, column {err.colno}){remark}"
 
 
-def _go_type(value: Any) -> str:
+def type_of(value: Any) -> str:
+    """Return what Go's errors call the type of a JSON value."""
     match value:
         case bool():
             return "bool"
@@ -188,7 +189,7 @@ class Fields:
         if value is None:
             value = {}
         if not isinstance(value, dict):
-            raise JSONError(f"json: cannot unmarshal {_go_type(value)} into Go value of type {struct}")
+            raise JSONError(f"json: cannot unmarshal {type_of(value)} into Go value of type {struct}")
         self._values: dict[str, Any] = value
         self._folded: dict[str, str] = {}
         for key in value:
@@ -217,7 +218,7 @@ class Fields:
             not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
         ):
             raise JSONError(
-                f"json: cannot unmarshal {_go_type(value)} into Go struct field "
+                f"json: cannot unmarshal {type_of(value)} into Go struct field "
                 f"{self.struct}.{key} of type {go_type}"
             )
         return value
@@ -249,7 +250,7 @@ class Fields:
         for value in values:
             if value is not None and not isinstance(value, str):
                 raise JSONError(
-                    f"json: cannot unmarshal {_go_type(value)} into Go struct field "
+                    f"json: cannot unmarshal {type_of(value)} into Go struct field "
                     f"{self.struct}.{key} of type string"
                 )
         return ["" if value is None else value for value in values]  # null leaves Go's zero value

@@ -34,6 +34,7 @@ _VERBS = {
     "gencsr": ("issue", "generate a CSR for an existing key"),
     "selfsign": ("issue", "generate a new self-signed key and certificate"),
     "sign": ("issue", "sign a CSR with a CA"),
+    "certinfo": ("certinfo", "show what is in a certificate or CSR"),
     "info": ("issue", "show the CA certificate and profile of a signer"),
     "print-defaults": ("issue", "print default configurations"),
     "serve": ("serve", "run the CFSSL API"),

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _EXTENSIONS = 0xA3
 
+_PLACEHOLDER = "1.2.840.113549.1.1.11"
+"""An algorithm (RSA with SHA-256) that stands in the strict copy for one that cannot."""
+
 MAX_SERIAL_BYTES = 1024
 """RFC 5280 allows 20; programs in the field wrote some more. Longer ones are not converted to decimal."""
 
@@ -105,6 +108,7 @@ class ForeignCertificate:
         _check_serial(self.serial_number)
         if reader.expect(fields, 1, reader.SEQUENCE, "the signature algorithm").raw != algorithm.raw:
             raise DERError("the two signature algorithms differ")
+        self._algorithm_oid = reader.algorithm(algorithm.content)[0]
         self._algorithm = _plain_algorithm(algorithm.content)
         self._issuer = _plain_name(reader.expect(fields, 2, reader.SEQUENCE, "the issuer").raw)
         validity = reader.elements(reader.expect(fields, 3, reader.SEQUENCE, "the validity").content)
@@ -116,7 +120,14 @@ class ForeignCertificate:
         self._key_info = reader.expect(fields, 5, reader.SEQUENCE, "the public key").raw
         encoded = [field.content for field in fields[6:] if field.tag == _EXTENSIONS]
         self._extensions = extensions.parse_extensions(encoded[0], lenient=True) if encoded else ()
-        self._plain = self._strict(())
+        self._names_algorithm = True
+        try:
+            self._plain = self._strict(())
+        except DERError:
+            # perhaps only the algorithm is strange: RSA-PSS with unusual parameters, DSA with any
+            self._names_algorithm = False
+            self._algorithm = der.sequence(der.oid(_PLACEHOLDER), der.NULL)
+            self._plain = self._strict(())
 
     def _strict(self, wanted: Sequence[Extension]) -> x509.Certificate:
         """Return a copy in strict DER with some of the extensions."""
@@ -176,13 +187,13 @@ class ForeignCertificate:
 
     @property
     def signature_hash_algorithm(self) -> hashes.HashAlgorithm | None:
-        """The hash that was signed, None for algorithms without a choice of one."""
-        return self._plain.signature_hash_algorithm
+        """The hash that was signed, None for algorithms without a choice, or with strange parameters."""
+        return self._plain.signature_hash_algorithm if self._names_algorithm else None
 
     @property
     def signature_algorithm_oid(self) -> x509.ObjectIdentifier:
         """The algorithm the certificate is signed with."""
-        return self._plain.signature_algorithm_oid
+        return x509.ObjectIdentifier(self._algorithm_oid)
 
     @property
     def version(self) -> x509.Version:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TYPE_CHECKING
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from ocspd.errors import Code, CodedError, DERError
 from ocspd.model import CertificateRow
 from ocspd.pki import der, der_reader, extensions, names, pem, sans
-from ocspd.pki.cert_reader import read_certificate
+from ocspd.pki.cert_reader import check_issued_by, read_certificate
 from ocspd.pki.certid import parts_of
 
 if TYPE_CHECKING:
@@ -111,6 +113,13 @@ def _is_pkcs7(content: bytes) -> bool:
         return False
 
 
+def serial_of(certificate: x509.Certificate) -> int:
+    """Return the serial number of a certificate, which may be 0 or negative in old ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about just that
+        return certificate.serial_number
+
+
 def certificate_to_pem(certificate: x509.Certificate) -> str:
     """Return the PEM text, with a newline at its end."""
     return pem.encode("CERTIFICATE", certificate.public_bytes(serialization.Encoding.DER))
@@ -174,6 +183,15 @@ def basic_constraints(certificate: x509.Certificate) -> extensions.BasicConstrai
         )
     except DERError:
         return extensions.BasicConstraints()
+
+
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Return whether a certificate names the other one as its issuer and is signed with its key."""
+    try:
+        check_issued_by(certificate, issuer)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return True
 
 
 def to_row(certificate: x509.Certificate, *, label: str, issued_at: datetime) -> CertificateRow:

@@ -90,7 +90,7 @@ def _read(data: bytes, *, allow_weak_rsa: bool) -> ReceivedCSR:
     key_info = reader.expect(fields, 2, reader.SEQUENCE, "the public key").raw
     public_key = read_public_key(key_info, allow_weak_rsa=allow_weak_rsa)
     # RFC 2986 wants [0] even when empty; Java programs leave it out
-    wanted = _extension_request(fields[3].content) if len(fields) > 3 and fields[3].tag == _ATTRIBUTES else ()
+    wanted = extension_request(fields[3].content) if len(fields) > 3 and fields[3].tag == _ATTRIBUTES else ()
     constraints = extensions.find(wanted, extensions.BASIC_CONSTRAINTS)
     alternative = extensions.find(wanted, extensions.SUBJECT_ALT_NAME)
     found = ReceivedCSR(
@@ -106,7 +106,7 @@ def _read(data: bytes, *, allow_weak_rsa: bool) -> ReceivedCSR:
     return found
 
 
-def _extension_request(attributes: bytes) -> tuple[Extension, ...]:
+def extension_request(attributes: bytes) -> tuple[Extension, ...]:
     """Return the requested extensions; a malformed attribute, or one without a value, is ignored as in Go."""
     wanted: list[Extension] = []
     for attribute in reader.each(attributes):

@@ -161,6 +161,46 @@ def uri(text: str) -> str | None:
     return shown
 
 
+def uri_fields(text: str) -> dict[str, str | bool | dict[str, str] | None] | None:
+    """Return the fields of Go's url.URL in its order, as its JSON encoder names them.
+
+    None when `uri` rejects the text. User and password are hidden there: `{}`. Octets that are not UTF-8 are
+    lone surrogates.
+    """
+    if uri(text) is None:
+        return None
+    whole, _, fragment = text.partition("#")
+    match = _SCHEME.match(whole)
+    scheme, rest = (match[1].lower(), whole[match.end() :]) if match else ("", whole)
+    force_query = rest.endswith("?") and rest.count("?") == 1
+    rest, _, query = rest.partition("?")
+    opaque, user, host, omit_host = "", False, b"", False
+    if scheme and not rest.startswith("/"):
+        opaque, rest = rest, ""
+    elif rest.startswith("//") and (scheme or not rest.startswith("///")):
+        authority, slash, path = rest[2:].partition("/")
+        rest = slash + path
+        _, at, name = authority.rpartition("@")
+        user, host = bool(at), _unescape_host(name)
+    elif scheme:
+        omit_host = True
+    path_bytes = _unescape(rest)
+    fragment_bytes = _unescape(fragment)
+    return {
+        "Scheme": scheme,
+        "Opaque": opaque,
+        "User": {} if user else None,
+        "Host": host.decode("utf-8", "surrogateescape"),
+        "Path": path_bytes.decode("utf-8", "surrogateescape"),
+        "RawPath": "" if rest in {"*", _escape(path_bytes, _PATH_SAFE)} else rest,
+        "OmitHost": omit_host,
+        "ForceQuery": force_query,
+        "RawQuery": query,
+        "Fragment": fragment_bytes.decode("utf-8", "surrogateescape"),
+        "RawFragment": "" if fragment == _escape(fragment_bytes, _FRAGMENT_SAFE) else fragment,
+    }
+
+
 def _url(text: str, *, via_request: bool) -> tuple[str, bytes]:
     """Return a URL without fragment as Go writes it, and its host with port; ValueError if it is not one."""
     if any(char < " " or char == "\x7f" for char in text):

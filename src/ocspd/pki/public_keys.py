@@ -69,6 +69,10 @@ def read_public_key(key_info: bytes, *, allow_weak_rsa: bool = False) -> PublicK
             raise DERError("an Ed25519 key with parameters")
     elif oid not in _ML_DSA:
         raise UnsupportedKeyError(f"its key is of the kind {_OTHERS.get(oid, oid)}: {_SUPPORTED}")
+    return _load(key_info, oid)
+
+
+def _load(key_info: bytes, oid: str) -> PublicKey:
     try:
         return cast("PublicKey", serialization.load_der_public_key(key_info))
     except UnsupportedAlgorithm:
@@ -96,6 +100,12 @@ def _check_rsa(parameters: Element | None, bits: bytes, minimum: int) -> None:
         raise UnsupportedKeyError(f"its RSA key of {size} bits is too weak: {_SUPPORTED}")
     if size > MAX_RSA_BITS:
         raise UnsupportedKeyError(f"its RSA key of {size} bits is too large: {_SUPPORTED}")
+
+
+def check_point(parameters: Element | None, bits: bytes, key_info: bytes) -> None:
+    """Raise DERError unless an ECDSA key, of which these are parts, is a point on one of the four curves."""
+    _check_curve(parameters, bits)
+    _load(key_info, _EC)
 
 
 def _check_curve(parameters: Element | None, bits: bytes) -> None:
