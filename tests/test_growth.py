@@ -212,8 +212,8 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
         repeated("%"),
         repeated("#", before="a:"),
     ),
-    "authority.remote.parse_address": ADDRESSES,
-    "authority.remote.parse_addresses": ADDRESSES,
+    "client.transport.parse_address": ADDRESSES,
+    "client.transport.parse_addresses": ADDRESSES,
     "wire.loads": JSON_TEXTS,
     "wire.parse_duration": DURATIONS,
 }

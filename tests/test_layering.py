@@ -30,6 +30,7 @@ FLOORS = {
     "config": 5,
     **dict.fromkeys(ROLES, 4),
     "ops": 3,
+    "client": 3,
     "certdb": 3,
     "inputs": 3,
     "index": 2,
@@ -55,6 +56,7 @@ SAME_FLOOR_ALLOWED = {
     ("app", "config"),  # the assembly reads the configuration
     ("__main__", "cli"),
     ("files", "machine"),
+    ("client", "inputs"),  # a client's TLS key may be encrypted
 }
 
 CONFINED = {
@@ -63,7 +65,7 @@ CONFINED = {
     "asyncpg": {"certdb"},
     "sqlite3": {"certdb"},
     "obstore": {"index"},
-    "aiohttp": {"authority", "signer", "responder", "ops"},
+    "aiohttp": {"authority", "signer", "responder", "ops", "client"},
     "multidict": {"responder"},  # aiohttp's header type
     "yarl": {"authority"},  # aiohttp's URL type
     "prometheus_client": {"signer", "responder", "ops"},

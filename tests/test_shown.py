@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocspd.authority.api.api_response import failure_of
-from ocspd.authority.remote import parse_address
 from ocspd.certdb.dbconf import parse_db_config
 from ocspd.certdb.dsn import parse_data_source
 from ocspd.cli.flags import Kind
 from ocspd.cli.main import _VERBS, find_verb, main
+from ocspd.client.transport import parse_address
 from ocspd.errors import CodedError, OCSPDError
 from ocspd.logs import logger, setup
 from ocspd.pki import keys

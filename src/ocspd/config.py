@@ -22,8 +22,8 @@ from ocspd.wire import MAX_DURATION, DurationTooLongError, parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ocspd.authority.remote_tls import RemoteTLS
     from ocspd.authority.tls import ServerTLS
+    from ocspd.client.tls import RemoteTLS
     from ocspd.limits import Range
     from ocspd.pki.profiles import SigningConfig
     from ocspd.signer.signer_files import SignerFiles

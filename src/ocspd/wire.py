@@ -21,6 +21,8 @@ from ocspd.shown import shown
 
 API_PREFIX = "/api/v1/cfssl/"
 """Path of every endpoint of CFSSL's API."""
+DEFAULT_PORT = 8888
+"""The port of serve and of ocspserve, and of a remote without one."""
 _MAX_DEPTH_TEXT = "exceeded max depth"
 _CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 

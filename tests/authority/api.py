@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
 from ocspd.authority.issuing import Authority
-from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
+from ocspd.client.tls import RemoteTLS
 from ocspd.clock import SystemClock
 from ocspd.ops.server import HTTPServer
 from ocspd.pki.certs import load_certificate

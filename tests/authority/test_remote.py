@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 
-from ocspd.authority.remote import RemoteRequest, RemoteSigner, parse_address, parse_addresses
-from ocspd.authority.remote_tls import RemoteTLS
+from ocspd.authority.remote import RemoteRequest, RemoteSigner
+from ocspd.client.tls import RemoteTLS
+from ocspd.client.transport import parse_address, parse_addresses
 from ocspd.errors import Code, CodedError, ConfigError
 from tests.authority.cfssl import AUTH_KEY, cfssl_serve, free_port
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.authority.signers import PolicySigner
+from ocspd.client.tls import RemoteTLS
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.pki.config_json import parse_config

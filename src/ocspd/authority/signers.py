@@ -9,7 +9,7 @@ from ocspd.errors import Code, CodedError
 if TYPE_CHECKING:
     from ocspd.authority.issuing import Authority
     from ocspd.authority.remote import RemoteSigner
-    from ocspd.authority.remote_tls import RemoteTLS
+    from ocspd.client.tls import RemoteTLS
     from ocspd.clock import Clock
     from ocspd.pki.issuer import SignRequest
     from ocspd.pki.profiles import Profile, SigningConfig

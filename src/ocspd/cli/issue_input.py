@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ocspd.authority.remote_tls import RemoteTLS
 from ocspd.cli.io import load_config, print_json, read_input
 from ocspd.cli.verb import no_more_arguments
+from ocspd.client.tls import RemoteTLS
 from ocspd.config import AuthorityConfig
 from ocspd.errors import OCSPDError
 from ocspd.inputs import naming

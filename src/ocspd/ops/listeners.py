@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import OCSPDError
+from ocspd.wire import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-DEFAULT_PORT = 8888
-"""The default port of both serve and ocspserve, as in CFSSL."""
 
 
 @dataclass(frozen=True, slots=True)
