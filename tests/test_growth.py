@@ -220,6 +220,10 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
 """By name: inputs of about a given size, each of another shape."""
 
 ELSEWHERE = {
+    "authority.access.policy.attributes": "a certificate that OpenSSL has read",
+    "authority.access.policy.parse_access": "wire.loads",
+    "authority.access.tokens.parse_hash": "71 characters, see its regular expression",
+    "authority.audit.chain.parse": "a line of 64 KiB at most",
     "certdb.migrate.load_migrations": "files of this package",
     "certdb.migrate.parse_migration": "files of this package",
     "certdb.rows.parse_binary_time": "eight bytes",

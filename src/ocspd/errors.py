@@ -117,6 +117,8 @@ class Code(IntEnum):
     STORE_FAILED = 11000
     STORE_INSERT_FAILED = 11100
     STORE_NOT_FOUND = 11200
+    AUDIT_FAILED = 12000
+    """A category of ours: the audit log cannot be written."""
 
 
 class CodedError(OCSPDError):

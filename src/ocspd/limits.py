@@ -64,3 +64,8 @@ REFRESH_AFTER = Range(0.1, 0.9)
 INDEX_POLL = Range(timedelta(milliseconds=50), timedelta(hours=1))
 MAX_AGE = Range(timedelta(seconds=1), timedelta(days=365), "no limit of its own")
 DRAIN = Range(timedelta(), timedelta(hours=1))
+ENTRY = Range(1, 1 << 53)
+"""The number of an entry in the audit log."""
+ENTRIES_SHOWN = Range(1, 10_000_000, "all")
+RATE = Range(1, 1_000_000, "no limit")
+"""Requests a second of one client."""

@@ -7,6 +7,7 @@ JSON labelled `text/plain; charset=utf-8` with `X-Content-Type-Options: nosniff`
 clients see exactly that. Every body ends in a newline. Errors map in `failure_of`:
 
     HTTPStatusError (method, bad request)    its status      code = the status
+    CodedError 12000 (the audit log)         503             code = 12000
     CodedError                               400             code = CFSSL's number
     anything else                            500             code 0
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 PLAIN_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 JSON = {"Content-Type": "application/json"}
 DATABASE_FAILED = "the certificate database is unavailable, see the server's log"
+AUDIT_FAILED = "the audit log cannot be written, see the server's log"
 INTERNAL = "internal error, see the server's log"
 
 
@@ -93,6 +95,8 @@ def failure_of(error: BaseException) -> Failure:
     match error:
         case HTTPStatusError():
             return Failure(error.status, error.status.value, error.message)
+        case CodedError(code=Code.AUDIT_FAILED):
+            return Failure(HTTPStatus.SERVICE_UNAVAILABLE, int(error.code), AUDIT_FAILED)
         case CodedError(code=Code.STORE_FAILED | Code.STORE_INSERT_FAILED):
             return Failure(HTTPStatus.BAD_REQUEST, int(error.code), DATABASE_FAILED)
         case CodedError():
