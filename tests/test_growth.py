@@ -24,6 +24,7 @@ from ocspd.cli import flags, json_tool
 from ocspd.errors import OCSPDError
 from ocspd.index import manifest
 from ocspd.pki import der
+from tests.authority import corpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,6 +215,15 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     ),
     "client.transport.parse_address": ADDRESSES,
     "client.transport.parse_addresses": ADDRESSES,
+    "authority.certinfo_csr.describe_request": (
+        *SOME_PEM,
+        PEM_TEXTS[-1],
+        partial(corpus.sized, lambda many: corpus.request(subject=der.sequence(RDN * many))),
+        partial(corpus.sized, lambda many: corpus.request(attributes=(corpus.wanted(*[EXTENSION] * many),))),
+        partial(corpus.sized, lambda many: corpus.request(attributes=(corpus.attribute("1.2.3"),) * many)),
+        partial(corpus.sized, lambda many: corpus.request(key=corpus.rsa_info(1 << (80 * many), 3))),
+    ),
+    "authority.hosts.split_host": ADDRESSES,
     "wire.loads": JSON_TEXTS,
     "wire.parse_duration": DURATIONS,
 }
@@ -224,6 +234,7 @@ ELSEWHERE = {
     "authority.access.policy.parse_access": "wire.loads",
     "authority.access.tokens.parse_hash": "71 characters, see its regular expression",
     "authority.audit.chain.parse": "a line of 64 KiB at most",
+    "authority.scanning.target.read_chain": "what OpenSSL takes of a server, at most 100 KB",
     "certdb.migrate.load_migrations": "files of this package",
     "certdb.migrate.parse_migration": "files of this package",
     "certdb.rows.parse_binary_time": "eight bytes",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import textwrap
 from functools import cache
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from ocspd.pki import der
 
 RSA_SHA256 = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _UTF8, _PRINTABLE, _IA5, _T61, _BMP, _NUMERIC = 0x0C, 0x13, 0x16, 0x14, 0x1E, 0x12
 _CN, _SERIAL, _C, _L, _ST, _STREET, _O, _OU, _POSTAL = (
     f"2.5.4.{arc}" for arc in (3, 5, 6, 7, 8, 9, 10, 11, 17)
@@ -362,6 +366,11 @@ def requests() -> dict[str, bytes]:
         "signature of odd bits": request(signature=b"\3\xf8\xf8"),
         "empty signature": request(signature=b"\0"),
     }
+
+
+def sized(make: Callable[[int], bytes], size: int) -> bytes:
+    """Return what is made of many pieces, of about a size."""
+    return make(size // 20)
 
 
 def armour(label: str, data: bytes) -> bytes:
