@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import datetime
     from types import TracebackType
 
     from ocspd.certdb.feed import ChangeFeed
@@ -90,6 +91,12 @@ class CertDB(Protocol):
         Includes expired rows with status revoked if another row of the certificate may be unexpired.
         Other rows of the same certificate may contradict their status: look them up with `find_statuses`.
         """
+        ...
+
+    def stream_revoked(
+        self, after: datetime, *, chunk_rows: int = CHUNK_ROWS
+    ) -> AsyncIterator[list[StatusRow]]:
+        """Stream the rows with status revoked that expire after a time, otherwise as `stream_status` does."""
         ...
 
     async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:

@@ -17,6 +17,7 @@ from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     from ocspd.certdb.base import OddRows
@@ -134,6 +135,15 @@ class PostgresCertDB:
             "certificates", _STATUS_COLUMNS, chunk_rows, POSTGRES_ODD, unexpired=POSTGRES_WORTH
         ):
             yield rows.odd_rows(chunk, rows.status_row_from_times)
+
+    async def stream_revoked(
+        self, after: datetime, *, chunk_rows: int = CHUNK_ROWS
+    ) -> AsyncIterator[list[StatusRow]]:
+        """See CertDB."""
+        where = f"status = 'revoked' AND NOT {POSTGRES_ODD}"
+        async for chunk in self._pages("certificates", _STATUS_COLUMNS, chunk_rows, where, after=after):
+            if read := rows.readable_rows(chunk, rows.status_row_from_times):
+                yield read
 
     async def find_statuses(self, serials: Sequence[int]) -> list[StatusRow]:
         """See CertDB."""
@@ -320,13 +330,20 @@ class PostgresCertDB:
                 )
             )
 
-    async def _pages(
-        self, table: str, columns: str, size: int, where: str = "true", *, unexpired: str = "expiry > $1"
+    async def _pages(  # noqa: PLR0913  (the parts of a query)
+        self,
+        table: str,
+        columns: str,
+        size: int,
+        where: str = "true",
+        *,
+        unexpired: str = "expiry > $1",
+        after: datetime | None = None,
     ) -> AsyncIterator[list[Any]]:
         sql = f"SELECT {columns} FROM {table} WHERE {unexpired} AND {where}"  # noqa: S608  (constants)
         async with self._database.connection(None) as connection, connection.transaction(readonly=True):
             await self._database.not_behind(connection)
-            cursor = await connection.cursor(sql, self._clock.now())
+            cursor = await connection.cursor(sql, after or self._clock.now())
             while records := await cursor.fetch(size):
                 yield records
 

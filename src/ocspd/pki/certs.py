@@ -194,7 +194,7 @@ def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
-def to_row(certificate: x509.Certificate, *, label: str, issued_at: datetime) -> CertificateRow:
+def to_row(certificate: x509.Certificate, *, label: str, issued_at: datetime | None) -> CertificateRow:
     """Return the row CFSSL writes for a certificate it has just signed; `sans` has DNS names only."""
     dns = alternative_names(certificate).dns
     return CertificateRow(

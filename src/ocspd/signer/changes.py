@@ -14,10 +14,11 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ocspd.certdb.combining import combined
 from ocspd.errors import SignerError
 from ocspd.model import CertStatus
 from ocspd.pki.certid import issuer_hashes
-from ocspd.signer.resolving import combined, find_together, gone
+from ocspd.signer.resolving import find_together, gone
 from ocspd.signer.signing import BATCH_ROWS, to_chunk
 
 if TYPE_CHECKING:

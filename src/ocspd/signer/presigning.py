@@ -31,10 +31,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ocspd._der import parse_response
+from ocspd.certdb.combining import combined
 from ocspd.certdb.packed import PackedSource
 from ocspd.errors import SignerError
 from ocspd.model import CertStatus
-from ocspd.signer.resolving import AllRows, combined, find_together, id_of
+from ocspd.signer.resolving import AllRows, find_together, id_of
 from ocspd.signer.response_table import PassTable, TableTurns
 from ocspd.signer.signers import Signers
 from ocspd.signer.signing import (

@@ -5,10 +5,7 @@ enforced here, and everything that signs in this package keeps to one of two rul
 
  - a row in CFSSL's spelling, of which there is at most one for a CertID, may be signed as it is, unless
    the certificate is revoked in the index or has a row in another spelling;
- - everything else is signed by `combined`, from every row the database has at that moment.
-
-A row that cannot be read is unknown, and unknown beats good: nothing is good that may be something else.
-The result does not depend on the order of rows, so that no two passes differ.
+ - everything else is signed by `certdb.combining.combined`, from every row the database has at that moment.
 """
 
 from __future__ import annotations
@@ -19,12 +16,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from ocspd.model import CertStatus, StatusRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from ocspd.certdb.base import OddRows
     from ocspd.signer.signers import CertKey, Signers
 
-_FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -58,20 +54,6 @@ async def find_together(
         for signer_index in signer_indexes:
             found.setdefault((signer_index, row.serial), []).append(row)
     return found, foreign
-
-
-def combined(rows: Iterable[StatusRow], now: datetime) -> StatusRow | None:
-    """Return the row that decides about a certificate; None if all have expired and none is revoked.
-
-    Of several revocations the first counts; one without a time is the first.
-    """
-    rows = list(rows)
-    revoked = [row for row in rows if row.status == CertStatus.REVOKED]
-    if revoked:
-        first = min(revoked, key=lambda row: (row.revoked_at or _FIRST, row.reason, row.aki))
-        return first._replace(expiry=max(row.expiry for row in rows))
-    live = [row for row in rows if row.expiry > now]
-    return max(live, key=lambda row: (row.status == CertStatus.UNKNOWN, row.expiry), default=None)
 
 
 def id_of(row: StatusRow) -> object:
