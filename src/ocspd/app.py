@@ -21,12 +21,14 @@ from ocspd.logs import logger
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.service import AuthorityService
     from ocspd.authority.signers import PolicySigner
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.config import APIConfig, AuthorityConfig, IssuerConfig, ResponderConfig, SignerConfig
     from ocspd.index.directory import IndexDirectory
+    from ocspd.pki.crl_writer import CRLSigner
     from ocspd.pki.ocsp import OCSPSigner
     from ocspd.responder.examining import Examining
     from ocspd.responder.supervisor import Source, Supervisor
@@ -63,6 +65,7 @@ async def open_database(path: str, clock: Clock) -> CertDB:
 @asynccontextmanager
 async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[AuthorityService]:
     """Put CFSSL's API together: TLS, database, signers of certificates and responses, endpoints, server."""
+    from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.service import AuthorityService, Makers, warn_if_unusable
     from ocspd.signer.signer_files import open_signer
 
@@ -81,7 +84,18 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             assert config.ocsp is not None
             return open_signer(config.ocsp(), clock, read_file)
 
-        makers = Makers(signer=signer, ocsp_signer=ocsp_signer if config.ocsp else None)
+        def crls(crl_signer: CRLSigner, predecessor: CRLPublisher | None) -> CRLPublisher:
+            assert db is not None
+            return CRLPublisher(db, crl_signer, config.crls, clock, predecessor=predecessor)
+
+        makers = Makers(
+            signer=signer,
+            ocsp_signer=ocsp_signer if config.ocsp else None,
+            crl_signer=None
+            if db is None or "crl" in config.disabled
+            else lambda: build_crl_signer(config.authority()),
+            crls=crls,
+        )
         yield AuthorityService(
             makers,
             config.tls,
@@ -113,6 +127,19 @@ def build_certificate_signer(
             issuer = Issuer(certificate, key, config.signing, clock, allow_weak_rsa=config.allow_rsa_1024)
         authority = Authority(issuer, db, clock)
     return PolicySigner(config.signing, authority, tls=config.tls, clock=clock)
+
+
+def build_crl_signer(config: AuthorityConfig) -> CRLSigner:
+    """Put together who signs CRLs: the CA. OCSPDError naming what is missing or not usable."""
+    from ocspd.pki.crl_writer import CRLSigner
+
+    ca, ca_key = config.required_ca()
+    certificate, key = read_certificate(ca), read_key(ca_key)
+    with naming(f"{ca}, {ca_key}"):
+        signer = CRLSigner(certificate, key)
+    for text in signer.warnings():
+        logger.warning("%s: %s", ca, text)
+    return signer
 
 
 # -- signer ------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ocspd.wire import MAX_DURATION, DurationTooLongError, parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ocspd.authority.crls import CRLSettings
     from ocspd.authority.tls import ServerTLS
     from ocspd.client.tls import RemoteTLS
     from ocspd.limits import Range
@@ -181,6 +182,8 @@ class APIConfig:
     disabled: tuple[str, ...]
     """Endpoints that are switched off."""
     tls: ServerTLS
+    crls: CRLSettings
+    """How the CRLs served at /crl are made."""
     read: tuple[str, ...]
     """The flags whose files a reload reads, for the log."""
 

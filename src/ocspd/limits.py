@@ -57,6 +57,7 @@ SCAN_WORKERS = Range(1, 1024)
 SCAN_HOSTS = Range(1, 1_000_000)
 SCAN_TIMEOUT = Range(timedelta(milliseconds=1), timedelta(hours=24))
 CRL_EXPIRY = Range(timedelta(seconds=1), _YEARS)
+CRL_MAX_AGE = Range(timedelta(), timedelta(days=365))
 VALIDITY = Range(timedelta(seconds=61), _YEARS)
 """Of an OCSP response: longer than the minute to which its thisUpdate is rounded."""
 PASS_INTERVAL = Range(timedelta(milliseconds=1), timedelta(days=365))

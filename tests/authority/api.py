@@ -14,6 +14,7 @@ from ocspd.clock import SystemClock
 from ocspd.ops.server import HTTPServer
 from ocspd.pki.certs import load_certificate
 from ocspd.pki.config_json import parse_config
+from ocspd.pki.crl_writer import CRLSigner
 from ocspd.pki.issuer import Issuer
 from ocspd.pki.keys import load_private_key
 from ocspd.pki.ocsp import OCSPSigner
@@ -31,7 +32,8 @@ def make_backend(material: Path, db: CertDB | None = None) -> Backend:
     clock = SystemClock()
     ca = load_certificate((material / "ca.pem").read_bytes())
     config = parse_config((material / "config.json").read_bytes())
-    issuer = Issuer(ca, load_private_key((material / "ca-key.pem").read_bytes()), config, clock)
+    issuer_key = load_private_key((material / "ca-key.pem").read_bytes())
+    issuer = Issuer(ca, issuer_key, config, clock)
     responder = OCSPSigner(
         ca,
         load_certificate((material / "ocsp.pem").read_bytes()),
@@ -44,6 +46,7 @@ def make_backend(material: Path, db: CertDB | None = None) -> Backend:
         signer=PolicySigner(config, Authority(issuer, db, clock), tls=RemoteTLS(), clock=clock),
         ocsp_signer=responder,
         db=db,
+        crl_signer=CRLSigner(ca, issuer_key),
     )
 
 

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 
     from ocspd.authority.api.call import Endpoint
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.tls import ServerTLS
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
+    from ocspd.pki.crl_writer import CRLSigner
     from ocspd.pki.go_regexp import Pattern
     from ocspd.pki.ocsp import OCSPSigner
 
 T = TypeVar("T")
 
 _DB_CHECK_S = 5.0
+_STOP_S = 5.0
+"""How long what is stopped may take to let go of the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,10 @@ class Makers:
     signer: Callable[[], Signer]
     ocsp_signer: Callable[[], OCSPSigner] | None
     """None where no OCSP signer is asked for."""
+    crl_signer: Callable[[], CRLSigner] | None
+    """None without a database, or where CRLs are switched off."""
+    crls: Callable[[CRLSigner, CRLPublisher | None], CRLPublisher]
+    """Makes what publishes the CRLs of a signer, given what published the CRLs before, if any."""
 
 
 class AuthorityService:
@@ -64,6 +72,8 @@ class AuthorityService:
         self._disabled = disabled
         self._read = ", ".join(read)
         self._backend: Backend | None = None
+        self._followed: CRLPublisher | None = None
+        self._following: asyncio.Task[None] | None = None
         self._dispatcher = Dispatcher(self._endpoints(), client_cn=client_cn)
         self._server = HTTPServer(self._dispatcher, ssl_context=context)
 
@@ -80,6 +90,8 @@ class AuthorityService:
             stack.push_async_callback(self._server.stop)
             reloading = asyncio.create_task(self._reload_on(wanted))
             stack.callback(reloading.cancel)
+            stack.push_async_callback(self._stop_crls)
+            await self._start_crls()
             scheme = "https://" if self._tls.enabled else ""
             logger.info("Now listening on %s%s:%d", scheme, address, self._server.port)
             await stop.wait()
@@ -103,6 +115,7 @@ class AuthorityService:
             logger.error("reload failed, nothing was changed: %s", err)
             return
         self._dispatcher.endpoints = endpoints
+        await self._start_crls()
         logger.info(
             "reloaded %s; flags and -db-config stay as they are",
             self._read or "nothing: no files are given",
@@ -116,10 +129,40 @@ class AuthorityService:
             ocsp_signer = _renew(
                 "ocsp signer", self._makers.ocsp_signer, None if current is None else current.ocsp_signer
             )
-        backend = Backend(clock=self._clock, signer=signer, ocsp_signer=ocsp_signer, db=self._db)
+        crl_signer, crls = None, None if current is None else current.crls
+        if self._makers.crl_signer is not None:
+            crl_signer = _renew(
+                "CRL signer", self._makers.crl_signer, None if current is None else current.crl_signer
+            )
+        if crl_signer is not None and (crls is None or crls.signer.certificate != crl_signer.certificate):
+            crls = self._makers.crls(crl_signer, crls)
+        backend = Backend(
+            clock=self._clock,
+            signer=signer,
+            ocsp_signer=ocsp_signer,
+            db=self._db,
+            crl_signer=crl_signer,
+            crls=crls,
+        )
         endpoints = build_endpoints(backend, self._disabled)
         self._backend = backend
         return endpoints
+
+    async def _start_crls(self) -> None:
+        """Have the CRLs follow the database, unless they do."""
+        wanted = None if self._backend is None else self._backend.crls
+        if wanted is self._followed:
+            return
+        await self._stop_crls()
+        self._followed = wanted
+        if wanted is not None:
+            self._following = asyncio.create_task(wanted.run())
+
+    async def _stop_crls(self) -> None:
+        following, self._following, self._followed = self._following, None, None
+        if following is not None:
+            following.cancel()
+            await asyncio.wait({following}, timeout=_STOP_S)
 
 
 async def warn_if_unusable(db: CertDB) -> None:

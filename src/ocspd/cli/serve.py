@@ -8,10 +8,13 @@ and keeps the old ones if the new ones are not usable.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ocspd import limits
 from ocspd.app import build_authority
+from ocspd.cli.flags import duration, string
 from ocspd.cli.shared_flags import ALLOW_RSA_1024, EMBED_CA, RESPONDER_ID
 from ocspd.cli.verb import Verb, no_more_arguments
 from ocspd.clock import SystemClock
@@ -24,6 +27,15 @@ if TYPE_CHECKING:
     from ocspd.signer.signer_files import SignerFiles
 
 _WITHOUT_EFFECT = ("ca-bundle", "int-bundle", "int-dir", "metadata")
+DELTA_CRL_URL = string(
+    "delta-crl-url", "where clients find /crl/KEYID-delta.crl; complete CRLs name it (freshestCRL)"
+)
+CRL_MAX_AGE = duration(
+    "crl-max-age",
+    "how long caches may keep a CRL, at most until its nextUpdate",
+    timedelta(hours=1),
+    limits=limits.CRL_MAX_AGE,
+)
 _FILES = ("config", "ca", "ca-key", "responder", "responder-key", "tls-cert", "tls-key", "mutual-tls-ca")
 """Flags whose files a reload reads."""
 
@@ -46,6 +58,7 @@ async def _main(flags: Flags) -> None:
 
 def _config(flags: Flags) -> APIConfig:
     # Not needed for help.
+    from ocspd.authority.crls import CRLSettings  # noqa: PLC0415
     from ocspd.authority.tls import ServerTLS  # noqa: PLC0415
     from ocspd.cli.issue_input import authority_config  # noqa: PLC0415
     from ocspd.config import APIConfig  # noqa: PLC0415
@@ -61,6 +74,11 @@ def _config(flags: Flags) -> APIConfig:
             client_ca_file=flags.string("mutual-tls-ca"),
             client_cn=flags.string("mutual-tls-cn"),
             min_version=flags.string("min-tls-version"),
+        ),
+        crls=CRLSettings(
+            validity=flags.duration("expiry"),
+            delta_url=flags.string("delta-crl-url"),
+            max_age=flags.duration("crl-max-age"),
         ),
         read=tuple(f"-{name}" for name in _FILES if flags.string(name)),
     )
@@ -118,6 +136,9 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             "mutual-tls-client-key",
             "db-config",
             "disable",
+            "expiry",
+            DELTA_CRL_URL,
+            CRL_MAX_AGE,
             ALLOW_RSA_1024,
         ),
         _serve,

@@ -40,9 +40,18 @@ INTERNAL = "internal error, see the server's log"
 class HTTPStatusError(OCSPDError):
     """An error with an HTTP status of its own: CFSSL's bad request and bad method errors."""
 
-    def __init__(self, status: HTTPStatus, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        code: int | None = None,
+    ) -> None:
+        """`code` is the number in the JSON if that is not the status."""
         super().__init__(message)
         self.status = status
+        self.code = status.value if code is None else code
         self.message = message
         self.headers = dict(headers or {})
 
@@ -94,7 +103,7 @@ def failure_of(error: BaseException) -> Failure:
     """Map an error raised by an endpoint to its reply (the table in the module's docstring)."""
     match error:
         case HTTPStatusError():
-            return Failure(error.status, error.status.value, error.message)
+            return Failure(error.status, error.code, error.message)
         case CodedError(code=Code.AUDIT_FAILED):
             return Failure(HTTPStatus.SERVICE_UNAVAILABLE, int(error.code), AUDIT_FAILED)
         case CodedError(code=Code.STORE_FAILED | Code.STORE_INSERT_FAILED):

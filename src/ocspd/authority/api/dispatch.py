@@ -12,6 +12,7 @@ Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests
 from __future__ import annotations
 
 import html
+import io
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REQUESTS = 256
 BODY_S = 30.0
+_WHOLE_BYTES = 64 * 1024
 
 
 class Dispatcher:
@@ -212,7 +214,9 @@ def _document_response(document: Document) -> web.Response:
     headers = dict(document.headers)
     if document.content_type:
         headers["Content-Type"] = document.content_type
-    return web.Response(status=document.status, body=document.body, headers=headers)
+    # a file is sent piece by piece, as the client takes it; bytes would be buffered whole for each client
+    body = document.body if len(document.body) <= _WHOLE_BYTES else io.BytesIO(document.body)
+    return web.Response(status=document.status, body=body, headers=headers)
 
 
 def _caller(request: web.BaseRequest) -> Caller:

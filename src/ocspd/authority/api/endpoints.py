@@ -1,7 +1,8 @@
 """CFSSL's API under `/api/v1/cfssl/`: which endpoints exist, and which are enabled.
 
-The endpoints are in `sign` (sign, authsign, info), `keys` (newkey, newcert, init_ca) and `status` (revoke,
-ocspsign, health); the use cases are in `authority`. An endpoint without what it needs (a CA, a database)
+The endpoints are in `sign` (sign, authsign, info), `keys` (newkey, newcert, init_ca), `status` (revoke,
+ocspsign, health), `crl` (crl, gencrl) and `certadd`; the use cases are in `authority`. `distribution` has the
+CRLs as relying parties fetch them. An endpoint without what it needs (a CA, a database)
 is disabled, with a log line that gives the reason; it then replies like an unknown path.
 """
 
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 
 from ocspd import wire
 from ocspd.authority.api.call import Endpoint, of_body
+from ocspd.authority.api.certadd import CertAddEndpoint
+from ocspd.authority.api.crl import CRLEndpoints
+from ocspd.authority.api.distribution import distribution_points
 from ocspd.authority.api.keys import KeyEndpoints
 from ocspd.authority.api.sign import SignEndpoints
 from ocspd.authority.api.status import StatusEndpoints
@@ -21,12 +25,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.crls import CRLPublisher
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
+    from ocspd.pki.crl_writer import CRLSigner
     from ocspd.pki.ocsp import OCSPSigner
 
 
-NAMES = ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "revoke", "ocspsign", "health")
+NAMES = (
+    "sign",
+    "authsign",
+    "info",
+    "newcert",
+    "newkey",
+    "init_ca",
+    "revoke",
+    "ocspsign",
+    "crl",
+    "gencrl",
+    "certadd",
+    "health",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +56,8 @@ class Backend:
     signer: Signer | None = None
     ocsp_signer: OCSPSigner | None = None
     db: CertDB | None = None
+    crl_signer: CRLSigner | None = None
+    crls: CRLPublisher | None = None
 
 
 class Disabled(Exception):
@@ -62,6 +83,10 @@ def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str,
         except Disabled as reason:
             logger.warning("endpoint '%s' is disabled: %s", path, reason)
         else:
+            logger.info("endpoint '%s' is enabled", path)
+    if backend.crls is not None and "crl" not in off:
+        for path, endpoint in distribution_points(backend.crls, backend.clock).items():
+            endpoints[path] = endpoint
             logger.info("endpoint '%s' is enabled", path)
     logger.info("Handler set up complete.")
     return endpoints
@@ -114,6 +139,21 @@ class _Makers:
         if signer is None:
             raise Disabled("OCSP signer not initialized")
         return Endpoint("POST", of_body(StatusEndpoints(self._backend.clock, ocsp_signer=signer).ocspsign))
+
+    def crl(self) -> Endpoint:
+        signer, db = self._backend.crl_signer, self._backend.db
+        if db is None:
+            raise Disabled("cert db not configured (missing -db-config)")
+        if signer is None:
+            raise Disabled("no CA certificate and key to sign CRLs with")
+        return Endpoint("GET", CRLEndpoints(self._backend.clock, signer=signer, db=db).crl)
+
+    def gencrl(self) -> Endpoint:
+        self._signing()
+        return Endpoint("POST", of_body(CRLEndpoints(self._backend.clock).gencrl))
+
+    def certadd(self) -> Endpoint:
+        return Endpoint("POST", of_body(CertAddEndpoint(self._backend.db).certadd))
 
     def health(self) -> Endpoint:
         return Endpoint("GET", of_body(StatusEndpoints(self._backend.clock, db=self._backend.db).health))
