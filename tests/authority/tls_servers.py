@@ -83,17 +83,18 @@ def issue(
 
 
 def write(folder: Path, name: str, issued: Issued, *chain: Issued) -> Path:
-    """Write certificate, chain and key to one file."""
+    """Write certificate, chain and key to one file; the chain also to another one, for OpenSSL."""
     path = folder / f"{name}.pem"
+    (folder / f"{name}.pem.chain").write_bytes(b"".join(each.pem() for each in chain))
     path.write_bytes(issued.pem() + b"".join(each.pem() for each in chain) + issued.key_pem())
     return path
 
 
 @contextmanager
 def openssl_server(credentials: Path, *flags: str) -> Iterator[int]:
-    """Run `openssl s_server` and yield its port; it sends the chain that is in the file of credentials."""
+    """Run `openssl s_server` with files that `write` has made, and yield its port."""
     command = [need("openssl"), "s_server", "-accept", "127.0.0.1:0", "-cert", str(credentials)]
-    command += ["-cert_chain", str(credentials), "-key", str(credentials), "-www", *flags]
+    command += ["-cert_chain", f"{credentials}.chain", "-key", str(credentials), "-www", *flags]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
     ) as process:

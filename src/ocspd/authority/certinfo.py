@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
-from ocspd.authority.fetching import Deadline
 from ocspd.authority.hosts import DIAL_S, split_host
 from ocspd.errors import Code, CodedError, DERError, OCSPDError
 from ocspd.model import normalize_aki, parse_serial
@@ -54,6 +53,8 @@ def describe(certificate: Certificate) -> dict[str, Any]:
 
 def served_certificate(domain: str, outbound: Outbound) -> Certificate:
     """Return the certificate that `host` or `host:port` serves, unverified; FetchError when there is none."""
+    from ocspd.authority.fetching import Deadline  # noqa: PLC0415  (ssl and http.client, for this only)
+
     host, port = split_host(domain)
     served = outbound.served_certificates(host, port, Deadline(DIAL_S))
     return certs.load_certificate(served[0])

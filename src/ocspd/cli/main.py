@@ -35,6 +35,7 @@ _VERBS = {
     "selfsign": ("issue", "generate a new self-signed key and certificate"),
     "sign": ("issue", "sign a CSR with a CA"),
     "certinfo": ("certinfo", "show what is in a certificate or CSR"),
+    "scan": ("scan", "scan TLS servers for issues"),
     "info": ("issue", "show the CA certificate and profile of a signer"),
     "print-defaults": ("issue", "print default configurations"),
     "serve": ("serve", "run the CFSSL API"),

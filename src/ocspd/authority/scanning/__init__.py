@@ -1,0 +1,1 @@
+"""What `scan` does: probes of a TLS server, in CFSSL's families, with CFSSL's grades."""
