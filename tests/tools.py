@@ -22,6 +22,7 @@ PROGRAMS = {
     "haproxy": "haproxy",
     "promtool": "prometheus",
     "ocsptool": "gnutls-bin",
+    "certtool": "gnutls-bin",
     "gnutls-serv": "gnutls-bin",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",

@@ -84,7 +84,10 @@ def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
         SHA256[variant],
         "my-revoked revoked verified",
         "my-unknown unauthorized unverified",
+        "my-client crl ok",
+        "my-revoked crl revoked",
         "my-client revoked verified",
+        "my-client crl revoked",
         "keys 600 ",
     ], f"{done.stderr}\n{logs}"
     assert hint.startswith("hint ")

@@ -42,6 +42,21 @@ ask_until() { # STATUS CERTIFICATE: ask again for a while
   echo "$line"
 }
 
+crl_check() { # CERTIFICATE STATUS: openssl's verdict by the CRL that the certificate points to, asked for a while
+  local text verdict
+  for _ in $(seq 100); do
+    verdict=ok
+    if ! text=$(openssl verify -crl_check -crl_download -CAfile bundle.pem "$1.pem" 2>&1); then
+      verdict=failed
+      [[ $text == *"certificate revoked"* ]] && verdict=revoked
+    fi
+    [[ $verdict != "$2" ]] || break
+    sleep 0.1
+  done
+  [[ $verdict == "$2" ]] || echo "$text" >&2
+  echo "$1 crl $verdict"
+}
+
 field() { openssl x509 -in "$1.pem" -noout "${@:2}"; }
 serial() { # decimal, as certdb has it
   python3 -c 'import sys; print(int(sys.argv[1], 16))' "$(field "$1" -serial | cut -d= -f2)"
@@ -151,6 +166,8 @@ ask my-client
 ask my-client -sha256
 ask my-revoked
 ask my-unknown
+crl_check my-client ok
+crl_check my-revoked revoked
 
 # A revocation while the responder runs.
 cfssl revoke -db-config db-pg.json -serial "$(serial my-client)" -aki "$(aki my-client)" -reason superseded
@@ -159,6 +176,7 @@ if [ "$VARIANT" = responses ]; then
   cfssl ocspdump -db-config db-pg.json> ocspdump.txt
 fi
 ask_until revoked my-client
+crl_check my-client revoked
 
 for pid in "${background[@]}"; do
   kill -TERM "$pid"
