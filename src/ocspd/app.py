@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.inputs import naming, read_certificate, read_file, read_key
 from ocspd.logs import logger
+from ocspd.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ocspd.authority.audit.log import AuditLog
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.service import AuthorityService
     from ocspd.authority.signers import PolicySigner
@@ -65,6 +67,8 @@ async def open_database(path: str, clock: Clock) -> CertDB:
 @asynccontextmanager
 async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[AuthorityService]:
     """Put CFSSL's API together: TLS, database, signers of certificates and responses, endpoints, server."""
+    from ocspd.authority.access.protection import Protection
+    from ocspd.authority.access.rates import RateLimit
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.service import AuthorityService, Makers, warn_if_unusable
     from ocspd.signer.signer_files import open_signer
@@ -96,6 +100,17 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             else lambda: build_crl_signer(config.authority()),
             crls=crls,
         )
+        audit = None
+        if config.audit_log:
+            audit = await stack.enter_async_context(_audit_log(config, clock))
+        protection = Protection(
+            config.access,
+            rate=RateLimit(config.rate_limit, MACHINE.monotonic) if config.rate_limit else None,
+            audit=audit,
+            clients="everybody with a certificate of -mutual-tls-ca who can connect"
+            if config.tls.client_ca_file
+            else "everybody who can connect",
+        )
         yield AuthorityService(
             makers,
             config.tls,
@@ -105,7 +120,20 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             db=db,
             disabled=config.disabled,
             read=config.read,
+            protection=protection,
+            files=config.files,
         )
+
+
+def _audit_log(config: APIConfig, clock: Clock) -> AuditLog:
+    from ocspd.authority.audit import reading
+    from ocspd.authority.audit.log import AuditLog
+    from ocspd.authority.audit.writer import LogFile, open_key
+
+    path = Path(config.audit_log)
+    key = open_key(Path(config.audit_key) if config.audit_key else reading.beside(path, reading.KEY))
+    about = {"process": os.getpid(), "seal": key.check.name, "files": dict(config.files())}
+    return AuditLog(LogFile(path, key, clock), clock, about=about)
 
 
 def build_certificate_signer(

@@ -20,8 +20,9 @@ from ocspd.shown import shown
 from ocspd.wire import MAX_DURATION, DurationTooLongError, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from ocspd.authority.access.policy import Policy
     from ocspd.authority.crls import CRLSettings
     from ocspd.authority.tls import ServerTLS
     from ocspd.client.tls import RemoteTLS
@@ -186,6 +187,16 @@ class APIConfig:
     """How the CRLs served at /crl are made."""
     read: tuple[str, ...]
     """The flags whose files a reload reads, for the log."""
+    access: Callable[[], Policy | None]
+    """Reads who may do what, at the same times; None if everybody may do everything, as with CFSSL."""
+    rate_limit: int
+    """Requests a second of one client; 0 for no limit."""
+    audit_log: str
+    """The file of the audit log; "" for none."""
+    audit_key: str
+    """The key of its checkpoints; "" for one beside it."""
+    files: Callable[[], Mapping[str, str]]
+    """Returns the SHA-256 of each file that a reload reads, but not of keys, for the audit log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

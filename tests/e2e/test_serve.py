@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -57,6 +58,15 @@ class Server:
         except urllib.error.HTTPError as err:
             with err:
                 return err.code, err.read().decode()
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the log has a text."""
+        for _ in range(2400):
+            if text in self.log():
+                return
+            assert self.process.poll() is None, self.log()
+            time.sleep(0.05)
+        raise AssertionError(f"{text!r} is not in the log: {self.log()}")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

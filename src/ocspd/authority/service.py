@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ocspd.authority.access.protection import is_loopback
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.ops.server import HTTPServer
+from ocspd.shown import shown
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from ocspd.authority.access.protection import Protection
     from ocspd.authority.api.call import Endpoint
     from ocspd.authority.api.sign import Signer
     from ocspd.authority.crls import CRLPublisher
@@ -34,6 +38,8 @@ T = TypeVar("T")
 _DB_CHECK_S = 5.0
 _STOP_S = 5.0
 """How long what is stopped may take to let go of the database."""
+_REMIND_S = 3600.0
+"""How often a server that others than this machine can reach says what is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +69,23 @@ class AuthorityService:
         db: CertDB | None,
         disabled: Sequence[str],
         read: Sequence[str],
+        protection: Protection,
+        files: Callable[[], Mapping[str, str]],
+        remind_s: float = _REMIND_S,
     ) -> None:
-        """`client_cn` and `context` are what `tls` has now; `read` names flags whose files a reload reads."""
+        """`client_cn` and `context` are what `tls` has now; `read` names flags whose files a reload reads.
+
+        `files` returns their digests, but not those of keys, for the audit log.
+        """
         self._makers = makers
         self._tls = tls
         self._clock = clock
         self._db = db
         self._disabled = disabled
         self._read = ", ".join(read)
+        self._protection = protection
+        self._files = files
+        self._remind_s = remind_s
         self._backend: Backend | None = None
         self._followed: CRLPublisher | None = None
         self._following: asyncio.Task[None] | None = None
@@ -94,8 +109,19 @@ class AuthorityService:
             await self._start_crls()
             scheme = "https://" if self._tls.enabled else ""
             logger.info("Now listening on %s%s:%d", scheme, address, self._server.port)
+            reminding = asyncio.create_task(self._remind(address, self._server.port))
+            stack.callback(reminding.cancel)
             await stop.wait()
             logger.info("stopping: letting requests in flight finish")
+
+    async def _remind(self, address: str, port: int) -> None:
+        """Say what is open: once, and again from time to time if it is open to other machines."""
+        while True:
+            if warning := self._protection.warning(address, port):
+                logger.warning("%s", warning)
+            if is_loopback(address):
+                return
+            await asyncio.sleep(self._remind_s)
 
     async def _reload_on(self, wanted: asyncio.Event) -> None:
         while True:
@@ -109,10 +135,13 @@ class AuthorityService:
         try:
             endpoints = self._endpoints()
             context = self._tls.context()
+            await self._log({"event": "reload", "result": "ok", "files": self._files()})
             if context is not None:
                 await self._server.use_tls(context)
         except (OCSPDError, OSError) as err:
             logger.error("reload failed, nothing was changed: %s", err)
+            with contextlib.suppress(OCSPDError):
+                await self._log({"event": "reload", "result": "failed", "message": shown(str(err), 500)})
             return
         self._dispatcher.endpoints = endpoints
         await self._start_crls()
@@ -121,8 +150,13 @@ class AuthorityService:
             self._read or "nothing: no files are given",
         )
 
+    async def _log(self, fields: Mapping[str, Any]) -> None:
+        if self._protection.audit is not None:
+            await self._protection.audit.append(fields)
+
     def _endpoints(self) -> dict[str, Endpoint]:
         current = self._backend
+        protect = self._protection.renewed()
         signer = _renew("signer", self._makers.signer, None if current is None else current.signer)
         ocsp_signer = None
         if self._makers.ocsp_signer is not None:
@@ -146,7 +180,7 @@ class AuthorityService:
         )
         endpoints = build_endpoints(backend, self._disabled)
         self._backend = backend
-        return endpoints
+        return protect(endpoints)
 
     async def _start_crls(self) -> None:
         """Have the CRLs follow the database, unless they do."""

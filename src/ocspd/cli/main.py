@@ -50,6 +50,7 @@ _VERBS = {
     "ocspdump": ("ocsp", "print the OCSP responses in the database"),
     "ocspserve": ("ocspserve", "run the OCSP responder"),
     "index": ("index", "build, inspect and verify index directories"),
+    "token": ("token", "make bearer tokens for clients of serve"),
     "audit": ("audit", "check and read the audit log of serve"),
     "json": ("json_tool", "split the JSON of other commands into files (cfssljson)"),
     "demo": ("demo", "set up a CA with a responder here and check it with openssl"),

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from ocspd import limits
 from ocspd.app import build_authority
-from ocspd.cli.flags import duration, string
+from ocspd.cli.flags import boolean, duration, integer, string
 from ocspd.cli.shared_flags import ALLOW_RSA_1024, EMBED_CA, RESPONDER_ID
 from ocspd.cli.verb import Verb, no_more_arguments
 from ocspd.clock import SystemClock
-from ocspd.errors import ConfigError
+from ocspd.errors import ConfigError, OCSPDError
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
+    from ocspd.authority.access.policy import Policy
     from ocspd.cli.flags import Flags
     from ocspd.config import APIConfig
     from ocspd.signer.signer_files import SignerFiles
@@ -81,7 +82,44 @@ def _config(flags: Flags) -> APIConfig:
             max_age=flags.duration("crl-max-age"),
         ),
         read=tuple(f"-{name}" for name in _FILES if flags.string(name)),
+        access=partial(_access, flags),
+        rate_limit=flags.integer("rate-limit"),
+        audit_log=flags.string("audit-log"),
+        audit_key=flags.string("audit-key"),
+        files=partial(_digests, flags),
     )
+
+
+def _access(flags: Flags) -> Policy | None:
+    """Read who may do what from -config; with -require-auth nobody may do anything without that."""
+    from ocspd.authority.access.policy import Policy, parse_access  # noqa: PLC0415
+    from ocspd.inputs import naming, read_file  # noqa: PLC0415
+    from ocspd.pki.config_json import parse_config  # noqa: PLC0415
+
+    policy = None
+    if name := flags.string("config"):
+        data = read_file(name)
+        with naming(name):
+            signing = parse_config(data)
+            policy = parse_access(data, signing.auth_keys, signing.profiles)
+    return Policy() if policy is None and flags.boolean("require-auth") else policy
+
+
+def _digests(flags: Flags) -> dict[str, str]:
+    """Return the SHA-256 of each file that a reload reads; "" for one that cannot be read."""
+    import hashlib  # noqa: PLC0415  (not needed for help)
+
+    from ocspd.inputs import read_key_material  # noqa: PLC0415
+
+    found = {}
+    for name in _FILES:
+        if not flags.string(name) or name.endswith("-key"):
+            continue
+        try:
+            found[name] = hashlib.sha256(read_key_material(flags.string(name))).hexdigest()
+        except OCSPDError:
+            found[name] = ""
+    return found
 
 
 def _ocsp_signer(flags: Flags) -> SignerFiles:
@@ -107,7 +145,10 @@ Usage of serve:
                     [-db-config db-config] [-responder cert] [-responder-key key] [-disable endpoint,...] \\
                     [-tls-cert cert] [-tls-key key] [-mutual-tls-ca ca] [-mutual-tls-cn regex] \\
                     [-min-tls-version version] [-remote remote_host] [-tls-remote-ca ca] \\
-                    [-mutual-tls-client-cert cert] [-mutual-tls-client-key key]
+                    [-mutual-tls-client-cert cert] [-mutual-tls-client-key key] \\
+                    [-audit-log file] [-audit-key key] [-require-auth] [-rate-limit number]
+
+Who may do what is in the member "access" of -config (docs/operations.md).
 
 Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config again.""",
         (
@@ -140,6 +181,17 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             DELTA_CRL_URL,
             CRL_MAX_AGE,
             ALLOW_RSA_1024,
+            string("audit-log", "file of the audit log; it is made if missing (see ocspd audit)"),
+            string("audit-key", "Ed25519 key of its checkpoints; it is made if missing (default: LOG.key)"),
+            boolean(
+                "require-auth",
+                'demand authentication even without "access" in -config: only auth keys of profiles admit',
+            ),
+            integer(
+                "rate-limit",
+                "requests a second that one client may make on average (0: no limit)",
+                limits=limits.RATE,
+            ),
         ),
         _serve,
     ),

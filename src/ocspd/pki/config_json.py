@@ -100,7 +100,7 @@ def parse_config(data: bytes) -> SigningConfig:
         raise CodedError(Code.POLICY_INVALID, f"failed to unmarshal configuration: {err}") from err
     named = {"default": default, **profiles}
     reader.unknown += [f"signing.{key}" for key in _unknown(signing, ("default", "profiles"))]
-    reader.unknown += _unknown(top, ("signing", "auth_keys", "remotes", "ocsp"))
+    reader.unknown += _unknown(top, ("signing", "auth_keys", "remotes", "ocsp", "access"))
     for name, value in (top.mapping("auth_keys", "AuthKey") or {}).items():
         below = _unknown(wire.Fields(value, "AuthKey"), ("type", "key"))
         reader.unknown += [f"auth_keys.{shown(name)}: {key}" for key in below]

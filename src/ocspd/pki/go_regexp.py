@@ -35,6 +35,11 @@ class Pattern:
         whole = text.encode("utf-8", "replace").decode()
         return self._compiled.search(whole) is not None
 
+    def is_whole(self, text: str) -> bool:
+        """Return whether the expression matches a whole text."""
+        whole = text.encode("utf-8", "replace").decode()
+        return self._compiled.fullmatch(whole) is not None
+
 
 compiled = lru_cache(maxsize=64)(Pattern)
 """Pattern(text), cached."""

@@ -12,8 +12,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ocspd import wire
+from ocspd.authority.access.actor import current
 from ocspd.authority.api.api_response import BadRequest, Message, Success
-from ocspd.authority.api.sign import NO_BUNDLER
+from ocspd.authority.api.sign import NO_BUNDLER, proved_key, unwrap
 from ocspd.authority.offload import read_input
 from ocspd.pki import ca, csr, pem
 from ocspd.pki.issuer import SignRequest
@@ -48,18 +49,25 @@ class KeyEndpoints:
         """Generate a key, a CSR and a certificate.
 
         A `request` of null is rejected and a missing one counts as empty, both as in CFSSL. A profile with
-        an auth_key is rejected: there is no way to present a token here, and signing without one, as
-        CFSSL does, would make the key worthless.
+        an auth_key demands a token, in the form that authsign takes: signing without one, as CFSSL does,
+        would make the key worthless.
         """
         assert self._signer is not None
+        config = self._signer.config
+        wrapped = await unwrap(body)
+        inner = body if wrapped is None else wrapped[1]
         try:
-            request, profile, label, bundle = await read_input(_read_newcert, body)
+            request, profile, label, bundle = await read_input(_read_newcert, inner)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         if request is None:
             raise BadRequest("missing request section")
-        if self._signer.config.profile(profile).auth_key is not None:
-            raise BadRequest("authentication required")
+        proved = None
+        if (found := config.profile(profile)).auth_key is not None:
+            if wrapped is None:
+                raise BadRequest("authentication required")
+            proved = proved_key(found, inner, wrapped[0])
+        current().check_issue(profile, config, proved)
         key_pem, csr_pem = await self._key_and_csr(request)
         certificate = await self._signer.sign(SignRequest(csr_pem=csr_pem, profile=profile, label=label))
         messages = () if request.hosts else (_NO_HOSTS,)

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd import wire
+from ocspd.authority.access.actor import current
 from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.offload import read_input
 from ocspd.logs import logger
@@ -19,6 +20,7 @@ from ocspd.pki.csr import subject_from_fields
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
+    from ocspd.pki.auth import AuthKey
     from ocspd.pki.profiles import Profile, SigningConfig
 
 
@@ -68,6 +70,7 @@ class SignEndpoints:
         if self._signer.config.profile(request.profile).auth_key is not None:
             logger.error("profile requires authentication")
             raise BadRequest("authentication required")
+        current().check_issue(request.profile, self._signer.config)
         return await self._signed(request, bundle=bundle)
 
     async def authsign(self, body: bytes) -> Success:
@@ -83,11 +86,9 @@ class SignEndpoints:
         profile = self._signer.config.profile(request.profile)
         if profile.auth_key is None:
             raise BadRequest("no authentication provider")
-        keys = [key for key in (profile.auth_key, profile.prev_auth_key) if key is not None]
-        if not any(key.verify(inner, token) for key in keys):
-            logger.warning("received authenticated request with invalid token")
-            raise BadRequest("invalid token")
+        proved = proved_key(profile, inner, token)
         _require_csr(request)
+        current().check_issue(request.profile, self._signer.config, proved)
         return await self._signed(request, bundle=bundle)
 
     async def info(self, body: bytes) -> Success:
@@ -103,6 +104,16 @@ class SignEndpoints:
         return Success({"certificate": certificate}, (NO_BUNDLER,) if bundle else ())
 
 
+def proved_key(profile: Profile, request: bytes, token: bytes) -> AuthKey:
+    """Return the key of the profile that made the token for a request; BadRequest when none did."""
+    keys = [key for key in (profile.auth_key, profile.prev_auth_key) if key is not None]
+    found = [key for key in keys if key.verify(request, token)]
+    if not found:
+        logger.warning("received authenticated request with invalid token")
+        raise BadRequest("invalid token")
+    return found[0]
+
+
 def _read_request(body: bytes) -> tuple[SignRequest, bool]:
     """Read a sign request and whether it wants a bundle."""
     fields = wire.Fields(wire.loads(body), "jsonSignRequest")
@@ -115,6 +126,24 @@ def _read_authenticated(body: bytes) -> tuple[bytes, bytes]:
     _check_timestamp(outer)
     _bytes_field(outer, "remote_address")
     return _bytes_field(outer, "token"), _bytes_field(outer, "request")
+
+
+async def unwrap(body: bytes) -> tuple[bytes, bytes] | None:
+    """Return the token and the request that an authenticated request holds; None if the body is not one."""
+    if b"token" not in body.lower():
+        return None
+    return await read_input(_unwrap, body)
+
+
+def _unwrap(body: bytes) -> tuple[bytes, bytes] | None:
+    try:
+        fields = wire.Fields(wire.loads(body), "AuthenticatedRequest")
+        token, request = fields.string("token"), fields.string("request")
+        if not token or not request:
+            return None
+        return base64.b64decode(token, validate=True), base64.b64decode(request, validate=True)
+    except (wire.JSONError, binascii.Error, ValueError):
+        return None
 
 
 def _read_info(body: bytes) -> tuple[str, str]:
