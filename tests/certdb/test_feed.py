@@ -291,6 +291,31 @@ async def test_overlapping_transactions_are_not_missed_between_pages_either(
     await feed.close()
 
 
+async def test_a_page_of_a_large_transaction_reads_no_more_than_its_own_entries(
+    postgres_db: CertDB, postgres_url: str
+) -> None:
+    """The planner has no statistics of rows that one import has just brought."""
+    outside = await asyncpg.connect(postgres_url)
+    await outside.execute("ALTER TABLE ocspd_changes SET (autovacuum_enabled = off)")
+    feed = postgres_db.change_feed()
+    cursor = await feed.current_cursor()
+    await outside.execute(
+        "INSERT INTO certificates (serial_number, authority_key_identifier, status, pem, expiry) "
+        "SELECT convert_to(n::text, 'UTF8'), 'aa', 'good', '', '2100-01-01' FROM generate_series(1, 50000) n"
+    )
+    for _ in range(3):
+        changes, cursor = await feed.read(cursor, 100)
+        assert len(changes) == 100
+    await feed.close()
+    read = 0
+    while not read:  # PostgreSQL publishes the counts of a connection when it ends, or later
+        read = await outside.fetchval(
+            "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE relname = 'ocspd_changes'"
+        )
+    assert read <= 1000
+    await outside.close()
+
+
 async def test_an_open_writer_keeps_trimming_from_what_it_overlaps(
     postgres_db: CertDB, postgres_url: str
 ) -> None:

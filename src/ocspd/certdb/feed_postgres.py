@@ -97,6 +97,11 @@ FROM page p
 LEFT JOIN certificates c USING (serial_number, authority_key_identifier)
 ORDER BY p.xid, p.id
 """
+# A page is a range of the primary key, whatever the planner thinks of a table that was empty a moment ago:
+# after an import of a million rows it would sort all of them for each page, until autovacuum has seen them.
+_PLAN = "; ".join(
+    f"SET LOCAL {name} = off" for name in ("enable_bitmapscan", "enable_seqscan", "enable_sort", "jit")
+)
 # Entries and marks with numbers that no transaction has had yet came from another server with a dump.
 _TRIM = """
 WITH now AS (SELECT pg_snapshot_xmax(pg_current_snapshot()) AS xmax),
@@ -173,6 +178,7 @@ class PostgresFeed:
                 raise CursorLostError(
                     f"{name} may not have recorded every change: triggers were off, or the table was replaced"
                 )
+            await connection.execute(_PLAN)
             for name, urgent in _LANES:
                 room = limit - len(records)
                 if room > 0:
