@@ -17,6 +17,7 @@ from ocspd.authority.api.api_response import Success
 from ocspd.authority.api.call import Call, Document, Endpoint, of_body
 from ocspd.authority.api.dispatch import Dispatcher, clean_path, common_name
 from ocspd.authority.tls import ServerTLS
+from ocspd.client.tls import RemoteTLS
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.ops.server import HEAD_S, HTTPServer
 from tests.authority.cfssl import run
@@ -428,6 +429,23 @@ def test_an_encrypted_key_is_refused_without_asking_on_the_terminal(material: Pa
     run(need("openssl"), "pkcs8", "-topk8", "-in", source, "-out", str(key), "-passout", "pass:x")
     with pytest.raises(ConfigError, match="the private key is encrypted"):
         ServerTLS(certificate_file=f"{material}/server.pem", key_file=str(key)).context()
+
+
+def test_an_encrypted_tls_key_opens_with_the_password_in_the_environment(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key.pem"
+    source = f"{material}/server-key.pem"
+    run(need("openssl"), "pkcs8", "-topk8", "-in", source, "-out", str(key), "-passout", "pass:x")
+    settings = ServerTLS(certificate_file=f"{material}/server.pem", key_file=str(key))
+    monkeypatch.setenv("CFSSL_CA_PK_PASSWORD", "x")
+    assert settings.context() is not None
+    client = RemoteTLS(certificate_file=f"{material}/server.pem", key_file=str(key))
+    assert client.context() is not None
+    monkeypatch.setenv("CFSSL_CA_PK_PASSWORD", "y")
+    for each in (settings, client):
+        with pytest.raises(ConfigError, match=r"key\.pem: not a usable"):
+            each.context()
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
