@@ -23,7 +23,7 @@ from ocspd import limits
 from ocspd.cli import flags, json_tool
 from ocspd.errors import OCSPDError
 from ocspd.index import manifest
-from ocspd.pki import der
+from ocspd.pki import bundle_input, der
 from tests.authority import corpus
 
 if TYPE_CHECKING:
@@ -164,9 +164,18 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "model.parse_serial": (repeated("9"), repeated("a:"), repeated("a", before="0x"), repeated(" ")),
     "model.parse_status": (repeated("a"),),
     "pki.auth.parse_auth_key": (repeated("aa"), repeated("a "), repeated("env:")),
+    "authority.api.string_map.read_strings": SOME_JSON,
+    "pki.bundle_input.read_bundle_input": (
+        *SOME_PEM,
+        octets(b"\x30\x00"),
+        octets(b"\x30\x03\x02\x01\x03"),
+        element(0x30, b"\x02\x01\x03"),
+        nested(0x30),
+    ),
     "pki.cert_reader.read_certificate": (element(0x30, EXTENSION), nested(0x30)),
     "pki.certs.load_certificate": SOME_PEM,
     "pki.certs.load_certificates": SOME_PEM,
+    "pki.certs.load_der": (element(0x30, EXTENSION), nested(0x30)),
     "pki.config_json.parse_config": (
         *SOME_JSON,
         octets(b"1", before=b'{"signing":{"default":{"expiry":"', after=b'h"}}}'),
@@ -235,6 +244,7 @@ ELSEWHERE = {
     "authority.access.tokens.parse_hash": "71 characters, see its regular expression",
     "authority.audit.chain.parse": "a line of 64 KiB at most",
     "authority.scanning.target.read_chain": "what OpenSSL takes of a server, at most 100 KB",
+    "authority.bundling_stores.load_platforms": "wire.loads and pki.certs.load_certificates",
     "certdb.migrate.load_migrations": "files of this package",
     "certdb.migrate.parse_migration": "files of this package",
     "certdb.rows.parse_binary_time": "eight bytes",
@@ -298,6 +308,8 @@ def function(name: str) -> Callable[[Any], Any]:
             return words
         case "cli.json_tool.members":
             return lambda data: json_tool.members_of(data, bare=True)
+        case "pki.bundle_input.read_bundle_input":
+            return lambda data: bundle_input.read_bundle_input(data, None)
         case "index.manifest.parse":
             return lambda data: manifest.parse_manifest(data, "manifest")
     module, _, attribute = name.rpartition(".")

@@ -23,12 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from ocspd.authority.audit.log import AuditLog
+    from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.service import AuthorityService
     from ocspd.authority.signers import PolicySigner
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
-    from ocspd.config import APIConfig, AuthorityConfig, IssuerConfig, ResponderConfig, SignerConfig
+    from ocspd.config import (
+        APIConfig,
+        AuthorityConfig,
+        BundlerConfig,
+        IssuerConfig,
+        ResponderConfig,
+        SignerConfig,
+    )
     from ocspd.index.directory import IndexDirectory
     from ocspd.pki.crl_writer import CRLSigner
     from ocspd.pki.ocsp import OCSPSigner
@@ -69,11 +77,15 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
     """Put CFSSL's API together: TLS, database, signers of certificates and responses, endpoints, server."""
     from ocspd.authority.access.protection import Protection
     from ocspd.authority.access.rates import RateLimit
+    from ocspd.authority.bundling_stores import load_platforms
     from ocspd.authority.crls import CRLPublisher
+    from ocspd.authority.fetching import Outbound
     from ocspd.authority.service import AuthorityService, Makers, warn_if_unusable
     from ocspd.signer.signer_files import open_signer
 
     context, client_cn = config.tls.context(), config.tls.pattern()
+    if config.bundler.files.metadata:
+        load_platforms(config.bundler.files.metadata)  # CFSSL does not start with a bad one
     async with AsyncExitStack() as stack:
         db: CertDB | None = None
         if config.db_config:
@@ -99,6 +111,7 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             if db is None or "crl" in config.disabled
             else lambda: build_crl_signer(config.authority()),
             crls=crls,
+            bundler=lambda: build_bundler(config.bundler, clock),
         )
         audit = None
         if config.audit_log:
@@ -122,6 +135,8 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             read=config.read,
             protection=protection,
             files=config.files,
+            outbound=Outbound(allow_private=config.bundler.allow_private),
+            bundles_on_request=bool(config.bundler.files.ca_bundle and config.bundler.files.int_bundle),
         )
 
 
@@ -134,6 +149,20 @@ def _audit_log(config: APIConfig, clock: Clock) -> AuditLog:
     key = open_key(Path(config.audit_key) if config.audit_key else reading.beside(path, reading.KEY))
     about = {"process": os.getpid(), "seal": key.check.name, "files": dict(config.files())}
     return AuditLog(LogFile(path, key, clock), clock, about=about)
+
+
+def build_bundler(config: BundlerConfig, clock: Clock) -> Bundler:
+    """Put a bundler together: stores of certificates, and what may be connected to."""
+    from ocspd.authority.bundling import Bundler
+    from ocspd.authority.bundling_stores import load_stores
+    from ocspd.authority.fetching import Outbound
+
+    return Bundler(
+        load_stores(config.files),
+        clock,
+        outbound=Outbound(allow_private=config.allow_private),
+        fetch_issuers=config.fetch_issuers,
+    )
 
 
 def build_certificate_signer(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ocspd.authority.access.policy import Policy
+    from ocspd.authority.bundling_stores import StoreFiles
     from ocspd.authority.crls import CRLSettings
     from ocspd.authority.tls import ServerTLS
     from ocspd.client.tls import RemoteTLS
@@ -172,6 +173,17 @@ class AuthorityConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BundlerConfig:
+    """What bundles are built from."""
+
+    files: StoreFiles
+    fetch_issuers: bool
+    """Whether issuers in no store are fetched from the URLs in certificates."""
+    allow_private: bool
+    """Whether connections may go to addresses that are not public."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class APIConfig:
     """CFSSL's HTTP API as `ocspd serve` has it; its flags are explained by `ocspd serve -h`."""
 
@@ -197,6 +209,7 @@ class APIConfig:
     """The key of its checkpoints; "" for one beside it."""
     files: Callable[[], Mapping[str, str]]
     """Returns the SHA-256 of each file that a reload reads, but not of keys, for the audit log."""
+    bundler: BundlerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,8 @@ LOGLEVEL = Range(0, 5)
 PROCESSES = Range(1, 1024, "one on each CPU")
 """Signing processes of a pass, and workers of a responder."""
 PERCENTAGE = Range(0, 100)
+BUNDLE_WORKERS = Range(1, 64)
+"""Certificates that `mkbundle` checks at once."""
 SCAN_WORKERS = Range(1, 1024)
 SCAN_HOSTS = Range(1, 1_000_000)
 SCAN_TIMEOUT = Range(timedelta(milliseconds=1), timedelta(hours=24))

@@ -115,7 +115,7 @@ def test_it_says_what_is_on_and_where_it_listens_and_ends_with_zero_on_sigterm(m
         assert server.post("info", {})[0] == 200
         assert server.stop() == 0
         log = server.log()
-    for name in ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "ocspsign", "health"):
+    for name in ("sign", "authsign", "info", "newcert", "newkey", "init_ca", "ocspsign", "bundle", "health"):
         assert f"[INFO] endpoint '{PREFIX}{name}' is enabled" in log
     assert f"[WARNING] endpoint '{PREFIX}revoke' is disabled: cert db not configured" in log
     assert f"[INFO] Now listening on 127.0.0.1:{server.port}" in log
@@ -124,8 +124,9 @@ def test_it_says_what_is_on_and_where_it_listens_and_ends_with_zero_on_sigterm(m
 
 def test_nothing_configured_still_serves(material: Path) -> None:
     with serve(material, "-ca-bundle", "bundle.pem") as server:
-        assert "[WARNING] -ca-bundle has no effect" in server.log()
-        assert server.post("sign", {})[0] == 404
+        assert '[WARNING] couldn\'t initialize bundler: {"code":4001,' in server.log()
+        for endpoint in ("sign", "bundle"):
+            assert server.post(endpoint, {})[0] == 404
         assert server.post("init_ca", {"CN": "x"})[0] == 200
 
 

@@ -194,7 +194,9 @@ class Outbound:
                 connection.settimeout(deadline.remaining())
             except OSError as err:
                 connection.close()
-                failure = "no reply in time" if isinstance(err, TimeoutError) else (err.strerror or str(err))
+                failure = (
+                    "i/o timeout" if isinstance(err, TimeoutError) else f"connect: {err.strerror or err}"
+                )
             except BaseException:
                 connection.close()
                 raise

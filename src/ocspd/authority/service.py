@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from ocspd.authority.access.protection import Protection
     from ocspd.authority.api.call import Endpoint
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
+    from ocspd.authority.fetching import Outbound
     from ocspd.authority.tls import ServerTLS
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
@@ -53,6 +55,7 @@ class Makers:
     """None without a database, or where CRLs are switched off."""
     crls: Callable[[CRLSigner, CRLPublisher | None], CRLPublisher]
     """Makes what publishes the CRLs of a signer, given what published the CRLs before, if any."""
+    bundler: Callable[[], Bundler]
 
 
 class AuthorityService:
@@ -71,11 +74,14 @@ class AuthorityService:
         read: Sequence[str],
         protection: Protection,
         files: Callable[[], Mapping[str, str]],
+        outbound: Outbound,
+        bundles_on_request: bool,
         remind_s: float = _REMIND_S,
     ) -> None:
         """`client_cn` and `context` are what `tls` has now; `read` names flags whose files a reload reads.
 
         `files` returns their digests, but not those of keys, for the audit log.
+        `bundles_on_request` is whether `sign` and `newcert` bundle what they sign.
         """
         self._makers = makers
         self._tls = tls
@@ -86,6 +92,8 @@ class AuthorityService:
         self._protection = protection
         self._files = files
         self._remind_s = remind_s
+        self._outbound = outbound
+        self._bundles_on_request = bundles_on_request
         self._backend: Backend | None = None
         self._followed: CRLPublisher | None = None
         self._following: asyncio.Task[None] | None = None
@@ -170,6 +178,7 @@ class AuthorityService:
             )
         if crl_signer is not None and (crls is None or crls.signer.certificate != crl_signer.certificate):
             crls = self._makers.crls(crl_signer, crls)
+        bundler = _renew("bundler", self._makers.bundler, None if current is None else current.bundler)
         backend = Backend(
             clock=self._clock,
             signer=signer,
@@ -177,6 +186,9 @@ class AuthorityService:
             db=self._db,
             crl_signer=crl_signer,
             crls=crls,
+            bundler=bundler,
+            bundles_on_request=self._bundles_on_request,
+            outbound=self._outbound,
         )
         endpoints = build_endpoints(backend, self._disabled)
         self._backend = backend

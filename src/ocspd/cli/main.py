@@ -38,6 +38,8 @@ _VERBS = {
     "scan": ("scan", "scan TLS servers for issues"),
     "info": ("issue", "show the CA certificate and profile of a signer"),
     "print-defaults": ("issue", "print default configurations"),
+    "bundle": ("bundle", "build the chain that makes clients trust a certificate"),
+    "mkbundle": ("mkbundle", "gather certificates in one file, except expired and revoked ones"),
     "serve": ("serve", "run the CFSSL API"),
     "revoke": ("database", "revoke a certificate in the database"),
     "crl": ("crl", "print the CRL of a CA, from the database"),

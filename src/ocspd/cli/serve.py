@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from ocspd import limits
 from ocspd.app import build_authority
+from ocspd.cli.bundle import bundler_config
 from ocspd.cli.flags import boolean, duration, integer, string
-from ocspd.cli.shared_flags import ALLOW_RSA_1024, EMBED_CA, RESPONDER_ID
+from ocspd.cli.shared_flags import ALLOW_PRIVATE, ALLOW_RSA_1024, EMBED_CA, NO_AIA, RESPONDER_ID
 from ocspd.cli.verb import Verb, no_more_arguments
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
-from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from ocspd.authority.access.policy import Policy
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ocspd.config import APIConfig
     from ocspd.signer.signer_files import SignerFiles
 
-_WITHOUT_EFFECT = ("ca-bundle", "int-bundle", "int-dir", "metadata")
 DELTA_CRL_URL = string(
     "delta-crl-url", "where clients find /crl/KEYID-delta.crl; complete CRLs name it (freshestCRL)"
 )
@@ -37,7 +36,20 @@ CRL_MAX_AGE = duration(
     timedelta(hours=1),
     limits=limits.CRL_MAX_AGE,
 )
-_FILES = ("config", "ca", "ca-key", "responder", "responder-key", "tls-cert", "tls-key", "mutual-tls-ca")
+_FILES = (
+    "config",
+    "ca",
+    "ca-key",
+    "ca-bundle",
+    "int-bundle",
+    "int-dir",
+    "metadata",
+    "responder",
+    "responder-key",
+    "tls-cert",
+    "tls-key",
+    "mutual-tls-ca",
+)
 """Flags whose files a reload reads."""
 
 
@@ -45,9 +57,6 @@ def _serve(flags: Flags, arguments: list[str]) -> int:
     from ocspd.cli.loop import run_uvloop  # noqa: PLC0415  (not needed for help)
 
     no_more_arguments(arguments)
-    for name in _WITHOUT_EFFECT:
-        if flags.was_set(name):
-            logger.warning("-%s has no effect: this version has no bundle endpoint", name)
     run_uvloop(_main(flags))
     return 0
 
@@ -82,6 +91,7 @@ def _config(flags: Flags) -> APIConfig:
             max_age=flags.duration("crl-max-age"),
         ),
         read=tuple(f"-{name}" for name in _FILES if flags.string(name)),
+        bundler=bundler_config(flags, allow_private=flags.boolean(ALLOW_PRIVATE.name)),
         access=partial(_access, flags),
         rate_limit=flags.integer("rate-limit"),
         audit_log=flags.string("audit-log"),
@@ -146,6 +156,8 @@ Usage of serve:
                     [-tls-cert cert] [-tls-key key] [-mutual-tls-ca ca] [-mutual-tls-cn regex] \\
                     [-min-tls-version version] [-remote remote_host] [-tls-remote-ca ca] \\
                     [-mutual-tls-client-cert cert] [-mutual-tls-client-key key] \\
+                    [-ca-bundle bundle] [-int-bundle bundle] [-int-dir dir] [-metadata file] \\
+                    [-no-aia] [-allow-private] \\
                     [-audit-log file] [-audit-key key] [-require-auth] [-rate-limit number]
 
 Who may do what is in the member "access" of -config (docs/operations.md).
@@ -181,6 +193,8 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             DELTA_CRL_URL,
             CRL_MAX_AGE,
             ALLOW_RSA_1024,
+            NO_AIA,
+            ALLOW_PRIVATE,
             string("audit-log", "file of the audit log; it is made if missing (see ocspd audit)"),
             string("audit-key", "Ed25519 key of its checkpoints; it is made if missing (default: LOG.key)"),
             boolean(

@@ -43,6 +43,16 @@ ALLOW_RSA_1024 = boolean(
 """For every verb that signs requests with a local CA."""
 
 
+NO_AIA = boolean(
+    "no-aia", "do not fetch missing intermediates from the URLs in certificates (authorityInfoAccess)"
+)
+ALLOW_PRIVATE = boolean(
+    "allow-private",
+    "let requests make this server connect to loopback, private and other addresses that are not public",
+)
+"""For servers: what requests and certificates name is fetched from the public Internet only."""
+
+
 def admin_flags(port: int, shows: str) -> tuple[Flag, Flag]:
     """Declare the listener of a long-running verb's operator endpoints; `shows` are its paths."""
     return (

@@ -59,6 +59,14 @@ def load_certificates(data: bytes) -> list[x509.Certificate]:
     return found
 
 
+def load_der(data: bytes) -> x509.Certificate:
+    """Load a certificate in DER, as TLS transports it; CodedError 1003 when it is not one."""
+    found = _parse(data)
+    if not found:
+        raise CodedError(Code.CERT_PARSE_FAILED, "Failed to parse certificate")
+    return found[0]
+
+
 def _chosen(blocks: list[pem.Block]) -> list[pem.Block]:
     """Return the blocks labelled as certificates, or all if there are none: CFSSL ignores labels.
 

@@ -94,17 +94,17 @@ def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> Privat
     no password. WrongPasswordError, which has no number in CFSSL either.
     """
     if pem_or_der[:1] == b"\x30":
-        return _supported(_load_der(pem_or_der, password))
+        return supported(_load_der(pem_or_der, password))
     for block in pem.blocks(pem_or_der):
         if block.label == "EC PARAMETERS":
             continue
         if "ENCRYPTED" in block.headers.get("Proc-Type", ""):
-            return _supported(_load_legacy(block, password))
+            return supported(_load_legacy(block, password))
         if block.label.startswith(("CERTIFICATE", "X509 CRL", "NEW CERTIFICATE")):
             raise CodedError(
                 Code.KEY_PARSE_FAILED, f"Failed to parse private key: the PEM block is a {block.label}"
             )
-        return _supported(_load_der(block.content, password))
+        return supported(_load_der(block.content, password))
     raise CodedError(
         Code.KEY_DECODE_FAILED,
         f"Failed to decode private key: it contains no PEM block{pem.hint(pem_or_der)}",
@@ -176,7 +176,8 @@ def _unsupported(what: str) -> CodedError:
     )
 
 
-def _supported(key: object) -> PrivateKey:
+def supported(key: object) -> PrivateKey:
+    """Return a key that a library has loaded; CodedError 2003 if it is of an unsupported kind."""
     match key:
         case rsa.RSAPrivateKey() | ed25519.Ed25519PrivateKey():
             return key
@@ -274,6 +275,17 @@ def public_key_info(key: PrivateKey | PublicKey) -> bytes:
     """Return the DER of the SubjectPublicKeyInfo of a key or of its public half."""
     public = key if hasattr(key, "public_bytes") else key.public_key()
     return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def check_public_key(certificate: x509.Certificate) -> None:
+    """Raise CodedError 2200 unless a certificate's key is of a kind that keys of ours can be."""
+    try:
+        public: object = certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError):
+        public = None
+    kinds = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+    if not isinstance(public, kinds) and not _ml_dsa(public):
+        raise CodedError(Code.KEY_UNSUPPORTED, "Private key algorithm is not RSA, ECC or Ed25519")
 
 
 def check_key_matches(key: PrivateKey, certificate: x509.Certificate) -> None:

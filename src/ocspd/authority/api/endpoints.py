@@ -1,17 +1,18 @@
 """CFSSL's API under `/api/v1/cfssl/`: which endpoints exist, and which are enabled.
 
 The endpoints are in `sign` (sign, authsign, info), `keys` (newkey, newcert, init_ca), `status` (revoke,
-ocspsign, health), `crl` (crl, gencrl) and `certadd`; the use cases are in `authority`. `distribution` has the
-CRLs as relying parties fetch them. An endpoint without what it needs (a CA, a database)
-is disabled, with a log line that gives the reason; it then replies like an unknown path.
+ocspsign, health), `crl` (crl, gencrl), `certadd` and `bundle`, the web page in `web`; the use cases are in
+`authority`. `distribution` has the CRLs as relying parties fetch them. An endpoint without what it needs (a
+CA, a database) is disabled, with a log line that gives the reason; it then replies like an unknown path.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd import wire
+from ocspd.authority.api.bundle import BundleEndpoint
 from ocspd.authority.api.call import Endpoint, of_body
 from ocspd.authority.api.certadd import CertAddEndpoint
 from ocspd.authority.api.crl import CRLEndpoints
@@ -19,12 +20,15 @@ from ocspd.authority.api.distribution import distribution_points
 from ocspd.authority.api.keys import KeyEndpoints
 from ocspd.authority.api.sign import SignEndpoints
 from ocspd.authority.api.status import StatusEndpoints
+from ocspd.authority.api.web import page_endpoints
+from ocspd.authority.fetching import Outbound
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
@@ -44,6 +48,7 @@ NAMES = (
     "crl",
     "gencrl",
     "certadd",
+    "bundle",
     "health",
 )
 
@@ -58,6 +63,11 @@ class Backend:
     db: CertDB | None = None
     crl_signer: CRLSigner | None = None
     crls: CRLPublisher | None = None
+    bundler: Bundler | None = None
+    bundles_on_request: bool = False
+    """Whether `sign` and `newcert` bundle what they sign: both stores are given, as in CFSSL."""
+    outbound: Outbound = field(default_factory=Outbound)
+    """What requests may make this server connect to."""
 
 
 class Disabled(Exception):
@@ -88,6 +98,11 @@ def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str,
         for path, endpoint in distribution_points(backend.crls, backend.clock).items():
             endpoints[path] = endpoint
             logger.info("endpoint '%s' is enabled", path)
+    if "/" in off:
+        logger.info("endpoint '/' is explicitly disabled")
+    else:
+        endpoints |= page_endpoints()
+        logger.info("endpoint '/' is enabled")
     logger.info("Handler set up complete.")
     return endpoints
 
@@ -97,12 +112,13 @@ class _Makers:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._keys = KeyEndpoints(backend.signer, backend.clock)
+        self._bundler = backend.bundler if backend.bundles_on_request else None
+        self._keys = KeyEndpoints(backend.signer, backend.clock, self._bundler)
 
     def _signing(self) -> SignEndpoints:
         if self._backend.signer is None:
             raise Disabled("signer not initialized")
-        return SignEndpoints(self._backend.signer)
+        return SignEndpoints(self._backend.signer, self._bundler)
 
     def sign(self) -> Endpoint:
         endpoints = self._signing()
@@ -154,6 +170,11 @@ class _Makers:
 
     def certadd(self) -> Endpoint:
         return Endpoint("POST", of_body(CertAddEndpoint(self._backend.db).certadd))
+
+    def bundle(self) -> Endpoint:
+        if self._backend.bundler is None:
+            raise Disabled("bundler not initialized")
+        return Endpoint("POST", of_body(BundleEndpoint(self._backend.bundler).bundle))
 
     def health(self) -> Endpoint:
         return Endpoint("GET", of_body(StatusEndpoints(self._backend.clock, db=self._backend.db).health))

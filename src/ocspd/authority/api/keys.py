@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ocspd import wire
 from ocspd.authority.access.actor import current
 from ocspd.authority.api.api_response import BadRequest, Message, Success
-from ocspd.authority.api.sign import NO_BUNDLER, proved_key, unwrap
+from ocspd.authority.api.bundle import with_bundle
+from ocspd.authority.api.sign import proved_key, unwrap
 from ocspd.authority.offload import read_input
 from ocspd.pki import ca, csr, pem
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.bundling import Bundler
     from ocspd.clock import Clock
 
 _NO_HOSTS = Message(5300, csr.NO_HOSTS)
@@ -30,8 +32,9 @@ _GENERATING = max(1, (os.cpu_count() or 1) // 2)
 class KeyEndpoints:
     """newkey and init_ca need nothing; newcert needs a signer."""
 
-    def __init__(self, signer: Signer | None, clock: Clock) -> None:
+    def __init__(self, signer: Signer | None, clock: Clock, bundler: Bundler | None = None) -> None:
         self._signer = signer
+        self._bundler = bundler
         self._clock = clock
         self._generating = asyncio.Semaphore(_GENERATING)
 
@@ -77,7 +80,8 @@ class KeyEndpoints:
             "private_key": key_pem,
             "sums": {"certificate": _sums(certificate), "certificate_request": _sums(csr_pem)},
         }
-        return Success(result, (NO_BUNDLER, *messages) if bundle else messages)
+        success = Success(result, messages)
+        return await with_bundle(success, self._bundler, certificate) if bundle else success
 
     async def init_ca(self, body: bytes) -> Success:
         """Generate a self-signed CA."""

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd import wire
 from ocspd.authority.access.actor import current
-from ocspd.authority.api.api_response import BadRequest, Message, Success
+from ocspd.authority.api.api_response import BadRequest, Success
+from ocspd.authority.api.bundle import with_bundle
 from ocspd.authority.offload import read_input
 from ocspd.logs import logger
 from ocspd.pki.csr import subject_from_fields
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
+    from ocspd.authority.bundling import Bundler
     from ocspd.pki.auth import AuthKey
     from ocspd.pki.profiles import Profile, SigningConfig
 
 
-NO_BUNDLER = Message(5300, "This request requires a bundler, but one is not initialized for the API server.")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
@@ -43,10 +44,11 @@ class Signer(Protocol):
 
 
 class SignEndpoints:
-    """sign, authsign and info for one signer."""
+    """sign, authsign and info for one signer; with a bundler, certificates are bundled on request."""
 
-    def __init__(self, signer: Signer) -> None:
+    def __init__(self, signer: Signer, bundler: Bundler | None = None) -> None:
         self._signer = signer
+        self._bundler = bundler
 
     def has_open_profile(self) -> bool:
         """Whether `sign` is usable: at least one profile has no auth_key."""
@@ -101,7 +103,8 @@ class SignEndpoints:
 
     async def _signed(self, request: SignRequest, *, bundle: bool) -> Success:
         certificate = await self._signer.sign(request)
-        return Success({"certificate": certificate}, (NO_BUNDLER,) if bundle else ())
+        success = Success({"certificate": certificate})
+        return await with_bundle(success, self._bundler, certificate) if bundle else success
 
 
 def proved_key(profile: Profile, request: bytes, token: bytes) -> AuthKey:
