@@ -28,6 +28,8 @@ PROGRAMS = {
     "systemd-sysusers": "systemd",
     "curl": "curl",
     "wrk": "wrk",
+    "pgbouncer": "pgbouncer",
+    "mariadbd": "mariadb-server-core",
     "git": "git",
 }
 """Program name and the Debian package that has it."""

@@ -59,7 +59,6 @@ def test_urls_and_pairs_mean_the_same(text: str) -> None:
         "database": "certs",
         "timeout": 7.0,
         "server_settings": {"search_path": "pki", "application_name": "ocspd"},
-        "target_session_attrs": "primary",
     }
 
 
@@ -283,9 +282,7 @@ def test_a_socket_is_named_by_its_directory_or_localhost_whichever_comes_first(t
 
 def test_the_primary_is_meant_unless_the_data_source_says_otherwise() -> None:
     def target(text: str) -> object:
-        return parse_data_source(f"host=a,b port=5432,5433 user=ca {text}").connect_arguments()[
-            "target_session_attrs"
-        ]
+        return parse_data_source(f"host=a,b port=5432,5433 user=ca {text}").target
 
     assert target("") == "primary"
     assert target("target_session_attrs=any") == "any"

@@ -11,7 +11,9 @@ import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.feed import CursorLostError
+from ocspd.certdb.feed_postgres import PostgresFeed
 from ocspd.certdb.feed_sqlite import SQLiteFeed
+from ocspd.certdb.postgres_connection import Database
 from ocspd.certdb.sqlite_connection import Location, Worker
 from ocspd.clock import SystemClock
 from ocspd.errors import CodedError
@@ -370,9 +372,9 @@ async def test_a_killed_connection_is_replaced_and_nothing_is_missed(
     await feed.close()
 
 
-async def test_connecting_may_take_longer_than_one_wait(postgres_db: CertDB) -> None:
-    feed = postgres_db.change_feed()
-    while feed._listener is None:  # type: ignore[attr-defined]
+async def test_connecting_may_take_longer_than_one_wait(postgres_url: str) -> None:
+    feed = PostgresFeed(Database.of(postgres_url))
+    while feed._listener is None:
         await feed.wait(0.0001)
     await feed.close()
     await feed.wait(0.0001)

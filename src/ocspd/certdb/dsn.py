@@ -47,6 +47,7 @@ _NOT_SETTINGS = {
     "krbspn",
     "client_encoding",
     "target_session_attrs",
+    "statement_cache_size",
 }
 _PASSWORD_LINE = re.compile(r"((?:[^\\:]|\\.)*):" * 4 + "(.*)")
 _ESCAPED = re.compile(r"\\(.)")
@@ -85,6 +86,12 @@ class DataSource:
         return self.options.get("target_session_attrs") or "primary"
 
     @property
+    def statement_cache_size(self) -> int | None:
+        """How many statements the driver keeps prepared; 0 for a pooler, None for the driver's default."""
+        given = self.options.get("statement_cache_size")
+        return None if given is None else _number("statement_cache_size", given)
+
+    @property
     def connect_timeout_s(self) -> float:
         """The time limit for connecting, with all hosts tried."""
         given = _number("connect_timeout", self.options.get("connect_timeout", "0"))
@@ -110,7 +117,6 @@ class DataSource:
             "ssl": self._ssl(),
             "timeout": self.connect_timeout_s / len(self.hosts),
             "server_settings": settings,
-            "target_session_attrs": self.target,
         }
         return arguments
 

@@ -1,7 +1,8 @@
 """The change feed: which certificates were inserted, changed or deleted since a cursor, by any writer.
 
 The triggers of migrations 003 to 005 record each change in the table `ocspd_changes`, so changes made by
-CFSSL on the same database are seen as well. The rules every implementation keeps:
+CFSSL on the same database are seen as well. A database without them is polled (`feed_polled`). The rules
+every implementation keeps:
 
  1. A change committed after a cursor was made is reported to that cursor at least once, in whatever
     order transactions commit.
@@ -89,6 +90,13 @@ class OtherDatabaseError(CursorLostError):
     """The database is not the one the cursor is of: another one, a restored one, or a promoted standby.
 
     Commits that were read may be missing there.
+    """
+
+
+class UnrecordedChangesError(CursorLostError):
+    """The database has changed since this cursor and does not record how (`feed_polled`).
+
+    The feed goes on from a new cursor; only a full pass finds what changed, and a sweep what was deleted.
     """
 
 

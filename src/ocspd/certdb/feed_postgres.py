@@ -30,6 +30,7 @@ from ocspd.certdb.feed import (
     blindness,
     cursor_integer,
 )
+from ocspd.certdb.feed_polled import Sight
 from ocspd.certdb.postgres_connection import MAINTENANCE_TIMEOUT_S, SERVER_IDENTITY, RefusedError
 from ocspd.certdb.postgres_snapshot import ABANDONED, Snapshot, is_abandoned
 from ocspd.errors import CodedError
@@ -38,12 +39,14 @@ from ocspd.recovery import Recovery
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from datetime import timedelta
 
     from ocspd.certdb.postgres_connection import Database
 
 CHANNEL = "ocspd_changes"
+POLL_S = 0.25
+"""Seconds between looks through a pooler."""
 RETRY_S = 0.5
 """Pause after a failed attempt to connect again."""
 READ_TIMEOUT_S = 8.0
@@ -167,10 +170,9 @@ class PostgresFeed:
     async def _page(self, cursor: Cursor, limit: int) -> tuple[list[Any], Cursor]:
         records: list[Any] = []
         lanes = _lanes(cursor)
-        async with (
-            self._database.connection(READ_TIMEOUT_S) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self._database.transaction(
+            READ_TIMEOUT_S, isolation="repeatable_read", readonly=True
+        ) as connection:
             snapshot, source, triggers, marks = await self._position(connection)
             self._check(cursor, lanes, source, Snapshot(snapshot), marks)
             if cursor.get("triggers", triggers) != triggers:
@@ -225,6 +227,9 @@ class PostgresFeed:
 
     async def wait(self, timeout_s: float) -> None:
         """See ChangeFeed."""
+        if self._database.pooled:  # a notification would go to whoever has the server's connection then
+            await asyncio.sleep(min(POLL_S, timeout_s))
+            return
         if self._listener is None:
             # Whatever was committed before LISTEN went unnoticed: return at once, the caller reads.
             # Connecting goes on in the next call when it takes longer than this one.
@@ -272,6 +277,8 @@ class PostgresFeed:
         connection = None
         try:
             connection = await self._database.connect()
+            if self._database.pooled:
+                return True
             with self._database.errors():
                 await connection.add_listener(CHANNEL, self._on_notice)
         except CodedError as err:
@@ -311,6 +318,31 @@ class PostgresFeed:
                 changes[key] = change
         rows.warn_of_unreadable(unreadable)
         return list(changes.values())
+
+
+_SIGHT = f"""
+SELECT {SERVER_IDENTITY}, pg_current_snapshot()::text,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()::text ELSE '' END,
+       to_regclass('ocspd_feed') IS NOT NULL
+"""
+
+
+def sight_of(database: Database) -> Callable[[], Awaitable[Sight]]:
+    """Return what looks at a database for `feed_polled`.
+
+    Two equal snapshots see the same commits. On a standby, whose snapshots do not say which transactions
+    are running, the position in the log tells.
+    """
+
+    async def look() -> Sight:
+        async with database.connection(READ_TIMEOUT_S) as connection:
+            source, snapshot, replayed, records = await connection.fetchrow(_SIGHT)
+            if database.newest.leaves(source):
+                raise RefusedError(f"{database.name} {ABANDONED}")
+        database.newest.see(source, snapshot)
+        return Sight(source, f"{snapshot} {replayed}", records)
+
+    return look
 
 
 def _lanes(cursor: Mapping[str, Any]) -> dict[str, Any]:

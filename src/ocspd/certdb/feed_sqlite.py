@@ -13,6 +13,7 @@ deferred, newest last. The rest shows whether this is still the database the cur
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ from ocspd.certdb.feed import (
     blindness,
     cursor_integer,
 )
+from ocspd.certdb.feed_polled import Sight
 
 if TYPE_CHECKING:
     import sqlite3
@@ -193,6 +195,29 @@ class SQLiteFeed:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         # a connection that was made again counts from the beginning
         return (version, self._watcher.location.openings)
+
+
+def sight_of(reader: Worker, watcher: Worker) -> Callable[[], Awaitable[Sight]]:
+    """Return what looks at a database for `feed_polled`.
+
+    `watcher` must write nothing. Its connection's count of changes says nothing to another one, so a state
+    is only like an earlier one of the same feed.
+    """
+    in_memory = watcher.location.file is None
+    feed = secrets.token_hex(8)
+
+    def work(connection: sqlite3.Connection) -> tuple[int, bool]:
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'ocspd_feed'"
+        records = connection.execute(sql).fetchone() is not None
+        return connection.total_changes if in_memory else version, records
+
+    async def look() -> Sight:
+        worker = reader if in_memory else watcher
+        version, records = await worker.run(work)
+        return Sight(worker.file_identity, f"{feed} {worker.location.openings} {version}", records)
+
+    return look
 
 
 def _change(record: tuple[Any, ...]) -> StatusRowChange:

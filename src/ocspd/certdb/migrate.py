@@ -4,7 +4,9 @@
 newest row says so. A database that CFSSL's goose made is migrated from where it is, and goose keeps
 working on one of ours: it only sees a version higher than its own files.
 
-Each call is one transaction: a failing step leaves the database as it was.
+Each call is one transaction: a failing step leaves the database as it was. MySQL commits every statement that
+changes a table by itself, so there the statements of a failing migration are undone one by one, by those of
+its other direction, which are in reverse order.
 """
 
 from __future__ import annotations
@@ -28,12 +30,19 @@ _TRIGGER = re.compile(r"(CREATE|ALTER TABLE \w+ ENABLE(?: \w+)?) TRIGGER (\w+)",
 _HAVE_TRIGGERS = {
     "postgres": "SELECT tgname::text, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN "
     "('certificates'::regclass, 'ocspd_changes'::regclass)",
+    "mysql": "SELECT TRIGGER_NAME, '' FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()",
     "sqlite": "SELECT name, '' FROM sqlite_master WHERE type = 'trigger' "
     "AND tbl_name IN ('certificates', 'ocspd_changes')",
 }
 
 _STATE_TABLE = {
     "postgres": """CREATE TABLE goose_db_version (
+        id serial NOT NULL,
+        version_id bigint NOT NULL,
+        is_applied boolean NOT NULL,
+        tstamp timestamp NULL DEFAULT now(),
+        PRIMARY KEY (id))""",
+    "mysql": """CREATE TABLE goose_db_version (
         id serial NOT NULL,
         version_id bigint NOT NULL,
         is_applied boolean NOT NULL,
@@ -54,6 +63,10 @@ class MigrationSession(Protocol):
 
     async def has_table(self, name: str) -> bool:
         """Return whether a table of this name exists."""
+        ...
+
+    async def has_column(self, table: str, column: str) -> bool:
+        """Return whether a table has a column of this name."""
         ...
 
     async def fetch(self, sql: str) -> Sequence[Sequence[Any]]:
@@ -140,7 +153,7 @@ def parse_migration(name: str, text: str) -> Migration:  # noqa: C901  (one line
 
 
 def load_migrations(dialect: str) -> list[Migration]:
-    """Return the migrations of a dialect (`postgres` or `sqlite`) by version."""
+    """Return the migrations of a dialect (`postgres`, `mysql` or `sqlite`) by version."""
     directory = resources.files("ocspd.certdb") / "migrations" / dialect
     found = [
         parse_migration(file.name, file.read_text("utf-8"))
@@ -162,12 +175,23 @@ async def up(db: Migratable) -> list[str]:
         state = await _applied(session)
         for migration in load_migrations(session.dialect):
             if not state.get(migration.version, (False, None))[0]:
-                for statement in migration.up:
-                    await session.execute(statement)
+                await _run(session, migration.up, migration.down)
                 await _record(session, migration.version, applied=True)
                 done.append(migration.name)
         done += await _mend_triggers(session)
     return done
+
+
+async def _run(session: MigrationSession, statements: Sequence[str], reverse: Sequence[str]) -> None:
+    """Run the statements of a migration, all or none."""
+    for count, statement in enumerate(statements):
+        try:
+            await session.execute(statement)
+        except CodedError:
+            if session.dialect == "mysql":
+                for undoing in reverse[len(reverse) - count :]:
+                    await session.execute(undoing)
+            raise
 
 
 async def _mend_triggers(session: MigrationSession) -> list[str]:
@@ -215,8 +239,7 @@ async def down(db: Migratable) -> str | None:
                 Code.STORE_FAILED,
                 f"{db.name} is at migration {current}, unknown to this ocspd: use the one that made it",
             )
-        for statement in migration.down:
-            await session.execute(statement)
+        await _run(session, migration.down, migration.up)
         await _record(session, current, applied=False)
         return migration.name
 
@@ -242,8 +265,17 @@ async def current_version(db: Migratable) -> int:
         return _current(await _applied(session))
 
 
-async def require_latest(db: Migratable) -> None:
-    """Raise CodedError 11000 with the remedy when the database is not at version LATEST or above."""
+async def require_usable(db: Migratable) -> None:
+    """Raise CodedError 11000 with the remedy unless the database can be served from.
+
+    That is one at version LATEST or above, or one that only CFSSL's goose migrated, as far as it goes: the
+    tables tell, because a role that may read them need not be able to read goose's.
+    """
+    async with db.migration(write=False) as session:
+        if not await session.has_table("ocspd_feed") and await session.has_column(
+            "certificates", "issued_at"
+        ):
+            return
     version = await current_version(db)
     if version < LATEST:
         raise unmigrated(db.name, f"it is at version {version}, this ocspd needs {LATEST}")

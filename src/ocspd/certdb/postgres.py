@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ocspd.certdb import _copyrows, migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
-from ocspd.certdb.feed_postgres import PostgresFeed
+from ocspd.certdb.feed_polled import FoundFeed, Notice, PolledFeed
+from ocspd.certdb.feed_postgres import PostgresFeed, sight_of
 from ocspd.certdb.packed import PACKED_BYTES, PackedRows
 from ocspd.certdb.postgres_connection import COMMAND_TIMEOUT_S, MAINTENANCE_TIMEOUT_S, Database
 from ocspd.certdb.spelling import POSTGRES_ODD, POSTGRES_WORTH, POSTGRES_ZEROS, stripped
@@ -73,6 +74,7 @@ class PostgresCertDB:
     def __init__(self, data_source: str, clock: Clock) -> None:
         self._database = Database.of(data_source)
         self._clock = clock
+        self._notice = Notice(self.name)
 
     @property
     def name(self) -> str:
@@ -161,11 +163,13 @@ class PostgresCertDB:
 
     async def stream_packed(self) -> AsyncIterator[PackedRows]:
         """See packed.PackedSource."""
-        sql = f"SELECT {_PACKED_COLUMNS} FROM certificates WHERE expiry > $1"  # noqa: S608  (constants)
+        # a literal: with a value the driver would prepare a named statement, which a pooler may lose
+        now = self._clock.now().isoformat()
+        sql = f"SELECT {_PACKED_COLUMNS} FROM certificates WHERE expiry > '{now}'::timestamptz"  # noqa: S608
         pieces: list[bytes] = []
         size = 0
         begun = False
-        async for piece in self._database.copy_out(sql, self._clock.now()):
+        async for piece in self._database.copy_out(sql):
             pieces.append(piece)
             size += len(piece)
             if size >= PACKED_BYTES:
@@ -260,13 +264,16 @@ class PostgresCertDB:
                     [row.expiry for row in values.values()],
                 )
 
-    def change_feed(self) -> PostgresFeed:
+    def change_feed(self) -> FoundFeed:
         """See CertDB."""
-        return PostgresFeed(self._database.sibling())
+        database = self._database.sibling()
+        look = sight_of(database)
+        polled = PolledFeed(self.name, look, database.close)
+        return FoundFeed(PostgresFeed(database), polled, look, self._notice)
 
     async def check(self) -> None:
         """See CertDB."""
-        await migrate.require_latest(self)
+        await migrate.require_usable(self)
 
     async def close(self) -> None:
         """See CertDB."""
@@ -283,10 +290,7 @@ class PostgresCertDB:
     @contextlib.asynccontextmanager
     async def migration(self, *, write: bool) -> AsyncIterator[_Session]:
         """See migrate.Migratable."""
-        async with (
-            self._database.connection(MAINTENANCE_TIMEOUT_S) as connection,
-            connection.transaction(readonly=not write),
-        ):
+        async with self._database.transaction(MAINTENANCE_TIMEOUT_S, readonly=not write) as connection:
             if write:
                 await connection.execute(
                     f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})", timeout=MAINTENANCE_TIMEOUT_S
@@ -341,9 +345,16 @@ class PostgresCertDB:
         after: datetime | None = None,
     ) -> AsyncIterator[list[Any]]:
         sql = f"SELECT {columns} FROM {table} WHERE {unexpired} AND {where}"  # noqa: S608  (constants)
-        async with self._database.connection(None) as connection, connection.transaction(readonly=True):
+        now = after or self._clock.now()
+        async with self._database.transaction(None, readonly=True) as connection:
             await self._database.not_behind(connection)
-            cursor = await connection.cursor(sql, after or self._clock.now())
+            if self._database.pooled:  # the driver's cursors are named statements
+                sql = sql.replace("$1", f"'{now.isoformat()}'::timestamptz")
+                await connection.execute(f"DECLARE ocspd_rows NO SCROLL CURSOR FOR {sql}")
+                while records := await connection.fetch(f"FETCH {int(size)} FROM ocspd_rows"):
+                    yield records
+                return
+            cursor = await connection.cursor(sql, now)
             while records := await cursor.fetch(size):
                 yield records
 
@@ -359,6 +370,14 @@ class _Session:
     async def has_table(self, name: str) -> bool:
         """See MigrationSession."""
         return bool(await self._connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name))
+
+    async def has_column(self, table: str, column: str) -> bool:
+        """See MigrationSession."""
+        sql = (
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 "
+            "AND NOT attisdropped)"
+        )
+        return bool(await self._connection.fetchval(sql, table, column))
 
     async def fetch(self, sql: str) -> list[Any]:
         """See MigrationSession."""

@@ -5,6 +5,11 @@ query. So an operation with a deadline is cut off there, connection included.
 
 In every session the search path is the schema of `certificates` and, named last, the temporary schema:
 nothing in that or in any other schema can take the place of our tables.
+
+Behind a pooler that lends the server's connections for one transaction each (PgBouncer's `pool_mode =
+transaction`), a session keeps nothing: no prepared statement, no search path, no LISTEN. There every use of a
+connection is one transaction which sets its own search path, and no statement has a name. A pooler shows by
+the process number it gives as the server's.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from ocspd.certdb import migrate
 from ocspd.certdb.dsn import DataSource, parse_data_source
 from ocspd.certdb.postgres_snapshot import Newest
 from ocspd.errors import Code, CodedError, OCSPDError, SetupError
+from ocspd.logs import logger
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
@@ -47,12 +53,21 @@ SERVER_IDENTITY = """(SELECT system_identifier FROM pg_control_system()) || '/' 
 The timeline is that of the log now written: the control file has it minutes after a promotion only.
 """
 
-_SEARCH_PATH = """
+_GREETING = """
+DO $$ BEGIN
+    RAISE INFO '% % %', pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only');
+END $$
+"""
+
+
+def _search_path(local: str) -> str:
+    """Return the statement that sets the search path, for the transaction if `local` is "true"."""
+    return f"""
 SELECT set_config('search_path', quote_ident(coalesce(
     (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = to_regclass('certificates') AND n.oid IS DISTINCT FROM pg_my_temp_schema()),
-    current_schema())) || ', pg_temp', false)
-"""
+    current_schema())) || ', pg_temp', {local})
+"""  # noqa: S608  (a constant)
 
 
 class RefusedError(CodedError):
@@ -83,17 +98,65 @@ def _specificity(error: Exception) -> int:
     return int(isinstance(error, asyncpg.TargetServerAttributeNotMatched))
 
 
-async def _prepare(connection: Any) -> None:
-    """Bring a session to its initial state; see the module's docstring for the search path."""
-    await connection.execute(f"{connection.get_reset_query()}\n{_SEARCH_PATH}")
+class Pooler:
+    """Whether there is a pooler between us and the server: None until a connection was made."""
+
+    def __init__(self, *, found: bool | None) -> None:
+        self.found = found
+        self.noted = False
+
+    def note(self, name: str) -> None:
+        """Say what it means, once."""
+        if self.found and not self.noted:
+            self.noted = True
+            logger.info(
+                "%s is behind a pooler such as PgBouncer, which delivers no notifications: if changes are "
+                "followed, they are polled every quarter of a second, and no statement is prepared by name",
+                name,
+            )
+
+
+async def _greet(connection: Any, wanted: str) -> bool:
+    """Return whether there is a pooler. Raises asyncpg's error if the server is not of the kind wanted.
+
+    It tells by a message: a result would take a prepared statement, which a pooler may look for elsewhere.
+    """
+    told: list[str] = []
+
+    def hear(_connection: object, message: Any) -> None:
+        told.append(message.message)
+
+    connection.add_log_listener(hear)
+    try:
+        await connection.execute(_GREETING)
+        await asyncio.sleep(0)
+    finally:
+        connection.remove_log_listener(hear)
+    pid, recovering, read_only = told[-1].split()
+    if not _meets(wanted, standby=recovering == "t", read_only=read_only == "on"):
+        raise asyncpg.TargetServerAttributeNotMatched(f"not {wanted}")
+    return int(pid) != int(connection.get_server_pid())
+
+
+def _meets(target: str, *, standby: bool, read_only: bool) -> bool:
+    """Return whether a server is of the kind wanted (target_session_attrs)."""
+    return {
+        "primary": not standby,
+        "standby": standby,
+        "read-write": not (standby or read_only),
+        "read-only": standby or read_only,
+    }.get(target, True)
 
 
 class Database:
     """Connections to one database."""
 
-    def __init__(self, source: DataSource, newest: Newest | None = None) -> None:
+    def __init__(
+        self, source: DataSource, newest: Newest | None = None, pooler: Pooler | None = None
+    ) -> None:
         self.source = source
         self.newest = newest or Newest()
+        self._pooler = pooler or Pooler(found=source.statement_cache_size == 0 or None)
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -105,15 +168,58 @@ class Database:
 
     def sibling(self) -> Database:
         """Return the same database with connections of its own."""
-        return Database(self.source, self.newest)
+        return Database(self.source, self.newest, self._pooler)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a connection may go to another session of the server for each transaction."""
+        return bool(self._pooler.found)
 
     @property
     def name(self) -> str:
         """How messages name the database."""
         return self.source.name
 
+    async def _prepare(self, connection: Any) -> None:
+        """Bring a session to its initial state; see the module's docstring for the search path."""
+        if not self.pooled:
+            await connection.execute(f"{connection.get_reset_query()}\n{_search_path('false')}")
+
+    @contextlib.asynccontextmanager
+    async def transaction(
+        self, limit_s: float | None, *, isolation: str | None = None, readonly: bool
+    ) -> AsyncIterator[Any]:
+        """Lend a connection for one transaction; see `connection`."""
+        async with (
+            self._lent(limit_s) as connection,
+            self._transaction(connection, isolation=isolation, readonly=readonly),
+        ):
+            yield connection
+
     @contextlib.asynccontextmanager
     async def connection(self, limit_s: float | None = STATEMENT_TIMEOUT_S) -> AsyncIterator[Any]:
+        """Lend a connection of the pool; errors inside the block become CodedError 11000.
+
+        Behind a pooler the block is one transaction. For the limit see `_lent`.
+        """
+        async with self._lent(limit_s) as connection:
+            if not self.pooled:
+                yield connection
+                return
+            async with self._transaction(connection, isolation=None, readonly=False):
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def _transaction(
+        self, connection: Any, *, isolation: str | None, readonly: bool
+    ) -> AsyncIterator[None]:
+        async with connection.transaction(isolation=isolation, readonly=readonly):
+            if self.pooled:
+                await connection.execute(_search_path("true"))
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _lent(self, limit_s: float | None) -> AsyncIterator[Any]:
         """Lend a connection of the pool; errors inside the block become CodedError 11000.
 
         The block has limit_s seconds, None for a stream whose every chunk has COMMAND_TIMEOUT_S. Waiting
@@ -130,8 +236,8 @@ class Database:
                         min_size=0,
                         max_size=POOL_SIZE,
                         command_timeout=COMMAND_TIMEOUT_S,
-                        init=_prepare,
-                        reset=_prepare,
+                        init=self._prepare,
+                        reset=self._prepare,
                     )
             wait_s = None if limit_s is None else limit_s + self.source.connect_timeout_s
             async with (
@@ -213,8 +319,9 @@ class Database:
         with self.errors():
             connection = await self._open()
             try:
-                await _prepare(connection)
-                await self.not_behind(connection)
+                if not self.pooled:
+                    await self._prepare(connection)
+                    await self.not_behind(connection)
             except BaseException as err:
                 if isinstance(err, RefusedError):
                     self.newest.first = connection.host_index + 1
@@ -236,11 +343,7 @@ class Database:
                 host_index = (self.newest.first + turn) % hosts
                 arguments = self.source.connect_arguments(host_index)
                 try:
-                    connection = await asyncpg.connect(
-                        **settings
-                        | arguments
-                        | {"target_session_attrs": wanted, "connection_class": _Connection}
-                    )
+                    connection = await self._greeted(wanted, **settings | arguments)
                 except Exception as err:  # noqa: BLE001  (whatever it is, another host may be well)
                     failure = max(failure or err, err, key=_specificity)
                 else:
@@ -248,6 +351,25 @@ class Database:
                     return connection
         assert failure is not None
         raise failure
+
+    async def _greeted(self, wanted: str, **arguments: Any) -> Any:
+        """Connect to one server; asyncpg's error if it is not of the kind wanted."""
+        given = arguments | {"target_session_attrs": "any", "connection_class": _Connection}
+        while True:
+            size = 0 if self.pooled else self.source.statement_cache_size
+            connection = await asyncpg.connect(
+                **given, **({} if size is None else {"statement_cache_size": size})
+            )
+            try:
+                pooled = await _greet(connection, wanted)
+            except BaseException:
+                connection.terminate()
+                raise
+            before, self._pooler.found = self.pooled, self.pooled or pooled
+            self._pooler.note(self.name)
+            if self.pooled == before:
+                return connection
+            connection.terminate()  # again, without statements that have names
 
     async def not_behind(self, connection: Any) -> None:
         """Raise CodedError 11000 on a server that does not have what was read before from the one followed.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ocspd.certdb import migrate, rows
 from ocspd.certdb.base import CHUNK_ROWS
-from ocspd.certdb.feed_sqlite import SQLiteFeed
+from ocspd.certdb.feed_polled import FoundFeed, Notice, PolledFeed
+from ocspd.certdb.feed_sqlite import SQLiteFeed, sight_of
 from ocspd.certdb.spelling import SQLITE_ODD, SQLITE_WORTH, SQLITE_ZEROS, stripped
 from ocspd.certdb.sqlite_connection import BUSY_TIMEOUT_S, Location, Worker
 from ocspd.errors import Code, CodedError
@@ -66,6 +67,7 @@ class SQLiteCertDB:
         self._location = Location(data_source, busy_timeout_s=busy_timeout_s)
         self._worker = Worker(self._location)
         self._clock = clock
+        self._notice = Notice(self.name)
 
     @property
     def name(self) -> str:
@@ -252,13 +254,16 @@ class SQLiteCertDB:
         if values:
             await self._worker.run(work)
 
-    def change_feed(self) -> SQLiteFeed:
+    def change_feed(self) -> FoundFeed:
         """See CertDB."""
-        return SQLiteFeed(self._worker, Worker(self._location), Worker(self._location))
+        watcher = Worker(self._location)
+        recorded = SQLiteFeed(self._worker, watcher, Worker(self._location))
+        look = sight_of(self._worker, watcher)
+        return FoundFeed(recorded, PolledFeed(self.name, look, watcher.close), look, self._notice)
 
     async def check(self) -> None:
         """See CertDB."""
-        await migrate.require_latest(self)
+        await migrate.require_usable(self)
 
     async def close(self) -> None:
         """See CertDB."""
@@ -348,6 +353,12 @@ class _Session:
         """See MigrationSession."""
         sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
         return bool(await self._worker.run(lambda connection: connection.execute(sql, (name,)).fetchall()))
+
+    async def has_column(self, table: str, column: str) -> bool:
+        """See MigrationSession."""
+        sql = "SELECT 1 FROM pragma_table_info(?) WHERE name = ?"
+        found = await self._worker.run(lambda connection: connection.execute(sql, (table, column)).fetchall())
+        return bool(found)
 
     async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
         """See MigrationSession."""

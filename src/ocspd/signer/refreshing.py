@@ -32,13 +32,14 @@ from collections import Counter, deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ocspd.certdb.feed import CursorLostError, OtherDatabaseError
+from ocspd.certdb.feed import CursorLostError, OtherDatabaseError, UnrecordedChangesError
 from ocspd.errors import CodedError, DERError, IndexFileError, OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus
 from ocspd.recovery import Recovery
 from ocspd.signer.changes import Crew, Pace, Postponed, certificates_of, decide, sign_decided
 from ocspd.signer.daemon_state import DaemonState
+from ocspd.signer.polling import Polling
 from ocspd.signer.presigning import HELD, run_pass, usable_cpus
 from ocspd.signer.resolving import AllRows
 from ocspd.signer.response_table import TableTurns, write_changes
@@ -119,6 +120,7 @@ class SignerDaemon:
         self._passing = False  # whether responses for rows read a while ago may still be published
         self._blind = False  # the database does not record every change
         self._pass_wanted = asyncio.Event()
+        self._polling = Polling(self._pass_wanted)
         self._check_due = asyncio.Event()
         self._following = asyncio.Event()  # no pass before the feed has a cursor, or changes would be missed
 
@@ -277,7 +279,12 @@ class SignerDaemon:
         while True:
             begun = loop.time()
             begun_s = self._clock.now().timestamp()
-            changes, after = await feed.read(cursor, pace.limit)
+            try:
+                changes, after = await feed.read(cursor, pace.limit)
+            except UnrecordedChangesError:
+                changes, after = [], await feed.current_cursor()
+                self._state.sweep_due += 1  # saved with the cursor, before the pass that is to find it
+                self._polling.changed()
             self._note_blindness(feed)
             self._following.set()  # now the database is known to be the one that was followed before, if any
             self.stats.health.works("follow", "database")
@@ -387,8 +394,10 @@ class SignerDaemon:
         while True:
             begun = loop.time()  # the clock may be set meanwhile, by years on a machine that has just started
             self._pass_wanted.clear()
+            self._polling.pass_begins()
+            swept_s = 0.0
             try:
-                await self._pass()
+                swept_s = await self._pass()
             finally:
                 if self._on_pass is not None:
                     self._on_pass()
@@ -398,6 +407,7 @@ class SignerDaemon:
             self.stats.pass_ended_at = self.now_s()
             self.stats.health.works("pass")
             self.ready.set()
+            self._polling.pass_ended(elapsed - swept_s, sweep_due=bool(self._state.sweep_due))
             with contextlib.suppress(TimeoutError):
                 settings = self._settings
                 interval_s = settings.blind_interval_s if self._blind else settings.pass_interval_s
@@ -405,10 +415,11 @@ class SignerDaemon:
                 async with time_limit(pause):
                     await self._pass_wanted.wait()
 
-    async def _pass(self) -> None:
+    async def _pass(self) -> float:
+        """Make one pass; return how many seconds the sweep at its end took."""
         signers = self._signers
         signed_after_s = self._state.sign_again_s
-        sweep = self._state.sweep_due
+        sweep = self._state.sweep_due if self._polling.may_sweep() else 0
         self._turns.begin_pass(table=self._settings.table)
         self._passing = True
         await self._generations.begin_pass()
@@ -434,8 +445,12 @@ class SignerDaemon:
         self._passing = False
         if not self._generations.segments:  # an empty index is an index: responders start with it
             await self._generations.publish()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         if sweep or self._blind:
             await self._sweep(signers)
+        swept_s = loop.time() - begun
+        self._polling.sweep_ended(swept_s)
         if sweep and self._state.sweep_due == sweep:  # the feed was not interrupted again meanwhile
             self._state.sweep_due = 0
             self._state.save()
@@ -460,6 +475,7 @@ class SignerDaemon:
             self._state.sign_again_s = 0
             self._state.save()
             logger.info("all responses have been signed again")
+        return swept_s
 
     def _staleness(self, signers: Signers, signed_after_s: int) -> Staleness:
         return Staleness.of(
