@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd import wire
+from ocspd.authority.api import openapi
 from ocspd.authority.api.bundle import BundleEndpoint
 from ocspd.authority.api.call import Endpoint, of_body
 from ocspd.authority.api.certadd import CertAddEndpoint
@@ -103,6 +104,8 @@ def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str,
     else:
         endpoints |= page_endpoints()
         logger.info("endpoint '/' is enabled")
+    if openapi.NAME not in off:
+        endpoints[openapi.PATH] = openapi.endpoint(endpoints)
     logger.info("Handler set up complete.")
     return endpoints
 
