@@ -61,6 +61,7 @@ SAME_FLOOR_ALLOWED = {
 
 CONFINED = {
     "cryptography": {"pki"},
+    "pkilint": {"pki"},
     "re2": {"pki"},
     "asyncpg": {"certdb"},
     "sqlite3": {"certdb"},

@@ -27,6 +27,8 @@ _MAX_DEPTH_TEXT = "exceeded max depth"
 _CURLY_QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 
 
+_MAX_HINTS = 20
+
 MAX_OBJECTS = 100_000
 """The most objects and lists in one text: creating and freeing more holds up every other thread."""
 
@@ -205,6 +207,10 @@ class Fields:
         found = self._folded.get(fold(key))
         return None if found is None else self._values[found]
 
+    def has(self, key: str) -> bool:
+        """Return whether key is there, be it null."""
+        return fold(key) in self._folded
+
     def values(self) -> dict[str, Any]:
         """Return all members by their exact keys."""
         return self._values
@@ -213,6 +219,20 @@ class Fields:
         """Return the keys that match none of `known`, for a warning."""
         folded = {fold(key) for key in known}
         return [key for key in self._values if fold(key) not in folded]
+
+    def strangers(self, *known: str) -> list[str]:
+        """Return the same keys fit for a message, each with the similar key that was probably meant.
+
+        The search for those takes time: it ends after _MAX_HINTS keys.
+        """
+        import difflib  # noqa: PLC0415  (seldom needed)
+
+        found = []
+        folded = {fold(key): key for key in known}
+        for number, key in enumerate(self.unknown(*known)):
+            near = difflib.get_close_matches(fold(key[:60]), folded, 1) if number < _MAX_HINTS else ()
+            found.append(f"{shown(key)} (did you mean {folded[near[0]]}?)" if near else shown(key))
+        return found
 
     def _typed(self, key: str, kind: type | tuple[type, ...], go_type: str) -> Any:
         value = self.get(key)

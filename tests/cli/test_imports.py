@@ -14,7 +14,7 @@ from tests.binary import OCSPD
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEAVY = {"aiohttp", "asyncpg", "obstore", "prometheus_client", "rich", "sqlite3", "uvloop"}
+HEAVY = {"aiohttp", "asyncpg", "obstore", "pkilint", "prometheus_client", "rich", "sqlite3", "uvloop"}
 PROGRAM = """
 import json, sys
 from ocspd.cli.main import main

@@ -48,7 +48,8 @@ def test_what_is_not_said_has_the_defaults_of_cfssl() -> None:
 def test_keys_match_in_any_case_and_unknown_ones_are_named() -> None:
     found = request(cn="x", HOSTS=["a"], ca={"expire": "1h"}, names=[{"c": "FR", "X": 1}], extra=1)
     assert (found.common_name, found.hosts, found.ca) == ("x", ("a",), CAConfig())
-    assert set(found.unknown) == {"extra", "ca.expire", "names.X"}
+    assert set(found.unknown) == {"extra", "ca.expire (did you mean expiry?)", "names.X"}
+    assert request(Hots=["a"]).unknown == ("Hots (did you mean hosts?)",)
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,13 @@ def test_a_csr_whitelist_without_the_key_is_explained() -> None:
     assert "CSRWhitelist" in refused(5200, {**LOCAL, "CSRWhitelist": {"Subject": True}})
 
 
+def test_a_csr_whitelist_needs_nothing_but_the_key_and_hides_a_request_for_a_ca() -> None:
+    """As in CFSSL, which copies what is listed to an empty template and looks at that."""
+    made = sign({**LOCAL, "CSRWhitelist": {"PublicKey": True, "Subject": True}}, {"CN": "leaf", "ca": {}})
+    assert not certs.basic_constraints(made).ca
+    refused(5300, LOCAL, {"CN": "leaf", "ca": {}})
+
+
 def test_other_attributes_of_a_request_survive_in_their_order() -> None:
     made = sign(LOCAL, {"names": [{"OID": {"0.9.2342.19200300.100.1.25": "org"}, "E": "a@b", "C": "FR"}]})
     found = [attribute.oid.dotted_string for attribute in made.subject]

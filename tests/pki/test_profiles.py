@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,15 @@ from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.pki.config_json import parse_config
 from ocspd.pki.profiles import DEFAULT_USAGES, Profile, SigningConfig, default_config
 from ocspd.pki.usages import EXTENDED_KEY_USAGES, KEY_USAGES, parse_usages
+from tests.authority.ct_log import spki
+from tests.pki.chain import make_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 GOOD = {"expiry": "1h", "usages": ["signing"]}
+CT = {"expiry": "1h", "ct_log_servers": ["https://ct.example/"]}
+P256, P384 = (base64.b64encode(spki(make_key(kind))).decode() for kind in ("ecdsa-256", "ecdsa-384"))
 KEY = {"type": "standard", "key": "0123456789ABCDEF"}
 
 
@@ -78,10 +83,26 @@ def test_keys_are_read_in_any_case_and_unknown_ones_are_named() -> None:
         ({"auth_remote": {"remote": "here"}}, "no auth_key"),
         ({"auth_remote": {"remote": "here", "auth_key": "k"}}, "auth_keys section"),
         ({"remote": "here", "auth_remote": {"remote": "here", "auth_key": "k"}}, "both"),
-        ({"expiry": "1h", "lint_error_level": 8}, "lint_error_level"),
-        ({"expiry": "1h", "lint_error_level": 3}, "not supported"),
-        ({"expiry": "1h", "ct_log_servers": ["https://ct.example"]}, "not supported"),
-        ({"expiry": "1h", "ignored_lints": ["x"]}, "not supported"),
+        ({"expiry": "1h", "lint_error_level": 8}, "bad LintStatus JSON value: 8"),
+        ({"expiry": "1h", "lint_error_level": 0}, "bad LintStatus JSON value: 0"),
+        ({"expiry": "1h", "lint_error_level": None}, "bad LintStatus JSON value: null"),
+        ({"expiry": "1h", "Lint_Error_Level": True}, "bad LintStatus JSON value: true"),
+        ({"expiry": "1h", "lint_error_level": 3.0}, "bad LintStatus JSON value: 3.0"),
+        ({"expiry": "1h", "lint_error_level": "notice"}, "is one of reserved, NA, NE, pass, info, warn"),
+        ({"expiry": "1h", "ct_log_servers": [""]}, "'' is not the URL of a log"),
+        ({"expiry": "1h", "ct_log_servers": ["ct.example"]}, "ct.example' is not the URL of a log"),
+        ({"expiry": "1h", "ct_log_servers": ["ftp://ct.example"]}, "not the URL of a log"),
+        ({"expiry": "1h", "ct_log_servers": ["https://u:p@ct.example"]}, "not the URL of a log"),
+        ({"expiry": "1h", "ct_log_servers": ["https://ct.example:x/"]}, "not the URL of a log"),
+        ({"expiry": "1h", "ct_log_servers": ["https://ct.example/?a"]}, "not the URL of a log"),
+        ({"expiry": "1h", "ct_log_servers": [f"https://ct.example/{n}" for n in range(17)]}, "17 logs"),
+        ({"expiry": "1h", "ct_log_servers": "https://ct.example"}, "cannot unmarshal"),
+        ({**CT, "ct_log_keys": {"https://ct.exampel": ""}}, "did you mean https://ct.example?"),
+        ({**CT, "ct_log_keys": {"https://ct.example": "???"}}, "it is not base64"),
+        ({**CT, "ct_log_keys": {"https://ct.example": "MAA="}}, "not the public key of a log"),
+        ({**CT, "ct_log_keys": {"https://ct.example": P384}}, "neither a P-256 key nor an RSA key"),
+        ({**CT, "ct_log_keys": {"https://ct.example": 1}}, "cannot unmarshal"),
+        ({"expiry": "1h", "ct_log_keys": {"https://ct.example": P256}}, "is not in ct_log_servers"),
         ({"expiry": "1h", "usages": "signing"}, "cannot unmarshal"),
         ({"expiry": 3600}, "cannot unmarshal"),
         ({"expiry": "0h"}, "expiry is zero"),
@@ -111,6 +132,36 @@ def test_a_wrong_named_profile_is_refused_by_its_name(profile: Any, text: str) -
     assert caught.value.code == Code.POLICY_INVALID
     assert "profile mine" in caught.value.message
     assert text in caught.value.message
+
+
+@pytest.mark.parametrize("url", ["https://ct.example", " https://ct.example/ "])
+@pytest.mark.parametrize("key", [P256, f"-----BEGIN PUBLIC KEY-----\n{P256}\n-----END PUBLIC KEY-----\n"])
+def test_the_key_of_a_log_is_found_by_its_url(url: str, key: str) -> None:
+    servers = ["https://ct.example/", "https://ct.example", "http://other.example/log/"]
+    found = config({**GOOD, "ct_log_servers": servers, "ct_log_keys": {url: key}}).default.ct_logs
+    assert [log.url for log in found] == ["https://ct.example", "http://other.example/log"]
+    assert [log.key_info for log in found] == [base64.b64decode(P256), b""]
+
+
+@pytest.mark.parametrize("level", [None, "reserved"])
+def test_without_a_level_nothing_is_linted(level: str | None) -> None:
+    given = {} if level is None else {"lint_error_level": level}
+    assert config({**GOOD, **given}).default.lint is None
+
+
+@pytest.mark.parametrize(
+    ("level", "number"), [("NA", 1), ("NE", 2), ("pass", 3), ("info", 4), ("warn", 5), ("error", 6), (7, 7)]
+)
+def test_a_level_is_a_word_of_zlint_or_its_number(level: str | int, number: int) -> None:
+    found = config({**GOOD, "lint_error_level": level}).default.lint
+    assert found is not None
+    assert found.level == number
+
+
+def test_a_remote_profile_neither_lints_nor_logs() -> None:
+    fields = {"remote": "here", "lint_error_level": "error", **CT}
+    found = config(fields, remotes={"here": "a:1"}).default
+    assert (found.lint, found.ct_logs) == (None, ())
 
 
 def test_a_default_without_usages_is_accepted_until_it_signs() -> None:
@@ -294,6 +345,7 @@ KEYS = st.sampled_from(
         "remote",
         "auth_remote",
         "ct_log_servers",
+        "ct_log_keys",
         "lint_error_level",
         "RemoteServer",
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ocspd.authority.access.protection import is_loopback
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
+from ocspd.authority.offload import offload
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.ops.server import HTTPServer
@@ -141,7 +142,7 @@ class AuthorityService:
         """Read everything again (SIGHUP); keep everything in use if any part of it is now unusable."""
         logger.info("reloading")
         try:
-            endpoints = self._endpoints()
+            endpoints = await offload(self._endpoints)  # a profile that lints may take seconds to read
             context = self._tls.context()
             await self._log({"event": "reload", "result": "ok", "files": self._files()})
             if context is not None:

@@ -111,7 +111,7 @@ class Servers:
         method = "GET" if body is None else "POST"
         try:
             async with self._session() as session:
-                sent = session.request(method, url, data=body, proxy=_proxy_for(url), allow_redirects=False)
+                sent = session.request(method, url, data=body, proxy=proxy_for(url), allow_redirects=False)
                 async with sent as response:
                     reply = await read_limited(response)
                     if response.status != 200:
@@ -184,12 +184,15 @@ def _result(reply: bytes) -> Any:
     return result
 
 
-def cause_of(err: Exception, url: str) -> str:
-    """Explain why there was no reply, in our own words where aiohttp's are about its own objects."""
+def cause_of(err: Exception, url: str, trust: str = "set -tls-remote-ca to the CAs to trust") -> str:
+    """Explain why there was no reply, in our own words where aiohttp's are about its own objects.
+
+    `trust` is what to do about a certificate that is not trusted.
+    """
     if isinstance(err, aiohttp.ClientConnectorCertificateError):
         failure: Exception = err.certificate_error
         reason = getattr(failure, "verify_message", "") or str(failure)
-        return f"the server's certificate is not trusted: {reason} (set -tls-remote-ca to the CAs to trust)"
+        return f"the server's certificate is not trusted: {reason} ({trust})"
     if isinstance(err, aiohttp.ClientConnectorDNSError):
         return f"cannot resolve {err.host}"
     if isinstance(err, aiohttp.ClientConnectorError) and err.os_error.errno:
@@ -202,7 +205,7 @@ def cause_of(err: Exception, url: str) -> str:
     return str(err)
 
 
-def _proxy_for(url: str) -> str | None:
+def proxy_for(url: str) -> str | None:
     """Return the proxy of the environment, never for loopback (Go's ProxyFromEnvironment)."""
     parts = urlsplit(url)
     host = parts.hostname or ""

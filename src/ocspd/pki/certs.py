@@ -130,7 +130,12 @@ def serial_of(certificate: x509.Certificate) -> int:
 
 def certificate_to_pem(certificate: x509.Certificate) -> str:
     """Return the PEM text, with a newline at its end."""
-    return pem.encode("CERTIFICATE", certificate.public_bytes(serialization.Encoding.DER))
+    return pem.encode("CERTIFICATE", certificate_to_der(certificate))
+
+
+def certificate_to_der(certificate: x509.Certificate) -> bytes:
+    """Return the DER."""
+    return certificate.public_bytes(serialization.Encoding.DER)
 
 
 def aki_hex(certificate: x509.Certificate) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ocspd import wire
-from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.errors import Code, CodedError, ConfigError, DERError
 from ocspd.pki import names
 from ocspd.pki.auth import AuthKey, parse_auth_key
 from ocspd.pki.go_regexp import Pattern
@@ -19,6 +19,9 @@ from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from ocspd.pki.ct import CTLog
+    from ocspd.pki.lint import LintPolicy
 
 _QUALIFIERS = ("id-qt-cps", "id-qt-unotice")
 _PROFILE_KEYS = (
@@ -42,6 +45,7 @@ _PROFILE_KEYS = (
     "remote",
     "auth_remote",
     "ct_log_servers",
+    "ct_log_keys",
     "cert_store",
     "lint_error_level",
     "ignored_lints",
@@ -50,6 +54,9 @@ _PROFILE_KEYS = (
     "RemoteServer",
 )
 
+
+LINT_LEVELS = {"reserved": 0, "NA": 1, "NE": 2, "pass": 3, "info": 4, "warn": 5, "error": 6, "fatal": 7}
+"""zlint's statuses; a finding whose status is above the one in `lint_error_level` refuses a certificate."""
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 _KEYS_BELOW = {
@@ -99,10 +106,10 @@ def parse_config(data: bytes) -> SigningConfig:
     except wire.JSONError as err:
         raise CodedError(Code.POLICY_INVALID, f"failed to unmarshal configuration: {err}") from err
     named = {"default": default, **profiles}
-    reader.unknown += [f"signing.{key}" for key in _unknown(signing, ("default", "profiles"))]
-    reader.unknown += _unknown(top, ("signing", "auth_keys", "remotes", "ocsp", "access"))
+    reader.unknown += [f"signing.{key}" for key in signing.strangers("default", "profiles")]
+    reader.unknown += top.strangers("signing", "auth_keys", "remotes", "ocsp", "access")
     for name, value in (top.mapping("auth_keys", "AuthKey") or {}).items():
-        below = _unknown(wire.Fields(value, "AuthKey"), ("type", "key"))
+        below = wire.Fields(value, "AuthKey").strangers("type", "key")
         reader.unknown += [f"auth_keys.{shown(name)}: {key}" for key in below]
     return SigningConfig(
         default=default,
@@ -114,36 +121,38 @@ def parse_config(data: bytes) -> SigningConfig:
     )
 
 
-def _unknown(fields: wire.Fields, known: tuple[str, ...]) -> list[str]:
-    """Return the keys that nothing reads, each with the similar key that was probably meant."""
-    found = []
-    for key in fields.unknown(*known):
-        near = difflib.get_close_matches(key[:60], known, 1)
-        found.append(f"{shown(key)} (did you mean {near[0]}?)" if near else shown(key))
-    return found
-
-
 def _unknown_below(profile: wire.Fields) -> list[str]:
     """Return the unknown keys of the objects inside a profile."""
     found = []
     for name, known in _KEYS_BELOW.items():
         child = profile.child(name, name)
-        found += [f"{name}.{key}" for key in _unknown(child, known)] if child is not None else []
+        found += [f"{name}.{key}" for key in child.strangers(*known)] if child is not None else []
     for policy in profile.items("policies", "CertificatePolicy"):
-        found += [f"policies.{key}" for key in _unknown(policy, ("ID", "Qualifiers"))]
+        found += [f"policies.{key}" for key in policy.strangers("ID", "Qualifiers")]
         for qualifier in policy.items("Qualifiers", "CertificatePolicyQualifier"):
-            found += [f"policies.Qualifiers.{key}" for key in _unknown(qualifier, ("Type", "Value"))]
+            found += [f"policies.Qualifiers.{key}" for key in qualifier.strangers("Type", "Value")]
     return found
 
 
 def _doubts(name: str, profile: Profile) -> list[str]:
-    """Return the settings of a profile that CFSSL accepts silently but verifiers reject."""
+    """Return the settings of a profile that CFSSL accepts silently but verifiers reject, or cannot check."""
+    found = [
+        f"profile {name}: ct_log_keys has no key for {shown(log.url)}: its timestamps are not verified"
+        for log in profile.ct_logs
+        if not log.key_info
+    ]
     signs = "cert sign" in (profile.usages or ())
     if profile.is_remote or signs == profile.ca_constraint.is_ca:
-        return []
+        return found
     if signs:
-        return [f"profile {name}: cert sign without ca_constraint.is_ca: verifiers reject such certificates"]
-    return [f"profile {name}: ca_constraint.is_ca without the usage cert sign: such a CA cannot issue"]
+        found.append(
+            f"profile {name}: cert sign without ca_constraint.is_ca: verifiers reject such certificates"
+        )
+    else:
+        found.append(
+            f"profile {name}: ca_constraint.is_ca without the usage cert sign: such a CA cannot issue"
+        )
+    return found
 
 
 def _auth_key(name: str, fields: wire.Fields) -> AuthKey:
@@ -194,12 +203,13 @@ class _ProfileReader:
     def read(self, name: str, fields: wire.Fields) -> Profile:
         """Read one profile; JSONError for a wrong type, CodedError 5200 for an invalid value."""
         try:
-            self.unknown += [f"profile {name}: {key}" for key in _unknown(fields, _PROFILE_KEYS)]
+            self.unknown += [f"profile {name}: {key}" for key in fields.strangers(*_PROFILE_KEYS)]
             self.unknown += [f"profile {name}: {key}" for key in _unknown_below(fields)]
-            _refuse_later(fields)
             profile = self._remote(fields)
+            ct_logs, level = _ct_logs(fields), _lint_level(fields)
             if not profile.is_remote:
-                profile = _validity(fields, profile)
+                lint = _lint(fields, level)
+                profile = replace(_validity(fields, profile), ct_logs=ct_logs, lint=lint)
             return _rest(fields, self._authentication(fields, profile))
         except CodedError as err:
             raise invalid(f"profile {name}: {err.message}") from err
@@ -243,17 +253,47 @@ def _wrong(text: str) -> CodedError:
     return CodedError(Code.POLICY_INVALID, text)
 
 
-def _refuse_later(fields: wire.Fields) -> None:
-    level = fields.integer("lint_error_level")
-    if not 0 <= level < 8:
-        raise _wrong("lint_error_level is not between 0 and 7")
-    given = [
-        key for key in ("ct_log_servers", "ignored_lints", "ignored_lint_sources") if fields.strings(key)
-    ]
-    if level:
-        given.append("lint_error_level")
-    if given:
-        raise _wrong(f"{', '.join(given)}: not supported by this version of ocspd; remove it")
+def _ct_logs(fields: wire.Fields) -> tuple[CTLog, ...]:
+    servers = fields.strings("ct_log_servers") or []
+    keys = fields.mapping("ct_log_keys", "string") or {}
+    for name, value in keys.items():
+        if value is not None and not isinstance(value, str):
+            raise wire.JSONError(f"json: cannot unmarshal ct_log_keys {shown(name)} into a string")
+    if not servers and not keys:
+        return ()
+    from ocspd.pki.ct import parse_logs  # noqa: PLC0415  (not every configuration has logs)
+
+    try:
+        return parse_logs(servers, {name: value or "" for name, value in keys.items()})
+    except DERError as err:
+        raise _wrong(str(err)) from None
+
+
+def _lint(fields: wire.Fields, level: int) -> LintPolicy | None:
+    ignored = fields.strings("ignored_lints") or []
+    sources = fields.strings("ignored_lint_sources") or []
+    if not level and not ignored and not sources:
+        return None
+    from ocspd.pki.lint import parse_policy  # noqa: PLC0415  (not every configuration lints)
+
+    return parse_policy(level, ignored, sources)
+
+
+def _lint_level(fields: wire.Fields) -> int:
+    """Read `lint_error_level`: one of zlint's words, as for CFSSL, or its number.
+
+    0 and null are refused as by CFSSL, which takes no number at all: leave it out to switch linting off.
+    """
+    if not fields.has("lint_error_level"):
+        return 0
+    value = fields.get("lint_error_level")
+    if isinstance(value, str) and value in LINT_LEVELS:
+        return LINT_LEVELS[value]
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < len(LINT_LEVELS):
+        return value
+    words = ", ".join(LINT_LEVELS)
+    text = shown(wire.dumps(value), 40)
+    raise wire.JSONError(f"bad LintStatus JSON value: {text}: lint_error_level is one of {words}")
 
 
 def _duration(fields: wire.Fields, key: str) -> tuple[timedelta, str]:

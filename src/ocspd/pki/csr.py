@@ -210,16 +210,16 @@ def subject_from_fields(fields: wire.Fields) -> Subject:
 
 def request_from_fields(fields: wire.Fields) -> CertificateRequest:
     """Read CSR JSON that is part of a larger JSON object; JSONError in Go's words."""
-    unknown = fields.unknown(*_REQUEST_KEYS)
+    unknown = fields.strangers(*_REQUEST_KEYS)
     entries = []
     for item in fields.items("names", "Name"):
         entries.append(_name_entry(item))
-        unknown += [f"names.{key}" for key in item.unknown(*_NAME_KEYS)]
+        unknown += [f"names.{key}" for key in item.strangers(*_NAME_KEYS)]
     key, ca = fields.child("key", "KeyRequest"), fields.child("ca", "CAConfig")
     if key is not None:
-        unknown += [f"key.{name}" for name in key.unknown("algo", "size")]
+        unknown += [f"key.{name}" for name in key.strangers("algo", "size")]
     if ca is not None:
-        unknown += [f"ca.{name}" for name in ca.unknown(*_CA_KEYS)]
+        unknown += [f"ca.{name}" for name in ca.strangers(*_CA_KEYS)]
     hosts = fields.strings("hosts")
     return CertificateRequest(
         common_name=fields.string("CN"),

@@ -31,6 +31,8 @@ EXTENDED_KEY_USAGE = "2.5.29.37"
 AUTHORITY_INFO_ACCESS = "1.3.6.1.5.5.7.1.1"
 OCSP_NO_CHECK = "1.3.6.1.5.5.7.48.1.5"
 DELEGATION_USAGE = "1.3.6.1.4.1.44363.44"
+CT_POISON = "1.3.6.1.4.1.11129.2.4.3"
+CT_SCT_LIST = "1.3.6.1.4.1.11129.2.4.2"
 
 MAX_EXTENSIONS = 200
 """The limit for one request or certificate that is made here."""

@@ -1,13 +1,15 @@
 """Issuing: what CFSSL's local signer decides between a request and a certificate.
 
-In order: profile, CSR and its signature, CA request against policy, names, whitelist, serial, request
-extensions, validity, constraints, extensions. The request decides who; the profile decides the rest.
+In order: profile, CSR and its signature, its whitelist, CA request against policy, names, serial, request
+extensions, validity, constraints, extensions, then linting. The request decides who; the profile decides the
+rest. A profile with logs of certificate transparency needs two signatures (`authority.issuing`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ocspd.errors import Code, CodedError, DERError
@@ -56,7 +58,8 @@ NEVER_COPIED = frozenset(
         "2.5.29.54",  # inhibitAnyPolicy
         "2.5.29.46",  # freshestCRL
         "1.3.6.1.5.5.7.1.11",  # subjectInfoAccess
-        "1.3.6.1.4.1.11129.2.4.3",  # the poison of a precertificate (RFC 6962 §3.1)
+        extensions.CT_POISON,
+        extensions.CT_SCT_LIST,
     }
 )
 """The extensions that copy_extensions never copies, even if allowed_extensions (for requests of trusted
@@ -82,6 +85,23 @@ class SignRequest:
     extensions: tuple[Extension, ...] = ()
     not_before: datetime | None = None
     not_after: datetime | None = None
+    return_precert: bool = False
+    """Whether the precertificate is wanted instead of a certificate; it is not stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A certificate that is decided on, but not signed."""
+
+    profile: Profile
+    template: CertificateTemplate
+    asked_for: str = ""
+    """The name of the profile in the request."""
+
+    def with_extension(self, extension: Extension) -> CertificateTemplate:
+        """Return the template with one more extension, at its end; one with the same OID is replaced."""
+        others = (each for each in self.template.extra if each.oid != extension.oid)
+        return replace(self.template, extra=(*others, extension))
 
 
 class Issuer:
@@ -120,15 +140,26 @@ class Issuer:
         return {"certificate": certificate, "usages": usages, "expiry": found.expiry_text}
 
     def sign(self, request: SignRequest) -> x509.Certificate:
-        """Issue a certificate, or raise a CodedError with the reason (5xxx policy, 9xxx request)."""
+        """Issue a certificate, or raise a CodedError with the reason (5xxx policy, 9xxx request).
+
+        LintError when linting refuses it, CodedError 10000 when the profile requires timestamps of logs
+        (`draft`).
+        """
+        draft = self.draft(request)
+        if draft.profile.ct_logs:
+            raise CodedError(Code.CT_UNKNOWN, "the profile requires timestamps of certificate logs")
+        return self.certify(draft, draft.template)
+
+    def draft(self, request: SignRequest) -> Draft:
+        """Decide on a certificate, without signing anything."""
         profile = self.config.profile(request.profile)
         if profile.is_remote:
             raise CodedError(
                 Code.POLICY_INVALID, "this profile is for a remote signer and cannot be used here"
             )
         csr = load_csr(request.csr_pem.encode("utf-8", "replace"), allow_weak_rsa=self._allow_weak_rsa)
-        _check_ca_request(csr, profile, self.certificate)
         csr = _whitelisted(csr, profile.csr_whitelist)
+        _check_ca_request(csr, profile, self.certificate)
         alternative = csr.alternative_names if request.hosts is None else sans.classify(request.hosts)
         subject = csr.subject if request.subject is None else request.subject.over(csr.subject)
         _check_names(profile, subject, alternative)
@@ -146,7 +177,7 @@ class Issuer:
             constraints = BasicConstraints(ca=True, path_len=profile.ca_constraint.path_len())
             alternative = alternative.only_ips()
         crl_url = request.crl_url or profile.crl_url
-        certificate = CertificateTemplate(
+        template = CertificateTemplate(
             serial=serial,
             subject=subject,
             key_info=csr.key_info,
@@ -159,17 +190,39 @@ class Issuer:
             issuer_urls=profile.issuer_urls or (),
             crl_urls=(crl_url,) if crl_url else (),
             extra=_extra_extensions(csr, profile, request),
-        ).sign(self._key, self.certificate)
+        )
+        return Draft(profile=profile, template=template, asked_for=request.profile)
+
+    def certify(
+        self, draft: Draft, template: CertificateTemplate, *, quiet: bool = False
+    ) -> x509.Certificate:
+        """Lint, if the profile says so, and sign a form of the draft. Nothing is signed that is refused.
+
+        Warnings about the certificate are left out with `quiet`.
+        """
+        if draft.profile.lint is not None:
+            from ocspd.pki import lint  # noqa: PLC0415  (few profiles have it)
+
+            trial = template.sign(self._throw_away_key, self.certificate)
+            lint.check(certs.certificate_to_der(trial), draft.profile.lint)
+        certificate = template.sign(self._key, self.certificate)
+        logger.info("signed certificate with serial number %d", template.serial)
+        if quiet:
+            return certificate
         self._warn(certificate)
-        if request.profile and request.profile not in self.config.profiles:
+        if draft.asked_for and draft.asked_for not in self.config.profiles:
             available = ", ".join(sorted(self.config.profiles)) or "none"
             logger.warning(
                 "there is no profile %s (available: %s): using the default one",
-                shown(request.profile, 100),
+                shown(draft.asked_for, 100),
                 shown(available),
             )
-        logger.info("signed certificate with serial number %d", serial)
         return certificate
+
+    @cached_property
+    def _throw_away_key(self) -> PrivateKey:
+        """A key for certificates that are linted: of the CA's kind, so that they name the CA's algorithm."""
+        return keys.generate_like(self._key)
 
     def _validity(self, profile: Profile, request: SignRequest) -> tuple[datetime, datetime]:
         now = self._clock.now()
@@ -229,16 +282,15 @@ def _policy(text: str) -> CodedError:
 def _whitelisted(csr: ReceivedCSR, allowed: CSRWhitelist | None) -> ReceivedCSR:
     if allowed is None:
         return csr
-    if not (allowed.public_key and allowed.public_key_algorithm):
-        raise CodedError(
-            Code.POLICY_INVALID,
-            "the profile's CSRWhitelist must include PublicKey and PublicKeyAlgorithm",
-        )
+    if not allowed.public_key:
+        raise CodedError(Code.POLICY_INVALID, "the profile's CSRWhitelist must include PublicKey")
     names = csr.alternative_names
     return replace(
         csr,
         subject=csr.subject if allowed.subject else Name(),
-        extensions=(),  # CFSSL begins with an empty template here, to which it copies the parts below
+        # CFSSL begins with an empty template here, to which it copies the parts below
+        basic_constraints=None,
+        extensions=(),
         alternative_names=sans.AlternativeNames(
             dns=names.dns if allowed.dns_names else (),
             emails=names.emails if allowed.email_addresses else (),

@@ -86,6 +86,23 @@ def generate_key(algo: str, size: int) -> PrivateKey:
             raise CodedError(Code.KEY_GENERATION_FAILED, "invalid algorithm")
 
 
+def generate_like(key: PrivateKey) -> PrivateKey:
+    """Generate a key that signs with the same algorithm as another one; RSA of 4096 bits at most."""
+    match key:
+        case rsa.RSAPrivateKey():
+            size = next((bits for bits in (4096, 3072, 2048) if key.key_size >= bits), 1024)
+            return rsa.generate_private_key(65537, size)
+        case ec.EllipticCurvePrivateKey():
+            return ec.generate_private_key(key.curve)
+        case ed25519.Ed25519PrivateKey():
+            return ed25519.Ed25519PrivateKey.generate()
+        case _:
+            oid = _ml_dsa(key)
+            name = next(name for name, dotted in _ML_DSA_OIDS.items() if dotted == oid)
+            made: PrivateKey = getattr(mldsa, f"MLDSA{name}PrivateKey").generate()
+            return made
+
+
 def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> PrivateKey:
     """Load a key from PEM or DER: PKCS #8, PKCS #1 or SEC 1, whatever the PEM label is.
 

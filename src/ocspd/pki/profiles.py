@@ -2,8 +2,7 @@
 
 Reading follows CFSSL's rules and rejects what CFSSL rejects, with code 5200 and a text that names the
 profile. A named profile inherits four things from the default one: expiry (when zero), crl_url, ocsp_url
-and issuer_urls. Not supported yet, and rejected rather than ignored: certificate transparency
-(ct_log_servers) and linting (lint_error_level and its lists).
+and issuer_urls.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ocspd.pki.auth import AuthKey
+    from ocspd.pki.ct import CTLog
+    from ocspd.pki.lint import LintPolicy
 
 DEFAULT_EXPIRY = "8760h"
 DEFAULT_USAGES = ("signing", "key encipherment", "server auth", "client auth")
@@ -93,6 +94,8 @@ class Profile:
     remote_server: str = ""
     auth_remote: AuthRemote | None = None
     client_provides_serial: bool = False
+    ct_logs: tuple[CTLog, ...] = ()
+    lint: LintPolicy | None = None
 
     @property
     def is_remote(self) -> bool:
