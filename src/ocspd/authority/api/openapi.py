@@ -268,6 +268,52 @@ OPERATIONS: dict[str, Operation] = {
             ),
             result=_object("", "ocspResponse", ocspResponse={"type": "string"}),
         ),
+        "crl": Operation(
+            method="GET",
+            summary="Sign the CRL of the CA, from the database",
+            parameters=(_query("expiry", "how long the CRL is valid, as a Go duration", examples=["168h"]),),
+            result={"type": "string", "description": "base64 of the DER"},
+        ),
+        "gencrl": Operation(
+            method="POST",
+            summary="Sign a CRL of the given serial numbers with the given key",
+            request=_object(
+                "",
+                "certificate",
+                "issuingKey",
+                certificate=_required("the CA certificate in PEM"),
+                serialNumber=_list(_string(), "serial numbers in decimal"),
+                issuingKey=_required("the private key of the CA in PEM"),
+                expireTime=_string("how many seconds the CRL is valid"),
+            ),
+            result={"type": "string", "description": "base64 of the DER"},
+        ),
+        "certadd": Operation(
+            method="POST",
+            summary="Add a certificate that was issued elsewhere to the database",
+            request=_object(
+                "",
+                "serial_number",
+                "authority_key_identifier",
+                "status",
+                "pem",
+                "expiry",
+                serial_number=_required("in decimal"),
+                authority_key_identifier=_required("in hex"),
+                ca_label=_string(),
+                status=_required("the status", examples=["good", "revoked", "unknown"]),
+                reason=_integer("the reason of a revocation as a number"),
+                expiry=_required("the certificate's notAfter (RFC 3339)"),
+                revoked_at=_string("RFC 3339"),
+                pem=_required("the certificate"),
+                issued_at=_string("RFC 3339"),
+                not_before=_string("RFC 3339"),
+                metadata={},
+                sans={},
+                common_name=_string(),
+            ),
+            result={"type": "object"},
+        ),
         "health": Operation(
             method="GET",
             summary="Report whether the server can work",
@@ -275,8 +321,24 @@ OPERATIONS: dict[str, Operation] = {
             result=_object("", "healthy", healthy={"type": "boolean"}),
         ),
     }.items()
+} | {
+    "/crl": Operation(
+        method="GET", summary="The complete CRL of the CA, in DER", content="application/pkix-crl"
+    ),
+    "/crl/*": Operation(
+        method="GET",
+        summary="A CRL by the key identifier of its CA, in DER",
+        description="KEYID.crl is the complete CRL, KEYID-delta.crl the delta CRL.",
+        content="application/pkix-crl",
+    ),
 }
 """By path; one that ends in `/*` stands for every path with one more segment."""
+
+
+def operation_of(path: str) -> Operation | None:
+    """Return the description of an endpoint, None if there is none."""
+    return OPERATIONS.get(path) or OPERATIONS.get(f"{path.rpartition('/')[0]}/*")
+
 
 _MESSAGES = {
     "type": "array",
@@ -296,8 +358,8 @@ def document(paths: Mapping[str, Endpoint]) -> Schema:
     """Return the OpenAPI document of these endpoints."""
     described: dict[str, Any] = {}
     for path in sorted(paths):
-        if path in OPERATIONS:
-            operation = OPERATIONS[path]
+        operation = operation_of(path)
+        if operation is not None:
             place = f"{path[:-1]}{{name}}" if path.endswith("/*") else path
             described[place] = {operation.method.lower(): _operation(path, operation)}
     return {
@@ -313,11 +375,13 @@ def document(paths: Mapping[str, Endpoint]) -> Schema:
 
 def _operation(path: str, operation: Operation) -> Schema:
     schema: Schema = {
-        "operationId": path.strip("/").removeprefix("api/v1/cfssl/").replace("/", "_").replace("*", "name"),
+        "operationId": path.strip("/").replace("/", "_").replace("*", "name"),
         "summary": operation.summary,
         **_described(operation.description),
         "responses": {"200": _success(operation), "4XX": _FAILURE, "5XX": _FAILURE},
     }
+    if operation.content:
+        schema["responses"]["304"] = {"description": "The client has it already."}
     parameters = list(operation.parameters)
     if path.endswith("/*"):
         parameters.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string"}})
