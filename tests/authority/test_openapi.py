@@ -30,9 +30,10 @@ class Published:
 
 @pytest.fixture
 def endpoints(material: Path) -> dict[str, Endpoint]:
-    """Every endpoint; neither the database nor the CRLs are ever asked for."""
+    """Every endpoint but the pages; what they work with is never asked for anything."""
     backend = make_backend(material, db=object())  # type: ignore[arg-type]
-    return build_endpoints(replace(backend, crls=Published(backend.crl_signer)))  # type: ignore[arg-type]
+    backend = replace(backend, crls=Published(backend.crl_signer), bundler=object())  # type: ignore[arg-type]
+    return build_endpoints(backend, ["/"])
 
 
 def test_every_endpoint_is_described_with_its_method(endpoints: dict[str, Endpoint]) -> None:

@@ -99,13 +99,13 @@ def build_endpoints(backend: Backend, disabled: Iterable[str] = ()) -> dict[str,
         for path, endpoint in distribution_points(backend.crls, backend.clock).items():
             endpoints[path] = endpoint
             logger.info("endpoint '%s' is enabled", path)
+    if openapi.NAME not in off:
+        endpoints[openapi.PATH] = openapi.endpoint(endpoints)
     if "/" in off:
         logger.info("endpoint '/' is explicitly disabled")
     else:
         endpoints |= page_endpoints()
         logger.info("endpoint '/' is enabled")
-    if openapi.NAME not in off:
-        endpoints[openapi.PATH] = openapi.endpoint(endpoints)
     logger.info("Handler set up complete.")
     return endpoints
 

@@ -33,6 +33,10 @@ def _required(description: str, **more: Any) -> Schema:
     return {"type": "string", "minLength": 1, **_described(description), **more}
 
 
+def _text(description: str, **more: Any) -> Schema:
+    return {"type": "string", **_described(description), **more}
+
+
 def _integer(description: str = "", **more: Any) -> Schema:
     return {"type": ["integer", "null"], **_described(description), **more}
 
@@ -63,7 +67,22 @@ SUMS = _object(
     "Digests of the DER, in upper-case hex.",
     **{"md5": {"type": "string"}, "sha-1": {"type": "string"}, "sha-256": {"type": "string"}},
 )
-BUNDLE = _object("A chain of certificates with what is known about it.")
+BUNDLE = _object(
+    "A chain of certificates with what is known about it.",
+    "bundle",
+    "crt",
+    "root",
+    "status",
+    bundle={"type": "string"},
+    crt={"type": "string"},
+    key={"type": "string"},
+    key_size={"type": "integer"},
+    key_type={"type": "string"},
+    root={"type": "string"},
+    hostnames={"type": ["array", "null"], "items": {"type": "string"}},
+    ocsp={"type": ["array", "null"], "items": {"type": "string"}},
+    status={"type": "object"},
+)
 NAME_ENTRY = _maybe(
     _object(
         "",
@@ -313,6 +332,21 @@ OPERATIONS: dict[str, Operation] = {
                 common_name=_string(),
             ),
             result={"type": "object"},
+        ),
+        "bundle": Operation(
+            method="POST",
+            summary="Build the chain of a certificate, given or fetched from a TLS server",
+            description="Either `certificate` or `domain` is needed. Values that are no strings are error 500.",
+            request=_object(
+                "",
+                certificate=_text("in PEM; intermediates may follow"),
+                private_key=_text("the key of the certificate, which is checked against it"),
+                flavor=_text("what to optimise for", examples=["ubiquitous", "optimal", "force"]),
+                domain=_text("whose certificate to fetch, or what a given one must be for"),
+                ip=_text("where to fetch it, or what a given one must be for"),
+            )
+            | {"additionalProperties": {"type": "string"}},
+            result=BUNDLE,
         ),
         "health": Operation(
             method="GET",
