@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from ocspd import config as config_module
+from ocspd.authority.access.policy import OPEN, parse_access
+from ocspd.cli.flags import parse
+from ocspd.cli.main import find_verb
 from ocspd.config import IssuerConfig, SignerConfig, load_signer_config
+from ocspd.pki.config_json import parse_config
 from tests.deploy.balanced import DEPLOY, nginx_main
 from tests.tools import HAS_RUN_SYSTEMD, NO_RUN_SYSTEMD, do_without, need
 
@@ -90,6 +94,29 @@ def test_promtool_accepts_the_scrape_configuration_and_the_rules() -> None:
 
 def test_alerts_fire_on_the_series_they_are_meant_for() -> None:
     run(need("promtool"), "test", "rules", Path(__file__).parent / "alerts_test.yml")
+
+
+def test_the_authority_accepts_its_configuration_and_is_closed() -> None:
+    data = (DEPLOY / "authority.json").read_bytes()
+    signing = parse_config(data)
+    assert (signing.unknown, signing.doubts) == ((), ())
+    policy = parse_access(data, signing.auth_keys, signing.profiles)
+    assert policy is not None
+    assert policy.open == OPEN
+    assert {client.name for client in policy.clients} == {"deploy", "ra", "auditor"}
+
+
+def test_the_authoritys_unit_demands_authentication_limits_rates_and_keeps_a_log() -> None:
+    text = (DEPLOY / "systemd" / "ocspd-authority.service").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"^ExecStart=/opt/ocspd/bin/ocspd serve (.*)$", text, re.MULTILINE)
+    verb = find_verb("serve")
+    assert verb is not None
+    flags, rest = parse(command.split(), verb.declared())
+    assert rest == []
+    assert flags.boolean("require-auth")
+    assert flags.integer("rate-limit") > 0
+    assert flags.string("audit-log").startswith("/var/lib/ocspd-authority/")
+    assert flags.string("address") == "127.0.0.1"
 
 
 def test_the_signer_daemon_accepts_its_configuration() -> None:

@@ -21,11 +21,18 @@ from ocspd.model import (
 from ocspd.pki.certs import aki_hex, load_certificate
 
 if TYPE_CHECKING:
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.certdb.base import CertDB
 
 
-async def revoke(
-    db: CertDB, *, serial_text: str, aki: str | None, reason: str = "", force: bool = False
+async def revoke(  # noqa: PLR0913  (what is said of one revocation)
+    db: CertDB,
+    *,
+    serial_text: str,
+    aki: str | None,
+    reason: str = "",
+    force: bool = False,
+    ledger: Ledger | None = None,
 ) -> str:
     """Mark a certificate as revoked now, or release it from hold; return a notice for the operator.
 
@@ -40,7 +47,7 @@ async def revoke(
 
     Raises CodedError: 1300 (serial), 8200 (reason, or removeFromCRL for a certificate not on hold), 11200 (no
     such certificate), 1400 (several certificates have this serial; the message lists their key
-    identifiers), 11000 (database).
+    identifiers), 11000 (database), 12000 (the audit log of `ledger` cannot be written).
     """
     serial = parse_serial(serial_text)
     code = parse_reason(reason)
@@ -48,13 +55,26 @@ async def revoke(
         aki = await _only_issuer(db, serial, hex_hint(serial_text))
     aki = normalize_aki(aki.strip())
     try:
-        return await _revoke(db, serial, aki, code, force=force)
+        return await _logged(db, serial, aki, code, force=force, ledger=ledger)
     except CodedError as err:
         if err.code is not Code.STORE_NOT_FOUND:
             raise
         if not aki or not await _is_stored_without(db, serial, aki):
             raise CodedError(err.code, f"{err.message}{hex_hint(serial_text)}") from err
-        return await _revoke(db, serial, "", code, force=force)
+        return await _logged(db, serial, "", code, force=force, ledger=ledger)
+
+
+async def _logged(  # noqa: PLR0913
+    db: CertDB, serial: int, aki: str, reason: int, *, force: bool, ledger: Ledger | None
+) -> str:
+    """Revoke, with an entry before it; there is none about a certificate that the database does not have."""
+    if ledger is None or ledger.log is None or await db.get_certificate(serial, aki) is None:
+        return await _revoke(db, serial, aki, reason, force=force)
+    async with ledger.revoking(serial, aki, reason, release=reason == REMOVE_FROM_CRL):
+        notice = await _revoke(db, serial, aki, reason, force=force)
+    if notice:
+        await ledger.unchanged(serial, aki)
+    return notice
 
 
 async def _revoke(db: CertDB, serial: int, aki: str, reason: int, *, force: bool) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ocspd.authority.access.protection import is_loopback
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
+from ocspd.authority.audit.ledger import Ledger
 from ocspd.authority.offload import offload
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
@@ -190,6 +191,7 @@ class AuthorityService:
             bundler=bundler,
             bundles_on_request=self._bundles_on_request,
             outbound=self._outbound,
+            ledger=Ledger(self._protection.audit),
         )
         endpoints = build_endpoints(backend, self._disabled)
         self._backend = backend

@@ -21,6 +21,7 @@ from ocspd.model import CertificateRow, CertStatus, known_reason, parse_status
 from ocspd.pki.certs import aki_hex, load_certificate
 
 if TYPE_CHECKING:
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.certdb.base import CertDB
     from ocspd.pki.certs import Certificate
 
@@ -32,8 +33,9 @@ _SERIAL = re.compile(r"[+-]?[0-9]{1,200}")
 class CertAddEndpoint:
     """certadd for one database; without one it refuses every call, as CFSSL does."""
 
-    def __init__(self, db: CertDB | None) -> None:
+    def __init__(self, db: CertDB | None, ledger: Ledger | None = None) -> None:
         self._db = db
+        self._ledger = ledger
 
     async def certadd(self, body: bytes) -> Success:
         """Add a certificate; the result is `{}`."""
@@ -50,7 +52,7 @@ class CertAddEndpoint:
         if self._db is None:
             raise _refused("there is no certificate database (missing -db-config)")
         try:
-            await add(self._db, row)
+            await add(self._db, row, self._ledger)
         except AlreadyStoredError as err:
             raise _refused(str(err)) from err
         return Success({})

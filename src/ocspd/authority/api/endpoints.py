@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
     from ocspd.certdb.base import CertDB
@@ -69,6 +70,7 @@ class Backend:
     """Whether `sign` and `newcert` bundle what they sign: both stores are given, as in CFSSL."""
     outbound: Outbound = field(default_factory=Outbound)
     """What requests may make this server connect to."""
+    ledger: Ledger | None = None
 
 
 class Disabled(Exception):
@@ -151,7 +153,8 @@ class _Makers:
     def revoke(self) -> Endpoint:
         if self._backend.db is None:
             raise Disabled("cert db not configured (missing -db-config)")
-        return Endpoint("POST", of_body(StatusEndpoints(self._backend.clock, db=self._backend.db).revoke))
+        endpoints = StatusEndpoints(self._backend.clock, db=self._backend.db, ledger=self._backend.ledger)
+        return Endpoint("POST", of_body(endpoints.revoke))
 
     def ocspsign(self) -> Endpoint:
         signer = self._backend.ocsp_signer
@@ -172,7 +175,7 @@ class _Makers:
         return Endpoint("POST", of_body(CRLEndpoints(self._backend.clock).gencrl))
 
     def certadd(self) -> Endpoint:
-        return Endpoint("POST", of_body(CertAddEndpoint(self._backend.db).certadd))
+        return Endpoint("POST", of_body(CertAddEndpoint(self._backend.db, self._backend.ledger).certadd))
 
     def bundle(self) -> Endpoint:
         if self._backend.bundler is None:
@@ -180,4 +183,5 @@ class _Makers:
         return Endpoint("POST", of_body(BundleEndpoint(self._backend.bundler).bundle))
 
     def health(self) -> Endpoint:
-        return Endpoint("GET", of_body(StatusEndpoints(self._backend.clock, db=self._backend.db).health))
+        endpoints = StatusEndpoints(self._backend.clock, db=self._backend.db, ledger=self._backend.ledger)
+        return Endpoint("GET", of_body(endpoints.health))

@@ -19,6 +19,7 @@ from ocspd.tasks import time_limit
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.pki.ocsp import OCSPSigner
@@ -44,9 +45,15 @@ class StatusEndpoints:
     """Revoking in the database, and signing an OCSP response on demand."""
 
     def __init__(
-        self, clock: Clock, *, db: CertDB | None = None, ocsp_signer: OCSPSigner | None = None
+        self,
+        clock: Clock,
+        *,
+        db: CertDB | None = None,
+        ocsp_signer: OCSPSigner | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._clock = clock
+        self._ledger = ledger
         self._db = db
         self._signer = ocsp_signer
         self._health = Recovery(
@@ -54,7 +61,9 @@ class StatusEndpoints:
         )
 
     async def health(self, _body: bytes) -> Success:
-        """Report healthy if the database, where there is one, responds; otherwise fail with 503."""
+        """Report healthy if database and audit log, where there are any, work; otherwise fail with 503."""
+        if self._ledger is not None and self._ledger.log is not None:
+            await self._ledger.log.check()
         trouble = ""
         if self._db is not None:
             try:
@@ -83,7 +92,7 @@ class StatusEndpoints:
             parse_reason(reason)
         except CodedError:
             raise BadRequest("Invalid reason code") from None
-        await revoke_certificate(self._db, serial_text=serial, aki=aki, reason=reason)
+        await revoke_certificate(self._db, serial_text=serial, aki=aki, reason=reason, ledger=self._ledger)
         return Success({})
 
     async def ocspsign(self, body: bytes) -> Success:

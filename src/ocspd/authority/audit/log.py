@@ -52,7 +52,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Waiting:
-    encoded: bytes | None
+    encoded: tuple[bytes, ...]
     done: asyncio.Future[int] = field(repr=False)
 
 
@@ -127,16 +127,20 @@ class AuditLog:
     async def check(self) -> None:
         """Raise CodedError 12000 if the log cannot be written; tries it if it could not be the last time."""
         if self.trouble:
-            await self._append(None)
+            await self._append(())
 
     async def append(self, fields: Mapping[str, Any]) -> int:
         """Append an entry, `time` is added, and return its number once it is durable.
 
         CodedError 12000 when it is not; the reason is logged, once.
         """
-        return await self._append(chain.encode(self._stamped(fields)))
+        return await self._append((chain.encode(self._stamped(fields)),))
 
-    async def _append(self, encoded: bytes | None) -> int:
+    async def append_all(self, entries: Sequence[Mapping[str, Any]]) -> int:
+        """Append several entries that stay together, all or none; return the number of the last one."""
+        return await self._append(tuple(chain.encode(self._stamped(fields)) for fields in entries))
+
+    async def _append(self, encoded: tuple[bytes, ...]) -> int:
         if len(self._queue) >= self._most_waiting:
             raise _failure("too many entries are waiting to be written")
         waiting = _Waiting(encoded, asyncio.get_running_loop().create_future())
@@ -161,17 +165,18 @@ class AuditLog:
             self._writing = None
 
     def _next_group(self) -> list[_Waiting]:
-        size = count = 0
+        size = count = entries = 0
         for waiting in self._queue:
-            size += 0 if waiting.encoded is None else len(waiting.encoded)
-            if count and (size > GROUP_BYTES or count == GROUP_ENTRIES):
+            size += sum(map(len, waiting.encoded))
+            entries += len(waiting.encoded)
+            if count and (size > GROUP_BYTES or entries > GROUP_ENTRIES):
                 break
             count += 1
         group, self._queue = self._queue[:count], self._queue[count:]
         return group
 
     async def _write_group(self, group: list[_Waiting]) -> None:
-        encoded = [waiting.encoded for waiting in group if waiting.encoded is not None]
+        encoded = [entry for waiting in group for entry in waiting.encoded]
         recovered = [self._recovered()] if self.trouble else []
         try:
             numbers = (await self._in_thread([*recovered, *encoded]))[len(recovered) :]
@@ -189,11 +194,11 @@ class AuditLog:
         if self._recovery.works():
             self._away.clear()
         self.counts.entries += len(encoded)
-        found = iter(numbers)
+        position = 0
         for waiting in group:
-            number = 0 if waiting.encoded is None else next(found)
+            position += len(waiting.encoded)
             if not waiting.done.done():
-                waiting.done.set_result(number)
+                waiting.done.set_result(numbers[position - 1] if waiting.encoded else 0)
 
     async def _in_thread(self, encoded: Sequence[bytes], *, seal: bool = False) -> list[int]:
         started = time.perf_counter()

@@ -34,6 +34,7 @@ class _Logged:
     entry: int
     stored: bool = True
     revoked: bool = False
+    revoked_before: bool = False
     expiry: datetime | None = None
 
 
@@ -75,20 +76,24 @@ def _read(entries: Iterable[Entry]) -> tuple[dict[Key, _Logged], datetime | None
     began = None
     for entry in entries:
         began = began or reading.time_of(entry)
-        if entry.event not in {"issue", "not-stored", "revoke", "not-revoked", "release"}:
+        if entry.event not in {"issue", "add", "not-stored", "revoke", "release", "not-revoked"}:
             continue
         key = _key(entry)
         if key is None:
             continue
-        if entry.event == "issue":
-            logged[key] = _Logged(entry.number, expiry=_expiry(entry))
+        if entry.event in {"issue", "add"}:
+            revoked = entry.fields.get("status") == "revoked"
+            logged[key] = _Logged(entry.number, revoked=revoked, expiry=_expiry(entry))
         elif entry.event == "not-stored":
             logged.setdefault(key, _Logged(entry.number)).stored = False
         else:
             record = logged.get(key)
             if record is None:  # issued before the log, or by another program
                 record = logged[key] = _Logged(0)
-            record.revoked = entry.event == "revoke"
+            if entry.event == "not-revoked":
+                record.revoked = record.revoked_before
+            else:
+                record.revoked_before, record.revoked = record.revoked, entry.event == "revoke"
     return logged, began
 
 

@@ -1,0 +1,131 @@
+"""What the authority is about to do, written before it is done: certificates stored, revoked and released.
+
+    issue         a certificate was signed and is about to be stored; so is one that certadd adds (`add`)
+    not-stored    it could not be: nobody got it. If the connection was lost in the middle, it may be there
+                  all the same, which `ocspd audit reconcile` finds
+    revoke, release, not-revoked    the same for revocations
+
+Without a log nothing is written, and everything is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from ocspd.authority.access.actor import Actor, current
+from ocspd.authority.audit.chain import timestamp
+from ocspd.errors import CodedError
+from ocspd.model import reason_name, serial_to_text
+from ocspd.pki import pem
+from ocspd.shown import shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ocspd.authority.audit.log import AuditLog
+    from ocspd.model import CertificateRow
+
+MAX_NAMES = 100
+MAX_NAMES_CHARACTERS = 16_000
+"""More names of one certificate are counted, not listed: its SHA-256 is there as well."""
+
+
+class Ledger:
+    """Writes to an audit log for the actor of the current task; None for no log."""
+
+    def __init__(self, log: AuditLog | None = None) -> None:
+        self.log = log
+
+    async def append(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Write entries together; CodedError 12000 when that fails."""
+        if self.log is not None and entries:
+            await self.log.append_all(entries)
+
+    @asynccontextmanager
+    async def adding(self, row: CertificateRow) -> AsyncIterator[None]:
+        """Surround the insertion of a certificate that was issued elsewhere."""
+        fields = certificate_entry("add", current(), row, row.sans or ())
+        if row.status.word == "revoked":
+            fields |= {"status": "revoked", "reason": reason_name(row.reason)}
+        await self.append([fields])
+        try:
+            yield
+        except Exception as err:
+            await self.append([failure_entry("not-stored", current(), row.serial, row.aki, err)])
+            raise
+
+    @asynccontextmanager
+    async def revoking(self, serial: int, aki: str, reason: int, *, release: bool) -> AsyncIterator[None]:
+        """Surround a revocation or a release."""
+        event = "release" if release else "revoke"
+        identity = {"serial": serial_to_text(serial), "aki": aki}
+        about = {} if release else {"reason": reason_name(reason)}
+        await self.append([{"event": event, **identity, **about, **current().describe(), "result": "ok"}])
+        try:
+            yield
+        except Exception as err:
+            await self.append([failure_entry("not-revoked", current(), serial, aki, err)])
+            raise
+
+    async def unchanged(self, serial: int, aki: str) -> None:
+        """Note that what was to be revoked had been revoked before, and was not changed."""
+        fields = {"serial": serial_to_text(serial), "aki": aki, **current().describe()}
+        await self.append([{"event": "not-revoked", **fields, "result": "unchanged"}])
+
+
+def certificate_entry(  # noqa: PLR0913  (what an entry is made of)
+    event: str,
+    actor: Actor,
+    row: CertificateRow,
+    names: Sequence[str],
+    *,
+    profile: str = "",
+    csr_pem: str = "",
+) -> dict[str, Any]:
+    """Return the entry about a certificate; `names` are its subject alternative names of all kinds."""
+    fields: dict[str, Any] = {
+        "event": event,
+        "serial": serial_to_text(row.serial),
+        "aki": row.aki,
+        "common_name": shown(row.common_name, 300),
+        **_names(names),
+        "not_after": timestamp(row.expiry),
+        "certificate_sha256": _digest(row.pem),
+    }
+    if profile:
+        fields["profile"] = shown(profile, 100)
+    if row.ca_label:
+        fields["label"] = shown(row.ca_label, 100)
+    if csr_pem:
+        fields["csr_sha256"] = _digest(csr_pem)
+    return {**fields, **actor.describe(), "result": "ok"}
+
+
+def failure_entry(event: str, actor: Actor, serial: int, aki: str, error: Exception) -> dict[str, Any]:
+    """Return the entry about something that had been announced and then failed."""
+    code = int(error.code) if isinstance(error, CodedError) else 0
+    text = error.message if isinstance(error, CodedError) else str(error)
+    fields = {"event": event, "serial": serial_to_text(serial), "aki": aki, **actor.describe()}
+    return {**fields, "result": "failed", "code": code, "message": shown(text, 500)}
+
+
+def _names(names: Sequence[str]) -> dict[str, Any]:
+    kept: list[str] = []
+    size = 0
+    for name in names[:MAX_NAMES]:
+        size += len(name)
+        if size > MAX_NAMES_CHARACTERS:
+            break
+        kept.append(name)
+    fields: dict[str, Any] = {"sans": kept}
+    if len(kept) < len(names):
+        fields["sans_total"] = len(names)
+    return fields
+
+
+def _digest(text: str) -> str:
+    """Return the SHA-256 of the DER in a PEM text, "" if there is none."""
+    blocks = pem.blocks(text.encode("utf-8", "replace"))
+    return hashlib.sha256(blocks[0].content).hexdigest() if blocks else ""
