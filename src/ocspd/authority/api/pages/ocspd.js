@@ -5,6 +5,10 @@
 const API = "/api/v1/cfssl/";
 const DAY = 24 * 60 * 60 * 1000;
 const SOON = 30;
+const YEAR = 365;
+
+/** The bearer token for servers that demand one. It is kept in this page only. */
+let token = "";
 
 /** Make an element: make("p", {class: "x"}, "text", child). Attributes that are null are left out. */
 function make(name, attributes, ...children) {
@@ -21,11 +25,12 @@ function make(name, attributes, ...children) {
 async function call(endpoint, fields) {
   const get = endpoint.startsWith("scan");
   const query = get ? `?${new URLSearchParams(fields)}` : "";
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let response;
   try {
     response = await fetch(API + endpoint + query, get
-      ? { method: "GET" }
-      : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(fields) });
+      ? { headers }
+      : { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(fields) });
   } catch {
     throw new Error("The server cannot be reached.");
   }
@@ -40,6 +45,7 @@ async function call(endpoint, fields) {
     const problem = (reply.errors || [])[0] || { message: `status ${response.status}`, code: 0 };
     const error = new Error(problem.message);
     error.code = problem.code;
+    error.needsToken = response.status === 401;
     throw error;
   }
   return reply;
@@ -49,9 +55,21 @@ function notice(kind, ...children) {
   return make("div", { class: `notice ${kind}` }, ...children);
 }
 
-function failure(error) {
+function failure(error, again) {
   const code = error.code ? make("span", { class: "code" }, ` ${error.code}`) : null;
-  return notice("bad", error.message, code);
+  return notice("bad", error.message, code, error.needsToken ? tokenForm(again) : null);
+}
+
+/** Ask for the token that a server demands, and repeat the call with it. */
+function tokenForm(again) {
+  const input = make("input", { type: "password", "aria-label": "Token", placeholder: "Token", autocomplete: "off" });
+  const form = make("form", null, input, make("button", { type: "submit" }, "Use token"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = input.value.trim();
+    again();
+  });
+  return form;
 }
 
 /** Say how much of a certificate's life is left, as a pill. */
@@ -59,7 +77,9 @@ function validity(notBefore, notAfter) {
   const days = Math.floor((new Date(notAfter) - Date.now()) / DAY);
   if (new Date(notBefore) > Date.now()) return make("span", { class: "pill warn" }, "not valid yet");
   if (days < 0) return make("span", { class: "pill bad" }, "expired");
-  const text = days === 0 ? "expires today" : `valid for ${days} ${days === 1 ? "day" : "days"}`;
+  const years = Math.floor(days / YEAR);
+  const left = years > 1 ? `${years} years` : `${days} ${days === 1 ? "day" : "days"}`;
+  const text = days === 0 ? "expires today" : `valid for ${left}`;
   return make("span", { class: `pill ${days < SOON ? "warn" : "good"}` }, text);
 }
 
@@ -207,7 +227,7 @@ async function showBundle(fields) {
     make("div", { class: "actions" }, copyButton("Copy bundle", `${bundle.bundle}\n`),
       saveButton("Save bundle", `${bundle.bundle}\n`, saved)),
     make("h2", null, "Chain"),
-    make("ol", { class: "chain" }, ...cards.map((card) => make("li", null, card))),
+    make("ol", { class: "several chain" }, ...cards.map((card) => make("li", null, card))),
   ];
 }
 
@@ -217,7 +237,7 @@ async function showCertificate(fields) {
   const blocks = splitPEM(fields.certificate || "");
   if (blocks.length > 1) {
     const cards = await Promise.all(blocks.map((pem) => call("certinfo", { certificate: pem })));
-    return [make("ol", { class: "chain" }, ...cards.map((reply) => make("li", null, certificateCard(reply.result))))];
+    return [make("ol", { class: "several" }, ...cards.map((reply) => make("li", null, certificateCard(reply.result))))];
   }
   return [certificateCard((await call("certinfo", given)).result)];
 }
@@ -262,9 +282,7 @@ async function showSigner(fields) {
 
 const SHOW = { certinfo: showCertificate, bundle: showBundle, scan: showScan, info: showSigner };
 
-async function submit(event) {
-  event.preventDefault();
-  const form = event.target;
+async function submit(form) {
   const button = form.querySelector("button");
   const result = form.parentElement.querySelector(".result");
   const fields = Object.fromEntries([...new FormData(form)].map(([key, value]) => [key, value.trim()]));
@@ -273,7 +291,7 @@ async function submit(event) {
   try {
     result.replaceChildren(...await SHOW[form.dataset.call](fields));
   } catch (error) {
-    result.replaceChildren(failure(error));
+    result.replaceChildren(failure(error, () => submit(form)));
   } finally {
     button.disabled = false;
   }
@@ -323,7 +341,12 @@ for (const link of document.querySelectorAll("nav a, .name")) {
     showView();
   });
 }
-for (const form of document.querySelectorAll("form")) form.addEventListener("submit", submit);
+for (const form of document.querySelectorAll("form")) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit(form);
+  });
+}
 for (const input of document.querySelectorAll('input[type="file"]')) input.addEventListener("change", readFile);
 window.addEventListener("popstate", showView);
 window.addEventListener("hashchange", showView);
