@@ -80,6 +80,7 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
     from ocspd.authority.bundling_stores import load_platforms
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.fetching import Outbound
+    from ocspd.authority.scanning.target import read_trust
     from ocspd.authority.service import AuthorityService, Makers, warn_if_unusable
     from ocspd.signer.signer_files import open_signer
 
@@ -112,6 +113,7 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             else lambda: build_crl_signer(config.authority()),
             crls=crls,
             bundler=lambda: build_bundler(config.bundler, clock),
+            scan_trust=lambda: read_trust(config.bundler.files.ca_bundle),
         )
         audit = None
         if config.audit_log:

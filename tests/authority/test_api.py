@@ -108,13 +108,6 @@ async def test_health_has_cfssls_exact_body(ours: str) -> None:
     assert body == b'{"success":true,"result":{"healthy":true},"errors":[],"messages":[]}\n'
 
 
-async def test_endpoints_that_come_later_are_unknown_for_now(ours: str) -> None:
-    async with aiohttp.ClientSession() as session:
-        for name in ("bundle", "certinfo", "scan", "scaninfo"):
-            async with session.post(f"{ours}{PREFIX}{name}", data="{}") as answer:
-                assert (answer.status, await answer.text()) == (404, "404 page not found\n")
-
-
 # -- signing and the database --------------------------------------------------------------------
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ocspd.authority.fetching import Outbound
 from ocspd.authority.scanning.families import FAMILIES, Choice, describe_families, run_scan
 from ocspd.authority.scanning.hello import MAX_REPLY_BYTES
 from ocspd.authority.scanning.suites import SUITES, TLS13_SUITES, short_name
-from ocspd.authority.scanning.target import Trust
+from ocspd.authority.scanning.target import Trust, read_trust
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
 from tests.authority import tls_servers
@@ -76,7 +77,7 @@ def scan(
 
 
 def roots(*issued: Issued) -> Trust:
-    return Trust.of_file(b"".join(each.pem() for each in issued), "roots")
+    return Trust(roots=[each.certificate.public_bytes(Encoding.DER) for each in issued])
 
 
 # -- what there is --------------------------------------------------------------------------------
@@ -268,6 +269,25 @@ def test_a_chain_that_is_none_is_bad(tmp_path: Path, root: Issued) -> None:
     assert served(tmp_path, leaf, leaf)["ChainValidation"]["error"] == "localhost is not a CA"
 
 
+def test_a_certificate_on_the_crl_it_names_is_bad(tmp_path: Path, root: Issued) -> None:
+    with tls_servers.raw_server(lambda connection: reply_with(connection, crl)) as crl_port:
+        url = f"http://localhost:{crl_port}/root.crl"
+        revoked, good = (issue("localhost", root, crl=url) for _ in range(2))
+        crl = tls_servers.revocation_list(root, revoked)
+        assert served(tmp_path, revoked, root)["ChainValidation"] == {
+            "grade": "Bad",
+            "error": "localhost is revoked",
+        }
+        assert served(tmp_path, good, root)["ChainValidation"] == {"grade": "Good"}
+    unknown = served(tmp_path, good, root)["ChainValidation"]
+    assert unknown == {"grade": "Warning", "output": ["couldn't check if localhost is revoked"]}
+
+
+def reply_with(connection: socket.socket, body: bytes) -> None:
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
 def test_a_certificate_valid_for_too_long_is_a_warning(tmp_path: Path, root: Issued) -> None:
     found = served(tmp_path, issue("localhost", root, days=2000), root)
     assert found["ChainValidation"] == {
@@ -405,10 +425,12 @@ def test_a_range_is_scanned_for_intermediate_cas(credentials: Path) -> None:
     assert too_large["IntermediateCAs"]["grade"] == "Bad"
 
 
-def test_a_file_without_roots_is_refused() -> None:
+def test_a_file_without_roots_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "roots.pem"
     for data in (b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        path.write_bytes(data)
         with pytest.raises(ConfigError, match=r"roots\.pem: failed to load cert pool"):
-            Trust.of_file(data, "roots.pem")
+            read_trust(str(path))
 
 
 # -- the command line -----------------------------------------------------------------------------

@@ -82,6 +82,21 @@ def issue(
     return Issued(builder.sign(signer.key, hashes.SHA256()), key)
 
 
+def revocation_list(issuer: Issued, *revoked: Issued) -> bytes:
+    """Return a CRL in DER."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(now - timedelta(hours=1))
+        .next_update(now + timedelta(days=1))
+    )
+    for each in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(each.certificate.serial_number)
+        builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
 def write(folder: Path, name: str, issued: Issued, *chain: Issued) -> Path:
     """Write certificate, chain and key to one file; the chain also to another one, for OpenSSL."""
     path = folder / f"{name}.pem"

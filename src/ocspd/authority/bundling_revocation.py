@@ -53,13 +53,13 @@ class RevocationChecker:
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def is_usable(self, certificate: Certificate) -> bool:
+    def is_usable(self, certificate: Certificate, until: Deadline | None = None) -> bool:
         """Return whether a certificate is valid now and not revoked; OCSPDError if that is not known."""
         link, now = Link(certificate), self._clock.now()
         if not link.not_before < now < link.not_after:
             logger.info("certificate is not valid now: %s to %s", link.not_before, link.not_after)
             return False
-        deadline = Deadline(CHECK_S)
+        deadline = Deadline(CHECK_S) if until is None else until.within(CHECK_S)
         urls = [url for url in link.crl_urls if not url.lower().startswith("ldap:")][:MAX_URLS]
         if not urls and not link.ocsp_urls:
             return True

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.fetching import Outbound
+    from ocspd.authority.scanning.target import Trust
     from ocspd.authority.tls import ServerTLS
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
@@ -58,6 +59,7 @@ class Makers:
     crls: Callable[[CRLSigner, CRLPublisher | None], CRLPublisher]
     """Makes what publishes the CRLs of a signer, given what published the CRLs before, if any."""
     bundler: Callable[[], Bundler]
+    scan_trust: Callable[[], Trust]
 
 
 class AuthorityService:
@@ -181,6 +183,9 @@ class AuthorityService:
         if crl_signer is not None and (crls is None or crls.signer.certificate != crl_signer.certificate):
             crls = self._makers.crls(crl_signer, crls)
         bundler = _renew("bundler", self._makers.bundler, None if current is None else current.bundler)
+        scan_trust = _renew(
+            "scan roots", self._makers.scan_trust, None if current is None else current.scan_trust
+        )
         backend = Backend(
             clock=self._clock,
             signer=signer,
@@ -192,6 +197,7 @@ class AuthorityService:
             bundles_on_request=self._bundles_on_request,
             outbound=self._outbound,
             ledger=Ledger(self._protection.audit),
+            scan_trust=scan_trust,
         )
         endpoints = build_endpoints(backend, self._disabled)
         self._backend = backend

@@ -27,13 +27,14 @@ _MAX_CSV_FIELD = 1024
 def _scan(flags: Flags, arguments: list[str]) -> int:
     # Not needed for help.
     from ocspd.authority.scanning.families import Choice, describe_families  # noqa: PLC0415
+    from ocspd.authority.scanning.target import read_trust  # noqa: PLC0415
 
     if flags.boolean("list"):
         write_stdout(wire.dumps_indented(describe_families()) + "\n\n")
         return 0
     choice = Choice(family=flags.string("family"), scanner=flags.string("scanner"))
     choice.check()
-    trust = _trust(flags.string("ca-bundle"))
+    trust = read_trust(flags.string("ca-bundle"))
     hosts = _hosts(arguments, flags)
     if not hosts:
         raise ConfigError("no host given: ocspd scan HOST[:PORT] ..., or -csv with a file of them")
@@ -101,14 +102,6 @@ class _Scans:
             logger.error("%s", err)
         with self._printed:
             write_stdout(f"=== {host} ===\n{text}")
-
-
-def _trust(name: str) -> Trust:
-    from ocspd.authority.scanning.target import Trust  # noqa: PLC0415  (as above)
-
-    if not name:
-        return Trust()
-    return Trust.of_file(read_input(name), name)
 
 
 def _hosts(arguments: list[str], flags: Flags) -> list[str]:

@@ -1,9 +1,10 @@
 """CFSSL's API under `/api/v1/cfssl/`: which endpoints exist, and which are enabled.
 
 The endpoints are in `sign` (sign, authsign, info), `keys` (newkey, newcert, init_ca), `status` (revoke,
-ocspsign, health), `crl` (crl, gencrl), `certadd` and `bundle`, the web page in `web`; the use cases are in
-`authority`. `distribution` has the CRLs as relying parties fetch them. An endpoint without what it needs (a
-CA, a database) is disabled, with a log line that gives the reason; it then replies like an unknown path.
+ocspsign, health), `crl` (crl, gencrl), `certadd`, `bundle`, `certinfo` and `scan` (scan, scaninfo), the web
+page in `web`; the use cases are in `authority`. `distribution` has the CRLs as relying parties fetch them.
+An endpoint without what it needs (a CA, a database) is disabled, with a log line that gives the reason; it
+then replies like an unknown path.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from ocspd.authority.api import openapi
 from ocspd.authority.api.bundle import BundleEndpoint
 from ocspd.authority.api.call import Endpoint, of_body
 from ocspd.authority.api.certadd import CertAddEndpoint
+from ocspd.authority.api.certinfo import CertinfoEndpoint
 from ocspd.authority.api.crl import CRLEndpoints
 from ocspd.authority.api.distribution import distribution_points
 from ocspd.authority.api.keys import KeyEndpoints
+from ocspd.authority.api.scan import ScanEndpoints, scaninfo
 from ocspd.authority.api.sign import SignEndpoints
 from ocspd.authority.api.status import StatusEndpoints
 from ocspd.authority.api.web import page_endpoints
 from ocspd.authority.fetching import Outbound
+from ocspd.authority.scanning.target import Trust
 from ocspd.logs import logger
 
 if TYPE_CHECKING:
@@ -51,6 +55,9 @@ NAMES = (
     "gencrl",
     "certadd",
     "bundle",
+    "certinfo",
+    "scan",
+    "scaninfo",
     "health",
 )
 
@@ -71,6 +78,8 @@ class Backend:
     outbound: Outbound = field(default_factory=Outbound)
     """What requests may make this server connect to."""
     ledger: Ledger | None = None
+    scan_trust: Trust | None = field(default_factory=Trust)
+    """What scans verify certificates with; None if its file cannot be read."""
 
 
 class Disabled(Exception):
@@ -181,6 +190,19 @@ class _Makers:
         if self._backend.bundler is None:
             raise Disabled("bundler not initialized")
         return Endpoint("POST", of_body(BundleEndpoint(self._backend.bundler).bundle))
+
+    def certinfo(self) -> Endpoint:
+        endpoint = CertinfoEndpoint(self._backend.db, self._backend.outbound)
+        return Endpoint("POST", of_body(endpoint.certinfo))
+
+    def scan(self) -> Endpoint:
+        trust = self._backend.scan_trust
+        if trust is None:
+            raise Disabled("the root certificates are not usable (-ca-bundle)")
+        return Endpoint("GET", ScanEndpoints(self._backend.outbound, trust, self._backend.clock).scan)
+
+    def scaninfo(self) -> Endpoint:
+        return Endpoint("GET", of_body(scaninfo))
 
     def health(self) -> Endpoint:
         endpoints = StatusEndpoints(self._backend.clock, db=self._backend.db, ledger=self._backend.ledger)

@@ -14,8 +14,6 @@ from ocspd.authority.api.api_response import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_KINDS = {bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-
 
 def read_strings(body: bytes) -> dict[str, str]:
     """Return the members of an object of strings; JSONError when it is anything else."""
@@ -23,11 +21,11 @@ def read_strings(body: bytes) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        kind = _KINDS[type(value)]
+        kind = wire.type_of(value)
         raise wire.JSONError(f"json: cannot unmarshal {kind} into Go value of type map[string]string")
     for member in value.values():
         if not isinstance(member, str | None):
-            kind = _KINDS[type(member)]
+            kind = wire.type_of(member)
             raise wire.JSONError(f"json: cannot unmarshal {kind} into Go value of type string")
     return {key: member or "" for key, member in value.items()}
 

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ocspd.authority.bundling_revocation import RevocationChecker
 from ocspd.authority.certinfo import signature_of, time_text
 from ocspd.authority.scanning.target import Found, Grade, read_chain
-from ocspd.errors import FetchError
-from ocspd.pki import certs, extensions
+from ocspd.errors import FetchError, OCSPDError
+from ocspd.pki import certs
 
 if TYPE_CHECKING:
     from ocspd.authority.scanning.target import Target
@@ -33,13 +34,17 @@ def chain_validation(target: Target) -> Found:
     """Check that each certificate was issued by the next one; the last one is not looked at, as in CFSSL."""
     chain = read_chain(target)
     warnings = []
+    checker = RevocationChecker(chain, target.outbound, target.clock)
     for certificate, parent in pairwise(chain):
         name, issuer = (certs.subject_name(each).common_name for each in (certificate, parent))
         if _months(certificate) > _allowed_months(certificate):
             warnings.append(f"Certificate for {name} is valid for too long")
         if not certificate.not_valid_before_utc < target.clock.now() < certificate.not_valid_after_utc:
             return Found(Grade.BAD, error=f"{name} has expired or is not yet valid")
-        if extensions.find(extensions.of_certificate(certificate), extensions.CRL_DISTRIBUTION_POINTS):
+        try:
+            if not checker.is_usable(certificate, target.deadline):
+                return Found(Grade.BAD, error=f"{name} is revoked")
+        except OCSPDError:
             warnings.append(f"couldn't check if {name} is revoked")
         if not certs.basic_constraints(parent).ca:
             return Found(Grade.BAD, error=f"{issuer} is not a CA")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ocspd.authority.hosts import DIAL_S, is_address
 from ocspd.errors import CodedError, ConfigError, FetchError
+from ocspd.inputs import read_file
 from ocspd.pki import certs, pem
 from ocspd.shown import shown
 
@@ -52,14 +53,16 @@ class Trust:
 
     roots: Sequence[bytes] | None = None
 
-    @classmethod
-    def of_file(cls, data: bytes, name: str) -> Trust:
-        """Read a file of root certificates in PEM; ConfigError naming it when it holds none."""
-        blocks = [block for block in pem.blocks(data) if block.label == "CERTIFICATE"]
-        readable = [block.content for block in blocks if _is_readable(block.text)]
-        if not readable:
-            raise ConfigError(f"{name}: failed to load cert pool: it has no certificate in PEM")
-        return cls(roots=readable)
+
+def read_trust(name: str) -> Trust:
+    """Return the roots of a PEM file, those of the system for ""; OCSPDError naming the file without any."""
+    if not name:
+        return Trust()
+    blocks = [block for block in pem.blocks(read_file(name)) if block.label == "CERTIFICATE"]
+    readable = [block.content for block in blocks if _is_readable(block.text)]
+    if not readable:
+        raise ConfigError(f"{name}: failed to load cert pool: it has no certificate in PEM")
+    return Trust(roots=readable)
 
 
 def _is_readable(text: bytes) -> bool:
