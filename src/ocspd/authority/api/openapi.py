@@ -168,6 +168,24 @@ class Operation:
     content: str = ""
 
 
+_CERTIFICATE_TEXTS = (
+    "serial_number",
+    "not_before",
+    "not_after",
+    "sigalg",
+    "authority_key_id",
+    "subject_key_id",
+    "pem",
+)
+_SCANNED = _object(
+    "What a scanner found; the output depends on the scanner.",
+    "grade",
+    grade={"enum": ["Good", "Warning", "Bad", "Skipped"]},
+    output={},
+    error={"type": "string"},
+)
+
+
 def _query(name: str, description: str, *, required: bool = False, **schema: Any) -> Schema:
     return {
         "name": name,
@@ -336,7 +354,7 @@ OPERATIONS: dict[str, Operation] = {
         "bundle": Operation(
             method="POST",
             summary="Build the chain of a certificate, given or fetched from a TLS server",
-            description="Either `certificate` or `domain` is needed. Values that are no strings are error 500.",
+            description="`certificate` or `domain` is needed. Values that are no strings are error 500.",
             request=_object(
                 "",
                 certificate=_text("in PEM; intermediates may follow"),
@@ -347,6 +365,62 @@ OPERATIONS: dict[str, Operation] = {
             )
             | {"additionalProperties": {"type": "string"}},
             result=BUNDLE,
+        ),
+        "certinfo": Operation(
+            method="POST",
+            summary="Describe a certificate: one that is given, served by a host, or in the database",
+            description=(
+                "`certificate`, `domain`, or `serial` with `authority_key_id` is needed; the first of these "
+                "counts. Values that are no strings, and certificates that are not found, are error 500."
+            ),
+            request=_object(
+                "",
+                certificate=_text("in PEM"),
+                domain=_text("host or host:port of a TLS server"),
+                serial=_text("a serial number"),
+                authority_key_id=_text("in hex"),
+            )
+            | {"additionalProperties": {"type": "string"}},
+            result=_object(
+                "",
+                *_CERTIFICATE_TEXTS,
+                "subject",
+                "issuer",
+                subject={"type": "object"},
+                issuer={"type": "object"},
+                sans={"type": "array", "items": {"type": "string"}},
+                **{name: {"type": "string"} for name in _CERTIFICATE_TEXTS},
+            ),
+        ),
+        "scan": Operation(
+            method="GET",
+            summary="Scan a TLS server",
+            description="The result has an object for each family. 503 if too many scans run.",
+            parameters=(
+                _query("host", "host or host:port", required=True, minLength=1),
+                _query("ip", "an address to connect to instead of those of the host"),
+                _query("family", "an RE2 expression that is in the name of a family"),
+                _query("scanner", "an RE2 expression that is in the name of a scanner"),
+                _query("timeout", "a Go duration from 1s to 5m", examples=["30s"]),
+            ),
+            result={
+                "type": "object",
+                "additionalProperties": {"type": "object", "additionalProperties": _SCANNED},
+            },
+        ),
+        "scaninfo": Operation(
+            method="GET",
+            summary="List the families of scanners",
+            result={
+                "type": "object",
+                "additionalProperties": _object(
+                    "",
+                    "description",
+                    "scanners",
+                    description={"type": "string"},
+                    scanners={"type": "object"},
+                ),
+            },
         ),
         "health": Operation(
             method="GET",
