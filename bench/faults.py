@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
-from bench.servers import free_port, ocspd_command, ocspd_program
+from bench.servers import ocspd_command, ocspd_program
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 from tests.certdb.raw import execute
 from tests.faults.cluster import Cluster, clusters
 from tests.faults.oracle import Oracle
 from tests.pki.chain import make_chain
+from tests.ports import free_port
 
 from ocspd._der import parse_response
 from ocspd.certdb import DBConfig

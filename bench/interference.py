@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import data, load, servers
+from tests.ports import free_port
 
 from ocspd.cli.loop import run_uvloop
 from ocspd.clock import SystemClock
@@ -111,7 +112,7 @@ def rounds(options: argparse.Namespace, scratch: Path) -> dict[str, list[load.Ru
     step = max(1, options.entries // ASKED)
     data.write_requests(scratch / "requests", (make(number) for number in range(0, options.entries, step)))
     openloop = load.compile_openloop(scratch)
-    port = servers.free_port()
+    port = free_port()
     kinds: dict[str, list[str | Path] | None] = {
         "quiet": None,
         "pass": ["bench.largepass", index, "--sample", "60"],

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bench import data, load, servers
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -277,7 +278,7 @@ def own_responder(scratch: Path) -> Iterator[Target]:
         certificates.append(file)
     source = data.AnswerSource(authority.signer, real_every=1)
     data.build_index(scratch / "index", source, 10_000)
-    port, admin_port = servers.free_port(), servers.free_port()
+    port, admin_port = free_port(), free_port()
     command = servers.ocspd_command(scratch / "index", port, workers=1, admin_port=admin_port)
     cpus = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     with (

@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 from bench.data import RequestSource, make_signer, serial_of, write_requests
-from bench.servers import find, free_port, ocspd_command, ocspd_program, running
+from bench.servers import find, ocspd_command, ocspd_program, running
 from cryptography.hazmat.primitives import serialization
 from tests.faults.oracle import GOOD, REVOKED, Oracle
+from tests.ports import free_port
 from tests.postgres import create_database, running_server
 
 from ocspd._der import parse_response

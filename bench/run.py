@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import data, load, report, servers
+from tests.ports import free_port
 
 from ocspd._der import parse_response
 from ocspd.index.directory import IndexDirectory
@@ -201,7 +202,7 @@ class Bench:
             yield server
 
     def ocspd(self, index: Path, *, workers: int = 1) -> contextlib.AbstractContextManager[Server]:
-        port = servers.free_port()
+        port = free_port()
         command = servers.ocspd_command(index, port, workers=workers)
         if workers == 1:
             return self.serving("ocspd", command, port, self.settings.server_cpu)
@@ -231,7 +232,7 @@ class Bench:
             for name in ("nginx", "nginx, deferred"):
                 if nginx is None:
                     break
-                port = servers.free_port()
+                port = free_port()
                 command = servers.nginx_command(
                     nginx,
                     self.scratch / name.replace(", ", "-"),
@@ -246,7 +247,7 @@ class Bench:
                 if theirs != head + body:
                     raise RuntimeError(f"nginx replies with {theirs} bytes instead of {head + body}")
             if openssl:
-                port = servers.free_port()
+                port = free_port()
                 command = servers.openssl_command(openssl, self.scratch, port)
                 hello = data.closing(self.requests.get(self.first))
                 server = stack.enter_context(
@@ -254,7 +255,7 @@ class Bench:
                 )
                 running[OPENSSL] = server
             if cfssl:
-                port = servers.free_port()
+                port = free_port()
                 command = servers.cfssl_command(cfssl, self.dump, port)
                 server = stack.enter_context(self.serving("cfssl", command, port, self.settings.server_cpu))
                 running["cfssl"] = server

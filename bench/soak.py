@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import data, load, servers
+from tests.ports import free_port
 
 MOST_GROWTH_BYTES = 1 << 20
 MOST_GROWTH_DESCRIPTORS = 2
@@ -67,7 +68,7 @@ def soak(scratch: Path, wrk: str, options: argparse.Namespace) -> list[Reading]:
         data.write_requests(
             path, (data.closing(make(number * 7919 % options.entries)) for number in range(50_000))
         )
-    port = servers.free_port()
+    port = free_port()
     command = servers.ocspd_command(scratch / "index", port, workers=options.workers)
     with (
         (scratch / "log").open("wb") as log,

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ CONFIG: dict[str, Any] = {
     },
     "auth_keys": {"k": {"type": "standard", "key": AUTH_KEY}},
 }
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(*command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:

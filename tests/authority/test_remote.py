@@ -18,7 +18,8 @@ from ocspd.authority.remote import RemoteRequest, RemoteSigner
 from ocspd.client.tls import RemoteTLS
 from ocspd.client.transport import parse_address, parse_addresses
 from ocspd.errors import Code, CodedError, ConfigError
-from tests.authority.cfssl import AUTH_KEY, cfssl_serve, free_port
+from tests.authority.cfssl import AUTH_KEY, cfssl_serve
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

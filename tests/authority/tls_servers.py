@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from tests.authority.cfssl import free_port, wait_for_port
+from tests.authority.cfssl import wait_for_port
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:

@@ -120,7 +120,7 @@ def test_a_misspelt_table_is_named(folder: Path, text: str, message: str) -> Non
 
 
 def test_SIGTERM_in_the_middle_of_a_pass_leaves_no_unfinished_file(folder: Path) -> None:
-    (folder / "serials").write_text("".join(f"{number}\n" for number in range(200_000)))
+    (folder / "serials").write_text("".join(f"{number}\n" for number in range(1_000_000)))
     with running([*arguments(folder), "-admin-port", "0"]) as process:
         deadline = time.monotonic() + 120
         while not any((folder / "index").glob(".new-*.seg*")):

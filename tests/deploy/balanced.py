@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from ocspd.index.directory import IndexDirectory
 from ocspd.model import CertStatus
 from tests.binary import OCSPD
 from tests.pki.chain import make_chain
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 _START_S = 120
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from tests.authority.cfssl import free_port, run, wait_for_port
+from tests.authority.cfssl import run, wait_for_port
 from tests.binary import ocspd
 from tests.e2e.test_serve import Server, serve
 from tests.pki.chain import common_name, make_certificate, make_key
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:

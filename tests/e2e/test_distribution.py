@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.authority.cfssl import free_port
 from tests.binary import OCSPD, ocspd
 from tests.e2e.test_ocspserve import SIGNER, fails, issue, revoke, run, unpack, verdict
 from tests.index.buckets import bucket, proxy
+from tests.ports import free_port
 from tests.responder.responder import Running, responder, until
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ocspd.certdb import open_certdb
 from ocspd.clock import SystemClock
 from ocspd.model import CertificateRow, OCSPRow
-from tests.authority.cfssl import free_port
+from tests.ports import free_port
 from tests.responder.responder import CA, OCSPD, answer, now, responder, until
 from tests.tools import need
 

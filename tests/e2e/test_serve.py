@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from tests.authority.cfssl import AUTH_KEY, free_port, make_material, run, wait_for_port
+from tests.authority.cfssl import AUTH_KEY, make_material, run, wait_for_port
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:

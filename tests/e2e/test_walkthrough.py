@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.binary import OCSPD
+from tests.ports import free_port
 from tests.postgres import create_database, drop_database, running_server
 from tests.tools import need
 
@@ -37,16 +37,6 @@ async def db_config(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
     await drop_database(server, url)
 
 
-def free_ports(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 # A row of CFSSL's table has room for one answer, so what is dumped from it knows SHA-1 CertIDs only.
 SHA256 = {"responses": "my-client unauthorized unverified", "database": "my-client good verified"}
 
@@ -58,7 +48,7 @@ def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
 ) -> None:
     need("openssl")
     need("curl")
-    api_port, ocsp_port = free_ports(2)
+    api_port, ocsp_port = str(free_port()), str(free_port())
     done = subprocess.run(
         ["bash", str(SCRIPT)],
         cwd=tmp_path,

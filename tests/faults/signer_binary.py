@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from ocspd.index.directory import IndexDirectory
 from ocspd.pki.certid import issuer_hashes
-from tests.authority.cfssl import free_port
 from tests.binary import OCSPD, ocspd
 from tests.faults.oracle import GOOD, REVOKED, Oracle
 from tests.pki.chain import Chain, make_chain
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from cryptography.x509 import ocsp
 
 from ocspd.index.directory import IndexDirectory
-from tests.authority.cfssl import free_port
 from tests.native.answers import Authority
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ocspd.metrics import COUNTERS
-from tests.authority.cfssl import free_port
+from tests.ports import free_port
 from tests.responder.responder import CA, Running, answer, publish, responder, until
 from tests.tools import need
 

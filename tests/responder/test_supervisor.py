@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from ocspd.ops.listeners import in_use
-from tests.authority.cfssl import free_port
+from tests.ports import free_port
 from tests.responder.raw_http import get, post
 from tests.responder.responder import (
     CA,
