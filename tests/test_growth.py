@@ -197,6 +197,8 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "pki.csr_reader.load_csr": (*SOME_PEM, PEM_TEXTS[-1]),
     "pki.der_reader.elements": (octets(b"\x05\x00"), octets(b"\x30\x80")),
     "pki.der_reader.object_identifier": (octets(b"\x81", after=b"\x01"), octets(b"\x01"), octets(b"\x80")),
+    "pki.ct.parse_log_key": (repeated("A"), repeated(" "), repeated("-----BEGIN ")),
+    "pki.ct.read_sct": SOME_JSON,
     "pki.extensions.parse_basic_constraints": (
         element(0x30, b"\x01\x01\xff"),
         element(0x30, b"\x02\x01\x01"),
@@ -265,6 +267,8 @@ ELSEWHERE = {
     "pki.crl.load_crls": "lists of 2 GiB are read in pieces, tests/signer/test_importing.py",
     "signer.index_txt.parse_row": "lines are bounded, see check_size",
     "signer.index_txt.parse_serial_line": "lines are bounded, see check_size",
+    "pki.ct.parse_logs": "the logs of a profile, at most 16",
+    "pki.lint.parse_policy": "names in a profile",
     "pki.public_keys.read_public_key": "a few elements of a request that is read already",
     "strict_json.read": "JSON of our own, of at most 1 MiB",
     "authority.offload.read_input": "applies another reader",

@@ -223,7 +223,7 @@ OPERATIONS: dict[str, Operation] = {
         "info": Operation(
             method="POST",
             summary="Describe the signer and a profile",
-            request=_object("", label=_string(), profile=_string()),
+            request=_maybe(_object("", label=_string(), profile=_string())),
             result=_object(
                 "",
                 "certificate",
@@ -237,7 +237,7 @@ OPERATIONS: dict[str, Operation] = {
         "newkey": Operation(
             method="POST",
             summary="Generate a private key and a CSR",
-            request=_object("", **CSR_FIELDS),
+            request=_maybe(_object("", **CSR_FIELDS)),
             result=_object(
                 "",
                 "private_key",
@@ -252,13 +252,14 @@ OPERATIONS: dict[str, Operation] = {
             method="POST",
             summary="Generate a private key and a certificate for it",
             description="Profiles with an `auth_key` are refused: there is no way to present a token here.",
-            request=_object(
-                "",
-                "request",
-                request=_object("What the certificate is to contain.", **CSR_FIELDS),
-                profile=_string(),
-                label=_string(),
-                bundle=_boolean(),
+            request=_maybe(
+                _object(
+                    "",
+                    request=_object("What the certificate is to contain; not null.", **CSR_FIELDS),
+                    profile=_string(),
+                    label=_string(),
+                    bundle=_boolean(),
+                )
             ),
             result=_object(
                 "",
@@ -276,7 +277,7 @@ OPERATIONS: dict[str, Operation] = {
         "init_ca": Operation(
             method="POST",
             summary="Generate a self-signed CA",
-            request=_object("", **CSR_FIELDS, ca=CA_FIELDS),
+            request=_maybe(_object("", **CSR_FIELDS, ca=CA_FIELDS)),
             result=_object("", "private_key", "certificate", private_key=PEM, certificate=PEM),
         ),
         "revoke": Operation(
