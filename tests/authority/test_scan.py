@@ -409,6 +409,49 @@ def test_private_addresses_are_not_connected_to_unless_told_to() -> None:
     assert connections == []
 
 
+@pytest.mark.parametrize("host", ["..", "a..b", ".example", f"{'a' * 64}.example", "h\udc80"])
+def test_a_name_that_cannot_be_sent_is_named(credentials: Path, host: str) -> None:
+    with tls_servers.openssl_server(credentials) as port:
+        found = scan(port, "TLSDial|ChainExpiration|CipherSuite", host=host)
+    assert found["CipherSuite"]["grade"] == "Good"  # the server is asked for no name
+    for name in ("TLSDial", "ChainExpiration"):
+        assert found[name]["grade"] == "Bad"
+        assert "not a name that a TLS server can be asked for" in found[name]["error"]
+
+
+def test_a_name_is_sent_as_dns_has_it(tmp_path: Path, root: Issued) -> None:
+    """Beyond ASCII in its IDNA form; the dot of a complete name is left out, as by Go."""
+    leaf = issue("leaf", root, hosts=("xn--bcher-kva.example",))
+    path = tls_servers.write(tmp_path, "leaf", leaf, root)
+    flags = ("-servername", "xn--bcher-kva.example", "-servername_fatal")
+    with tls_servers.openssl_server(path, *flags, "-cert2", str(path), "-key2", str(path)) as port:
+        for host in ("bücher.example", "xn--bcher-kva.example."):
+            found = scan(port, "TLSDial|CipherSuite", host=host, trust=roots(root))
+            assert {result["grade"] for result in found.values()} == {"Good"}, found
+        assert scan(port, "CipherSuite", host="other.example")["CipherSuite"]["grade"] == "Bad"
+
+
+class Cloudflare(Outbound):
+    """The way out to a Cloudflare that has the network 127.0.0.0/8."""
+
+    def fetch(self, url: str, *_arguments: object, **_options: object) -> bytes:
+        return b"127.0.0.0/8\n" if "v4" in url else b"2001:db8::/32\n2001:db9::/32\n"
+
+
+def test_hosts_of_cloudflare_are_recognized() -> None:
+    inside = scan(443, "CloudFlareStatus", outbound=Cloudflare(allow_private=True, resolve=to_loopback))
+    assert inside["CloudFlareStatus"] == {"grade": "Good", "output": {"127.0.0.1": True}}
+
+    def elsewhere(_host: str, port: int) -> Sequence[tuple[int, Any]]:
+        return [(socket.AF_INET, ("192.0.2.1", port)), (socket.AF_INET6, ("2001:db8::1", port, 0, 0))]
+
+    outside = scan(443, "CloudFlareStatus", outbound=Cloudflare(allow_private=True, resolve=elsewhere))
+    assert outside["CloudFlareStatus"] == {
+        "grade": "Bad",
+        "output": {"192.0.2.1": False, "2001:db8::1": True},
+    }
+
+
 @pytest.mark.parametrize("host", [":443", "host:0", "host:65536", "host:x", "[::1", "[::1]443"])
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(OCSPDError):

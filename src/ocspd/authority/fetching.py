@@ -290,6 +290,8 @@ def _chain(connection: ssl.SSLSocket) -> list[bytes]:
 
 def _tls_failure(err: OSError | ValueError) -> str:
     match err:
+        case UnicodeError():
+            return "not a name that a TLS server can be asked for"
         case TimeoutError():
             return "no TLS handshake in time"
         case ssl.SSLCertVerificationError():

@@ -64,7 +64,7 @@ class Offer:
     groups: Sequence[int]
     signatures: Sequence[int]
     hostname: str = ""
-    """For server_name; left out if empty."""
+    """For server_name, in ASCII; left out if empty."""
 
 
 @dataclass(slots=True)
@@ -114,8 +114,8 @@ def _extensions(offer: Offer) -> bytes:
     signatures = b"".join(struct.pack(">H", each) for each in offer.signatures)
     found = b""
     if offer.hostname:
-        name = offer.hostname.encode("ascii", "ignore")
-        found += _extension(_SERVER_NAME, _vector(2, b"\0" + _vector(2, name)))
+        name = _vector(2, offer.hostname.encode("ascii"))
+        found += _extension(_SERVER_NAME, _vector(2, b"\0" + name))
     if groups:
         found += _extension(_GROUPS, _vector(2, groups)) + _extension(_POINTS, _vector(1, b"\0"))
     if offer.version >= TLS12 and signatures:

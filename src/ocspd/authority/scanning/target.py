@@ -120,8 +120,12 @@ class Target:
 
     @property
     def server_name(self) -> str:
-        """The name to ask the server for (SNI), "" for an IP address."""
-        return "" if is_address(self.host) else self.host
+        """The name to ask the server for (SNI, RFC 6066 §3), "" for an IP address or what cannot be sent."""
+        name = self.host.removesuffix(".")
+        try:
+            return "" if is_address(name) else name.encode("idna").decode()
+        except UnicodeError:
+            return ""
 
     def addresses(self, host: str) -> list[str]:
         """Return the addresses of a host that may be connected to."""
@@ -137,10 +141,13 @@ class Target:
         self, context: ssl.SSLContext, *, where: str = "", session: ssl.SSLSession | None = None
     ) -> ssl.SSLSocket:
         """Return a TLS connection; FetchError when it fails, NotTrusted for the certificate."""
+        name = self.server_name or self.host
+        if not self.server_name and not is_address(name):
+            raise FetchError(f"{shown(name)}: not a name that a TLS server can be asked for")
         connection, deadline = self.connect(where)
         try:
             connection.settimeout(deadline.remaining())  # of the whole handshake
-            return context.wrap_socket(connection, server_hostname=self.host, session=session)
+            return context.wrap_socket(connection, server_hostname=name, session=session)
         except ssl.SSLCertVerificationError as err:
             connection.close()
             raise NotTrusted(err.verify_code, err.verify_message) from err
