@@ -3,8 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocspd.authority import revoked_list
-from ocspd.authority.crl_journal import Journal
+from ocspd.authority.crl_journal import MAX_CHANGES, Journal
 from ocspd.authority.revocations import Revocation
 from ocspd.authority.revoked_list import BUCKETS, RevokedList
 from ocspd.pki import crl_writer
@@ -86,7 +85,7 @@ WEEK = 7 * 86400.0
 
 def test_a_delta_has_every_change_since_the_oldest_crl_in_force() -> None:
     journal = Journal(WEEK)
-    journal.note(1, 0, {5: b"not a change: the first list has it"})
+    journal.note(1, 0, None)
     assert (journal.base, list(journal.entries())) == (1, [])
     journal.note(2, 3600, {5: b"a", 6: b"b"})
     journal.note(3, 7200, {6: b"c"})
@@ -99,7 +98,8 @@ def test_a_delta_has_every_change_since_the_oldest_crl_in_force() -> None:
 
 def test_what_is_issued_within_a_minute_has_the_same_base() -> None:
     journal = Journal(WEEK)
-    for number in range(1, 100):
+    journal.note(1, 0.1, None)
+    for number in range(2, 100):
         journal.note(number, number / 10, {number: b"x"})
     journal.note(100, WEEK + 10, {})
     assert journal.base == 1
@@ -108,9 +108,12 @@ def test_what_is_issued_within_a_minute_has_the_same_base() -> None:
 
 def test_a_delta_does_not_grow_without_limit() -> None:
     journal = Journal(WEEK)
-    journal.note(1, 0, {})
-    most = revoked_list.BUCKETS * 30
-    journal.note(2, 3600, dict.fromkeys(range(most), b"x"))
-    assert (journal.base, len(list(journal.entries()))) == (2, 0)
-    journal.note(3, 7200, {1: b"y"})
+    journal.note(1, 0, None)
+    journal.note(2, 3600, dict.fromkeys(range(MAX_CHANGES), b"x"))
+    assert (journal.base, len(list(journal.entries()))) == (1, MAX_CHANGES)
+    journal.note(3, 7200, {-1: b"y"})
     assert (journal.base, list(journal.entries())) == (2, [b"y"])
+    journal.note(4, 7201, dict.fromkeys(range(MAX_CHANGES), b"x"))
+    assert (journal.base, len(list(journal.entries()))) == (3, MAX_CHANGES)
+    journal.note(5, 7300, dict.fromkeys(range(MAX_CHANGES + 1), b"x"))
+    assert (journal.base, list(journal.entries())) == (5, [])

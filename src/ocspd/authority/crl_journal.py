@@ -36,12 +36,17 @@ class Journal:
         """The number of the complete CRL that deltas start from."""
         return self._issued[0][0]
 
-    def note(self, number: int, issued_s: float, changes: Mapping[int, bytes]) -> None:
-        """Record a complete CRL, and by serial number the entries of delta CRLs for what it changed."""
+    def note(self, number: int, issued_s: float, changes: Mapping[int, bytes] | None) -> None:
+        """Record a complete CRL, and by serial number the entries of delta CRLs for what it changed.
+
+        None: the changes are not known, or are too many. Delta CRLs then start from this CRL.
+        """
+        if changes is None or len(changes) > MAX_CHANGES:
+            self._changes.clear()
+            self._issued = deque([(number, issued_s)])
+            return
         if not self._issued or issued_s - self._issued[-1][1] >= _SPACING_S:
             self._issued.append((number, issued_s))
-            if len(self._issued) == 1:
-                return  # the first of all: what it has, its readers have
         for serial, encoded in changes.items():
             self._changes.pop(serial, None)  # so that the order is that of numbers
             self._changes[serial] = (number, encoded)

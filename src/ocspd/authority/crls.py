@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ocspd.authority.crl_journal import Journal
+from ocspd.authority.crl_journal import MAX_CHANGES, Journal
 from ocspd.authority.revocations import Revocations
 from ocspd.authority.revoked_list import RevokedList
 from ocspd.certdb.feed import CursorLostError, OtherDatabaseError
@@ -293,14 +293,10 @@ class CRLPublisher:
         count = len(self._list)
         der = await asyncio.to_thread(self.signer.sign, heading, runs, size)
         now_s = int(now.timestamp())
-        self._journal.note(
-            heading.number,
-            now.timestamp(),
-            {
-                serial: self._list.entry(serial) or crl_writer.removal(serial, now_s)
-                for serial in self._pending
-            },
-        )
+        changes = None
+        if not self._journal.is_empty and len(self._pending) <= MAX_CHANGES:
+            changes = await asyncio.to_thread(self._entries_for_deltas, now_s)
+        self._journal.note(heading.number, now_s, changes)
         self._pending.clear()
         self._delta = None
         self.signed += 1
@@ -313,6 +309,11 @@ class CRLPublisher:
             entries=count,
             modified=self._next_second(),
         )
+
+    def _entries_for_deltas(self, now_s: int) -> dict[int, bytes]:
+        return {
+            serial: self._list.entry(serial) or crl_writer.removal(serial, now_s) for serial in self._pending
+        }
 
     def _next_second(self) -> datetime:
         return self._clock.now().replace(microsecond=0) + timedelta(seconds=1)

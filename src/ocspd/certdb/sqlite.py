@@ -139,15 +139,21 @@ class SQLiteCertDB:
         self, after: datetime, *, chunk_rows: int = CHUNK_ROWS
     ) -> AsyncIterator[list[StatusRow]]:
         """See CertDB."""
-        # in the order of the index of migration 003, which has the revoked ones by expiry
-        sql = (
+        # In the order of the index of migration 003, which has the revoked ones by expiry. Two questions, as
+        # SQLite would look through all rows of one expiry to find those behind the last.
+        same, later = (
             f"SELECT expiry, rowid, {_STATUS_COLUMNS} FROM certificates "  # noqa: S608  (constants)
-            "WHERE status = 'revoked' AND (expiry, rowid) > (CAST(? AS TEXT), ?) "
-            f"AND NOT {SQLITE_ODD} ORDER BY expiry, rowid LIMIT ?"
+            f"WHERE status = 'revoked' AND {place} AND NOT {SQLITE_ODD} ORDER BY expiry, rowid LIMIT ?"
+            for place in ("expiry = CAST(? AS TEXT) AND rowid > ?", "expiry > CAST(? AS TEXT)")
         )
-        last: tuple[Any, int] = (rows.format_time(after), 2**63 - 1)
-        while records := await self._fetch(sql, (*last, chunk_rows)):
-            last = (records[-1][0], records[-1][1])
+        expiry, last = rows.format_time(after), 2**63 - 1
+        while True:
+            records = await self._fetch(same, (expiry, last, chunk_rows))
+            if not records:
+                records = await self._fetch(later, (expiry, chunk_rows))
+            if not records:
+                break
+            expiry, last = records[-1][:2]
             if read := rows.readable_rows([record[2:] for record in records], rows.status_row_from_text):
                 yield read
         async for chunk in self._revoked_in_blobs(after):
