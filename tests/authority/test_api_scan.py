@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -10,9 +11,13 @@ from urllib.parse import urlencode
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ocspd.authority.api.api_response import BadRequest
+from ocspd.authority.api.call import Call
 from ocspd.authority.api.endpoints import Backend
-from ocspd.authority.api.scan import MAX_SCANS
+from ocspd.authority.api.scan import MAX_SCANS, ScanEndpoints
 from ocspd.authority.fetching import Outbound, look_up
 from ocspd.authority.scanning.families import describe_families
 from ocspd.authority.scanning.target import Trust
@@ -123,6 +128,29 @@ async def test_private_addresses_are_not_scanned(host: str) -> None:
         for result in family.values():
             assert result["grade"] == "Bad"
             assert "no public address" in result["error"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["host", "ip", "family", "scanner", "timeout", "x"]),
+        st.one_of(
+            st.text(max_size=20), st.sampled_from(["localhost:1", "TCPDial", "1s", "127.0.0.1", "[::1]"])
+        ),
+    ),
+    st.text(alphabet="%&=;+#?a\x00\xff", max_size=10),
+)
+def test_no_query_is_more_than_a_bad_request(fields: dict[str, str], more: str) -> None:
+    outbound = Outbound(resolve=lambda _host, port: [(socket.AF_INET, ("10.0.0.1", port))])
+    endpoints = ScanEndpoints(outbound, Trust(), SystemClock())
+    query = f"{urlencode(fields, errors='surrogatepass')}&{more}"
+    with contextlib.suppress(BadRequest):
+        found = asyncio.run(endpoints.scan(Call(query=query))).result
+        assert all(
+            "grade" in result and "internal" not in result.get("error", "")
+            for family in found.values()
+            for result in family.values()
+        )
 
 
 async def test_a_range_is_not_scanned_for_a_client() -> None:

@@ -494,6 +494,24 @@ def test_the_verb_prints_as_cfssl_does(tmp_path: Path, credentials: Path, root: 
     assert warned == {"grade": "Warning", "error": "x509: certificate is not valid for 127.0.0.1"}
 
 
+def test_the_verb_ends_with_its_timeout() -> None:
+    done = threading.Event()
+
+    def silent(_: socket.socket) -> None:
+        done.wait(120)
+
+    with tls_servers.raw_server(silent) as port:
+        words = ["scan", "-timeout", "2s", "-scanner", "TCPDial|CipherSuite|TLSDial", f"127.0.0.1:{port}"]
+        finished = ocspd(*words)
+        done.set()
+    assert finished.returncode == 0
+    found = json.loads(finished.stdout.partition("===\n")[2])
+    assert found["Connectivity"]["TCPDial"] == {"grade": "Good"}
+    late = [found["Connectivity"].get("TLSDial"), found.get("TLSHandshake", {}).get("CipherSuite")]
+    assert all(each is None or each["grade"] == "Bad" for each in late)
+    assert None not in late or "Scan timed out after 2s" in finished.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

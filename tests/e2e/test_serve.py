@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
+from tests.authority import tls_servers
 from tests.authority.cfssl import AUTH_KEY, make_material, run, wait_for_port
 from tests.ports import free_port
 from tests.tools import need
@@ -59,6 +60,11 @@ class Server:
         except urllib.error.HTTPError as err:
             with err:
                 return err.code, err.read().decode()
+
+    def get(self, target: str) -> tuple[int, Any]:
+        """Return status and result."""
+        with urllib.request.urlopen(f"{self.url}{PREFIX}{target}", timeout=120) as answer:
+            return answer.status, json.load(answer)["result"]
 
     def wait_for(self, text: str) -> None:
         """Wait until the log has a text."""
@@ -123,10 +129,29 @@ def test_it_says_what_is_on_and_where_it_listens_and_ends_with_zero_on_sigterm(m
     assert f'- "POST {PREFIX}info" 200' in log
 
 
+def test_scans_and_certinfo_connect_to_this_machine_only_if_allowed(material: Path) -> None:
+    root = tls_servers.issue("Root")
+    path = tls_servers.write(material, "good", tls_servers.issue("localhost", root), root)
+    (material / "root.pem").write_bytes(root.pem())
+    with tls_servers.openssl_server(path) as port:
+        query = f"scan?host=localhost:{port}&scanner=TLSDial"
+        with serve(material, "-allow-private", "-ca-bundle", "root.pem") as server:
+            assert server.get(query) == (200, {"Connectivity": {"TLSDial": {"grade": "Good"}}})
+            status, text = server.post("certinfo", {"domain": f"localhost:{port}"})
+            assert (status, json.loads(text)["result"]["subject"]["common_name"]) == (200, "localhost")
+        with serve(material) as server:
+            status, result = server.get(query)
+            assert "no public address" in result["Connectivity"]["TLSDial"]["error"]
+            status, text = server.post("certinfo", {"domain": f"localhost:{port}"})
+            assert status == 500
+            assert "no public address" in text
+
+
 def test_nothing_configured_still_serves(material: Path) -> None:
     with serve(material, "-ca-bundle", "bundle.pem") as server:
         assert '[WARNING] couldn\'t initialize bundler: {"code":4001,' in server.log()
-        for endpoint in ("sign", "bundle"):
+        assert "[WARNING] couldn't initialize scan roots: open bundle.pem: no such file" in server.log()
+        for endpoint in ("sign", "bundle", "scan"):
             assert server.post(endpoint, {})[0] == 404
         assert server.post("init_ca", {"CN": "x"})[0] == 200
 
