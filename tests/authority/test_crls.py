@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from ocspd.authority.api.call import Call, Document
 from ocspd.authority.api.distribution import distribution_points
 from ocspd.authority.crl_once import crl_of_database
 from ocspd.authority.crls import CRLPublisher, CRLSettings
-from ocspd.certdb import open_certdb
+from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import ManualClock, SystemClock
 from ocspd.model import CertificateRow, CertStatus
 from ocspd.pki.certs import certificate_to_pem
@@ -26,8 +27,8 @@ from tests.pki.chain import common_name, make_certificate, make_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
-    from ocspd.certdb import DBConfig
     from ocspd.certdb.base import CertDB
 
 NAME = common_name("CRL CA")
@@ -132,6 +133,46 @@ async def test_a_revocation_by_anybody_is_listed_within_a_second(
         assert publisher.complete is not None
         assert publisher.complete.number > first.number
         assert loop.time() - begun < 10, "a second on a machine that does nothing else"
+
+
+async def test_a_database_that_records_nothing_is_followed_too(migrated_db_config: DBConfig) -> None:
+    async with await open_certdb(migrated_db_config, SystemClock()) as db:
+        for _ in range(3):
+            await migrate.down(db)  # what CFSSL's goose leaves
+        await db.insert_certificate(row(7))
+        async with publishing(db, SystemClock()) as publisher:
+            await db.insert_certificate(row(8))
+            await db.revoke_certificate(7, AKI, 4)
+            await until(lambda: listed(publisher) == {7: "superseded"})
+            await db.release_certificate(7, AKI)
+            await execute(migrated_db_config, "DELETE FROM certificates WHERE serial_number = '7'")
+            await until(lambda: listed(publisher) == {})
+            assert publisher.signed <= 4
+            assert publisher.trouble == ""
+
+
+async def test_a_restored_database_takes_nothing_off_the_crl(tmp_path: Path) -> None:
+    config = DBConfig("sqlite3", str(tmp_path / "certs.db"))
+    async with await open_certdb(config, SystemClock()) as db:
+        await migrate.up(db)
+        await db.insert_certificate(row(7))
+        await db.insert_certificate(row(8))
+        shutil.copy(tmp_path / "certs.db", tmp_path / "backup.db")
+        async with publishing(db, SystemClock()) as publisher:
+            await db.revoke_certificate(7, AKI, 4)
+            await until(lambda: 7 in listed(publisher))
+            before = publisher.complete
+            (tmp_path / "backup.db").replace(tmp_path / "certs.db")
+            async with await open_certdb(config, SystemClock()) as writer:
+                await writer.revoke_certificate(8, AKI, 1)
+            await until(lambda: 8 in listed(publisher))
+            assert publisher.complete is not before
+            assert listed(publisher) == {7: "superseded", 8: "keyCompromise"}
+            async with await open_certdb(config, SystemClock()) as writer:
+                await writer.revoke_certificate(7, AKI, 6)
+                await until(lambda: listed(publisher)[7] == "certificateHold")
+                await writer.release_certificate(7, AKI)
+            await until(lambda: listed(publisher) == {8: "keyCompromise"})
 
 
 async def test_issuing_does_not_sign_a_crl(certdb: CertDB) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from ocspd.authority.crl_journal import MAX_CHANGES, Journal
 from ocspd.authority.revocations import Revocations
 from ocspd.authority.revoked_list import RevokedList
-from ocspd.certdb.feed import CursorLostError, OtherDatabaseError
+from ocspd.certdb.feed import CursorLostError, OtherDatabaseError, UnrecordedChangesError
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
 from ocspd.model import CertStatus
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ocspd.certdb.base import CertDB
-    from ocspd.certdb.feed import Cursor, StatusRowChange
+    from ocspd.certdb.feed import ChangeFeed, Cursor, StatusRowChange
     from ocspd.clock import Clock
     from ocspd.pki.crl_writer import CRLSigner
 
@@ -50,6 +50,8 @@ _PAUSE_S = 0.1
 _BUSY_S = 0.5
 """While more changes are waiting than one reading takes, a CRL is signed this often."""
 _BLIND_S = 60.0
+_REST = 4
+"""A database that does not record what changed is read whole after each commit, for a fifth of the time."""
 _JITTER = timedelta(minutes=1)
 """A clock that went back by no more than this is one that was corrected."""
 
@@ -127,6 +129,9 @@ class CRLPublisher:
         self._regular: datetime | None = None
         """thisUpdate of the last regularly scheduled CRL."""
         self._reread = True
+        """Whether the database must be read whole before anything is signed."""
+        self._unread = False
+        """Whether the database has changed and does not record how."""
         self._other_database = False
         self._blind = ""
         self._told = (0, 0)
@@ -179,17 +184,17 @@ class CRLPublisher:
             if self._cursor is None:
                 self._cursor = await feed.current_cursor()
                 self._reread = True  # what changed before is in what is read now
-            read_at = signed_at = loop.time()
+            signed_at = loop.time()
+            rest_until = 0.0
             while True:
                 # first, because it shows whether this is the database that was followed before
-                changes, after = await feed.read(self._cursor, _LIMIT)
-                await self._apply(changes)
-                self._cursor = after
-                self._note_blindness(feed.blind)
+                changes = await self._read_changes(feed, self._cursor)
                 waiting = len(changes) >= _LIMIT
-                if self._is_due() or (self._blind and loop.time() - read_at > _BLIND_S):
+                if self._is_due() or ((self._unread or self._blind) and loop.time() > rest_until):
+                    begun = loop.time()
                     await self._read_all()
-                    read_at = signed_at = loop.time()
+                    signed_at = loop.time()
+                    rest_until = signed_at + (_BLIND_S if self._blind else _REST * (signed_at - begun))
                 elif self._pending and not (waiting and loop.time() - signed_at < _BUSY_S):
                     await self._sign()
                     signed_at = loop.time()
@@ -200,6 +205,19 @@ class CRLPublisher:
                     await feed.wait(_WAIT_S)
         finally:
             await feed.close()
+
+    async def _read_changes(self, feed: ChangeFeed, cursor: Cursor) -> Sequence[StatusRowChange]:
+        """Take over what has changed and move the cursor behind it."""
+        changes: Sequence[StatusRowChange] = ()
+        try:
+            changes, after = await feed.read(cursor, _LIMIT)
+        except UnrecordedChangesError:
+            after = await feed.current_cursor()
+            self._unread = True
+        await self._apply(changes)
+        self._cursor = after
+        self._note_blindness(feed.blind)
+        return changes
 
     def _note_blindness(self, blind: str) -> None:
         if blind and blind != self._blind:
@@ -242,11 +260,11 @@ class CRLPublisher:
         return self._regular or now - self.settings.validity
 
     async def _read_all(self) -> None:
-        """Make the list anew from the database, and sign it."""
+        """Make the list anew from the database, and sign it if it is another one or due."""
         now = self._clock.now()
         after = self._expired_after(now)
         revocations, fresh = self._revocations, RevokedList()
-        self._reread = False
+        self._reread = self._unread = False
         try:
             async for some in revocations.read(after):
                 for revoked in some:
@@ -262,7 +280,9 @@ class CRLPublisher:
             self._pending |= await asyncio.to_thread(lambda: set(fresh.differences(before)))
             self._list = fresh
             regular = self._regular_is_due(now)
-            await self._sign()
+            current = self.complete
+            if regular or self._pending or current is None or now < current.this_update - _JITTER:
+                await self._sign()
         except BaseException:
             self._reread = True
             raise
