@@ -154,6 +154,20 @@ class CertificateRow:
     common_name: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredRequest:
+    """A request that must not be acted on twice, and the certificate that was issued for it."""
+
+    key: bytes
+    """SHA-256 of the key by which its client names it."""
+    digest: bytes
+    """SHA-256 of the request: another one must have another key."""
+    expires_at: datetime
+    """Until when it is remembered."""
+    serial: int = 0
+    aki: str = ""
+
+
 StoredKey = tuple[Any, Any]
 """Serial number and key identifier of a row exactly as the database's driver returns and accepts them."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.packed import PackedSource, unpack
+from ocspd.certdb.sqlite import SQLiteCertDB
 from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError
 from ocspd.model import CertStatus, StatusRow
@@ -17,6 +19,7 @@ from tests.certdb.samples import AKI, BIG_SERIAL, NOW, certificate, response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from ocspd.certdb.base import CertDB
     from ocspd.model import OCSPRow, Row
@@ -103,6 +106,99 @@ async def test_inserting_a_certificate_twice_is_11000(db: CertDB) -> None:
     with pytest.raises(CodedError) as caught:
         await db.insert_certificate(certificate())
     assert caught.value.code is Code.STORE_FAILED
+
+
+async def test_a_row_that_is_already_there_fails_alone(db: CertDB) -> None:
+    await db.insert_certificate(certificate(2))
+    wanted = [certificate(serial, sans=[f"{serial}.example"]) for serial in (1, 2, 3, 3)]
+    outcomes = await db.insert_certificates(wanted)
+    assert [None if error is None else error.code for error in outcomes] == [
+        None,
+        Code.STORE_FAILED,
+        None,
+        Code.STORE_FAILED,
+    ]
+    assert [await db.get_certificate(serial, AKI) for serial in (1, 3)] == [wanted[0], wanted[2]]
+    assert await db.get_certificate(2, AKI) == certificate(2)
+
+
+async def test_no_rows_are_no_work(db: CertDB) -> None:
+    assert await db.insert_certificates([]) == []
+
+
+async def test_what_a_trigger_refuses_or_drops_fails_alone(db: CertDB, migrated_db_config: DBConfig) -> None:
+    if migrated_db_config.driver == "postgres":
+        refusals = [
+            """
+            CREATE FUNCTION choose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.serial_number = '2' THEN RAISE EXCEPTION 'not this one'; END IF;
+                IF NEW.serial_number = '3' THEN RETURN NULL; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER choose BEFORE INSERT ON certificates FOR EACH ROW EXECUTE FUNCTION choose()"""
+        ]
+    else:
+        refusals = [
+            f"CREATE TRIGGER {name} BEFORE INSERT ON certificates WHEN NEW.serial_number = '{serial}' "
+            f"BEGIN SELECT RAISE({action}); END"
+            for name, serial, action in (("refuse", 2, "ABORT, 'not this one'"), ("forget", 3, "IGNORE"))
+        ]
+    await raw.execute(migrated_db_config, *refusals)
+    for serials, codes in (
+        ((1, 3, 4), [None, Code.STORE_INSERT_FAILED, None]),
+        ((5, 2, 3, 6), [None, Code.STORE_FAILED, Code.STORE_INSERT_FAILED, None]),
+    ):
+        outcomes = await db.insert_certificates([certificate(serial) for serial in serials])
+        assert [None if error is None else error.code for error in outcomes] == codes
+    assert set(await statuses(db)) == {1, 4, 5, 6}
+
+
+async def test_a_value_that_cannot_be_stored_fails_alone(
+    postgres_config: DBConfig, clock: ManualClock
+) -> None:
+    async with await open_certdb(postgres_config, clock) as db:
+        for name in ("a\0b", "\ud800"):
+            wanted = [certificate(1), certificate(2, common_name=name), certificate(3)]
+            outcomes = await db.insert_certificates(wanted)
+            assert [error is None for error in outcomes] == [True, False, True], name
+            await raw.execute(postgres_config, "DELETE FROM certificates")
+
+
+async def test_many_certificates_are_one_transaction(postgres_config: DBConfig, clock: ManualClock) -> None:
+    async with await open_certdb(postgres_config, clock) as db:
+        assert set(await db.insert_certificates([certificate(serial) for serial in range(300)])) == {None}
+    counted = await raw.fetch(
+        postgres_config, "SELECT count(*), count(DISTINCT xmin::text) FROM certificates"
+    )
+    assert counted == [(300, 1)]
+
+
+async def test_a_statement_is_not_larger_than_it_has_to_be(
+    postgres_config: DBConfig, clock: ManualClock
+) -> None:
+    async with await open_certdb(postgres_config, clock) as db:
+        large = [certificate(serial, pem="x" * 1_500_000) for serial in range(5)]
+        assert await db.insert_certificates(large) == [None] * 5
+    counted = await raw.fetch(
+        postgres_config, "SELECT count(*), count(DISTINCT xmin::text) FROM certificates"
+    )
+    assert counted == [(5, 3)]
+
+
+async def test_after_a_commit_that_failed_sqlite_goes_on(tmp_path: Path, clock: ManualClock) -> None:
+    file = tmp_path / "certs.db"
+    async with await open_certdb(DBConfig("sqlite3", str(file)), clock) as db:
+        await migrate.up(db)
+    db = SQLiteCertDB(str(file), clock, busy_timeout_s=0.05)
+    async with db:
+        reader = sqlite3.connect(file)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM certificates").fetchall()  # a reader keeps a commit waiting
+        (outcome,) = await db.insert_certificates([certificate(1)])
+        assert outcome is not None
+        assert outcome.code is Code.STORE_FAILED
+        reader.close()
+        assert await db.insert_certificates([certificate(1)]) == [None]
 
 
 async def test_values_are_stored_exactly_as_cfssl_stores_them(

@@ -25,6 +25,7 @@ ALL = [
     "003_OCSPDChangeFeed.sql",
     "004_OCSPDUrgency.sql",
     "005_OCSPDEveryWriter.sql",
+    "006_OCSPDAnswers.sql",
 ]
 
 GOOSE_MADE = {
@@ -119,7 +120,7 @@ async def test_goose_can_read_and_write_the_state_table(empty: CertDB, db_config
 async def test_down_goes_back_step_by_step_and_up_again(empty: CertDB, db_config: DBConfig) -> None:
     await migrate.up(empty)
     await empty.insert_certificate(certificate(1))
-    assert [await migrate.down(empty) for _ in range(6)] == [*reversed(ALL), None]
+    assert [await migrate.down(empty) for _ in range(7)] == [*reversed(ALL), None]
     query = "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
     if db_config.driver == "postgres":
         query = (
@@ -140,6 +141,7 @@ async def test_status_says_what_is_applied_and_changes_nothing(empty: CertDB, db
         (3, ALL[2], False),
         (4, ALL[3], False),
         (5, ALL[4], False),
+        (6, ALL[5], False),
     ]
     assert states[0].applied_at
     assert await raw.fetch(db_config, GOOSE_STATE) == [(0, True), (1, True)]
@@ -170,6 +172,7 @@ async def test_two_programs_migrating_at_once_do_it_once(db_config: DBConfig) ->
 async def test_cfssl_columns_survive_the_change_feed_being_undone(empty: CertDB) -> None:
     await migrate.up(empty)
     await empty.insert_certificate(certificate(1, expiry=datetime(2100, 1, 1, tzinfo=UTC)))
+    assert await migrate.down(empty) == ALL[5]
     assert await migrate.down(empty) == ALL[4]
     assert await migrate.down(empty) == ALL[3]
     assert await migrate.down(empty) == ALL[2]

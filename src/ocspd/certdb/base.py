@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from ocspd.certdb.feed import ChangeFeed
     from ocspd.certdb.migrate import MigrationSession
-    from ocspd.model import CertificateRow, OCSPRow, StatusRow
+    from ocspd.errors import CodedError
+    from ocspd.model import AnsweredRequest, CertificateRow, OCSPRow, StatusRow
 
 CHUNK_ROWS = 5000
 """Rows per chunk of the streaming operations: under 2 MB of memory each, whatever the table's size."""
@@ -55,6 +56,31 @@ class CertDB(Protocol):
 
         `revoked_at` None is written as year 1, and a metadata or sans None as JSON null, as CFSSL does.
         """
+        ...
+
+    async def insert_certificates(
+        self, rows: Sequence[CertificateRow], answers: Sequence[AnsweredRequest | None] = ()
+    ) -> list[CodedError | None]:
+        """Insert many with one commit; return the error of each row that is not there, None for the others.
+
+        A row that the database rejects fails alone. When the database cannot be reached, or does not confirm
+        the commit, every row has that error, although some may be there. Codes as for `insert_certificate`.
+        `answers`, if given, has for each row the request it answers, which is stored with it or not at all:
+        a row whose request is already there fails.
+        """
+        ...
+
+    async def find_answers(self, keys: Sequence[bytes]) -> list[AnsweredRequest]:
+        """Return the requests with one of these keys that are still remembered, and delete the others."""
+        ...
+
+    async def trim_answers(self) -> int:
+        """Delete the requests that need not be remembered any longer; return how many there were."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection that insertions use is open, as far as is known without asking."""
         ...
 
     async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
-LATEST = 5
+LATEST = 6
 """The version this program needs for everything; CFSSL's own operations need 2."""
 
 _FILE = re.compile(r"(\d+)_(\w+)\.sql", re.ASCII)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 from ocspd.certdb import _copyrows, migrate, rows
@@ -11,13 +12,18 @@ from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_polled import FoundFeed, Notice, PolledFeed
 from ocspd.certdb.feed_postgres import PostgresFeed, sight_of
 from ocspd.certdb.packed import PACKED_BYTES, PackedRows
-from ocspd.certdb.postgres_connection import COMMAND_TIMEOUT_S, MAINTENANCE_TIMEOUT_S, Database
+from ocspd.certdb.postgres_connection import (
+    COMMAND_TIMEOUT_S,
+    MAINTENANCE_TIMEOUT_S,
+    OF_ONE_ROW,
+    Database,
+)
 from ocspd.certdb.spelling import POSTGRES_ODD, POSTGRES_WORTH, POSTGRES_ZEROS, stripped
 from ocspd.errors import Code, CodedError
-from ocspd.model import CertificateRow, OCSPRow, normalize_aki, serial_to_text
+from ocspd.model import AnsweredRequest, CertificateRow, OCSPRow, normalize_aki, serial_to_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -56,15 +62,40 @@ WHERE {POSTGRES_ZEROS} AND serial_number <> '0'
 _ANALYZED = "SELECT reltuples > 0 FROM pg_class WHERE oid = 'certificates'::regclass"
 _INSERT = f"""
 INSERT INTO certificates ({_COLUMNS})
-VALUES ($1, $2, $3, $4, $5, $6,
-        COALESCE($7, timestamptz '0001-01-01 00:00:00+00'), $8, $9, $10, $11, $12, $13)
+SELECT serial, aki, label, status, reason, expiry,
+       COALESCE(revoked_at, timestamptz '0001-01-01 00:00:00+00'), pem, issued_at, not_before,
+       metadata, sans, cn
+FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bytea[], $5::int4[], $6::timestamptz[],
+            $7::timestamptz[], $8::bytea[], $9::timestamptz[], $10::timestamptz[], $11::jsonb[], $12::jsonb[],
+            $13::text[])
+    AS row (serial, aki, label, status, reason, expiry, revoked_at, pem, issued_at, not_before,
+            metadata, sans, cn)
 """  # noqa: S608  (constants)
+_ANSWER_COLUMNS = "request_key, digest, serial_number, authority_key_identifier, expires_at"
+_INSERT_ANSWERS = f"""
+WITH answers AS (
+    INSERT INTO ocspd_answers ({_ANSWER_COLUMNS})
+    SELECT * FROM unnest($14::bytea[], $15::bytea[], $16::bytea[], $17::bytea[], $18::timestamptz[])
+) {_INSERT}"""  # noqa: S608  (constants)
+_FIND_ANSWERS = f"""
+WITH expired AS (DELETE FROM ocspd_answers WHERE request_key = ANY($1::bytea[]) AND expires_at <= $2)
+SELECT {_ANSWER_COLUMNS} FROM ocspd_answers WHERE request_key = ANY($1::bytea[]) AND expires_at > $2
+"""  # noqa: S608  (constants)
+_PRESENT = """
+SELECT serial_number, authority_key_identifier FROM certificates
+JOIN unnest($1::bytea[], $2::bytea[]) AS wanted (serial_number, authority_key_identifier)
+USING (serial_number, authority_key_identifier)
+"""
 _UPSERT = """
 INSERT INTO ocsp_responses (serial_number, authority_key_identifier, body, expiry)
 SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::timestamptz[])
 ON CONFLICT (serial_number, authority_key_identifier)
 DO UPDATE SET body = excluded.body, expiry = excluded.expiry
 """
+_GROUP_ROWS = 500
+_GROUP_BYTES = 4 * 1024 * 1024
+"""The most that one statement inserts: a certificate with thousands of names has half a megabyte."""
+_Insertion = tuple[CertificateRow, AnsweredRequest | None]
 _MIGRATION_LOCK = 0x6F637370  # any number, the same for every ocspd
 
 
@@ -83,23 +114,74 @@ class PostgresCertDB:
 
     async def insert_certificate(self, row: CertificateRow) -> None:
         """See CertDB."""
-        count = await self._change(
-            _INSERT,
-            *_key(row.serial, row.aki),
-            row.ca_label.encode(),
-            row.status.word.encode(),
-            row.reason,
-            row.expiry,
-            row.revoked_at,
-            row.pem.encode(),
-            row.issued_at,
-            row.not_before,
-            rows.write_json(row.metadata),
-            rows.write_json(row.sans),
-            row.common_name,
-        )
-        if count != 1:
-            raise CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
+        (error,) = await self.insert_certificates([row])
+        if error is not None:
+            raise error
+
+    async def insert_certificates(
+        self, rows: Sequence[CertificateRow], answers: Sequence[AnsweredRequest | None] = ()
+    ) -> list[CodedError | None]:
+        """See CertDB."""
+        insertions = list(zip(rows, answers or [None] * len(rows), strict=True))
+        outcomes: list[CodedError | None] = []
+        while len(outcomes) < len(insertions):
+            some = _statement(insertions[len(outcomes) :])
+            try:
+                outcomes += await self._insert(some)
+            except CodedError as err:
+                outcomes += [copy(err) for _ in some]
+        return outcomes
+
+    async def _insert(self, some: Sequence[_Insertion]) -> list[CodedError | None]:
+        """Insert with one statement or, if something about a row prevents it, row by row."""
+        async with self._database.inserter() as connection:
+            try:
+                columns = _columns(map(_values, (row for row, _ in some)))
+                answered = [_answer_values(*each) for each in some if each[1] is not None]
+                if answered:
+                    tag = await connection.execute(_INSERT_ANSWERS, *columns, *_columns(answered))
+                else:
+                    tag = await connection.execute(_INSERT, *columns)
+            except OF_ONE_ROW:
+                if len(some) == 1:
+                    raise
+            else:
+                if tag == f"INSERT 0 {len(some)}":
+                    return [None] * len(some)
+                present = {tuple(key) for key in await connection.fetch(_PRESENT, *columns[:2])}
+                keys = zip(*columns[:2], strict=True)
+                return [None if key in present else _not_inserted() for key in keys]
+        outcomes: list[CodedError | None] = []
+        for each in some:
+            try:
+                outcomes += await self._insert([each])
+            except CodedError as err:
+                outcomes.append(err)
+        return outcomes
+
+    async def find_answers(self, keys: Sequence[bytes]) -> list[AnsweredRequest]:
+        """See CertDB."""
+        async with self._database.connection() as connection:
+            records = await connection.fetch(_FIND_ANSWERS, keys, self._clock.now())
+        return [
+            AnsweredRequest(
+                key=key,
+                digest=digest,
+                expires_at=expires_at,
+                serial=rows.read_serial(serial),
+                aki=rows.read_text(aki),
+            )
+            for key, digest, serial, aki, expires_at in records
+        ]
+
+    async def trim_answers(self) -> int:
+        """See CertDB."""
+        return await self._change("DELETE FROM ocspd_answers WHERE expires_at <= $1", self._clock.now())
+
+    @property
+    def connected(self) -> bool:
+        """See CertDB."""
+        return self._database.inserter_is_open
 
     async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
         """See CertDB."""
@@ -386,6 +468,49 @@ class _Session:
     async def execute(self, sql: str) -> None:
         """See MigrationSession."""
         await self._connection.execute(sql, timeout=MAINTENANCE_TIMEOUT_S)
+
+
+def _values(row: CertificateRow) -> tuple[Any, ...]:
+    """Return the columns of a new row, in the order of _COLUMNS."""
+    return (
+        *_key(row.serial, row.aki),
+        row.ca_label.encode(),
+        row.status.word.encode(),
+        row.reason,
+        row.expiry,
+        row.revoked_at,
+        row.pem.encode(),
+        row.issued_at,
+        row.not_before,
+        rows.write_json(row.metadata),
+        rows.write_json(row.sans),
+        row.common_name,
+    )
+
+
+def _answer_values(row: CertificateRow, answer: AnsweredRequest | None) -> tuple[Any, ...]:
+    """Return the columns of an answered request, in the order of _ANSWER_COLUMNS."""
+    assert answer is not None
+    return answer.key, answer.digest, *_key(row.serial, row.aki), answer.expires_at
+
+
+def _columns(records: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return list(map(list, zip(*records, strict=True)))
+
+
+def _statement(insertions: Sequence[_Insertion]) -> Sequence[_Insertion]:
+    """Return as many of the first insertions as one statement takes."""
+    size = count = 0
+    for row, _ in insertions[:_GROUP_ROWS]:
+        size += len(row.pem)
+        if size > _GROUP_BYTES:
+            break
+        count += 1
+    return insertions[: max(count, 1)]
+
+
+def _not_inserted() -> CodedError:
+    return CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
 
 
 def _key(serial: int, aki: str) -> tuple[bytes, bytes]:

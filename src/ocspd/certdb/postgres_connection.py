@@ -31,7 +31,7 @@ from ocspd.logs import logger
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 _NUMBER = re.compile(r"\[Errno (\d+)\]", re.ASCII)
 
@@ -70,6 +70,16 @@ SELECT set_config('search_path', quote_ident(coalesce(
 """  # noqa: S608  (a constant)
 
 
+OF_ONE_ROW = (
+    ValueError,  # the driver's for a value it cannot send
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.PLPGSQLError,
+)
+"""Errors of a statement that one row may have caused: by a value, a constraint, a deadlock, a trigger."""
+
+
 class RefusedError(CodedError):
     """The server reached must not be read from (11000): it is left, and the next host tried first."""
 
@@ -82,7 +92,10 @@ _PLACE = f"SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, pg_is_in_recov
 _COPY_AHEAD = 2  # pieces of at most some hundred kilobytes
 
 POOL_SIZE = 4
-"""Connections at most. One signer streams, upserts and reads the feed; an authority inserts."""
+"""Connections at most. One signer streams, upserts and reads the feed."""
+
+_IDLE_S = 300.0
+"""A connection for insertions that was not used for so long is made again: something may have cut it."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
@@ -148,6 +161,26 @@ def _meets(target: str, *, standby: bool, read_only: bool) -> bool:
     }.get(target, True)
 
 
+@contextlib.contextmanager
+def _cut_off(connection: Any, limit_s: float) -> Iterator[None]:
+    """Cut a connection that is still in use after a time; TimeoutError then."""
+    late = asyncio.Event()
+
+    def cut() -> None:
+        late.set()
+        connection.terminate()
+
+    timer = asyncio.get_running_loop().call_later(limit_s, cut)
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        if late.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+
+
 class Database:
     """Connections to one database."""
 
@@ -159,6 +192,9 @@ class Database:
         self._pooler = pooler or Pooler(found=source.statement_cache_size == 0 or None)
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
+        self._inserter: Any = None
+        self._inserting = asyncio.Lock()
+        self._inserted_at = 0.0
         self._closed = False
 
     @classmethod
@@ -246,22 +282,34 @@ class Database:
             ):
                 if limit_s is None:
                     yield connection
-                    return
-                late = asyncio.Event()
+                else:
+                    with _cut_off(connection, limit_s):
+                        yield connection
 
-                def cut() -> None:
-                    late.set()
-                    connection.terminate()
+    @contextlib.asynccontextmanager
+    async def inserter(self) -> AsyncIterator[Any]:
+        """Lend the connection that is only for insertions, to one caller at a time; errors as `connection`.
 
-                timer = asyncio.get_running_loop().call_later(limit_s, cut)
-                try:
-                    yield connection
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                    if late.is_set():
-                        raise TimeoutError from None
-                    raise
-                finally:
-                    timer.cancel()
+        Nothing in its session ever changes, so it is not reset after each use: that would take as long as an
+        insertion. The block has STATEMENT_TIMEOUT_S seconds, without the time to connect.
+        """
+        with self.errors():
+            async with self._inserting:
+                if self._closed:
+                    raise CodedError(Code.STORE_FAILED, f"{self.name} is closed")
+                loop = asyncio.get_running_loop()
+                if self._inserter is not None and loop.time() - self._inserted_at > _IDLE_S:
+                    self._inserter.terminate()
+                if not self.inserter_is_open:
+                    self._inserter = await self._open_prepared()
+                with _cut_off(self._inserter, STATEMENT_TIMEOUT_S):
+                    yield self._inserter
+                self._inserted_at = loop.time()
+
+    @property
+    def inserter_is_open(self) -> bool:
+        """Whether there is a connection for insertions, which the server has not closed."""
+        return self._inserter is not None and not self._inserter.is_closed()
 
     @contextlib.asynccontextmanager
     async def _leaving(self, pool: asyncpg.Pool, connection: Any) -> AsyncIterator[None]:
@@ -329,6 +377,16 @@ class Database:
                 raise
             return connection
 
+    async def _open_prepared(self) -> Any:
+        connection = await self._open()
+        try:
+            with _cut_off(connection, STATEMENT_TIMEOUT_S):
+                await _prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
     async def _open(self, *_: object, **settings: Any) -> Any:
         """Connect to the first host of the kind wanted, or raise the most specific of asyncpg's errors.
 
@@ -392,15 +450,17 @@ class Database:
             raise self._translate(err) from err
 
     async def close(self) -> None:
-        """Close the pool; a connection still in use is cut after two seconds."""
+        """Close every connection; one still in use is cut after two seconds."""
         self._closed = True
+        inserter, self._inserter = self._inserter, None
         pool, self._pool = self._pool, None
-        if pool is not None:
-            try:
-                async with time_limit(2):
-                    await pool.close()
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                pool.terminate()
+        for each in (inserter, pool):
+            if each is not None:
+                try:
+                    async with time_limit(2):
+                        await each.close()
+                except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    each.terminate()
 
     def _setup_problem(self, err: Exception, text: str) -> str:
         """Return the message of an error that only a person can remove; "" if waiting may help."""

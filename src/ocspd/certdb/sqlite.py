@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
+from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 from ocspd.certdb import migrate, rows
@@ -15,10 +17,11 @@ from ocspd.certdb.base import CHUNK_ROWS
 from ocspd.certdb.feed_polled import FoundFeed, Notice, PolledFeed
 from ocspd.certdb.feed_sqlite import SQLiteFeed, sight_of
 from ocspd.certdb.spelling import SQLITE_ODD, SQLITE_WORTH, SQLITE_ZEROS, stripped
-from ocspd.certdb.sqlite_connection import BUSY_TIMEOUT_S, Location, Worker
+from ocspd.certdb.sqlite_connection import BUSY_TIMEOUT_S, Location, Worker, translate
 from ocspd.errors import Code, CodedError
 from ocspd.model import (
     ZERO_TIME,
+    AnsweredRequest,
     CertificateRow,
     OCSPRow,
     normalize_aki,
@@ -26,7 +29,6 @@ from ocspd.model import (
 )
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import AsyncIterator, Iterator, Sequence
     from datetime import datetime
     from types import TracebackType
@@ -56,6 +58,15 @@ _STATUS_COLUMNS = ", ".join(
     ]
 )
 _KEY = "serial_number, authority_key_identifier"
+_INSERT = f"INSERT INTO certificates ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608  (constants)
+_INSERT_ANSWER = (
+    "INSERT INTO ocspd_answers (request_key, digest, serial_number, authority_key_identifier, expires_at) "
+    "VALUES (?,?,?,?,?)"
+)
+_FIND_ANSWER = (
+    "SELECT request_key, digest, serial_number, authority_key_identifier, expires_at FROM ocspd_answers "
+    "WHERE request_key = ?"
+)
 _OCSP_COLUMNS = "serial_number, authority_key_identifier, CAST(body AS BLOB), expiry"
 
 
@@ -76,27 +87,60 @@ class SQLiteCertDB:
 
     async def insert_certificate(self, row: CertificateRow) -> None:
         """See CertDB."""
-        values = (
-            serial_to_text(row.serial),
-            normalize_aki(row.aki),
-            row.ca_label,
-            row.status.word,
-            row.reason,
-            rows.format_time(row.expiry),
-            rows.format_time(row.revoked_at or ZERO_TIME),
-            row.pem,
-            row.issued_at and rows.format_time(row.issued_at),
-            row.not_before and rows.format_time(row.not_before),
-            rows.write_json(row.metadata).encode(),
-            rows.write_json(row.sans).encode(),
-            row.common_name,
-        )
-        count = await self._change(
-            f"INSERT INTO certificates ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608  (constants)
-            values,
-        )
-        if count != 1:
-            raise CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
+        (error,) = await self.insert_certificates([row])
+        if error is not None:
+            raise error
+
+    async def insert_certificates(
+        self, rows: Sequence[CertificateRow], answers: Sequence[AnsweredRequest | None] = ()
+    ) -> list[CodedError | None]:
+        """See CertDB."""
+        insertions = list(zip(rows, answers or [None] * len(rows), strict=True))
+
+        def work(connection: sqlite3.Connection) -> list[CodedError | None]:
+            with _transaction(connection):
+                return [_insert(connection, *each, self._location) for each in insertions]
+
+        try:
+            return await self._worker.run(work)
+        except CodedError as err:
+            return [copy(err) for _ in rows]
+
+    async def find_answers(self, keys: Sequence[bytes]) -> list[AnsweredRequest]:
+        """See CertDB."""
+        now = self._now()
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            found = []
+            for key in keys:
+                records = connection.execute(_FIND_ANSWER, (key,)).fetchall()
+                if records and records[0][-1] <= now.encode():
+                    connection.execute(
+                        "DELETE FROM ocspd_answers WHERE request_key = ? AND expires_at <= ?", (key, now)
+                    )
+                else:
+                    found += records
+            return found
+
+        return [
+            AnsweredRequest(
+                key=key,
+                digest=digest,
+                expires_at=rows.read_expiry(rows.parse_time("expires_at", expires_at)),
+                serial=rows.read_serial(serial),
+                aki=rows.read_text(aki),
+            )
+            for key, digest, serial, aki, expires_at in await self._worker.run(work)
+        ]
+
+    async def trim_answers(self) -> int:
+        """See CertDB."""
+        return await self._change("DELETE FROM ocspd_answers WHERE expires_at <= ?", (self._now(),))
+
+    @property
+    def connected(self) -> bool:
+        """See CertDB."""
+        return self._location.identity is not None
 
     async def get_certificate(self, serial: int, aki: str) -> CertificateRow | None:
         """See CertDB."""
@@ -380,10 +424,47 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # not after a full disk, for which SQLite has rolled back by itself
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
+
+
+def _insert(
+    connection: sqlite3.Connection, row: CertificateRow, answer: AnsweredRequest | None, location: Location
+) -> CodedError | None:
+    """Insert a row; return what keeps it alone from being inserted, and leave the transaction going."""
+    if answer is not None:
+        connection.execute("SAVEPOINT both")
+    try:
+        values = (
+            serial_to_text(row.serial),
+            normalize_aki(row.aki),
+            row.ca_label,
+            row.status.word,
+            row.reason,
+            rows.format_time(row.expiry),
+            rows.format_time(row.revoked_at or ZERO_TIME),
+            row.pem,
+            row.issued_at and rows.format_time(row.issued_at),
+            row.not_before and rows.format_time(row.not_before),
+            rows.write_json(row.metadata).encode(),
+            rows.write_json(row.sans).encode(),
+            row.common_name,
+        )
+        if connection.execute(_INSERT, values).rowcount != 1:
+            return CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
+        if answer is not None:
+            expires_at = rows.format_time(answer.expires_at)
+            connection.execute(_INSERT_ANSWER, (answer.key, answer.digest, *values[:2], expires_at))
+    except (sqlite3.IntegrityError, sqlite3.DataError, ValueError) as err:
+        if not connection.in_transaction:  # a trigger has ended that of all the others, too
+            raise
+        if answer is not None:
+            connection.execute("ROLLBACK TO both")
+        return translate(err, location)
+    return None
 
 
 def _create_private(location: Location) -> bool:

@@ -190,7 +190,7 @@ class Worker:
                     self.location.opened()
                 return work(self._connection)
             except (sqlite3.Error, sqlite3.Warning, OverflowError, MemoryError) as err:
-                raise _translate(err, self.location) from err
+                raise translate(err, self.location) from err
 
 
 def _connect(location: Location, *, create: bool) -> sqlite3.Connection:
@@ -224,7 +224,8 @@ def _check_affinity(connection: sqlite3.Connection, location: Location) -> None:
             )
 
 
-def _translate(err: Exception, location: Location) -> CodedError:
+def translate(err: Exception, location: Location) -> CodedError:
+    """Return an error of sqlite3 as CodedError 11000 with the remedy."""
     text = str(err)
     if "no such table" in text or "no such column" in text or "has no column" in text:
         return migrate.unmigrated(location.name, text)
