@@ -109,7 +109,7 @@ def _read(data: bytes, *, allow_weak_rsa: bool) -> ReceivedCSR:
 def extension_request(attributes: bytes) -> tuple[Extension, ...]:
     """Return the requested extensions; a malformed attribute, or one without a value, is ignored as in Go."""
     wanted: list[Extension] = []
-    for attribute in reader.each(attributes):
+    for attribute in reader.elements(attributes):
         try:
             parts = reader.elements(attribute.content) if attribute.tag == reader.SEQUENCE else []
             kind = reader.object_identifier(

@@ -6,10 +6,11 @@ in it, never re-encoded. Reading is in `der_reader`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ocspd.errors import DERError
-from ocspd.pki.der_reader import each, span
+from ocspd.pki.der_reader import elements, span
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -54,6 +55,7 @@ def integer(value: int) -> bytes:
     return tlv(INTEGER, value.to_bytes(size, "big", signed=True))
 
 
+@lru_cache(1024)
 def oid(dotted: str) -> bytes:
     """Encode an OBJECT IDENTIFIER from its dotted form (X.690 §8.19)."""
     first, second, *rest = (int(arc) for arc in dotted.split("."))
@@ -82,7 +84,7 @@ def children(element: bytes) -> list[bytes]:
     _, position, end = span(element, 0, len(element))
     if end != len(element):
         raise DERError("trailing bytes after a DER element")
-    return [child.raw for child in each(element[position:end])]
+    return [child.raw for child in elements(element[position:end])]
 
 
 def content(element: bytes) -> bytes:

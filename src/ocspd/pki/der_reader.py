@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocspd.errors import DERError
+from ocspd.pki._elements import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +96,7 @@ def each(content: bytes) -> Iterator[Element]:
 
 def elements(content: bytes) -> list[Element]:
     """Return the elements that make up a content."""
-    return list(each(content))
+    return split(content, Element)
 
 
 def single(data: bytes, tag: int, what: str) -> bytes:
@@ -141,6 +143,7 @@ def bits(content: bytes) -> bytes:
     return content[1:]
 
 
+@lru_cache(1024)
 def object_identifier(content: bytes, *, lenient: bool = False) -> str:
     """Read the content of an OBJECT IDENTIFIER of at most 63 octets, or 512 with `lenient`.
 

@@ -73,7 +73,7 @@ def parse_extensions(data: bytes, *, lenient: bool = False) -> tuple[Extension, 
     those that Go accepts.
     """
     found = []
-    for element in reader.each(reader.single(data, reader.SEQUENCE, "the list of extensions")):
+    for element in reader.elements(reader.single(data, reader.SEQUENCE, "the list of extensions")):
         if element.tag != reader.SEQUENCE:
             raise DERError("an extension is not a SEQUENCE")
         found.append(parse_extension(element.content, lenient=lenient))

@@ -16,11 +16,12 @@ from ocspd.errors import Code, CodedError, DERError
 from ocspd.logs import logger
 from ocspd.pki import certs, der, extensions, keys, sans
 from ocspd.pki import der_reader as reader
+from ocspd.pki.cert_reader import read_certificate
 from ocspd.pki.csr_reader import ReceivedCSR, load_csr
 from ocspd.pki.extensions import BasicConstraints, Extension
 from ocspd.pki.names import Name
 from ocspd.pki.profiles import DEFAULT_BACKDATE, CSRWhitelist
-from ocspd.pki.template import CertificateTemplate, random_serial
+from ocspd.pki.template import CertificateTemplate, IssuerParts, SigningKey, random_serial
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ocspd.pki.csr import Subject
     from ocspd.pki.keys import PrivateKey
     from ocspd.pki.profiles import Profile, SigningConfig
+    from ocspd.pki.template import Issued
 
 _MINUTE = timedelta(minutes=1)
 
@@ -128,9 +130,17 @@ class Issuer:
                 )
         self.certificate = certificate
         self.config = config
-        self._key = key
+        self.key = key
         self._clock = clock
-        self._allow_weak_rsa = allow_weak_rsa
+        self.allow_weak_rsa = allow_weak_rsa
+        self._signing_key = SigningKey.of(key)
+        self._parts = None if certificate is None else IssuerParts.of(certificate)
+        self._constraints = None if certificate is None else certs.basic_constraints(certificate)
+
+    @property
+    def aki(self) -> str:
+        """The key identifier of the certificates it issues, in certdb's form; "" if they have none."""
+        return "" if self._parts is None or self._parts.key_id is None else self._parts.key_id.hex()
 
     def info(self, profile: str = "") -> dict[str, Any]:
         """Return CFSSL's info object: the CA certificate, the profile's usages and its expiry."""
@@ -140,26 +150,30 @@ class Issuer:
         return {"certificate": certificate, "usages": usages, "expiry": found.expiry_text}
 
     def sign(self, request: SignRequest) -> x509.Certificate:
+        """Issue as `issue` does, and read the certificate."""
+        return read_certificate(self.issue(request).der)
+
+    def issue(self, request: SignRequest, now: datetime | None = None) -> Issued:
         """Issue a certificate, or raise a CodedError with the reason (5xxx policy, 9xxx request).
 
         LintError when linting refuses it, CodedError 10000 when the profile requires timestamps of logs
-        (`draft`).
+        (`draft`). `now` is the time to count from, by default the clock's.
         """
-        draft = self.draft(request)
+        draft = self.draft(request, now)
         if draft.profile.ct_logs:
             raise CodedError(Code.CT_UNKNOWN, "the profile requires timestamps of certificate logs")
         return self.certify(draft, draft.template)
 
-    def draft(self, request: SignRequest) -> Draft:
+    def draft(self, request: SignRequest, now: datetime | None = None) -> Draft:
         """Decide on a certificate, without signing anything."""
         profile = self.config.profile(request.profile)
         if profile.is_remote:
             raise CodedError(
                 Code.POLICY_INVALID, "this profile is for a remote signer and cannot be used here"
             )
-        csr = load_csr(request.csr_pem.encode("utf-8", "replace"), allow_weak_rsa=self._allow_weak_rsa)
+        csr = load_csr(request.csr_pem.encode("utf-8", "replace"), allow_weak_rsa=self.allow_weak_rsa)
         csr = _whitelisted(csr, profile.csr_whitelist)
-        _check_ca_request(csr, profile, self.certificate)
+        _check_ca_request(csr, profile, self._constraints)
         alternative = csr.alternative_names if request.hosts is None else sans.classify(request.hosts)
         subject = csr.subject if request.subject is None else request.subject.over(csr.subject)
         _check_names(profile, subject, alternative)
@@ -171,7 +185,7 @@ class Issuer:
         usages = profile.parsed_usages()
         if not usages:
             raise CodedError(Code.POLICY_NO_KEY_USAGES, "Invalid policy: no key usage available")
-        not_before, not_after = self._validity(profile, request)
+        not_before, not_after = _validity(profile, request, now or self._clock.now())
         constraints = BasicConstraints()
         if profile.ca_constraint.is_ca:
             constraints = BasicConstraints(ca=True, path_len=profile.ca_constraint.path_len())
@@ -193,9 +207,7 @@ class Issuer:
         )
         return Draft(profile=profile, template=template, asked_for=request.profile)
 
-    def certify(
-        self, draft: Draft, template: CertificateTemplate, *, quiet: bool = False
-    ) -> x509.Certificate:
+    def certify(self, draft: Draft, template: CertificateTemplate, *, quiet: bool = False) -> Issued:
         """Lint, if the profile says so, and sign a form of the draft. Nothing is signed that is refused.
 
         Warnings about the certificate are left out with `quiet`.
@@ -203,13 +215,12 @@ class Issuer:
         if draft.profile.lint is not None:
             from ocspd.pki import lint  # noqa: PLC0415  (few profiles have it)
 
-            trial = template.sign(self._throw_away_key, self.certificate)
-            lint.check(certs.certificate_to_der(trial), draft.profile.lint)
-        certificate = template.sign(self._key, self.certificate)
+            lint.check(template.issue(self._throw_away_key, self._parts).der, draft.profile.lint)
+        issued = template.issue(self._signing_key, self._parts)
         logger.info("signed certificate with serial number %d", template.serial)
         if quiet:
-            return certificate
-        self._warn(certificate)
+            return issued
+        self._warn(issued, ca=template.constraints.ca)
         if draft.asked_for and draft.asked_for not in self.config.profiles:
             available = ", ".join(sorted(self.config.profiles)) or "none"
             logger.warning(
@@ -217,41 +228,41 @@ class Issuer:
                 shown(draft.asked_for, 100),
                 shown(available),
             )
-        return certificate
+        return issued
 
     @cached_property
-    def _throw_away_key(self) -> PrivateKey:
+    def _throw_away_key(self) -> SigningKey:
         """A key for certificates that are linted: of the CA's kind, so that they name the CA's algorithm."""
-        return keys.generate_like(self._key)
+        return SigningKey.of(keys.generate_like(self.key))
 
-    def _validity(self, profile: Profile, request: SignRequest) -> tuple[datetime, datetime]:
-        now = self._clock.now()
-        backdate = profile.backdate or DEFAULT_BACKDATE
-        try:
-            start = profile.not_before or request.not_before or rounded_minute(now) - backdate
-            end = profile.not_after or request.not_after or start + profile.expiry
-        except OverflowError:
-            raise CodedError(Code.POLICY_INVALID, "the profile's validity ends after the year 9999") from None
-        if end <= start:
-            raise CodedError(
-                Code.POLICY_INVALID,
-                f"the profile's validity is empty: {start.isoformat()} to {end.isoformat()}",
-            )
-        return start, end
-
-    def _warn(self, certificate: x509.Certificate) -> None:
+    def _warn(self, issued: Issued, *, ca: bool) -> None:
         """Warn of certificates that CFSSL signs silently but verifiers reject."""
         issuer = self.certificate
-        if issuer is None:
+        if issuer is None or self._constraints is None:
             return
-        if certificate.not_valid_after_utc > issuer.not_valid_after_utc:
+        if issued.not_after > issuer.not_valid_after_utc:
             logger.warning(
                 "the certificate is valid until %s UTC, but its issuer only until %s UTC",
-                f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S}",
+                f"{issued.not_after:%Y-%m-%d %H:%M:%S}",
                 f"{issuer.not_valid_after_utc:%Y-%m-%d %H:%M:%S}",
             )
-        if certs.basic_constraints(certificate).ca and certs.basic_constraints(issuer).path_len == 0:
+        if ca and self._constraints.path_len == 0:
             logger.warning("the issuer's pathLenConstraint is 0: no chain through this CA will verify")
+
+
+def _validity(profile: Profile, request: SignRequest, now: datetime) -> tuple[datetime, datetime]:
+    backdate = profile.backdate or DEFAULT_BACKDATE
+    try:
+        start = profile.not_before or request.not_before or rounded_minute(now) - backdate
+        end = profile.not_after or request.not_after or start + profile.expiry
+    except OverflowError:
+        raise CodedError(Code.POLICY_INVALID, "the profile's validity ends after the year 9999") from None
+    if end <= start:
+        raise CodedError(
+            Code.POLICY_INVALID,
+            f"the profile's validity is empty: {start.isoformat()} to {end.isoformat()}",
+        )
+    return start, end
 
 
 def rounded_minute(instant: datetime) -> datetime:
@@ -260,13 +271,13 @@ def rounded_minute(instant: datetime) -> datetime:
     return shifted.replace(second=0, microsecond=0)
 
 
-def _check_ca_request(csr: ReceivedCSR, profile: Profile, issuer: x509.Certificate | None) -> None:
+def _check_ca_request(csr: ReceivedCSR, profile: Profile, issuer: BasicConstraints | None) -> None:
     wanted = csr.basic_constraints
     if wanted is None or not wanted.ca:
         return
     if not profile.ca_constraint.is_ca:
         raise _policy("the CSR requests a CA certificate, which the profile's ca_constraint does not allow")
-    limit = certs.basic_constraints(issuer).path_len if issuer is not None else None
+    limit = issuer.path_len if issuer is not None else None
     if limit == 0:
         raise _policy("the issuer's pathLenConstraint is 0: it may not issue CA certificates")
     if limit is not None and wanted.path_len is not None and wanted.path_len >= limit:

@@ -22,6 +22,8 @@ except ImportError:  # before cryptography 47
     mldsa = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography import x509
 
     PrivateKey = (
@@ -286,6 +288,14 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
             return key.sign(data, ec.ECDSA(algorithm))
         case _:
             return key.sign(data)
+
+
+def signer(key: PrivateKey) -> Callable[[bytes], bytes]:
+    """Return `sign` for one key, with what does not depend on the data worked out before."""
+    if isinstance(key, ec.EllipticCurvePrivateKey) and (algorithm := signature_hash(key)) is not None:
+        scheme = ec.ECDSA(algorithm)
+        return lambda data: key.sign(data, scheme)
+    return lambda data: sign(key, data)
 
 
 def public_key_info(key: PrivateKey | PublicKey) -> bytes:

@@ -26,6 +26,9 @@ EMAIL = "1.2.840.113549.1.9.1"
 MAX_ATTRIBUTES = 1000
 """The limit for names written here: a few hundred occur in practice, and each costs every reader time."""
 
+_PLAIN_CHARS = 64
+"""The limit of RFC 5280 for most attributes, and the lowest (appendix A.1)."""
+
 _MULTI_VALUED = {
     "2.5.4.6": "country",
     "2.5.4.8": "province",
@@ -71,6 +74,18 @@ class Name:
     unit: tuple[str, ...] = ()
     extra: tuple[tuple[str, str], ...] = field(default=())
 
+    def is_plain(self) -> bool:
+        """Return whether every reader takes it as it is: short printable values in standard fields only."""
+        groups = [getattr(self, attribute) for attribute in _MULTI_VALUED.values()]
+        values = [value for group in groups for value in group]
+        return (
+            not self.extra
+            and all(0 < len(value) <= _PLAIN_CHARS and value.isprintable() for value in values)
+            and all(len(value) == 2 and value.isascii() for value in self.country)
+            and max(len(self.common_name), len(self.serial_number)) <= _PLAIN_CHARS
+            and (self.common_name + self.serial_number).isprintable()
+        )
+
     def encode(self) -> bytes:
         """Return the DER of the Name; DERError for text not expressible in UTF-8, or too many attributes."""
         count = len(self.extra) + sum(len(getattr(self, each)) for each in _MULTI_VALUED.values())
@@ -88,8 +103,8 @@ class Name:
 
 
 def _rdn(oid: str, values: tuple[str, ...]) -> bytes:
-    attributes = sorted(der.sequence(der.oid(oid), directory_string(value)) for value in values)
-    return der.tlv(0x31, *attributes)
+    attributes = [der.sequence(der.oid(oid), directory_string(value)) for value in values]
+    return der.tlv(0x31, *sorted(attributes))
 
 
 def directory_string(text: str) -> bytes:
@@ -131,11 +146,11 @@ def attributes(data: bytes, *, lenient: bool = False) -> list[tuple[str, str]]:
 def rdns(data: bytes, *, lenient: bool = False) -> list[list[tuple[str, str]]]:
     """Return the textual attributes of an encoded Name, RDN by RDN; `lenient` as for `parse`."""
     found = []
-    for rdn in reader.each(reader.single(data, reader.SEQUENCE, "a name")):
+    for rdn in reader.elements(reader.single(data, reader.SEQUENCE, "a name")):
         if rdn.tag != reader.SET:
             raise DERError("a part of a name is not a SET")
         texts = []
-        for attribute in reader.each(rdn.content):
+        for attribute in reader.elements(rdn.content):
             if attribute.tag != reader.SEQUENCE:
                 raise DERError("an attribute of a name is not a SEQUENCE")
             parts = reader.elements(attribute.content)

@@ -75,13 +75,16 @@ def blocks(data: bytes) -> list[Block]:
 def _block(data: bytes, span: Span) -> Block | None:
     """Return what a block holds, None when that is not base64."""
     headers: dict[str, str] = {}
-    lines = data[span.body : span.end].decode("latin-1").splitlines()
-    first = 0
-    while first < len(lines) and (header := _HEADER.fullmatch(lines[first].strip())) is not None:
-        headers[header[1]] = header[2]
-        first += 1
+    body = data[span.body : span.end].decode("latin-1")
+    if ":" in body:
+        lines = body.splitlines()
+        first = 0
+        while first < len(lines) and (header := _HEADER.fullmatch(lines[first].strip())) is not None:
+            headers[header[1]] = header[2]
+            first += 1
+        body = "".join(lines[first:])
     try:
-        content = base64.b64decode("".join("".join(lines[first:]).split()), validate=True)
+        content = base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
     return Block(span.label, headers, content, data[span.begin : span.after] + b"\n")

@@ -8,6 +8,7 @@ host of many guides (`"hosts": [""]`) an empty DNS name. Encoded order: DNS, e-m
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ _DNS = 2
 _URI = 6
 _IP = 7
 _MAPPED = bytes(10) + b"\xff\xff"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 MAX_NAMES = 5000
 """The limit for one certificate: more than any client reads, and signed in a fraction of a second."""
@@ -43,6 +45,11 @@ class AlternativeNames:
     def only_ips(self) -> AlternativeNames:
         """Return the names that CFSSL keeps in a CA certificate."""
         return AlternativeNames(ips=self.ips)
+
+    def is_plain(self) -> bool:
+        """Return whether every reader takes them as they are: printable ASCII, and none of them empty."""
+        texts = (*self.dns, *self.emails, *self.uris)
+        return all(texts) and "".join(texts).isprintable() and "".join(texts).isascii()
 
     def encode(self) -> bytes:
         """Return the DER of GeneralNames; DERError for a name that is not ASCII or has control characters."""
@@ -92,7 +99,7 @@ def _ia5(text: str) -> bytes:
 
 def has_control(text: str) -> bool:
     """Return whether a name has a control character: verifiers that stop at NUL would read another name."""
-    return any(char < " " or char == "\x7f" for char in text)
+    return _CONTROL.search(text) is not None
 
 
 def ip_address(text: str) -> bytes | None:
@@ -121,7 +128,7 @@ def parse(value: bytes, *, lenient: bool = False) -> AlternativeNames:
     """
     found: dict[int, list[bytes]] = {_EMAIL: [], _DNS: [], _URI: [], _IP: []}
     count = 0
-    for element in reader.each(reader.single(value, reader.SEQUENCE, "subjectAltName")):
+    for element in reader.elements(reader.single(value, reader.SEQUENCE, "subjectAltName")):
         kind = element.tag ^ 0x80
         count += 1
         if kind in found:

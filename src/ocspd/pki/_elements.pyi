@@ -1,0 +1,6 @@
+from typing import TypeVar
+
+_T = TypeVar("_T", bound=tuple[int, bytes, bytes])
+
+def split(content: bytes, kind: type[_T]) -> list[_T]:
+    """Return the elements that make up a content, each as `kind`; DERError as `der_reader.span`."""
