@@ -210,6 +210,8 @@ class APIConfig:
     files: Callable[[], Mapping[str, str]]
     """Returns the SHA-256 of each file that a reload reads, but not of keys, for the audit log."""
     bundler: BundlerConfig
+    workers: int = 0
+    """Processes that sign; 0: one for each usable CPU. With one alone this process signs, in threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,12 +32,12 @@ class _Formatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (name of the base class)
         """Format one record, with line breaks and control characters escaped."""
-        record.message = masked(
-            "".join(
-                char if char.isprintable() else char.encode("unicode_escape").decode()
-                for char in record.message
+        message = record.message
+        if not message.isprintable():
+            message = "".join(
+                char if char.isprintable() else char.encode("unicode_escape").decode() for char in message
             )
-        )
+        record.message = masked(message)
         return super().formatMessage(record)
 
 
@@ -67,3 +67,8 @@ def setup(level: int, stream: TextIO | None = None) -> None:
     logger.propagate = False
     capture_warnings()
     logger.setLevel(_LEVELS[min(max(level, 0), 5)])
+
+
+def level() -> int:
+    """Return CFSSL's number of the level in use, for a process that is to log like this one."""
+    return next(number for number, each in enumerate(_LEVELS) if logger.getEffectiveLevel() <= each)

@@ -1,101 +1,135 @@
-"""Issuing: sign, then store in certdb.
+"""Issuing: sign, then store in certdb, each for many requests at a time.
 
-A profile with logs of certificate transparency needs two signatures: one of the precertificate, which every
-log must accept, and one of the certificate with their timestamps. Until the second there is nothing to return
-or to store.
+A request goes through two queues: for signing, in other processes or in threads, and for the database
+(`storage`). Who waits for it may leave at any time: what was signed is stored all the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocspd.authority.groups import Groups, apart
 from ocspd.authority.offload import offload
-from ocspd.errors import Code, CodedError, OCSPDError
-from ocspd.logs import logger
-from ocspd.pki.certs import certificate_to_pem, ski_hex, to_row
+from ocspd.authority.once import Answers
+from ocspd.authority.signing_processes import DEPTH
+from ocspd.authority.storage import Delivery, SignedCertificate, Storage
+from ocspd.pki.issuer_spec import IssuerSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from ocspd.authority.once import Once
+    from ocspd.authority.signing_processes import SigningProcesses
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
-    from ocspd.pki.certs import Certificate
+    from ocspd.model import AnsweredRequest, CertificateRow
     from ocspd.pki.issuer import Issuer, SignRequest
+    from ocspd.pki.template import Issued
 
+__all__ = ["Authority", "SignedCertificate"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedCertificate:
-    """A certificate that was signed and, with a database, stored; `cert_pem` ends in a newline."""
-
-    cert_pem: str
-    serial: int
-    aki: str
+_THREADS = 2
+_GROUP = 16
+"""Requests signed one after the other by one process: a group of the slowest takes a tenth of a second."""
 
 
 class Authority:
     """An issuer and the database of what it issued; without one nothing is stored."""
 
-    def __init__(self, issuer: Issuer, db: CertDB | None, clock: Clock) -> None:
+    def __init__(  # noqa: PLR0913  (one for each thing it is made of)
+        self,
+        issuer: Issuer,
+        db: CertDB | None,
+        clock: Clock,
+        *,
+        processes: SigningProcesses | None = None,
+        storage: Storage | None = None,
+        answers: Answers | None = None,
+    ) -> None:
+        """Sign in `processes` if the key can be given to them, otherwise in threads of this process.
+
+        `storage` and `answers` are those that several authorities share; without them this one has its own.
+        """
         self.issuer = issuer
-        self._db = db
+        self.storage = storage or Storage(db)
+        self._answers = answers or Answers(self.storage.db, clock)
         self._clock = clock
-
-    async def sign(self, request: SignRequest) -> SignedCertificate:
-        """Sign and store a certificate.
-
-        Raises the CodedErrors of `Issuer.sign`, and 11000 when it cannot be stored; the certificate is then
-        not returned, as one that is not in the database could never be revoked. So the database is checked
-        before anything is signed.
-        """
-        if self._db is not None:
-            await self._check_storage(self._db, request)
-        profile = self.issuer.config.profile(request.profile)
-        if profile.ct_logs or (request.return_precert and not profile.is_remote):
-            certificate = await self._with_timestamps(request)
+        self._processes = processes
+        self._number = 0
+        spec = None if processes is None else IssuerSpec.of(issuer)
+        if processes is None or spec is None:
+            self._processes = None
+            self._signing = Groups(self._sign, at_once=_THREADS, largest=_GROUP)
         else:
-            certificate = await offload(lambda: self.issuer.sign(request))
-        row = to_row(certificate, label=request.label, issued_at=self._clock.now())
-        if self._db is not None and not request.return_precert:
-            await self._db.insert_certificate(row)
-        return SignedCertificate(cert_pem=certificate_to_pem(certificate), serial=row.serial, aki=row.aki)
+            self._number = processes.register(spec)
+            self._signing = Groups(self._sign, at_once=DEPTH * processes.count, largest=_GROUP)
 
-    async def _with_timestamps(self, request: SignRequest) -> Certificate:
-        """Issue a certificate with the timestamps of its profile's logs, or the precertificate if wanted.
+    async def sign(self, request: SignRequest, once: Once | None = None) -> SignedCertificate:
+        """Sign and store a certificate; for a request that was answered before, return that certificate.
 
-        CodedError 10100 naming the log that returned none.
+        Raises the CodedErrors of `Issuer.issue`, and 11000 when it cannot be stored; the certificate is then
+        not returned, as one that is not in the database could never be revoked. So nothing is signed when the
+        database is away. With `once`, also what `Answers.answer` raises.
         """
-        # The HTTP client takes longer to import than a certificate takes to sign.
-        from ocspd.authority.ct_logs import submit  # noqa: PLC0415
-        from ocspd.pki import ct  # noqa: PLC0415
+        if once is None:
+            return await self._checked(request)
 
-        issuer = self.issuer.certificate
-        assert issuer is not None
-        draft = await offload(lambda: self.issuer.draft(request))
-        wanted = request.return_precert
-        poisoned = await offload(
-            lambda: self.issuer.certify(draft, draft.with_extension(ct.poison()), quiet=not wanted)
-        )
-        if wanted:
-            return poisoned
-        precertificate = ct.Precertificate.of(poisoned, issuer)
-        try:
-            timestamps = ct.sct_list(await submit(precertificate, draft.profile.ct_logs, self._clock))
-            certificate = await offload(lambda: self.issuer.certify(draft, draft.with_extension(timestamps)))
-            precertificate.check_certificate(certificate)
-        except OCSPDError:
-            logger.warning(
-                "serial number %d was given to a precertificate that logs may have published, but no "
-                "certificate was issued",
-                draft.template.serial,
-            )
-            raise
-        return certificate
+        async def issue(answer: AnsweredRequest) -> CertificateRow:
+            return (await self._checked(request, answer)).row
 
-    async def _check_storage(self, db: CertDB, request: SignRequest) -> None:
-        """Raise CodedError if storing would fail: no table, no connection, a requested serial in use."""
+        answer = await self._answers.answer(once, issue)
+        return SignedCertificate(cert_pem=answer.row.pem, row=answer.row, request=request, again=answer.again)
+
+    async def _checked(
+        self, request: SignRequest, answer: AnsweredRequest | None = None
+    ) -> SignedCertificate:
+        """Issue if the database is there and has no certificate with a serial number that a client chose."""
         profile = self.issuer.config.profile(request.profile)
         chosen = request.serial if profile.client_provides_serial else None
-        certificate = self.issuer.certificate
-        aki = "" if certificate is None else ski_hex(certificate)
-        serial = chosen if chosen is not None and 0 < chosen < 1 << 159 else 0
-        if await db.get_certificate(serial, aki) is not None:
-            raise CodedError(Code.CERT_BAD_REQUEST, f"serial {serial} is already used by another certificate")
+        if chosen is None or not 0 < chosen < 1 << 159:
+            await self.storage.check()
+            return await self._issue(request, answer)
+        with self.storage.reserved(chosen, self.issuer.aki):
+            await self.storage.check_unused(chosen, self.issuer.aki)
+            return await self._issue(request, answer)
+
+    async def finish(self) -> None:
+        """Wait until what is being signed is signed and stored."""
+        await self._signing.finish()
+        await self.storage.finish()
+
+    async def _issue(self, request: SignRequest, answer: AnsweredRequest | None) -> SignedCertificate:
+        delivery = Delivery(request, answer)
+        self._signing.put(delivery)
+        return await delivery.done
+
+    async def _sign(self, deliveries: list[Delivery]) -> None:
+        """Sign for those who still wait, and pass on what was signed."""
+        wanted = [delivery for delivery in deliveries if not delivery.done.done()]
+        now = self._clock.now()
+        outcomes = await self._outcomes([delivery.request for delivery in wanted], now)
+        for delivery, outcome in zip(wanted, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                delivery.fail(outcome)
+                continue
+            row = outcome.row(label=delivery.request.label, issued_at=now)
+            delivery.certificate = SignedCertificate(cert_pem=row.pem, row=row, request=delivery.request)
+            self.storage.put(delivery)
+
+    async def _outcomes(self, requests: list[SignRequest], now: datetime) -> Sequence[Issued | Exception]:
+        if not requests:
+            return []
+        try:
+            if self._processes is not None:
+                return await self._processes.issue(self._number, requests, now)
+            return await offload(lambda: [_outcome(self.issuer, request, now) for request in requests])
+        except Exception as err:  # noqa: BLE001  (whatever it is, those who wait are to hear of it)
+            return [apart(err) for _ in requests]
+
+
+def _outcome(issuer: Issuer, request: SignRequest, now: datetime) -> Issued | Exception:
+    try:
+        return issuer.issue(request, now)
+    except Exception as err:  # noqa: BLE001  (as above)
+        return err

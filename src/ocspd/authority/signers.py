@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ocspd.authority.once import AnsweredError, BadKeyError
 from ocspd.errors import Code, CodedError
 
 if TYPE_CHECKING:
     from ocspd.authority.issuing import Authority
+    from ocspd.authority.once import Once
     from ocspd.authority.remote import RemoteSigner
     from ocspd.client.tls import RemoteTLS
     from ocspd.clock import Clock
@@ -34,11 +36,22 @@ class PolicySigner:
             if profile.is_remote:
                 self._remote(profile)  # an address or TLS file that cannot be used is told now
 
-    async def sign(self, request: SignRequest) -> str:
-        """Sign, store when signed here, and return the certificate (PEM)."""
+    async def sign(self, request: SignRequest, once: Once | None = None) -> str:
+        """Sign, store when signed here, and return the certificate (PEM).
+
+        With `once` also the errors of `once`: BadKeyError for a remote profile, AnsweredError.
+        """
         profile = self.config.profile(request.profile)
         if not profile.is_remote:
-            return (await self._local().sign(request)).cert_pem
+            signed = await self._local().sign(request, once)
+            if signed.again and once is not None and not once.repeatable:
+                raise AnsweredError(
+                    f"a certificate was issued for this Idempotency-Key, with serial number {signed.serial}; "
+                    "its private key was in that reply and is not kept: use another key"
+                )
+            return signed.cert_pem
+        if once is not None:
+            raise BadKeyError("Idempotency-Key cannot be used with a profile of a remote server")
         from ocspd.authority.remote import RemoteRequest  # noqa: PLC0415  (see _remote)
 
         return await self._remote(profile).sign(
@@ -59,6 +72,11 @@ class PolicySigner:
             return self._local().issuer.info(profile)
         info = await self._remote(found).info(label=label, profile=profile)
         return {"certificate": info.certificate, "usages": info.usages, "expiry": info.expiry}
+
+    async def finish(self) -> None:
+        """Wait until what is being signed here is signed and stored."""
+        if self._authority is not None:
+            await self._authority.finish()
 
     def _local(self) -> Authority:
         if self._authority is None:

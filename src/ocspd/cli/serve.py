@@ -97,6 +97,7 @@ def _config(flags: Flags) -> APIConfig:
         audit_log=flags.string("audit-log"),
         audit_key=flags.string("audit-key"),
         files=partial(_digests, flags),
+        workers=flags.integer("workers"),
     )
 
 
@@ -158,7 +159,8 @@ Usage of serve:
                     [-mutual-tls-client-cert cert] [-mutual-tls-client-key key] \\
                     [-ca-bundle bundle] [-int-bundle bundle] [-int-dir dir] [-metadata file] \\
                     [-no-aia] [-allow-private] \\
-                    [-audit-log file] [-audit-key key] [-require-auth] [-rate-limit number]
+                    [-audit-log file] [-audit-key key] [-require-auth] [-rate-limit number] \\
+                    [-workers number]
 
 Who may do what is in the member "access" of -config (docs/operations.md).
 
@@ -205,6 +207,11 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
                 "rate-limit",
                 "requests a second that one client may make on average (0: no limit)",
                 limits=limits.RATE,
+            ),
+            integer(
+                "workers",
+                "processes that sign certificates (0: one for each usable CPU)",
+                limits=limits.PROCESSES,
             ),
         ),
         _serve,

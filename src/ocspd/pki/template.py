@@ -82,6 +82,10 @@ class Issued:
         """Return the PEM text, with a newline at its end."""
         return pem.encode("CERTIFICATE", self.der)
 
+    def certificate(self) -> x509.Certificate:
+        """Return the certificate as it is read from its bytes."""
+        return read_certificate(self.der)
+
     def row(self, *, label: str, issued_at: datetime) -> CertificateRow:
         """Return the row CFSSL writes for a certificate it has just signed; `sans` has DNS names only."""
         return CertificateRow(

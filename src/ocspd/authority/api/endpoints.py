@@ -138,20 +138,20 @@ class _Makers:
         endpoints = self._signing()
         if not endpoints.has_open_profile():
             raise Disabled("every profile has an auth_key: use authsign")
-        return Endpoint("POST", of_body(endpoints.sign))
+        return Endpoint("POST", endpoints.sign)
 
     def authsign(self) -> Endpoint:
         endpoints = self._signing()
         if not endpoints.has_authenticated_profile():
             raise Disabled("no profile has an auth_key")
-        return Endpoint("POST", of_body(endpoints.authsign))
+        return Endpoint("POST", endpoints.authsign)
 
     def info(self) -> Endpoint:
         return Endpoint("POST", of_body(self._signing().info))
 
     def newcert(self) -> Endpoint:
         self._signing()
-        return Endpoint("POST", of_body(self._keys.newcert))
+        return Endpoint("POST", self._keys.newcert)
 
     def newkey(self) -> Endpoint:
         return Endpoint("POST", of_body(self._keys.newkey))

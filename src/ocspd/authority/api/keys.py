@@ -15,12 +15,13 @@ from ocspd import wire
 from ocspd.authority.access.actor import current
 from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.api.bundle import with_bundle
-from ocspd.authority.api.sign import proved_key, unwrap
+from ocspd.authority.api.sign import once_of, proved_key, refused_key, unwrap
 from ocspd.authority.offload import read_input
 from ocspd.pki import ca, csr, pem
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
+    from ocspd.authority.api.call import Call
     from ocspd.authority.api.sign import Signer
     from ocspd.authority.bundling import Bundler
     from ocspd.clock import Clock
@@ -48,7 +49,7 @@ class KeyEndpoints:
         sums = {"certificate_request": _sums(csr_pem)}
         return Success({"private_key": key_pem, "certificate_request": csr_pem, "sums": sums})
 
-    async def newcert(self, body: bytes) -> Success:
+    async def newcert(self, call: Call) -> Success:
         """Generate a key, a CSR and a certificate.
 
         A `request` of null is rejected and a missing one counts as empty, both as in CFSSL. A profile with
@@ -57,8 +58,8 @@ class KeyEndpoints:
         """
         assert self._signer is not None
         config = self._signer.config
-        wrapped = await unwrap(body)
-        inner = body if wrapped is None else wrapped[1]
+        wrapped = await unwrap(call.body)
+        inner = call.body if wrapped is None else wrapped[1]
         try:
             request, profile, label, bundle = await read_input(_read_newcert, inner)
         except wire.JSONError as err:
@@ -71,8 +72,11 @@ class KeyEndpoints:
                 raise BadRequest("authentication required")
             proved = proved_key(found, inner, wrapped[0])
         current().check_issue(profile, config, proved)
+        once = once_of(call, "newcert", inner, repeatable=False)
         key_pem, csr_pem = await self._key_and_csr(request)
-        certificate = await self._signer.sign(SignRequest(csr_pem=csr_pem, profile=profile, label=label))
+        with refused_key():
+            wanted = SignRequest(csr_pem=csr_pem, profile=profile, label=label)
+            certificate = await self._signer.sign(wanted, once)
         messages = () if request.hosts else (_NO_HOSTS,)
         result = {
             "certificate": certificate,

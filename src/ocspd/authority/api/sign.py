@@ -9,18 +9,24 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ocspd import wire
 from ocspd.authority.access.actor import current
-from ocspd.authority.api.api_response import BadRequest, Success
+from ocspd.authority.api.api_response import BadRequest, HTTPStatusError, Success
 from ocspd.authority.api.bundle import with_bundle
 from ocspd.authority.offload import read_input
+from ocspd.authority.once import AnsweredError, BadKeyError, Once, OtherRequestError
 from ocspd.logs import logger
 from ocspd.pki.csr import subject_from_fields
 from ocspd.pki.issuer import SignRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ocspd.authority.api.call import Call
     from ocspd.authority.bundling import Bundler
     from ocspd.pki.auth import AuthKey
     from ocspd.pki.profiles import Profile, SigningConfig
@@ -34,8 +40,8 @@ class Signer(Protocol):
 
     config: SigningConfig
 
-    async def sign(self, request: SignRequest) -> str:
-        """Sign, store and return the certificate (PEM)."""
+    async def sign(self, request: SignRequest, once: Once | None = None) -> str:
+        """Sign, store and return the certificate (PEM); see `once` for requests that may come again."""
         ...
 
     async def info(self, *, label: str, profile: str) -> dict[str, Any]:
@@ -62,10 +68,10 @@ class SignEndpoints:
         config = self._signer.config
         return [config.default, *config.profiles.values()]
 
-    async def sign(self, body: bytes) -> Success:
+    async def sign(self, call: Call) -> Success:
         """Sign a CSR; the result is `{"certificate": PEM}`."""
         try:
-            request, bundle = await read_input(_read_request, body)
+            request, bundle = await read_input(_read_request, call.body)
         except wire.JSONError:
             raise BadRequest("Unable to parse sign request") from None
         _require_csr(request)
@@ -73,12 +79,12 @@ class SignEndpoints:
             logger.error("profile requires authentication")
             raise BadRequest("authentication required")
         current().check_issue(request.profile, self._signer.config)
-        return await self._signed(request, bundle=bundle)
+        return await self._signed(request, once_of(call, "sign", call.body), bundle=bundle)
 
-    async def authsign(self, body: bytes) -> Success:
+    async def authsign(self, call: Call) -> Success:
         """Sign a CSR for a client that has the profile's key; the result is that of `sign`."""
         try:
-            token, inner = await read_input(_read_authenticated, body)
+            token, inner = await read_input(_read_authenticated, call.body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         try:
@@ -91,7 +97,7 @@ class SignEndpoints:
         proved = proved_key(profile, inner, token)
         _require_csr(request)
         current().check_issue(request.profile, self._signer.config, proved)
-        return await self._signed(request, bundle=bundle)
+        return await self._signed(request, once_of(call, "authsign", inner), bundle=bundle)
 
     async def info(self, body: bytes) -> Success:
         """Describe the signer: `{"certificate", "usages", "expiry"}` of a profile."""
@@ -101,8 +107,9 @@ class SignEndpoints:
             raise BadRequest(str(err)) from None
         return Success(await self._signer.info(label=label, profile=profile))
 
-    async def _signed(self, request: SignRequest, *, bundle: bool) -> Success:
-        certificate = await self._signer.sign(request)
+    async def _signed(self, request: SignRequest, once: Once | None, *, bundle: bool) -> Success:
+        with refused_key():
+            certificate = await self._signer.sign(request, once)
         success = Success({"certificate": certificate})
         return await with_bundle(success, self._bundler, certificate) if bundle else success
 
@@ -115,6 +122,28 @@ def proved_key(profile: Profile, request: bytes, token: bytes) -> AuthKey:
         logger.warning("received authenticated request with invalid token")
         raise BadRequest("invalid token")
     return found[0]
+
+
+def once_of(call: Call, scope: str, content: bytes, *, repeatable: bool = True) -> Once | None:
+    """Return what identifies a call that may come again (`Idempotency-Key`); None without that field."""
+    key = call.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    with refused_key():
+        return Once.of(key, scope, content, repeatable=repeatable)
+
+
+@contextmanager
+def refused_key() -> Iterator[None]:
+    """Give errors about an Idempotency-Key the HTTP status that the IETF's draft about it has."""
+    try:
+        yield
+    except BadKeyError as err:
+        raise BadRequest(str(err)) from None
+    except AnsweredError as err:
+        raise HTTPStatusError(HTTPStatus.CONFLICT, str(err)) from None
+    except OtherRequestError as err:
+        raise HTTPStatusError(HTTPStatus.UNPROCESSABLE_ENTITY, str(err)) from None
 
 
 def _read_request(body: bytes) -> tuple[SignRequest, bool]:

@@ -1,0 +1,212 @@
+"""Storing what was signed: many certificates with one commit, and each returned only after its own.
+
+Rules:
+ 1. A certificate is delivered when the commit with its row is confirmed, not before.
+ 2. Nothing is signed while the database is known to be away. A commit or a look at the database within the
+    last second, over a connection that is still open, counts as its being there; otherwise it is asked, once
+    for all who wait. So when it goes away, what was signed within a second at most cannot be stored.
+ 3. A certificate that was signed but not stored could never be revoked: nobody gets it, and `unstored` is
+    told of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ocspd.authority.groups import Groups, apart
+from ocspd.errors import Code, CodedError, OCSPDError
+from ocspd.logs import logger
+from ocspd.shown import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from ocspd.certdb.base import CertDB
+    from ocspd.model import AnsweredRequest, CertificateRow
+    from ocspd.pki.issuer import SignRequest
+
+FRESH_S = 1.0
+"""See rule 2."""
+_GROUP = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedCertificate:
+    """A certificate that was signed, and what for; `cert_pem` ends in a newline."""
+
+    cert_pem: str
+    row: CertificateRow
+    request: SignRequest
+    again: bool = False
+    """Whether it was issued before, for the same Idempotency-Key."""
+
+    @property
+    def serial(self) -> int:
+        """Its serial number."""
+        return self.row.serial
+
+    @property
+    def aki(self) -> str:
+        """Its authority key identifier in certdb's form."""
+        return self.row.aki
+
+
+def log_unstored(certificate: SignedCertificate, cause: Exception) -> None:
+    """Write what is known of a certificate that was signed but not stored: its only record."""
+    logger.error(
+        "the certificate with serial number %d, authority key identifier %s and profile %s was signed but "
+        "not stored, and nobody got it: %s",
+        certificate.serial,
+        certificate.aki or "(none)",
+        shown(certificate.request.profile, 100) or "(default)",
+        cause.message if isinstance(cause, CodedError) else cause,
+    )
+
+
+class Delivery:
+    """A signed certificate on its way into the database, and the caller that waits for it."""
+
+    def __init__(self, request: SignRequest, answer: AnsweredRequest | None = None) -> None:
+        """`answer` is remembered with the certificate (`once`)."""
+        self.request = request
+        self.answer = answer
+        self.done: asyncio.Future[SignedCertificate] = asyncio.get_running_loop().create_future()
+        self.certificate: SignedCertificate | None = None
+
+    def deliver(self) -> None:
+        """Give the certificate to the caller, unless it has left."""
+        assert self.certificate is not None
+        if not self.done.done():
+            self.done.set_result(self.certificate)
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller an error, unless it has left."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Storage:
+    """The database of what was issued; `db` None stores nothing.
+
+    `issued` is told of certificates that are stored (or, without a database, signed) before any of them is
+    delivered; what it raises is what their clients get. `unstored`: see rule 3.
+    """
+
+    def __init__(
+        self,
+        db: CertDB | None,
+        *,
+        issued: Callable[[Sequence[SignedCertificate]], Awaitable[None]] | None = None,
+        unstored: Callable[[SignedCertificate, Exception], None] = log_unstored,
+        fresh_s: float = FRESH_S,
+    ) -> None:
+        self._db = db
+        self._issued = issued
+        self._unstored = unstored
+        self._fresh_s = fresh_s
+        self._seen: float | None = None
+        self._checks = Groups(self._ask, largest=1 << 30)
+        self._groups = Groups(self._store, largest=_GROUP)
+        self._reserved: set[tuple[int, str]] = set()
+
+    @property
+    def db(self) -> CertDB | None:
+        """The database."""
+        return self._db
+
+    async def check(self) -> None:
+        """Raise CodedError 11000 if nothing can be stored now (rule 2)."""
+        if self._db is None or self._is_fresh(self._db):
+            return
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._checks.put(answer)
+        await answer
+
+    @contextmanager
+    def reserved(self, serial: int, aki: str) -> Iterator[None]:
+        """Keep a serial number that a client has chosen from every other request; 1300 if one has it."""
+        if (serial, aki) in self._reserved:
+            raise _in_use(serial)
+        self._reserved.add((serial, aki))
+        try:
+            yield
+        finally:
+            self._reserved.discard((serial, aki))
+
+    async def check_unused(self, serial: int, aki: str) -> None:
+        """Raise CodedError 1300 if a certificate has this serial number, 11000 if nobody can tell."""
+        if self._db is not None and await self._db.get_certificate(serial, aki) is not None:
+            raise _in_use(serial)
+
+    def put(self, delivery: Delivery) -> None:
+        """Store the certificate of a delivery, then deliver it."""
+        self._groups.put(delivery)
+
+    async def finish(self) -> None:
+        """Wait until everything that was put in is stored."""
+        await self._groups.finish()
+
+    def _is_fresh(self, db: CertDB) -> bool:
+        now = asyncio.get_running_loop().time()
+        return self._seen is not None and now - self._seen <= self._fresh_s and db.connected
+
+    async def _ask(self, answers: list[asyncio.Future[None]]) -> None:
+        """Look for a certificate that does not exist: it takes the table and a connection to find none."""
+        assert self._db is not None
+        now = asyncio.get_running_loop().time()
+        error: Exception | None = None
+        try:
+            await self._db.get_certificate(0, "")
+        except Exception as err:  # noqa: BLE001  (whatever it is, those who wait are to hear of it)
+            error = err
+        self._seen = now if error is None else None
+        for answer in answers:
+            if not answer.done():
+                if error is None:
+                    answer.set_result(None)
+                else:
+                    answer.set_exception(apart(error))
+
+    async def _store(self, deliveries: list[Delivery]) -> None:
+        """Store a group; whoever waits for one of it hears of its own certificate."""
+        certificates = [delivery.certificate for delivery in deliveries]
+        stored: list[tuple[Delivery, SignedCertificate]] = []
+        rows = [each.row for each in certificates if each is not None]
+        outcomes = await self._insert(rows, [delivery.answer for delivery in deliveries])
+        for delivery, certificate, outcome in zip(deliveries, certificates, outcomes, strict=True):
+            assert certificate is not None
+            if outcome is None:
+                stored.append((delivery, certificate))
+            else:
+                self._unstored(certificate, outcome)
+                delivery.fail(outcome)
+        if self._issued is not None and stored:
+            try:
+                await self._issued([certificate for _, certificate in stored])
+            except Exception as err:  # noqa: BLE001  (as above)
+                for delivery, _ in stored:
+                    delivery.fail(apart(err))
+                return
+        for delivery, _ in stored:
+            delivery.deliver()
+
+    async def _insert(
+        self, rows: list[CertificateRow], answers: list[AnsweredRequest | None]
+    ) -> Sequence[Exception | None]:
+        if self._db is None:
+            return [None] * len(rows)
+        now = asyncio.get_running_loop().time()
+        outcomes: Sequence[Exception | None]
+        try:
+            outcomes = await self._db.insert_certificates(rows, answers if any(answers) else ())
+        except Exception as err:  # noqa: BLE001  (as above)
+            outcomes = [apart(err) for _ in rows]
+        self._seen = now if None in outcomes else None
+        return outcomes
+
+
+def _in_use(serial: int) -> OCSPDError:
+    return CodedError(Code.CERT_BAD_REQUEST, f"serial {serial} is already used by another certificate")
