@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,11 +25,9 @@ if TYPE_CHECKING:
     from ocspd.authority.audit.log import AuditLog
     from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
-    from ocspd.authority.once import Answers
+    from ocspd.authority.issuing import Shared
     from ocspd.authority.service import AuthorityService
     from ocspd.authority.signers import PolicySigner
-    from ocspd.authority.signing_processes import SigningProcesses
-    from ocspd.authority.storage import Storage
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.config import (
@@ -84,48 +81,26 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
     from ocspd.authority.bundling_stores import load_platforms
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.fetching import Outbound
+    from ocspd.authority.issuing import Shared
     from ocspd.authority.scanning.target import read_trust
-    from ocspd.authority.once import Answers
     from ocspd.authority.service import AuthorityService, Makers, warn_if_unusable
-    from ocspd.authority.signing_processes import SigningProcesses
-    from ocspd.authority.storage import Storage
     from ocspd.signer.signer_files import open_signer
 
     context, client_cn = config.tls.context(), config.tls.pattern()
     if config.bundler.files.metadata:
         load_platforms(config.bundler.files.metadata)  # CFSSL does not start with a bad one
-    count = config.workers or len(os.sched_getaffinity(0))
     async with AsyncExitStack() as stack:
         db: CertDB | None = None
         if config.db_config:
             db = await stack.enter_async_context(await open_database(config.db_config, clock))
             await warn_if_unusable(db)
-        storage, answers = Storage(db), Answers(db, clock)
-        processes = SigningProcesses(count) if count > 1 else None
-        if processes is not None:
-            stack.push_async_callback(processes.close)
-        signers: deque[PolicySigner] = deque(maxlen=2)  # the one in use, and the one before a reload
+        shared = Shared(db, clock, workers=config.workers or len(os.sched_getaffinity(0)))
+        stack.push_async_callback(shared.close)
 
         def signer() -> PolicySigner:
             authority = config.authority()
-            signers.append(
-                build_certificate_signer(
-                    authority,
-                    db,
-                    clock,
-                    local=authority.signing.signs_here,
-                    processes=processes,
-                    storage=storage,
-                    answers=answers,
-                )
-            )
-            return signers[-1]
-
-        async def finish() -> None:
-            for each in signers:
-                await each.finish()
-
-        stack.push_async_callback(finish)
+            local = authority.signing.signs_here
+            return build_certificate_signer(authority, db, clock, local=local, shared=shared)
 
         def ocsp_signer() -> OCSPSigner:
             assert config.ocsp is not None
@@ -170,8 +145,7 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             outbound=Outbound(allow_private=config.bundler.allow_private),
             bundles_on_request=bool(config.bundler.files.ca_bundle and config.bundler.files.int_bundle),
         )
-        if processes is not None and processes.wanted:
-            await processes.start()
+        await shared.start()
         yield service
 
 
@@ -200,20 +174,18 @@ def build_bundler(config: BundlerConfig, clock: Clock) -> Bundler:
     )
 
 
-def build_certificate_signer(  # noqa: PLR0913  (one for each thing it is made of)
+def build_certificate_signer(
     config: AuthorityConfig,
     db: CertDB | None,
     clock: Clock,
     *,
     local: bool,
-    processes: SigningProcesses | None = None,
-    storage: Storage | None = None,
-    answers: Answers | None = None,
+    shared: Shared | None = None,
 ) -> PolicySigner:
     """Put together who signs certificates: the CA with its database, if some are signed here, and the policy.
 
-    OCSPDError naming what is missing or not usable; with `local` off the CA is not looked at. `processes`,
-    `storage` and `answers` as for `Authority`.
+    OCSPDError naming what is missing or not usable; with `local` off the CA is not looked at. `shared` as for
+    `Authority`.
     """
     from ocspd.authority.issuing import Authority
     from ocspd.authority.signers import PolicySigner
@@ -225,7 +197,7 @@ def build_certificate_signer(  # noqa: PLR0913  (one for each thing it is made o
         certificate, key = read_certificate(ca), read_key(ca_key)
         with naming(f"{ca}, {ca_key}"):  # which may not belong together
             issuer = Issuer(certificate, key, config.signing, clock, allow_weak_rsa=config.allow_rsa_1024)
-        authority = Authority(issuer, db, clock, processes=processes, storage=storage, answers=answers)
+        authority = Authority(issuer, db, clock, shared=shared)
     return PolicySigner(config.signing, authority, tls=config.tls, clock=clock)
 
 

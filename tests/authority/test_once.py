@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from ocspd.authority.issuing import Authority
-from ocspd.authority.once import REMEMBERED, Answers, BadKeyError, Once, OtherRequestError
-from ocspd.authority.storage import Storage
+from ocspd.authority.issuing import Authority, Shared
+from ocspd.authority.once import REMEMBERED, BadKeyError, Once, OtherRequestError
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import ManualClock, SystemClock
 from ocspd.errors import Code, CodedError
@@ -46,7 +45,7 @@ def server(material: Path, db: CertDB | None, clock: ManualClock, **hooks: Any) 
         default_config(),
         clock,
     )
-    return Authority(issuer, db, clock, storage=Storage(db, **hooks), answers=Answers(db, clock))
+    return Authority(issuer, db, clock, shared=Shared(db, clock, **hooks))
 
 
 def request(material: Path) -> SignRequest:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ocspd.authority.groups import Groups
-from ocspd.authority.issuing import Authority
-from ocspd.authority.storage import SignedCertificate, Storage
+from ocspd.authority.issuing import Authority, Shared
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ocspd.authority.storage import SignedCertificate
     from ocspd.certdb.base import CertDB
     from ocspd.model import CertificateRow
 
@@ -66,8 +66,8 @@ def authority(material: Path, db: object, config: SigningConfig | None = None, *
         config or usual,
         ManualClock(NOW),
     )
-    storage = Storage(db, fresh_s=3600, **hooks)  # type: ignore[arg-type]  # the stand-in, and hooks as a test needs them
-    return Authority(issuer, None, ManualClock(NOW), storage=storage)
+    shared = Shared(db, ManualClock(NOW), fresh_s=3600, **hooks)  # type: ignore[arg-type]  # a stand-in
+    return Authority(issuer, None, ManualClock(NOW), shared=shared)
 
 
 def request(material: Path, **more: object) -> SignRequest:

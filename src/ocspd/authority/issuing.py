@@ -6,64 +6,90 @@ A request goes through two queues: for signing, in other processes or in threads
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from ocspd.authority.groups import Groups, apart
 from ocspd.authority.offload import offload
 from ocspd.authority.once import Answers
-from ocspd.authority.signing_processes import DEPTH
-from ocspd.authority.storage import Delivery, SignedCertificate, Storage
+from ocspd.authority.signing_processes import DEPTH, SigningProcesses
+from ocspd.authority.storage import FRESH_S, Delivery, SignedCertificate, Storage, log_unstored
 from ocspd.pki.issuer_spec import IssuerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
     from ocspd.authority.once import Once
-    from ocspd.authority.signing_processes import SigningProcesses
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.model import AnsweredRequest, CertificateRow
     from ocspd.pki.issuer import Issuer, SignRequest
     from ocspd.pki.template import Issued
 
-__all__ = ["Authority", "SignedCertificate"]
+__all__ = ["Authority", "Shared", "SignedCertificate"]
 
 _THREADS = 2
 _GROUP = 16
 """Requests signed one after the other by one process: a group of the slowest takes a tenth of a second."""
 
 
-class Authority:
-    """An issuer and the database of what it issued; without one nothing is stored."""
+class Shared:
+    """What the authorities of a server have in common, before and after a reload."""
 
-    def __init__(  # noqa: PLR0913  (one for each thing it is made of)
+    def __init__(  # noqa: PLR0913  (one for each thing that can be chosen)
         self,
-        issuer: Issuer,
         db: CertDB | None,
         clock: Clock,
         *,
-        processes: SigningProcesses | None = None,
-        storage: Storage | None = None,
-        answers: Answers | None = None,
+        workers: int = 1,
+        issued: Callable[[Sequence[SignedCertificate]], Awaitable[None]] | None = None,
+        unstored: Callable[[SignedCertificate, Exception], None] = log_unstored,
+        fresh_s: float = FRESH_S,
     ) -> None:
-        """Sign in `processes` if the key can be given to them, otherwise in threads of this process.
+        """With more than one of `workers` these are processes; the rest as for `Storage`."""
+        self.storage = Storage(db, issued=issued, unstored=unstored, fresh_s=fresh_s)
+        self.answers = Answers(db, clock)
+        self.processes = SigningProcesses(workers) if workers > 1 else None
+        self.authorities: deque[Authority] = deque(maxlen=2)
+        """The one in use, and the one before a reload."""
 
-        `storage` and `answers` are those that several authorities share; without them this one has its own.
-        """
+    async def start(self) -> None:
+        """Start the processes, if there is an authority they can sign for; ProcessError if that fails."""
+        if self.processes is not None and self.processes.wanted:
+            await self.processes.start()
+
+    async def close(self) -> None:
+        """Wait until what is being signed is signed and stored, then end the processes."""
+        for authority in self.authorities:
+            await authority.finish()
+        if self.processes is not None:
+            await self.processes.close()
+
+
+class Authority:
+    """An issuer and the database of what it issued; without one nothing is stored."""
+
+    def __init__(
+        self, issuer: Issuer, db: CertDB | None, clock: Clock, *, shared: Shared | None = None
+    ) -> None:
+        """Without `shared` it signs in threads of this process, and stores in `db`."""
+        shared = shared or Shared(db, clock)
+        shared.authorities.append(self)
         self.issuer = issuer
-        self.storage = storage or Storage(db)
-        self._answers = answers or Answers(self.storage.db, clock)
+        self.storage = shared.storage
+        self._answers = shared.answers
         self._clock = clock
-        self._processes = processes
+        self._processes = shared.processes
         self._number = 0
-        spec = None if processes is None else IssuerSpec.of(issuer)
-        if processes is None or spec is None:
+        at_once = _THREADS
+        spec = None if self._processes is None else IssuerSpec.of(issuer)
+        if self._processes is None or spec is None:
             self._processes = None
-            self._signing = Groups(self._sign, at_once=_THREADS, largest=_GROUP)
         else:
-            self._number = processes.register(spec)
-            self._signing = Groups(self._sign, at_once=DEPTH * processes.count, largest=_GROUP)
+            self._number = self._processes.register(spec)
+            at_once = DEPTH * self._processes.count
+        self._signing = Groups(self._sign, at_once=at_once, largest=_GROUP)
 
     async def sign(self, request: SignRequest, once: Once | None = None) -> SignedCertificate:
         """Sign and store a certificate; for a request that was answered before, return that certificate.

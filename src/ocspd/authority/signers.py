@@ -73,11 +73,6 @@ class PolicySigner:
         info = await self._remote(found).info(label=label, profile=profile)
         return {"certificate": info.certificate, "usages": info.usages, "expiry": info.expiry}
 
-    async def finish(self) -> None:
-        """Wait until what is being signed here is signed and stored."""
-        if self._authority is not None:
-            await self._authority.finish()
-
     def _local(self) -> Authority:
         if self._authority is None:
             raise CodedError(
