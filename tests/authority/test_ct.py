@@ -34,7 +34,7 @@ from tests.pki.chain import make_key
 from tests.tools import need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ocspd.model import CertificateRow
@@ -48,14 +48,20 @@ LEAF = {"CN": "leaf.example", "hosts": ["leaf.example"]}
 class Rows:
     """The database of an authority: it keeps what it is given."""
 
+    connected = True
+
     def __init__(self) -> None:
         self.stored: list[CertificateRow] = []
 
     async def get_certificate(self, serial: int, aki: str) -> None:
         del serial, aki
 
-    async def insert_certificate(self, row: CertificateRow) -> None:
-        self.stored.append(row)
+    async def insert_certificates(
+        self, rows: Sequence[CertificateRow], answers: Sequence[None]
+    ) -> list[None]:
+        assert not answers
+        self.stored += rows
+        return [None] * len(rows)
 
 
 class World:
@@ -256,7 +262,8 @@ def precertificate(world: World) -> Precertificate:
     from ocspd.pki import ct
 
     draft = issuer.draft(wanted())
-    return Precertificate.of(issuer.certify(draft, draft.with_extension(ct.poison())), world.root)
+    poisoned = issuer.certify(draft, draft.with_extension(ct.poison()))
+    return Precertificate.of(poisoned.certificate(), world.root)
 
 
 class Pauses:

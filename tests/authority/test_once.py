@@ -28,6 +28,7 @@ from tests.authority.test_api import PREFIX
 from tests.certdb import raw
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ocspd.authority.storage import SignedCertificate
@@ -109,15 +110,18 @@ async def test_two_servers_that_both_sign_return_the_one_certificate_that_is_sto
     clock = ManualClock(NOW)
     told: list[int] = []
 
-    def unstored(certificate: SignedCertificate, error: Exception) -> None:
-        del error
-        told.append(certificate.serial)
+    class Journal:
+        async def signed(self, certificates: Sequence[SignedCertificate]) -> None:
+            pass
+
+        async def unstored(self, failures: Sequence[tuple[SignedCertificate, Exception]]) -> None:
+            told.extend(certificate.serial for certificate, _ in failures)
 
     async with (
         await open_certdb(migrated_db_config, clock) as first,
         await open_certdb(migrated_db_config, clock) as second,
     ):
-        servers = [server(material, db, clock, unstored=unstored) for db in (first, second)]
+        servers = [server(material, db, clock, journal=Journal()) for db in (first, second)]
         for number in range(8):
             key = Once.of(f"key {number}".replace(" ", "-"), "sign", b"body")
             got = await asyncio.gather(*(each.sign(request(material), key) for each in servers))

@@ -159,15 +159,46 @@ async def test_what_was_signed_but_not_stored_is_told_and_nobody_gets_it(
         assert part in told.getMessage()
 
 
-async def test_another_place_can_be_told_of_what_was_not_stored(material: Path) -> None:
-    db = Database()
-    told: list[tuple[SignedCertificate, Exception]] = []
-    ours = authority(material, db, unstored=lambda *each: told.append(each))
-    await ours.sign(request(material))
+class Journal:
+    """Writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int]] = []
+        self.broken = False
+
+    async def signed(self, certificates: Sequence[SignedCertificate]) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise CodedError(Code.STORE_FAILED, "the audit log cannot be written")
+        self.heard += [("signed", each.serial) for each in certificates]
+
+    async def unstored(self, failures: Sequence[tuple[SignedCertificate, Exception]]) -> None:
+        if self.broken:
+            raise CodedError(Code.STORE_FAILED, "the audit log cannot be written")
+        self.heard += [("unstored", each.serial) for each, _ in failures]
+
+
+async def test_a_journal_hears_of_what_is_signed_first_and_of_what_was_not_stored(material: Path) -> None:
+    db, journal = Database(), Journal()
+    ours = authority(material, db, journal=journal)
+    first = await ours.sign(request(material))
     db.away = CodedError(Code.STORE_FAILED, "gone")
-    with pytest.raises(CodedError):
+    with pytest.raises(CodedError, match="gone"):
         await ours.sign(request(material))
-    assert [(each.serial, error.args) for each, error in told] == [(db.groups[1][0].serial, db.away.args)]
+    (row,) = db.groups[1]
+    assert journal.heard == [("signed", first.serial), ("signed", row.serial), ("unstored", row.serial)]
+
+
+async def test_what_a_journal_cannot_write_is_neither_stored_nor_delivered(
+    material: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    db, journal = Database(), Journal()
+    journal.broken = True
+    for place in (db, None):
+        with pytest.raises(CodedError, match="audit log"):
+            await authority(material, place, journal=journal).sign(request(material))
+    assert db.groups == []
+    assert caplog.text.count("signed but not stored") == 2
 
 
 async def test_nothing_is_signed_while_the_database_is_away(
@@ -203,7 +234,7 @@ async def test_under_load_the_database_is_not_asked_before_each_signature(materi
 
 async def test_after_a_failure_the_database_is_asked_first(material: Path) -> None:
     db = Database()
-    ours = authority(material, db, unstored=lambda *_: None)
+    ours = authority(material, db)
     await ours.sign(request(material))
     db.away = CodedError(Code.STORE_FAILED, "gone")
     for _ in range(3):
@@ -247,27 +278,6 @@ async def test_a_serial_number_that_is_in_use_or_asked_for_by_another_is_1300(
     assert caplog.text.count("signed certificate") == 1
     assert [row.serial for group in db.groups for row in group] == [5]
     assert (await ours.sign(request(material, serial=6))).serial == 6
-
-
-async def test_what_is_told_of_issued_certificates_comes_first_and_may_refuse(material: Path) -> None:
-    told: list[int] = []
-    failing = False
-
-    async def issued(certificates: Sequence[SignedCertificate]) -> None:
-        await asyncio.sleep(0)
-        if failing:
-            raise CodedError(Code.STORE_FAILED, "the audit log cannot be written")
-        told.extend(certificate.serial for certificate in certificates)
-
-    ours = authority(material, Database(), issued=issued)
-    first = await ours.sign(request(material))
-    assert told == [first.serial]
-    failing = True
-    with pytest.raises(CodedError, match="audit log"):
-        await ours.sign(request(material))
-    without = authority(material, None, issued=issued)
-    with pytest.raises(CodedError, match="audit log"):
-        await without.sign(request(material))
 
 
 async def test_no_serial_number_is_used_twice(migrated_db_config: DBConfig, material: Path) -> None:

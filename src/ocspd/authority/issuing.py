@@ -2,10 +2,15 @@
 
 A request goes through two queues: for signing, in other processes or in threads, and for the database
 (`storage`). Who waits for it may leave at any time: what was signed is stored all the same.
+
+A profile with logs of certificate transparency needs two signatures: one of the precertificate, which every
+log must accept, and one of the certificate with their timestamps. Until the second there is nothing to return
+or to store.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,14 +18,17 @@ from ocspd.authority.groups import Groups, apart
 from ocspd.authority.offload import offload
 from ocspd.authority.once import Answers
 from ocspd.authority.signing_processes import DEPTH, SigningProcesses
-from ocspd.authority.storage import FRESH_S, Delivery, SignedCertificate, Storage, log_unstored
+from ocspd.authority.storage import FRESH_S, Delivery, SignedCertificate, Storage
+from ocspd.errors import OCSPDError
+from ocspd.logs import logger
 from ocspd.pki.issuer_spec import IssuerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from ocspd.authority.once import Once
+    from ocspd.authority.storage import Journal
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
     from ocspd.model import AnsweredRequest, CertificateRow
@@ -37,18 +45,17 @@ _GROUP = 16
 class Shared:
     """What the authorities of a server have in common, before and after a reload."""
 
-    def __init__(  # noqa: PLR0913  (one for each thing that can be chosen)
+    def __init__(
         self,
         db: CertDB | None,
         clock: Clock,
         *,
         workers: int = 1,
-        issued: Callable[[Sequence[SignedCertificate]], Awaitable[None]] | None = None,
-        unstored: Callable[[SignedCertificate, Exception], None] = log_unstored,
+        journal: Journal | None = None,
         fresh_s: float = FRESH_S,
     ) -> None:
         """With more than one of `workers` these are processes; the rest as for `Storage`."""
-        self.storage = Storage(db, issued=issued, unstored=unstored, fresh_s=fresh_s)
+        self.storage = Storage(db, journal=journal, fresh_s=fresh_s)
         self.answers = Answers(db, clock)
         self.processes = SigningProcesses(workers) if workers > 1 else None
         self.authorities: deque[Authority] = deque(maxlen=2)
@@ -90,6 +97,7 @@ class Authority:
             self._number = self._processes.register(spec)
             at_once = DEPTH * self._processes.count
         self._signing = Groups(self._sign, at_once=at_once, largest=_GROUP)
+        self._slow: set[asyncio.Task[None]] = set()
 
     async def sign(self, request: SignRequest, once: Once | None = None) -> SignedCertificate:
         """Sign and store a certificate; for a request that was answered before, return that certificate.
@@ -123,11 +131,19 @@ class Authority:
     async def finish(self) -> None:
         """Wait until what is being signed is signed and stored."""
         await self._signing.finish()
+        while self._slow:
+            await asyncio.wait(set(self._slow))
         await self.storage.finish()
 
     async def _issue(self, request: SignRequest, answer: AnsweredRequest | None) -> SignedCertificate:
         delivery = Delivery(request, answer)
-        self._signing.put(delivery)
+        profile = self.issuer.config.profile(request.profile)
+        if profile.ct_logs or (request.return_precert and not profile.is_remote):
+            task = asyncio.get_running_loop().create_task(self._with_timestamps(delivery))
+            self._slow.add(task)
+            task.add_done_callback(self._slow.discard)
+        else:
+            self._signing.put(delivery)
         return await delivery.done
 
     async def _sign(self, deliveries: list[Delivery]) -> None:
@@ -139,9 +155,55 @@ class Authority:
             if isinstance(outcome, Exception):
                 delivery.fail(outcome)
                 continue
-            row = outcome.row(label=delivery.request.label, issued_at=now)
-            delivery.certificate = SignedCertificate(cert_pem=row.pem, row=row, request=delivery.request)
+            self._signed(delivery, outcome, now)
+
+    def _signed(self, delivery: Delivery, issued: Issued, now: datetime) -> None:
+        row = issued.row(label=delivery.request.label, issued_at=now)
+        delivery.certificate = SignedCertificate(
+            cert_pem=row.pem, row=row, request=delivery.request, actor=delivery.actor
+        )
+        if delivery.request.return_precert:
+            delivery.deliver()
+        else:
             self.storage.put(delivery)
+
+    async def _with_timestamps(self, delivery: Delivery) -> None:
+        """Issue a certificate with the timestamps of its profile's logs, or the precertificate if wanted."""
+        try:
+            issued = await self._timestamped(delivery.request)
+        except Exception as err:  # noqa: BLE001  (whatever it is, who waits is to hear of it)
+            delivery.fail(err)
+        else:
+            self._signed(delivery, issued, self._clock.now())
+
+    async def _timestamped(self, request: SignRequest) -> Issued:
+        """Return what `_with_timestamps` issues; CodedError 10100 naming the log that returned none."""
+        # The HTTP client takes longer to import than a certificate takes to sign.
+        from ocspd.authority.ct_logs import submit  # noqa: PLC0415
+        from ocspd.pki import ct  # noqa: PLC0415
+
+        issuer = self.issuer.certificate
+        assert issuer is not None
+        draft = await offload(lambda: self.issuer.draft(request))
+        wanted = request.return_precert
+        poisoned = await offload(
+            lambda: self.issuer.certify(draft, draft.with_extension(ct.poison()), quiet=not wanted)
+        )
+        if wanted:
+            return poisoned
+        precertificate = ct.Precertificate.of(poisoned.certificate(), issuer)
+        try:
+            timestamps = ct.sct_list(await submit(precertificate, draft.profile.ct_logs, self._clock))
+            issued = await offload(lambda: self.issuer.certify(draft, draft.with_extension(timestamps)))
+            precertificate.check_certificate(issued.certificate())
+        except OCSPDError:
+            logger.warning(
+                "serial number %d was given to a precertificate that logs may have published, but no "
+                "certificate was issued",
+                draft.template.serial,
+            )
+            raise
+        return issued
 
     async def _outcomes(self, requests: list[SignRequest], now: datetime) -> Sequence[Issued | Exception]:
         if not requests:

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ocspd import logs
-from ocspd.errors import Code, CodedError, OCSPDError, ProcessError
+from ocspd.errors import OCSPDError, ProcessError
 from ocspd.logs import logger
 from ocspd.pki.issuer import SignRequest
 from ocspd.pki.template import Issued
@@ -231,12 +231,10 @@ class _Link(asyncio.Protocol):
 
 
 _Request = tuple[Any, ...]
-_Reply = tuple[Any, ...]
+_Reply = tuple[Any, ...] | OCSPDError
 _Group = tuple[int, "IssuerSpec | None", datetime, list[_Request]]
 _ISSUED = tuple(Issued.__dataclass_fields__)
 _REQUEST = tuple(SignRequest.__dataclass_fields__)
-_CODED = 2
-"""How many members a reply about an error has; one about a bug has none."""
 
 
 def _to_tuple(request: SignRequest) -> _Request:
@@ -244,10 +242,8 @@ def _to_tuple(request: SignRequest) -> _Request:
 
 
 def _outcome(reply: _Reply) -> Outcome:
-    if len(reply) == _CODED:
-        return CodedError(Code(reply[0]), reply[1])
-    if not reply:
-        return ProcessError("internal error, see the server's log")
+    if isinstance(reply, OCSPDError):
+        return reply
     return Issued(**dict(zip(_ISSUED, reply, strict=True)))
 
 
@@ -316,15 +312,21 @@ def _work(parent: socket.socket, task: _Task) -> None:
             if spec is not None:
                 issuers[number] = spec.open()
             replies = [_reply(issuers[number], request, now) for request in requests]
-            parent.sendall(_framed(replies))
+            try:
+                parent.sendall(_framed(replies))
+            except (pickle.PicklingError, TypeError, AttributeError):  # an error that cannot travel
+                texts = [
+                    ProcessError(str(each)) if isinstance(each, OCSPDError) else each for each in replies
+                ]
+                parent.sendall(_framed(texts))
 
 
 def _reply(issuer: Issuer, request: _Request, now: datetime) -> _Reply:
     try:
         issued = issuer.issue(SignRequest(**dict(zip(_REQUEST, request, strict=True))), now)
-    except CodedError as err:
-        return int(err.code), err.message
+    except OCSPDError as err:
+        return err
     except Exception:  # noqa: BLE001  (the other requests go on)
         logger.exception("a bug in ocspd, please report it")
-        return ()
+        return ProcessError("internal error, see the server's log")
     return tuple(getattr(issued, name) for name in _ISSUED)

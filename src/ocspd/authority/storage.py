@@ -5,8 +5,8 @@ Rules:
  2. Nothing is signed while the database is known to be away. A commit or a look at the database within the
     last second, over a connection that is still open, counts as its being there; otherwise it is asked, once
     for all who wait. So when it goes away, what was signed within a second at most cannot be stored.
- 3. A certificate that was signed but not stored could never be revoked: nobody gets it, and `unstored` is
-    told of it.
+ 3. A certificate that was signed but not stored could never be revoked: nobody gets it, it is an ERROR line,
+    and the journal hears of it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ocspd.authority.access.actor import current
 from ocspd.authority.groups import Groups, apart
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.logs import logger
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from ocspd.authority.access.actor import Actor
     from ocspd.certdb.base import CertDB
     from ocspd.model import AnsweredRequest, CertificateRow
     from ocspd.pki.issuer import SignRequest
@@ -40,6 +42,8 @@ class SignedCertificate:
     cert_pem: str
     row: CertificateRow
     request: SignRequest
+    actor: Actor | None = None
+    """Who asked for it."""
     again: bool = False
     """Whether it was issued before, for the same Idempotency-Key."""
 
@@ -66,6 +70,31 @@ def log_unstored(certificate: SignedCertificate, cause: Exception) -> None:
     )
 
 
+class Journal(Protocol):
+    """Hears of certificates between their signature and their delivery."""
+
+    async def signed(self, certificates: Sequence[SignedCertificate]) -> None:
+        """Hear of certificates that are about to be stored (or, without a database, delivered).
+
+        If this raises, none of them is, and their clients get what was raised.
+        """
+        ...
+
+    async def unstored(self, failures: Sequence[tuple[SignedCertificate, Exception]]) -> None:
+        """Hear of certificates that were signed but not stored. Each has its ERROR line already."""
+        ...
+
+
+class NoJournal:
+    """A Journal that keeps nothing."""
+
+    async def signed(self, certificates: Sequence[SignedCertificate]) -> None:
+        """See Journal."""
+
+    async def unstored(self, failures: Sequence[tuple[SignedCertificate, Exception]]) -> None:
+        """See Journal."""
+
+
 class Delivery:
     """A signed certificate on its way into the database, and the caller that waits for it."""
 
@@ -74,13 +103,19 @@ class Delivery:
         self.request = request
         self.answer = answer
         self.done: asyncio.Future[SignedCertificate] = asyncio.get_running_loop().create_future()
+        self.actor = current()
         self.certificate: SignedCertificate | None = None
+
+    @property
+    def signed(self) -> SignedCertificate:
+        """The certificate, once it is signed."""
+        assert self.certificate is not None
+        return self.certificate
 
     def deliver(self) -> None:
         """Give the certificate to the caller, unless it has left."""
-        assert self.certificate is not None
         if not self.done.done():
-            self.done.set_result(self.certificate)
+            self.done.set_result(self.signed)
 
     def fail(self, error: Exception) -> None:
         """Give the caller an error, unless it has left."""
@@ -89,23 +124,13 @@ class Delivery:
 
 
 class Storage:
-    """The database of what was issued; `db` None stores nothing.
-
-    `issued` is told of certificates that are stored (or, without a database, signed) before any of them is
-    delivered; what it raises is what their clients get. `unstored`: see rule 3.
-    """
+    """The database of what was issued; `db` None stores nothing."""
 
     def __init__(
-        self,
-        db: CertDB | None,
-        *,
-        issued: Callable[[Sequence[SignedCertificate]], Awaitable[None]] | None = None,
-        unstored: Callable[[SignedCertificate, Exception], None] = log_unstored,
-        fresh_s: float = FRESH_S,
+        self, db: CertDB | None, *, journal: Journal | None = None, fresh_s: float = FRESH_S
     ) -> None:
         self._db = db
-        self._issued = issued
-        self._unstored = unstored
+        self._journal = journal or NoJournal()
         self._fresh_s = fresh_s
         self._seen: float | None = None
         self._checks = Groups(self._ask, largest=1 << 30)
@@ -172,26 +197,30 @@ class Storage:
 
     async def _store(self, deliveries: list[Delivery]) -> None:
         """Store a group; whoever waits for one of it hears of its own certificate."""
-        certificates = [delivery.certificate for delivery in deliveries]
-        stored: list[tuple[Delivery, SignedCertificate]] = []
-        rows = [each.row for each in certificates if each is not None]
-        outcomes = await self._insert(rows, [delivery.answer for delivery in deliveries])
-        for delivery, certificate, outcome in zip(deliveries, certificates, outcomes, strict=True):
-            assert certificate is not None
-            if outcome is None:
-                stored.append((delivery, certificate))
-            else:
-                self._unstored(certificate, outcome)
-                delivery.fail(outcome)
-        if self._issued is not None and stored:
+        certificates = [delivery.signed for delivery in deliveries]
+        outcomes: Sequence[Exception | None]
+        try:
+            await self._journal.signed(certificates)
+        except Exception as err:  # noqa: BLE001  (whatever it is, those who wait are to hear of it)
+            outcomes = [apart(err) for _ in deliveries]
+        else:
+            rows = [certificate.row for certificate in certificates]
+            outcomes = await self._insert(rows, [delivery.answer for delivery in deliveries])
+        failures = []
+        for certificate, outcome in zip(certificates, outcomes, strict=True):
+            if outcome is not None:
+                log_unstored(certificate, outcome)
+                failures.append((certificate, outcome))
+        if failures:
             try:
-                await self._issued([certificate for _, certificate in stored])
-            except Exception as err:  # noqa: BLE001  (as above)
-                for delivery, _ in stored:
-                    delivery.fail(apart(err))
-                return
-        for delivery, _ in stored:
-            delivery.deliver()
+                await self._journal.unstored(failures)
+            except Exception as err:  # noqa: BLE001  (the log has it, and those who wait are to hear of it)
+                logger.error("the journal of what was not stored cannot be written: %s", err)
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
+            if outcome is None:
+                delivery.deliver()
+            else:
+                delivery.fail(outcome)
 
     async def _insert(
         self, rows: list[CertificateRow], answers: list[AnsweredRequest | None]

@@ -302,8 +302,13 @@ class Database:
                     self._inserter.terminate()
                 if not self.inserter_is_open:
                     self._inserter = await self._open_prepared()
-                with _cut_off(self._inserter, STATEMENT_TIMEOUT_S):
-                    yield self._inserter
+                connection = self._inserter
+                with _cut_off(connection, STATEMENT_TIMEOUT_S):
+                    if self.pooled:
+                        async with self._transaction(connection, isolation=None, readonly=False):
+                            yield connection
+                    else:
+                        yield connection
                 self._inserted_at = loop.time()
 
     @property
@@ -381,7 +386,7 @@ class Database:
         connection = await self._open()
         try:
             with _cut_off(connection, STATEMENT_TIMEOUT_S):
-                await _prepare(connection)
+                await self._prepare(connection)
         except BaseException:
             connection.terminate()
             raise
