@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from bench.load import ask, at_rate, compile_openloop, saturate
-from bench.servers import Server, find, free_port, ocspd_program, running
+from bench.servers import Server, find, ocspd_program, running
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.faults.cluster import Cluster, clusters
+from tests.ports import free_port
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.migrate import load_migrations

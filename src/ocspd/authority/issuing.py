@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from ocspd.authority.groups import Groups, apart
@@ -113,7 +114,13 @@ class Authority:
             return (await self._checked(request, answer)).row
 
         answer = await self._answers.answer(once, issue)
-        return SignedCertificate(cert_pem=answer.row.pem, row=answer.row, request=request, again=answer.again)
+        return SignedCertificate(
+            cert_pem=answer.row.pem,
+            row=answer.row,
+            request=request,
+            context=copy_context(),
+            again=answer.again,
+        )
 
     async def _checked(
         self, request: SignRequest, answer: AnsweredRequest | None = None
@@ -160,7 +167,7 @@ class Authority:
     def _signed(self, delivery: Delivery, issued: Issued, now: datetime) -> None:
         row = issued.row(label=delivery.request.label, issued_at=now)
         delivery.certificate = SignedCertificate(
-            cert_pem=row.pem, row=row, request=delivery.request, actor=delivery.actor
+            cert_pem=row.pem, row=row, request=delivery.request, context=delivery.context
         )
         if delivery.request.return_precert:
             delivery.deliver()

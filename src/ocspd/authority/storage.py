@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ocspd.authority.access.actor import current
 from ocspd.authority.groups import Groups, apart
 from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.logs import logger
@@ -24,8 +24,8 @@ from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextvars import Context
 
-    from ocspd.authority.access.actor import Actor
     from ocspd.certdb.base import CertDB
     from ocspd.model import AnsweredRequest, CertificateRow
     from ocspd.pki.issuer import SignRequest
@@ -42,8 +42,8 @@ class SignedCertificate:
     cert_pem: str
     row: CertificateRow
     request: SignRequest
-    actor: Actor | None = None
-    """Who asked for it."""
+    context: Context
+    """That of the task that asked for it: in it, `access.actor.current` tells who that was."""
     again: bool = False
     """Whether it was issued before, for the same Idempotency-Key."""
 
@@ -103,7 +103,7 @@ class Delivery:
         self.request = request
         self.answer = answer
         self.done: asyncio.Future[SignedCertificate] = asyncio.get_running_loop().create_future()
-        self.actor = current()
+        self.context = copy_context()
         self.certificate: SignedCertificate | None = None
 
     @property
