@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.authority.cfssl import free_port, make_material, wait_for_port
+from tests.authority.cfssl import make_material, wait_for_port
 from tests.binary import OCSPD, ocspd
+from tests.ports import free_port
 
 HOOKS = '''
 import schemathesis
