@@ -145,7 +145,7 @@ def test_the_certificate_that_a_host_serves_is_described(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("domain", "text"),
     [
-        ("127.0.0.1:1", "dial tcp 127.0.0.1:1: connection refused"),
+        ("127.0.0.1:1", "dial tcp 127.0.0.1:1: connect: connection refused"),
         ("localhost:99999", "localhost:99999: the port is not a number from 1 to 65535"),
         (":443", ":443: no host given"),
         ("a b", "a b: not a host name"),
