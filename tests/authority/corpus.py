@@ -227,6 +227,11 @@ SANS = {
 }
 
 
+ODD = [("1.2.3", text("a name of a kind that is odd"))]
+DNS = general(2, b"a.example")
+IPV6 = general(7, bytes(range(16)))
+
+
 def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
     flag = b"\x01\x01\xff" if critical else b""
     return der.sequence(der.oid(oid), flag, der.tlv(der.OCTET_STRING, value))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from tests.authority import corpus
 from tests.authority.api import make_backend, serving
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ def sign(csr: str, **others: Any) -> bytes:
     return json.dumps({"certificate_request": csr, **others}).encode()
 
 
+def certinfo(certificate: bytes) -> tuple[str, bytes]:
+    return "certinfo", json.dumps(
+        {"certificate": corpus.armour("CERTIFICATE", certificate).decode()}
+    ).encode()
+
+
 def giant_oid() -> str:
     """A PEM block of an element whose object identifier has one number of a million bits."""
     octets = b"\x81" * 130_000 + b"\x01"
@@ -88,6 +95,9 @@ REQUESTS = {
     ),
     "many keys": ("sign", json.dumps({f"k{number}": number for number in range(SIZE // 16)}).encode()),
     "OID of a CSR": ("newkey", json.dumps({"names": [{"OID": {"1." * (SIZE // 2): "a"}}]}).encode()),
+    "many names of a certificate": certinfo(corpus.certificate(subject=corpus.name(*[corpus.ODD] * 20_000))),
+    "many alternative names": certinfo(corpus.certificate(extensions=(corpus.san([corpus.DNS] * 60_000),))),
+    "many addresses": certinfo(corpus.certificate(extensions=(corpus.san([corpus.IPV6] * 35_000),))),
     "base64": ("authsign", json.dumps({"token": "A" * (SIZE // 2), "request": "A" * (SIZE // 2)}).encode()),
 }
 

@@ -6,7 +6,7 @@ The body is a map of texts, of which the first of these sets counts: `certificat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ocspd.authority.api.api_response import Success
 from ocspd.authority.api.string_map import read_strings, require_one_of
@@ -32,12 +32,15 @@ class CertinfoEndpoint:
         texts = await read_input(read_strings, body)
         require_one_of(texts, ("certificate",), ("domain",), ("serial", "authority_key_id"))
         if "certificate" in texts:
-            certificate = await read_input(load_certificate, texts["certificate"].encode("utf-8", "replace"))
-        elif "domain" in texts:
-            domain = texts["domain"]
-            certificate = await wait_outside(lambda: served_certificate(domain, self._outbound))
-        elif self._db is not None:
-            certificate = await find_certificate(self._db, texts["serial"], texts["authority_key_id"])
-        else:
+            return Success(await read_input(_describe, texts["certificate"].encode("utf-8", "replace")))
+        if "domain" in texts:
+            domain, outbound = texts["domain"], self._outbound
+            return Success(await wait_outside(lambda: describe(served_certificate(domain, outbound))))
+        if self._db is None:
             raise OCSPDError("cannot lookup certificate from serial without db access")
-        return Success(describe(certificate))
+        stored = await find_certificate(self._db, texts["serial"], texts["authority_key_id"])
+        return Success(describe(stored))
+
+
+def _describe(pem: bytes) -> dict[str, Any]:
+    return describe(load_certificate(pem))
