@@ -68,7 +68,7 @@ CONFINED = {
     "obstore": {"index"},
     "aiohttp": {"authority", "signer", "responder", "ops", "client"},
     "multidict": {"responder"},  # aiohttp's header type
-    "yarl": {"authority"},  # aiohttp's URL type
+    "yarl": {"authority", "client"},  # aiohttp's URL type
     "prometheus_client": {"signer", "responder", "ops"},
     "rich": {"cli"},
     "uvloop": {"cli"},

@@ -94,24 +94,33 @@ class Servers:
         self._timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_S)
         self._headers = {"Content-Type": "application/json", **(headers or {})}
 
-    async def call(self, endpoint: str, body: bytes | None, *, query: str = "") -> Any:
+    async def call(
+        self,
+        endpoint: str,
+        body: bytes | None,
+        *,
+        query: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Return the result of an endpoint of CFSSL's API: POST of a body, GET without one."""
         error: OCSPDError | None = None
         target = f"{wire.API_PREFIX}{endpoint}" + (f"?{query}" if query else "")
         for address in self.addresses:
             try:
-                return _result(await self._request(f"{address}{target}", body))
+                return _result(await self._request(f"{address}{target}", body, headers))
             except CodedError as err:
                 error = err
         assert error is not None
         raise error
 
-    async def _request(self, url: str, body: bytes | None) -> bytes:
+    async def _request(self, url: str, body: bytes | None, headers: Mapping[str, str] | None) -> bytes:
         """Return the body of a reply with status 200."""
         method = "GET" if body is None else "POST"
         try:
             async with self._session() as session:
-                sent = session.request(method, url, data=body, proxy=proxy_for(url), allow_redirects=False)
+                sent = session.request(
+                    method, url, data=body, headers=headers, proxy=proxy_for(url), allow_redirects=False
+                )
                 async with sent as response:
                     reply = await read_limited(response)
                     if response.status != 200:

@@ -81,8 +81,10 @@ class ErrorStatusError(OCSPDError):
 class ResponseChecker:
     """Checks responses of the given CAs at one instant; remembers signers it has found authorized."""
 
-    def __init__(self, issuers: Sequence[x509.Certificate], now_s: int) -> None:
+    def __init__(self, issuers: Sequence[x509.Certificate], now_s: int, *, skew_s: int = 0) -> None:
+        """`skew_s` is how far ahead of ours the responder's clock may be."""
         self._now_s = now_s
+        self._latest_s = now_s + skew_s
         self._issuers = {
             (name, *issuer_hashes(issuer, name)): issuer for issuer in issuers for name in HASHES
         }
@@ -113,11 +115,11 @@ class ResponseChecker:
         if single is None:
             raise OCSPDError("it is about a certificate other than the requested one")
         status, this_update, next_update, revoked_at = single[4:]
-        if this_update > self._now_s:
+        if this_update > self._latest_s:
             raise OCSPDError("its thisUpdate is in the future")
         if next_update is not None and next_update <= self._now_s:
             raise OCSPDError("it has expired")
-        if revoked_at is not None and revoked_at > self._now_s:
+        if revoked_at is not None and revoked_at > self._latest_s:
             raise OCSPDError("its time of revocation is in the future")
         if stored is not None and stored != (
             status,
@@ -156,10 +158,15 @@ def make_request(certificate: x509.Certificate, issuer: x509.Certificate) -> byt
 
 
 def check_response(
-    der: bytes, *, certificate: x509.Certificate, issuer: x509.Certificate, now: datetime
+    der: bytes,
+    *,
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    now: datetime,
+    skew_s: int = 0,
 ) -> CheckedStatus:
     """Check the response to `make_request` and return its content; errors as for `ResponseChecker`."""
-    checker = ResponseChecker([issuer], int(now.timestamp()))
+    checker = ResponseChecker([issuer], int(now.timestamp()), skew_s=skew_s)
     return checker.check(der, ("sha1", *issuer_hashes(issuer, "sha1")), certificate.serial_number)
 
 
