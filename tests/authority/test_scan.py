@@ -173,6 +173,23 @@ def test_suites_are_in_the_order_of_the_server_and_show_versions_and_curves(
     assert found["CertsBySigAlgs"]["output"]["{RSA,SHA256}"] == "ECDSAWithSHA256"
 
 
+def test_two_certificates_are_told_apart(tmp_path: Path, credentials: Path) -> None:
+    """The one that the root with an RSA key signed has an RSA key itself."""
+    rsa_root = issue("RSA Root", key=rsa.generate_private_key(65537, 2048))
+    leaf = issue("localhost", rsa_root, key=rsa.generate_private_key(65537, 2048))
+    other = tls_servers.write(tmp_path, "rsa", leaf, rsa_root)
+    settings = f"ssl_certificate {other}; ssl_certificate_key {other}; ssl_protocols TLSv1.2;"
+    with tls_servers.nginx(tmp_path, credentials, settings) as port:
+        found = scan(port, "CertsByCiphers|CertsBySigAlgs")
+    by_cipher = found["CertsByCiphers"]["output"]
+    assert {name: signed for name, signed in by_cipher.items() if "_ECDSA_" in name}
+    for name, signed in by_cipher.items():
+        assert signed == ("ECDSAWithSHA256" if "_ECDSA_" in name else "SHA256WithRSA"), name
+    by_signature = found["CertsBySigAlgs"]["output"]
+    assert by_signature["{ECDSA,SHA256}"] == "ECDSAWithSHA256"
+    assert by_signature["{RSA,SHA256}"] == by_signature["{RSA-PSS,SHA256}"] == "SHA256WithRSA"
+
+
 def test_suites_agree_with_cfssl(tmp_path: Path, rsa_credentials: Path) -> None:
     """Debian's CFSSL knows neither TLS 1.3 nor the final numbers of ChaCha20."""
     settings = """ssl_protocols TLSv1.2; ssl_prefer_server_ciphers on; ssl_ecdh_curve secp384r1:prime256v1;
