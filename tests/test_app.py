@@ -37,7 +37,7 @@ def test_a_verb_that_stays_declares_flags_and_leaves_the_rest_to_the_assembly(ve
 
 async def test_the_error_of_a_database_configuration_names_its_file(tmp_path: Path) -> None:
     path = tmp_path / "db.json"
-    with pytest.raises(CodedError, match=r"configuration: open .+db\.json: no such"):
+    with pytest.raises(CodedError, match=r"configuration file: open .+db\.json: no such"):
         await app.open_database(str(path), SystemClock())
     path.write_text('{"driver": "sqlite3"}')
     with pytest.raises(CodedError, match=r"db\.json: ") as caught:

@@ -14,8 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
-from ocspd.inputs import naming, read_certificate, read_file, read_key
+from ocspd.errors import Code, ConfigError, OCSPDError
+from ocspd.inputs import naming, read_certificate, read_file, read_key, unreadable_as
 from ocspd.logs import logger
 from ocspd.machine import MACHINE
 
@@ -61,10 +61,8 @@ async def open_database(path: str, clock: Clock) -> CertDB:
     """
     from ocspd.certdb import open_certdb, parse_db_config
 
-    try:
+    with unreadable_as(Code.POLICY_INVALID, "could not read configuration file"):
         data = read_file(path)
-    except OCSPDError as err:
-        raise CodedError(Code.POLICY_INVALID, f"cannot read the database configuration: {err}") from err
     with naming(path):
         config = parse_db_config(data)
     return await open_certdb(config, clock)
@@ -194,7 +192,9 @@ def build_certificate_signer(
     authority = None
     if local:
         ca, ca_key = config.required_ca()
-        certificate, key = read_certificate(ca), read_key(ca_key)
+        certificate = read_certificate(ca)
+        with unreadable_as(Code.CERT_READ_FAILED):
+            key = read_key(ca_key)
         with naming(f"{ca}, {ca_key}"):  # which may not belong together
             issuer = Issuer(certificate, key, config.signing, clock, allow_weak_rsa=config.allow_rsa_1024)
         authority = Authority(issuer, db, clock, shared=shared)

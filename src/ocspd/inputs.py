@@ -28,15 +28,28 @@ MAX_INPUT_BYTES = 64 * 1024 * 1024
 """The limit for whatever is read whole: a device given by mistake does not fill the memory."""
 
 
+class UnreadableError(OCSPDError):
+    """A file that cannot be read; for some, CFSSL's error has a number (`unreadable_as`)."""
+
+
 def read_file(path: str) -> bytes:
-    """Return the content of a file; OCSPDError naming it and the remedy when it cannot be read."""
+    """Return the content of a file; UnreadableError naming it and the remedy when it cannot be read."""
     if not path:
-        raise OCSPDError("a file name is empty")
+        raise UnreadableError("a file name is empty")
     try:
         with Path(path).open("rb") as file:
             return read_whole(file, path)
     except (OSError, ValueError) as err:
-        raise OCSPDError(_explain(path, err)) from err
+        raise UnreadableError(_explain(path, err)) from err
+
+
+@contextmanager
+def unreadable_as(code: Code, what: str = "") -> Iterator[None]:
+    """Give the error about a file that cannot be read a number, and `what` before its text."""
+    try:
+        yield
+    except UnreadableError as err:
+        raise CodedError(code, f"{what}: {err}" if what else str(err)) from err
 
 
 def read_whole(file: BinaryIO, name: str) -> bytes:

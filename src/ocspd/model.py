@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from ocspd.errors import Code, CodedError
+from ocspd.errors import Code, CodedError, OCSPDError
 
 ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 """Go's zero time: what CFSSL writes as `revoked_at` of a certificate that is not revoked."""
 
 _HEX_SERIAL = re.compile(r"(?:[0-9a-fA-F]{1,2}:){1,100}[0-9a-fA-F]{1,2}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _PREFIXED_SERIAL = re.compile(r"0[xX][0-9a-fA-F]{1,100}")
 
 
@@ -104,7 +105,8 @@ def known_reason(reason: int) -> bool:
 def parse_reason(text: str) -> int:
     """Read a revocation reason: empty (0), a name in any case, or its number.
 
-    Unlike CFSSL, which rejects the numbers 0 and 10 and accepts 7. CodedError 8200 otherwise.
+    Unlike CFSSL, which rejects the numbers 0 and 10 and accepts 7. A number that is no reason is CodedError
+    8200, and anything else an OCSPDError without a number, as in CFSSL.
     """
     word = text.strip().lower()
     if not word:
@@ -113,10 +115,12 @@ def parse_reason(text: str) -> int:
         return REASONS[word]
     if word.isascii() and word.isdigit() and len(word) <= 3 and known_reason(int(word)):
         return int(word)
-    raise CodedError(
-        Code.OCSP_INVALID_STATUS,
-        f"Invalid revocation reason {text[:64]!r}: use a number 0-6 or 8-10, or one of {', '.join(REASONS)}",
+    wrong = (
+        f"Invalid revocation reason {text[:64]!r}: use a number 0-6 or 8-10, or one of {', '.join(REASONS)}"
     )
+    if _NUMBER.fullmatch(word):
+        raise CodedError(Code.OCSP_INVALID_STATUS, wrong)
+    raise OCSPDError(wrong)
 
 
 def parse_date(text: str) -> datetime:

@@ -1,10 +1,10 @@
 """Go's text forms that CFSSL's users see: JSON as encoding/json reads and writes it, and durations.
 
 Reading (encoding/json into a struct): keys match in any case, unknown keys are ignored, null keeps the
-default, a wrong type is an error that names the field. A duplicate key in one object is rejected, in a
-struct also when only the case differs: Go takes the last one, other readers the first, and what was
-checked must be what is used. Every reader here takes time linear in its input. Writing: compact, `<`,
-`>`, `&` and the line separators escaped.
+default, a wrong type is an error that names the field. Of keys that differ only in case the last one counts,
+and objects under them are merged. The same key twice in one object is rejected: Go takes the last one, other
+readers the first, and what was checked must be what is used. Every reader here takes time linear in its
+input. Writing: compact, `<`, `>`, `&` and the line separators escaped.
 """
 
 from __future__ import annotations
@@ -189,23 +189,27 @@ class Fields:
     `struct` names the Go struct in error texts (`Go struct field STRUCT.key of type …`).
     """
 
-    def __init__(self, value: Any, struct: str) -> None:
+    def __init__(self, value: Any, struct: str, *later: dict[str, Any]) -> None:
+        """Read a value, which must be an object or null; the members of `later` ones count after its own."""
         if value is None:
             value = {}
         if not isinstance(value, dict):
             raise JSONError(f"json: cannot unmarshal {type_of(value)} into Go value of type {struct}")
-        self._values: dict[str, Any] = value
-        self._folded: dict[str, str] = {}
-        for key in value:
-            other = self._folded.setdefault(fold(key), key)
-            if other != key:
-                raise JSONError(f"duplicate key: {shown(other, 60)!r} and {shown(key, 60)!r} are the same")
+        self._objects: tuple[dict[str, Any], ...] = (value, *later)
+        self._folded: dict[str, list[tuple[str, Any]]] = {}
+        for each in self._objects:
+            for key, item in each.items():
+                self._folded.setdefault(fold(key), []).append((key, item))
         self.struct = struct
 
     def get(self, key: str) -> Any:
-        """Return the raw value of key, None when absent or null."""
-        found = self._folded.get(fold(key))
-        return None if found is None else self._values[found]
+        """Return the raw value of key, the last of several; None when absent or null."""
+        found = self._every(key)
+        return found[-1] if found else None
+
+    def _every(self, key: str) -> list[Any]:
+        """Return the values of key in any case that are not null, which in Go changes nothing."""
+        return [value for _, value in self._folded.get(fold(key), ()) if value is not None]
 
     def has(self, key: str) -> bool:
         """Return whether key is there, be it null."""
@@ -213,12 +217,25 @@ class Fields:
 
     def values(self) -> dict[str, Any]:
         """Return all members by their exact keys."""
-        return self._values
+        first, *others = self._objects
+        return {key: item for each in self._objects for key, item in each.items()} if others else first
+
+    def without(self, *keys: str) -> Fields:
+        """Return the same without the members that have exactly these keys."""
+        first, *others = (
+            {key: item for key, item in each.items() if key not in keys} for each in self._objects
+        )
+        return Fields(first, self.struct, *others)
 
     def unknown(self, *known: str) -> list[str]:
         """Return the keys that match none of `known`, for a warning."""
         folded = {fold(key) for key in known}
-        return [key for key in self._values if fold(key) not in folded]
+        return [key for key in self.values() if fold(key) not in folded]
+
+    def repeated(self) -> list[str]:
+        """Return for each key that occurs in several cases how it was written, for a warning."""
+        spelled = (dict.fromkeys(key for key, _ in found) for found in self._folded.values())
+        return [" and ".join(shown(key, 60) for key in keys) for keys in spelled if len(keys) > 1]
 
     def strangers(self, *known: str) -> list[str]:
         """Return the same keys fit for a message, each with the similar key that was probably meant.
@@ -235,15 +252,14 @@ class Fields:
         return found
 
     def _typed(self, key: str, kind: type | tuple[type, ...], go_type: str) -> Any:
-        value = self.get(key)
-        if value is not None and (
-            not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
-        ):
-            raise JSONError(
-                f"json: cannot unmarshal {type_of(value)} into Go struct field "
-                f"{self.struct}.{key} of type {go_type}"
-            )
-        return value
+        found = self._every(key)
+        for value in found:
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise JSONError(
+                    f"json: cannot unmarshal {type_of(value)} into Go struct field "
+                    f"{self.struct}.{key} of type {go_type}"
+                )
+        return found[-1] if found else None
 
     def string(self, key: str, default: str = "") -> str:
         """Return a string field."""
@@ -284,13 +300,16 @@ class Fields:
 
     def child(self, key: str, struct: str) -> Fields | None:
         """Return an object field; None when absent or null."""
-        value = self._typed(key, dict, struct)
-        return None if value is None else Fields(value, struct)
+        if self._typed(key, dict, struct) is None:
+            return None
+        first, *others = self._every(key)
+        return Fields(first, struct, *others)
 
     def mapping(self, key: str, struct: str) -> dict[str, Any] | None:
         """Return a free-form map field by its exact keys; None when absent or null."""
-        value: dict[str, Any] | None = self._typed(key, dict, f"map[string]{struct}")
-        return value
+        if self._typed(key, dict, f"map[string]{struct}") is None:
+            return None
+        return {name: value for each in self._every(key) for name, value in each.items()}
 
 
 _UNIT_NS = {

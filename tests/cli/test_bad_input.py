@@ -63,7 +63,7 @@ CASES = [
     ("gencert -ca cut.pem -ca-key ca-key.pem csr.json", '"code":1002'),
     ("gencert -ca twice.pem -ca-key ca-key.pem csr.json", '"code":1003'),
     ("gencert -ca ca.pem -ca-key cut-key.pem csr.json", '"code":2002'),
-    ("gencert -ca ca.pem -ca-key other/ca-key.pem csr.json", '"code":2300'),
+    ("gencert -ca ca.pem -ca-key other/ca-key.pem csr.json", '"code":1000'),
     ("gencert -ca env:OCSPD_NOT_SET -ca-key ca-key.pem csr.json", "OCSPD_NOT_SET is not set"),
     ("gencert -ca C:ca.pem -ca-key ca-key.pem csr.json", "file:C:ca.pem"),
     (f"gencert {SIGN} -config curly.json csr.json", "Failed to load config file: "),

@@ -335,7 +335,7 @@ WRONG = [
     (["genkey", "leaf.csr"], "leaf.csr: invalid character '-'"),
     (["gencsr", "leaf.json"], "-key"),
     (["gencsr", "-key", "leaf.csr", "leaf.json"], '{"code":2003,"message":"leaf.csr: '),
-    (["gencert", "-ca", "ca.pem", "-ca-key", "leaf-key.pem", "leaf.json"], '{"code":2300,'),
+    (["gencert", "-ca", "ca.pem", "-ca-key", "leaf-key.pem", "leaf.json"], '{"code":1000,'),
     (
         ["gencert", "-ca", "ca-key.pem", "-ca-key", "ca-key.pem", "leaf.json"],
         '{"code":1003,"message":"ca-key.pem',

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocspd.clock import ManualClock
-from ocspd.errors import Code, CodedError
+from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.model import CertStatus
 from ocspd.pki import ca, certs, csr, issuer, keys, pem
 from ocspd.pki.config_json import parse_config
@@ -314,7 +314,23 @@ def test_request_extensions_must_be_allowed_and_may_replace_a_standard_one() -> 
 
 
 def test_a_csr_whitelist_without_the_key_is_explained() -> None:
-    assert "CSRWhitelist" in refused(5200, {**LOCAL, "CSRWhitelist": {"Subject": True}})
+    with pytest.raises(OCSPDError, match="CSRWhitelist must include PublicKey") as caught:
+        sign({**LOCAL, "CSRWhitelist": {"Subject": True}})
+    assert not isinstance(caught.value, CodedError)  # CFSSL has no number for it
+
+
+@pytest.mark.parametrize("key", ["name_whitelist", "NameWhitelist", "NAMEWHITELIST", "Name_Whitelist"])
+def test_a_name_whitelist_counts_under_each_name_that_cfssl_reads(key: str) -> None:
+    refused(5500, {**LOCAL, key: "^x$"}, {"CN": "leaf"})
+    assert sign({**LOCAL, key: "^leaf$"}, {"CN": "leaf"})
+
+
+@pytest.mark.parametrize("key", ["CSRWhitelist", "csrwhitelist", "csr_whitelist", "CSR_WHITELIST"])
+def test_a_csr_whitelist_counts_under_the_name_one_expects_too(key: str) -> None:
+    allowed = {"publickey": True, "PublicKeyAlgorithm": True}
+    made = sign({**LOCAL, key: allowed}, {"CN": "leaf", "hosts": ["a.example"]})
+    assert "2.5.29.17" not in oids(made)
+    assert not list(made.subject)
 
 
 def test_a_csr_whitelist_needs_nothing_but_the_key_and_hides_a_request_for_a_ca() -> None:
@@ -345,11 +361,11 @@ def test_a_certificate_names_its_issuers_key_also_when_it_has_the_issuers_name(n
     assert certs.to_row(made, label="", issued_at=NOW).aki == certs.aki_hex(made)
 
 
-def test_a_key_of_another_certificate_is_2300() -> None:
+def test_a_key_of_another_certificate_is_1000_as_in_cfssl() -> None:
     certificate, _ = make_ca()
     with pytest.raises(CodedError) as caught:
         Issuer(certificate, make_key("ecdsa-256", 9), parse_config(b'{"signing":{}}'), ManualClock(NOW))
-    assert caught.value.code == Code.KEY_MISMATCH
+    assert caught.value.code == Code.CERT_UNKNOWN
 
 
 def test_the_serial_is_logged_as_scripts_expect_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -432,10 +448,10 @@ def test_a_new_ca_takes_backdate_and_crl_url_and_a_given_key_does_not() -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "5", "99999999999h"])
-def test_a_ca_expiry_that_is_no_duration_is_5200(text: str) -> None:
-    with pytest.raises(CodedError) as caught:
+def test_a_ca_expiry_that_is_no_duration_has_no_number_as_in_cfssl(text: str) -> None:
+    with pytest.raises(OCSPDError, match=r"^ca\.expiry: time: ") as caught:
         make_ca({"ca": {"expiry": text}})
-    assert caught.value.code == Code.POLICY_INVALID
+    assert not isinstance(caught.value, CodedError)
 
 
 def test_a_self_signed_certificate_copies_what_its_request_asks_for() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ocspd.errors import Code, CodedError, ConfigError, OCSPDError
 from ocspd.pki.config_json import parse_config
-from ocspd.pki.profiles import DEFAULT_USAGES, Profile, SigningConfig, default_config
+from ocspd.pki.profiles import DEFAULT_USAGES, CAConstraint, Profile, SigningConfig, default_config
 from ocspd.pki.usages import EXTENDED_KEY_USAGES, KEY_USAGES, parse_usages
 from tests.authority.ct_log import spki
 from tests.pki.chain import make_key
@@ -103,6 +103,20 @@ def test_keys_are_read_in_any_case_and_unknown_ones_are_named() -> None:
         ({**CT, "ct_log_keys": {"https://ct.example": P384}}, "neither a P-256 key nor an RSA key"),
         ({**CT, "ct_log_keys": {"https://ct.example": 1}}, "cannot unmarshal"),
         ({"expiry": "1h", "ct_log_keys": {"https://ct.example": P256}}, "is not in ct_log_servers"),
+        ({"expiry": "1h", "name_whitelst": "x"}, "unknown key name_whitelst: did you mean name_whitelist?"),
+        ({"expiry": "1h", "Name-Whitelist": "x"}, "did you mean name_whitelist?"),
+        ({"expiry": "1h", "dns_whitelist": "x"}, "did you mean"),
+        ({"expiry": "1h", "authkey": "x"}, "did you mean auth_key?"),
+        ({"expiry": "1h", "notAfter": "2030-01-01T00:00:00Z"}, "did you mean not_after?"),
+        ({"expiry": "1h", "ca_constraint": {"is_ca": True, "maxPathLen": 1}}, "did you mean max_path_len?"),
+        ({"expiry": "1h", "NameWhitelist": "("}, "name_whitelist"),
+        ({"expiry": "1h", "NameWhitelist": "x", "name_whitelist": "y"}, "both name_whitelist and NameW"),
+        ({"expiry": "1h", "CSRWhitelist": {}, "csr_whitelist": {}}, "both CSRWhitelist and csr_whitelist"),
+        ({"expiry": "1h", "Provider": {"key": "x"}}, "Provider cannot be set"),
+        ({"expiry": "1h", "prevprovider": "x"}, "PrevProvider cannot be set"),
+        ({"Expiry": "1h"}, "Expiry is Go's field for nanoseconds: write expiry"),
+        ({"expiry": "1h", "Backdate": "1h"}, "Backdate is Go's field"),
+        ({"Expiry": 3_600_000_000_000}, "empty expiry string"),
         ({"expiry": "1h", "usages": "signing"}, "cannot unmarshal"),
         ({"expiry": 3600}, "cannot unmarshal"),
         ({"expiry": "0h"}, "expiry is zero"),
@@ -365,9 +379,9 @@ def test_any_profile_is_read_or_refused_by_a_clear_error(profile: dict[str, Any]
     [
         ({"expirey": "1h"}, "expirey", "expiry"),
         (
-            {"ca_constraint": {"is_ca": True, "max_path_length": 0}},
-            "ca_constraint.max_path_length",
-            "max_path_len",
+            {"ca_constraint": {"isca": True}},
+            "ca_constraint.isca",
+            "is_ca",
         ),
         ({"CSRWhitelist": {"DnsName": True}}, "CSRWhitelist.DnsName", "DNSNames"),
         ({"policies": [{"ID": "1.2.3", "Qualifier": []}]}, "policies.Qualifier", "Qualifiers"),
@@ -412,3 +426,35 @@ def test_a_time_that_is_not_rfc_3339_is_refused(text: str) -> None:
     whole = {"expiry": "1h", "usages": ["signing"], "not_before": text}
     with pytest.raises(CodedError, match="not_before"):
         parse_config(json.dumps({"signing": {"default": whole}}).encode())
+
+
+def test_gos_own_backdate_counts_in_nanoseconds_as_in_cfssl() -> None:
+    assert config({**GOOD, "Backdate": 120_000_000_000}).default.backdate == timedelta(minutes=2)
+    assert config({**GOOD, "backdate": "1m", "Backdate": 120_000_000_000}).default.backdate == timedelta(
+        minutes=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expiry", "doubt"),
+    [
+        ('{"expiry":"1h","EXPIRY":"2h"}', "2h", "expiry and EXPIRY are the same key"),
+        ('{"EXPIRY":"2h","expiry":"1h"}', "1h", "EXPIRY and expiry are the same key"),
+        ('{"EXPIRY":"2h","expiry":null}', "2h", "EXPIRY and expiry are the same key"),
+    ],
+)
+def test_of_one_key_in_two_cases_the_last_counts_and_is_reported(text: str, expiry: str, doubt: str) -> None:
+    read = parse_config(b'{"signing":{"default":%s}}' % text.encode())
+    assert read.default.expiry_text == expiry
+    assert [doubt in each for each in read.doubts] == [True]
+
+
+def test_a_restriction_in_one_of_two_objects_of_the_same_name_is_kept() -> None:
+    text = b"""{"signing": {"default": {"expiry": "1h", "auth_key": "k"}},
+        "auth_keys": {"k": {"type": "standard", "key": "0123456789abcdef"}},
+        "Signing": {"Default": {"expiry": "2h", "ca_constraint": {"max_path_len_zero": true}},
+                    "default": {"CA_constraint": {"is_ca": true}}}}"""
+    read = parse_config(text).default
+    assert read.auth_key is not None
+    assert read.expiry_text == "2h"
+    assert read.ca_constraint == CAConstraint(is_ca=True, max_path_len_zero=True)

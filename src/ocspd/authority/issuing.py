@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextvars import copy_context
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ocspd.authority.groups import Groups, apart
@@ -165,7 +166,12 @@ class Authority:
             self._signed(delivery, outcome, now)
 
     def _signed(self, delivery: Delivery, issued: Issued, now: datetime) -> None:
-        row = issued.row(label=delivery.request.label, issued_at=now)
+        request = delivery.request
+        is_ca = self.issuer.config.profile(request.profile).ca_constraint.is_ca
+        replaced = request.hosts is not None and not is_ca  # a CA has no DNS names, whoever asks
+        row = issued.row(label=request.label, issued_at=now, replaced=replaced)
+        if request.metadata is not None:
+            row = replace(row, metadata=dict(request.metadata))
         delivery.certificate = SignedCertificate(
             cert_pem=row.pem, row=row, request=delivery.request, context=delivery.context
         )

@@ -44,6 +44,8 @@ class RemoteRequest:
     profile: str = ""
     label: str = ""
     serial: int | None = None
+    crl_url: str = ""
+    """The CRL distribution point in place of the profile's; CFSSL calls it crl_override."""
 
     def to_bytes(self) -> bytes:
         """Return the JSON; an authenticated request signs exactly these bytes."""
@@ -53,7 +55,10 @@ class RemoteRequest:
         }
         if self.subject is not None:
             request["subject"] = dict(self.subject)
-        request |= {"profile": self.profile, "label": self.label}
+        request |= {"profile": self.profile}
+        if self.crl_url:
+            request["crl_override"] = self.crl_url
+        request["label"] = self.label
         if self.serial is not None:
             request["serial"] = self.serial
         return wire.dumps(request).encode()

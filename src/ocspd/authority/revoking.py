@@ -45,7 +45,8 @@ async def revoke(  # noqa: PLR0913  (what is said of one revocation)
     A CFSSL built with Go 1.15 or later, Debian's for one, stores no key identifier, and then cannot
     revoke what it issued. Such a row is revoked here if its certificate has the requested identifier.
 
-    Raises CodedError: 1300 (serial), 8200 (reason, or removeFromCRL for a certificate not on hold), 11200 (no
+    Raises CodedError: 1300 (serial), 8200 (a number that is no reason, removeFromCRL for a certificate not on
+    hold), 11200 (no
     such certificate), 1400 (several certificates have this serial; the message lists their key
     identifiers), 11000 (database), 12000 (the audit log of `ledger` cannot be written).
     """

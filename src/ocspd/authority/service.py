@@ -102,7 +102,9 @@ class AuthorityService:
         self._followed: CRLPublisher | None = None
         self._following: asyncio.Task[None] | None = None
         self._dispatcher = Dispatcher(self._endpoints(), client_cn=client_cn)
-        self._server = HTTPServer(self._dispatcher, ssl_context=context)
+        self._server = HTTPServer(
+            self._dispatcher, ssl_context=context, refuse_method=self._dispatcher.refuse_method
+        )
 
     async def run(self, address: str, port: int) -> None:
         """Serve until SIGTERM or SIGINT; OCSPDError when nothing can listen there."""

@@ -62,6 +62,7 @@ class PolicySigner:
                 profile=request.profile,
                 label=request.label,
                 serial=request.serial,
+                crl_url=request.crl_url,
             )
         )
 

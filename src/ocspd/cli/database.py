@@ -9,14 +9,13 @@ from ocspd.authority.revoking import revoke
 from ocspd.certdb import migrate
 from ocspd.cli.flags import boolean, string
 from ocspd.cli.io import write_stdout
-from ocspd.cli.verb import Verb, no_action
+from ocspd.cli.verb import Verb, no_action, no_more_arguments
 from ocspd.clock import SystemClock
-from ocspd.errors import Code, CodedError, OCSPDError, UsageError
+from ocspd.errors import ConfigError, OCSPDError, UsageError
 from ocspd.inputs import read_file
 from ocspd.logs import logger
 from ocspd.model import serial_to_text
 from ocspd.pki.certs import aki_hex, load_certificate
-from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +30,7 @@ _CFSSL_VERSION = 2
 async def _open(flags: Flags) -> CertDB:
     path = flags.string("db-config")
     if not path:
-        raise CodedError(Code.POLICY_INVALID, "need DB config file (provide with -db-config)")
+        raise ConfigError("need DB config file (provide with -db-config)")
     return await open_database(path, SystemClock())
 
 
@@ -75,15 +74,14 @@ async def _status(db: CertDB, _flags: Flags) -> None:
 
 
 async def _revoke(flags: Flags, arguments: list[str]) -> None:
-    if arguments:
-        raise UsageError(f"revoke takes only flags, but got the argument {shown(arguments[0])!r}")
+    no_more_arguments(arguments)
     serial, aki = flags.string("serial"), flags.string("aki")
     if flags.string("cert"):
         if serial or aki:
             raise UsageError("give either -cert, or -serial and -aki")
         serial, aki = _identity(read_file(flags.string("cert")))
     if not serial:
-        raise UsageError("need certificate serial number (provide with -serial, or give -cert)")
+        raise ConfigError("serial number is required but not provided (give -serial, or -cert)")
     async with await _open(flags) as db:
         notice = await revoke(
             db,

@@ -10,8 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ocspd import wire
-from ocspd.errors import ConfigError, OCSPDError
-from ocspd.inputs import read_file, read_whole
+from ocspd.errors import Code, ConfigError, OCSPDError
+from ocspd.inputs import read_file, read_whole, unreadable_as
 
 if TYPE_CHECKING:
     from ocspd.cli.flags import Flags
@@ -44,7 +44,9 @@ def load_config(flags: Flags) -> SigningConfig | None:
     from ocspd.pki.config_json import parse_config  # noqa: PLC0415  (cryptography, only when needed)
 
     try:
-        return parse_config(read_file(path))
+        with unreadable_as(Code.POLICY_INVALID, "could not read configuration file"):
+            data = read_file(path)
+        return parse_config(data)
     except OCSPDError as err:
         raise ConfigError(f"Failed to load config file: {err}") from err
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -193,11 +194,23 @@ def _result(reply: bytes) -> Any:
     return result
 
 
+_ALERT = re.compile(r"ALERT_([A-Z_]+)\]")
+_NO_CERTIFICATE = frozenset({"handshake failure", "unknown ca"})
+"""Alerts about a client's certificate that do not have the word in their name; the first is TLS 1.2's."""
+
+
 def cause_of(err: Exception, url: str, trust: str = "set -tls-remote-ca to the CAs to trust") -> str:
     """Explain why there was no reply, in our own words where aiohttp's are about its own objects.
 
     `trust` is what to do about a certificate that is not trusted.
     """
+    alert = _ALERT.search(str(err))
+    if alert is not None:
+        name = alert[1].lower().replace("_", " ")
+        remedy = ""
+        if "certificate" in name or name in _NO_CERTIFICATE:
+            remedy = " (set -mutual-tls-client-cert and -mutual-tls-client-key to a certificate it accepts)"
+        return f"remote error: tls: {name}{remedy}"
     if isinstance(err, aiohttp.ClientConnectorCertificateError):
         failure: Exception = err.certificate_error
         reason = getattr(failure, "verify_message", "") or str(failure)
@@ -209,8 +222,9 @@ def cause_of(err: Exception, url: str, trust: str = "set -tls-remote-ca to the C
     if isinstance(err, aiohttp.InvalidURL):
         return "not the URL of a server"
     if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError):
-        scheme = "https://" if url.startswith("http:") else "http://"
-        return f"{err} (does the server speak {scheme}?)"
+        if url.startswith("http:"):
+            return f"{err} (does the server speak https://?)"
+        return f"{err} (does the server speak http://, or require a client certificate?)"
     return str(err)
 
 

@@ -45,7 +45,7 @@ def init_ca(request: CertificateRequest, clock: Clock, key: PrivateKey | None = 
     """Create a CA from a request, with a new key unless one is given.
 
     With a given key `ca.backdate` and `crl_url` are ignored, as in CFSSL. CodedError 5300 for a request
-    without any subject, 5200 for an invalid duration, 2400 for a key that cannot be generated.
+    without any subject, 2400 for a key that cannot be generated; OCSPDError for an invalid duration.
     """
     _check_subject(request)
     policy = _ca_policy(request, renewing=key is not None)
@@ -88,7 +88,7 @@ def _duration(what: str, text: str) -> timedelta:
     try:
         return parse_duration(text)
     except (DurationError, OverflowError) as err:
-        raise CodedError(Code.POLICY_INVALID, f"ca.{what}: {err}") from err
+        raise OCSPDError(f"ca.{what}: {err}") from err  # CFSSL has no number for it
 
 
 def renew_ca(certificate: x509.Certificate, key: PrivateKey, clock: Clock) -> str:

@@ -12,6 +12,13 @@ from ocspd import wire
 from ocspd.errors import Code, CodedError, ConfigError, DERError
 from ocspd.pki import names
 from ocspd.pki.auth import AuthKey, parse_auth_key
+from ocspd.pki.config_keys import (
+    GO_DURATIONS,
+    check_go_internal,
+    nanoseconds,
+    repeated_keys,
+    unknown_keys,
+)
 from ocspd.pki.go_regexp import Pattern
 from ocspd.pki.profiles import AuthRemote, CAConstraint, CSRWhitelist, Profile, SigningConfig, default_profile
 from ocspd.pki.usages import EXTENDED_KEY_USAGES, KEY_USAGES, parse_usages
@@ -39,7 +46,9 @@ _PROFILE_KEYS = (
     "copy_extensions",
     "allowed_extensions",
     "CSRWhitelist",
+    "csr_whitelist",
     "name_whitelist",
+    "NameWhitelist",
     "auth_key",
     "prev_auth_key",
     "remote",
@@ -59,19 +68,21 @@ LINT_LEVELS = {"reserved": 0, "NA": 1, "NE": 2, "pass": 3, "info": 4, "warn": 5,
 """zlint's statuses; a finding whose status is above the one in `lint_error_level` refuses a certificate."""
 
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
+_WHITELIST_KEYS = (
+    "Subject",
+    "PublicKeyAlgorithm",
+    "PublicKey",
+    "SignatureAlgorithm",
+    "DNSNames",
+    "IPAddresses",
+    "EmailAddresses",
+    "URIs",
+)
 _KEYS_BELOW = {
     "ca_constraint": ("is_ca", "max_path_len", "max_path_len_zero"),
     "auth_remote": ("remote", "auth_key"),
-    "CSRWhitelist": (
-        "Subject",
-        "PublicKeyAlgorithm",
-        "PublicKey",
-        "SignatureAlgorithm",
-        "DNSNames",
-        "IPAddresses",
-        "EmailAddresses",
-        "URIs",
-    ),
+    "CSRWhitelist": _WHITELIST_KEYS,
+    "csr_whitelist": _WHITELIST_KEYS,
 }
 
 
@@ -106,8 +117,10 @@ def parse_config(data: bytes) -> SigningConfig:
     except wire.JSONError as err:
         raise CodedError(Code.POLICY_INVALID, f"failed to unmarshal configuration: {err}") from err
     named = {"default": default, **profiles}
-    reader.unknown += [f"signing.{key}" for key in signing.strangers("default", "profiles")]
-    reader.unknown += top.strangers("signing", "auth_keys", "remotes", "ocsp", "access")
+    doubts = [doubt for name, profile in named.items() for doubt in _doubts(name, profile)]
+    doubts += repeated_keys([top, signing, *reader.objects])
+    reader.unknown += [f"signing.{key}" for key in unknown_keys(signing, "default", "profiles")]
+    reader.unknown += unknown_keys(top, "signing", "auth_keys", "remotes", "ocsp", "access")
     for name, value in (top.mapping("auth_keys", "AuthKey") or {}).items():
         below = wire.Fields(value, "AuthKey").strangers("type", "key")
         reader.unknown += [f"auth_keys.{shown(name)}: {key}" for key in below]
@@ -117,7 +130,7 @@ def parse_config(data: bytes) -> SigningConfig:
         auth_keys=keys,
         remotes=remotes,
         unknown=tuple(reader.unknown),
-        doubts=tuple(doubt for name, profile in named.items() for doubt in _doubts(name, profile)),
+        doubts=tuple(doubts),
     )
 
 
@@ -126,7 +139,7 @@ def _unknown_below(profile: wire.Fields) -> list[str]:
     found = []
     for name, known in _KEYS_BELOW.items():
         child = profile.child(name, name)
-        found += [f"{name}.{key}" for key in child.strangers(*known)] if child is not None else []
+        found += [f"{name}.{key}" for key in unknown_keys(child, *known)] if child is not None else []
     for policy in profile.items("policies", "CertificatePolicy"):
         found += [f"policies.{key}" for key in policy.strangers("ID", "Qualifiers")]
         for qualifier in policy.items("Qualifiers", "CertificatePolicyQualifier"):
@@ -199,17 +212,23 @@ class _ProfileReader:
         self._keys = keys
         self._remotes = remotes
         self.unknown: list[str] = []
+        self.objects: list[wire.Fields] = []
 
     def read(self, name: str, fields: wire.Fields) -> Profile:
         """Read one profile; JSONError for a wrong type, CodedError 5200 for an invalid value."""
         try:
-            self.unknown += [f"profile {name}: {key}" for key in fields.strangers(*_PROFILE_KEYS)]
+            self.objects.append(fields)
+            check_go_internal(fields)
+            go_fields = {key: nanoseconds(fields, key) for key in GO_DURATIONS}
+            fields = fields.without(*GO_DURATIONS)
+            self.unknown += [f"profile {name}: {key}" for key in unknown_keys(fields, *_PROFILE_KEYS)]
             self.unknown += [f"profile {name}: {key}" for key in _unknown_below(fields)]
             profile = self._remote(fields)
             ct_logs, level = _ct_logs(fields), _lint_level(fields)
             if not profile.is_remote:
                 lint = _lint(fields, level)
                 profile = replace(_validity(fields, profile), ct_logs=ct_logs, lint=lint)
+            profile = replace(profile, backdate=profile.backdate or go_fields["Backdate"])
             return _rest(fields, self._authentication(fields, profile))
         except CodedError as err:
             raise invalid(f"profile {name}: {err.message}") from err
@@ -361,8 +380,8 @@ def _rest(fields: wire.Fields, profile: Profile) -> Profile:
         policies=tuple(_policy(item) for item in fields.items("policies", "CertificatePolicy")),
         copy_extensions=fields.boolean("copy_extensions"),
         allowed_extensions=allowed,
-        csr_whitelist=_csr_whitelist(fields.child("CSRWhitelist", "CSRWhitelist")),
-        name_whitelist=_name_whitelist(fields.string("name_whitelist")),
+        csr_whitelist=_csr_whitelist(_whitelist_fields(fields)),
+        name_whitelist=_name_whitelist(fields),
         client_provides_serial=fields.boolean("ClientProvidesSerialNumbers"),
     )
 
@@ -375,6 +394,14 @@ def _ca_constraint(fields: wire.Fields | None) -> CAConstraint:
         max_path_len=fields.integer("max_path_len"),
         max_path_len_zero=fields.boolean("max_path_len_zero"),
     )
+
+
+def _whitelist_fields(fields: wire.Fields) -> wire.Fields | None:
+    """Return the object CSRWhitelist; CFSSL ignores csr_whitelist, the name that one expects."""
+    found = [fields.child(key, "CSRWhitelist") for key in ("CSRWhitelist", "csr_whitelist")]
+    if None not in found:
+        raise _wrong("it has both CSRWhitelist and csr_whitelist: remove one")
+    return found[0] or found[1]
 
 
 def _csr_whitelist(fields: wire.Fields | None) -> CSRWhitelist | None:
@@ -411,7 +438,12 @@ def _check_oid(where: str, oid: str) -> None:
         raise _wrong(f"{where}: {shown(oid, 60)!r} is not an object identifier such as 1.2.3.4")
 
 
-def _name_whitelist(pattern: str) -> str:
+def _name_whitelist(fields: wire.Fields) -> str:
+    """Read name_whitelist, or NameWhitelist, the field of Go's that CFSSL keeps the expression in."""
+    pattern, go_pattern = fields.string("name_whitelist"), fields.string("NameWhitelist")
+    if pattern and go_pattern and pattern != go_pattern:
+        raise _wrong("it has both name_whitelist and NameWhitelist: remove one")
+    pattern = pattern or go_pattern
     if pattern:
         try:
             Pattern(pattern)

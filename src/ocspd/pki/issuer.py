@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ocspd.errors import Code, CodedError, DERError
+from ocspd.errors import Code, CodedError, DERError, OCSPDError
 from ocspd.logs import logger
 from ocspd.pki import certs, der, extensions, keys, sans
 from ocspd.pki import der_reader as reader
@@ -25,7 +25,7 @@ from ocspd.pki.template import CertificateTemplate, IssuerParts, SigningKey, ran
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cryptography import x509
 
@@ -87,6 +87,8 @@ class SignRequest:
     extensions: tuple[Extension, ...] = ()
     not_before: datetime | None = None
     not_after: datetime | None = None
+    metadata: Mapping[str, Any] | None = None
+    """Goes into the database as it is."""
     return_precert: bool = False
     """Whether the precertificate is wanted instead of a certificate; it is not stored."""
 
@@ -118,12 +120,16 @@ class Issuer:
         *,
         allow_weak_rsa: bool = False,
     ) -> None:
-        """Combine CA and policy; CodedError 2300 when the key does not belong to the certificate.
+        """Combine CA and policy; CodedError 1000 when the key does not belong to the certificate.
 
-        `allow_weak_rsa` accepts RSA keys from 1024 bits instead of 2048.
+        CFSSL finds that only in the signature, hence the number. `allow_weak_rsa` accepts RSA keys from 1024
+        bits instead of 2048.
         """
         if certificate is not None:
-            keys.check_key_matches(key, certificate)
+            try:
+                keys.check_key_matches(key, certificate)
+            except CodedError as err:
+                raise CodedError(Code.CERT_UNKNOWN, err.message) from err
             if not certs.basic_constraints(certificate).ca:
                 logger.warning(
                     "the CA certificate has no basicConstraints with cA: verifiers reject what it signs"
@@ -294,7 +300,8 @@ def _whitelisted(csr: ReceivedCSR, allowed: CSRWhitelist | None) -> ReceivedCSR:
     if allowed is None:
         return csr
     if not allowed.public_key:
-        raise CodedError(Code.POLICY_INVALID, "the profile's CSRWhitelist must include PublicKey")
+        # CFSSL fails on the missing key, with an error of Go's that has no number
+        raise OCSPDError("the profile's CSRWhitelist must include PublicKey")
     names = csr.alternative_names
     return replace(
         csr,

@@ -86,8 +86,12 @@ class Issued:
         """Return the certificate as it is read from its bytes."""
         return read_certificate(self.der)
 
-    def row(self, *, label: str, issued_at: datetime) -> CertificateRow:
-        """Return the row CFSSL writes for a certificate it has just signed; `sans` has DNS names only."""
+    def row(self, *, label: str, issued_at: datetime, replaced: bool = False) -> CertificateRow:
+        """Return the row CFSSL writes for a certificate it has just signed; `sans` has DNS names only.
+
+        `replaced` says that the request had names of its own in place of the CSR's: without DNS names, Go then
+        has an empty list, and otherwise none.
+        """
         return CertificateRow(
             serial=self.serial,
             aki=self.aki,
@@ -96,7 +100,7 @@ class Issued:
             ca_label=label,
             issued_at=issued_at,
             not_before=self.not_before,
-            sans=list(self.dns) or None,
+            sans=list(self.dns) or ([] if replaced else None),
             common_name=self.common_name,
         )
 

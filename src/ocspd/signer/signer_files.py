@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocspd.errors import Code
 from ocspd.files import stamp
-from ocspd.inputs import naming, parse_key, read_certificate, read_key_material
+from ocspd.inputs import naming, parse_key, read_certificate, read_key_material, unreadable_as
 from ocspd.pki.certs import load_certificate
 from ocspd.pki.ocsp import OCSPSigner, SignerNames
 
@@ -38,10 +39,13 @@ def open_signer(
     data = read(names.responder)
     with naming(names.responder):
         responder = load_certificate(data)
+    issuer = read_certificate(names.issuer)
+    with unreadable_as(Code.CERT_READ_FAILED):
+        key = read(names.key)
     signer = OCSPSigner(
-        read_certificate(names.issuer),
+        issuer,
         responder,
-        parse_key(names.key, read(names.key)),
+        parse_key(names.key, key),
         files.policy,
         clock,
         names=names,

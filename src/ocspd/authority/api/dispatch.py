@@ -121,6 +121,20 @@ class Dispatcher:
         parent, _, last = path.rpartition("/")
         return self.endpoints.get(path) or (self.endpoints.get(f"{parent}/*") if last else None)
 
+    def refuse_method(self, request: web.BaseRequest, method: str, target: str) -> web.Response:
+        """Reply to a method that aiohttp does not know, as to any other that an endpoint does not have."""
+        path, _ = split_target(target)
+        endpoint = self._endpoint_at(path)
+        if not self._admits(request):
+            response = plain_response(HTTPStatus.FORBIDDEN, "Invalid CN")
+        elif endpoint is None:
+            response = not_found()
+        else:
+            response = failure_response(method_not_allowed(method, endpoint.allowed))
+        remote = _peer_text(_extra_info(request, "peername"))
+        logger.info("%s", access_line(remote, method, target, response.status))
+        return response
+
     @staticmethod
     def _refuse(error: Exception) -> tuple[web.StreamResponse, int]:
         failure = failure_of(error)

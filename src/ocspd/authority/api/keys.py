@@ -17,6 +17,7 @@ from ocspd.authority.api.api_response import BadRequest, Message, Success
 from ocspd.authority.api.bundle import with_bundle
 from ocspd.authority.api.sign import once_of, proved_key, refused_key, unwrap
 from ocspd.authority.offload import read_input
+from ocspd.errors import Code, CodedError, OCSPDError
 from ocspd.pki import ca, csr, pem
 from ocspd.pki.issuer import SignRequest
 
@@ -93,8 +94,13 @@ class KeyEndpoints:
             request = await read_input(csr.parse_request, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
-        async with self._generating:
-            made = await asyncio.to_thread(ca.init_ca, request, self._clock)
+        try:
+            async with self._generating:
+                made = await asyncio.to_thread(ca.init_ca, request, self._clock)
+        except CodedError:
+            raise
+        except OCSPDError as err:  # a bad duration is the client's fault
+            raise CodedError(Code.POLICY_INVALID, str(err)) from err
         return Success({"private_key": made.key, "certificate": made.cert})
 
     async def _key_and_csr(self, request: csr.CertificateRequest) -> tuple[str, str]:

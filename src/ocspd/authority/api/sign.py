@@ -84,7 +84,7 @@ class SignEndpoints:
     async def authsign(self, call: Call) -> Success:
         """Sign a CSR for a client that has the profile's key; the result is that of `sign`."""
         try:
-            token, inner = await read_input(_read_authenticated, call.body)
+            token, inner = await read_input(read_authenticated, call.body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         try:
@@ -102,7 +102,7 @@ class SignEndpoints:
     async def info(self, body: bytes) -> Success:
         """Describe the signer: `{"certificate", "usages", "expiry"}` of a profile."""
         try:
-            label, profile = await read_input(_read_info, body)
+            label, profile = await read_input(read_info, body)
         except wire.JSONError as err:
             raise BadRequest(str(err)) from None
         return Success(await self._signer.info(label=label, profile=profile))
@@ -152,7 +152,7 @@ def _read_request(body: bytes) -> tuple[SignRequest, bool]:
     return sign_request(fields), fields.boolean("bundle")
 
 
-def _read_authenticated(body: bytes) -> tuple[bytes, bytes]:
+def read_authenticated(body: bytes) -> tuple[bytes, bytes]:
     """Read an authenticated request: the token, and the bytes it is for."""
     outer = wire.Fields(wire.loads(body), "AuthenticatedRequest")
     _check_timestamp(outer)
@@ -178,7 +178,8 @@ def _unwrap(body: bytes) -> tuple[bytes, bytes] | None:
         return None
 
 
-def _read_info(body: bytes) -> tuple[str, str]:
+def read_info(body: bytes) -> tuple[str, str]:
+    """Read label and profile."""
     fields = wire.Fields(wire.loads(body), "Req")
     return fields.string("label"), fields.string("profile")
 
@@ -187,7 +188,7 @@ def sign_request(fields: wire.Fields) -> SignRequest:
     """Read the JSON of a sign request; JSONError when a field has the wrong type.
 
     `hostname`, a comma list, replaces `hosts`; without either the CSR's names are kept, and an empty
-    list removes them.
+    list removes them. `crl_override` is what `gencert -crl` sends.
     """
     hosts = fields.strings("hosts")
     hostname = fields.string("hostname")
@@ -202,6 +203,7 @@ def sign_request(fields: wire.Fields) -> SignRequest:
         profile=fields.string("profile"),
         label=fields.string("label"),
         serial=serial,
+        crl_url=fields.string("crl_override"),
     )
 
 

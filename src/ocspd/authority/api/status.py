@@ -90,7 +90,7 @@ class StatusEndpoints:
             raise BadRequest("serial number is required but not provided")
         try:
             parse_reason(reason)
-        except CodedError:
+        except OCSPDError:
             raise BadRequest("Invalid reason code") from None
         await revoke_certificate(self._db, serial_text=serial, aki=aki, reason=reason, ledger=self._ledger)
         return Success({})
