@@ -20,6 +20,7 @@ import pytest
 
 import ocspd
 from ocspd import limits
+from ocspd.authority.multiroot_config import parse_roots
 from ocspd.cli import flags, json_tool
 from ocspd.errors import OCSPDError
 from ocspd.index import manifest
@@ -236,6 +237,15 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     ),
     "authority.crl_once.parse_seconds": (repeated("9"), repeated("0"), repeated(" "), repeated("_1")),
     "authority.hosts.split_host": ADDRESSES,
+    "authority.api.sign.read_authenticated": (*SOME_JSON, octets(b"ab", before=b'{"token":"', after=b'"}')),
+    "authority.api.sign.read_info": SOME_JSON,
+    "authority.multiroot_config.parse_roots_of": (
+        octets(b"[a]\n"),
+        octets(b"k=v\n"),
+        octets(b"#\n"),
+        octets(b" ", before=b"[a]\nprivate =", after=b"x"),
+        octets(b"10.0.0.0/8,", before=b"[a]\nprivate=file:k\ncertificate=c\nconfig=c\nnets=", after=b"::/0"),
+    ),
     "wire.loads": JSON_TEXTS,
     "wire.parse_duration": DURATIONS,
 }
@@ -253,6 +263,7 @@ ELSEWHERE = {
     "certdb.migrate.parse_migration": "files of this package",
     "certdb.rows.parse_binary_time": "eight bytes",
     "certdb.rows.parse_time": "a column of 64 bytes at most, see its regular expression",
+    "authority.multiroot_config.parse_roots": "see parse_roots_of",
     "cli.flags.parse": "its words, see parse_word",
     "cli.io.read_input": "reads a file whole, at most 64 MiB",
     "cli.issue_input.read_request": "pki.csr.parse_request",
@@ -316,6 +327,8 @@ def function(name: str) -> Callable[[Any], Any]:
             return lambda data: json_tool.members_of(data, bare=True)
         case "pki.bundle_input.read_bundle_input":
             return lambda data: bundle_input.read_bundle_input(data, None)
+        case "authority.multiroot_config.parse_roots_of":
+            return lambda data: parse_roots(data, "roots.conf")
         case "index.manifest.parse":
             return lambda data: manifest.parse_manifest(data, "manifest")
     module, _, attribute = name.rpartition(".")

@@ -69,7 +69,7 @@ CONFINED = {
     "aiohttp": {"authority", "signer", "responder", "ops", "client"},
     "multidict": {"responder"},  # aiohttp's header type
     "yarl": {"authority", "client"},  # aiohttp's URL type
-    "prometheus_client": {"signer", "responder", "ops"},
+    "prometheus_client": {"authority", "signer", "responder", "ops"},
     "rich": {"cli"},
     "uvloop": {"cli"},
 }

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.issuing import Shared
+    from ocspd.authority.multiroot import Root
+    from ocspd.authority.multiroot_config import RootFiles
+    from ocspd.authority.multiroot_service import MultiRootService
     from ocspd.authority.service import AuthorityService
     from ocspd.authority.signers import PolicySigner
     from ocspd.certdb.base import CertDB
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
         AuthorityConfig,
         BundlerConfig,
         IssuerConfig,
+        MultiRootConfig,
         ResponderConfig,
         SignerConfig,
     )
@@ -212,6 +216,56 @@ def build_crl_signer(config: AuthorityConfig) -> CRLSigner:
     for text in signer.warnings():
         logger.warning("%s: %s", ca, text)
     return signer
+
+
+@asynccontextmanager
+async def build_multiroot(config: MultiRootConfig, clock: Clock) -> AsyncIterator[MultiRootService]:
+    """Put multirootca together: TLS, a CA with its policy and its database for each section, server."""
+    from ocspd.authority.multiroot_config import parse_roots
+    from ocspd.authority.multiroot_service import MultiRootService
+
+    context, client_cn = config.tls.context(), config.tls.pattern()
+    async with AsyncExitStack() as stack:
+        databases: dict[str, CertDB] = {}
+
+        async def load() -> dict[str, Root]:
+            found = parse_roots(read_file(config.roots), config.roots)
+            for path in {files.db_config for files in found.values()} - {"", *databases}:
+                databases[path] = await stack.enter_async_context(await open_database(path, clock))
+            return {
+                label: _build_root(files, databases.get(files.db_config), config, clock)
+                for label, files in found.items()
+            }
+
+        yield MultiRootService(
+            load, config.tls, context=context, client_cn=client_cn, default_label=config.default_label
+        )
+
+
+def _build_root(files: RootFiles, db: CertDB | None, config: MultiRootConfig, clock: Clock) -> Root:
+    """Put together one CA of a roots file; OCSPDError naming its label and what is not usable."""
+    from ocspd.authority.multiroot import Root
+    from ocspd.client.tls import RemoteTLS
+    from ocspd.config import AuthorityConfig
+    from ocspd.pki.config_json import parse_config
+
+    try:
+        data = read_file(files.config)
+        with naming(files.config):
+            signing = parse_config(data)
+        authority = AuthorityConfig(
+            signing=signing,
+            ca=f"file:{files.certificate}",
+            ca_key=files.private,
+            allow_rsa_1024=config.allow_rsa_1024,
+            tls=RemoteTLS(),
+        )
+        signer = build_certificate_signer(authority, db, clock, local=signing.signs_here)
+    except OCSPDError as err:
+        raise ConfigError(f"{config.roots}: [{files.label}]: {err}") from err
+    for text in (*signing.doubts, *(f"ignoring unknown key {key}" for key in signing.unknown)):
+        logger.warning("%s: %s", files.config, text)
+    return Root(files, signer)
 
 
 # -- signer ------------------------------------------------------------------------------------------

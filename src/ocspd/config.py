@@ -215,6 +215,18 @@ class APIConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MultiRootConfig:
+    """What `multirootca` serves; its flags are explained by `ocspd multirootca -h`."""
+
+    roots: str
+    """The file that names the CAs (`authority.multiroot_config`)."""
+    default_label: str
+    """The CA for requests without a label; "" for none."""
+    allow_rsa_1024: bool
+    tls: ServerTLS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResponderConfig:
     """What `ocspserve` serves and how; its flags are explained by `ocspd ocspserve -h`."""
 
