@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.binary import OCSPD
+from tests.binary import OCSPD, ocspd
 from tests.ports import free_port
 from tests.postgres import create_database, drop_database, running_server
 from tests.tools import need
@@ -42,13 +42,21 @@ SHA256 = {"responses": "my-client unauthorized unverified", "database": "my-clie
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("variant", ["responses", "database"])
+@pytest.mark.parametrize(
+    ("variant", "linked"),
+    [("responses", False), ("database", False), ("responses", True)],
+    ids=["responses", "database", "responses-under-cfssls-names"],
+)
 def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
-    tmp_path: Path, db_config: str, variant: str
+    tmp_path: Path, db_config: str, variant: str, *, linked: bool
 ) -> None:
     need("openssl")
     need("curl")
     api_port, ocsp_port = str(free_port()), str(free_port())
+    links = tmp_path / "bin"
+    if linked:
+        links.mkdir()
+        assert ocspd("links", links).returncode == 0
     done = subprocess.run(
         ["bash", str(SCRIPT)],
         cwd=tmp_path,
@@ -59,6 +67,7 @@ def test_the_walkthrough_runs_as_it_stands_and_openssl_agrees(
             "API_PORT": api_port,
             "OCSP_PORT": ocsp_port,
             "VARIANT": variant,
+            "LINKS": str(links) if linked else "",
             "no_proxy": "*",
         },
         capture_output=True,

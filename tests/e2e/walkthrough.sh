@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # A published CFSSL walkthrough, line by line, with ocspd in place of cfssl and cfssljson. Needs in the
 # environment: OCSPD (the program), DB_CONFIG (JSON), API_PORT, OCSP_PORT, and an empty working directory.
+# LINKS, if it is set, is a directory with links to the program under CFSSL's names, which are then used.
 # Prints one line per question: NAME STATUS verified|unverified.
 set -euo pipefail
 shopt -s expand_aliases
-alias cfssl="$OCSPD"
-alias cfssljson="$OCSPD json"
+alias ocspd="$OCSPD"
+if [[ -n ${LINKS:-} ]]; then
+  PATH=$LINKS:$PATH
+else
+  alias cfssl="$OCSPD"
+  alias cfssljson="$OCSPD json"
+fi
 
 background=()
 trap 'kill "${background[@]}" 2>/dev/null || true; wait' EXIT
@@ -65,7 +71,7 @@ aki() { field "$1" -ext authorityKeyIdentifier | tail -n 1 | sed 's/.*keyid://' 
 
 printf '%s\n' "$DB_CONFIG" >db-pg.json
 # goose -path $GOPATH/src/github.com/cloudflare/cfssl/certdb/pg up
-cfssl db up -db-config db-pg.json >migrations.txt
+ocspd db up -db-config db-pg.json >migrations.txt
 
 cat >ca-csr.json <<'JSON'
 {

@@ -7,7 +7,8 @@
     141  the reader of standard output has closed it
 
 Verb modules are imported when their verb is used: a script that calls `ocspd json` a hundred times does
-not pay for the web server. `_VERBS` is the only list of verbs; a test compares it with the modules.
+not pay for the web server. `_VERBS` is the only list of verbs; a test compares it with the modules. Started
+under the name of a program of CFSSL's, through a link, this is that program (`programs`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from ocspd import logs
 from ocspd.cli.flags import HelpRequested, parse
 from ocspd.cli.io import discard
+from ocspd.cli.programs import CFSSL_VERBS, PROGRAMS
 from ocspd.errors import OCSPDError, RangeError, UsageError
 from ocspd.shown import masked, shown
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ocspd.cli.flags import Flags
+    from ocspd.cli.programs import Program
     from ocspd.cli.verb import Verb
 
 _VERBS = {
@@ -41,6 +44,7 @@ _VERBS = {
     "bundle": ("bundle", "build the chain that makes clients trust a certificate"),
     "mkbundle": ("mkbundle", "gather certificates in one file, except expired and revoked ones"),
     "serve": ("serve", "run the CFSSL API"),
+    "multirootca": ("multirootca", "run an authenticated signer for several CAs"),
     "revoke": ("database", "revoke a certificate in the database"),
     "crl": ("crl", "print the CRL of a CA, from the database"),
     "gencrl": ("crl", "print a CRL of a list of serial numbers"),
@@ -56,22 +60,36 @@ _VERBS = {
     "audit": ("audit", "check and read the audit log of serve"),
     "json": ("json_tool", "split the JSON of other commands into files (cfssljson)"),
     "demo": ("demo", "set up a CA with a responder here and check it with openssl"),
+    "links": ("links", "make links with the names of CFSSL's programs"),
     "version": ("misc", "print the version"),
 }
 """Verb: module in ocspd.cli, and a short description."""
 
-_HELP_WORDS = {"-h", "--h", "-help", "--help", "help"}
+_HELP_FLAGS = {"-h", "--h", "-help", "--help"}
+_HELP_WORDS = {*_HELP_FLAGS, "help"}
 _VERSION_WORDS = {"-version", "--version"}
 
 
-def main(argv: Sequence[str] | None = None, *, find: Callable[[str], Verb | None] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    find: Callable[[str], Verb | None] | None = None,
+    name: str | None = None,
+) -> int:
     """Run one command line (sys.argv without its first word) and return the exit code.
 
-    `find` returns the verb of a name, `find_verb` without it.
+    `find` returns the verb of a name, `find_verb` without it. `name` is the one it was started under; without
+    it and without `argv` it is the first word of sys.argv.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if name is None:
+        name = sys.argv[0] if argv is None else ""
+    program = PROGRAMS.get(name.rpartition("/")[2])
     try:
         logs.capture_warnings()
-        code = _main(list(sys.argv[1:] if argv is None else argv), find or find_verb)
+        code = (
+            _main(words, find or find_verb) if program is None else _run_as(program, words, find or find_verb)
+        )
         if sys.stdout is not None:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -111,6 +129,48 @@ def _main(argv: list[str], find: Callable[[str], Verb | None]) -> int:
         _complain(f"Command {shown(name)} is not defined.\n{_overview()}")
         return 1
     return _parse_and_run(verb, words)
+
+
+def _run_as(program: Program, words: list[str], find: Callable[[str], Verb | None]) -> int:
+    """Run a command line of one of CFSSL's programs."""
+    if program.verb:
+        verb = find(program.verb)
+        if verb is None:
+            _complain(f"{program.name} is not part of this version of ocspd")
+            return 1
+        return _run_with_few_flags(program, verb, words) if program.flags else _parse_and_run(verb, words)
+    if not words or words[0] in _HELP_FLAGS:
+        _complain(_cfssl_overview() if words else f"No command is given.\n{_cfssl_overview()}")
+        return 0 if words else 1
+    name = words[0]
+    if name.startswith("-"):
+        flag = shown(name.lstrip("-").partition("=")[0])
+        _complain(f"flag provided but not defined: -{flag}\n{_cfssl_overview()}")
+        return 2
+    verb = find(name) if name in CFSSL_VERBS else None
+    if verb is None:
+        _complain(f"Command {shown(name)} is not defined.\n{_cfssl_overview()}")
+        return 1
+    return _parse_and_run(verb, words[1:])
+
+
+def _run_with_few_flags(program: Program, verb: Verb, words: list[str]) -> int:
+    """Run a verb as a program that has only some of its flags; after an error the exit code is 0."""
+    try:
+        parse(words, [flag for flag in verb.declared() if flag.name in program.flags])
+    except HelpRequested:
+        _complain(verb.help(program.flags))
+        return 0
+    except UsageError as err:
+        _complain(f"{err}\n{verb.help(program.flags)}")
+        return err.exit_code
+    code = _run(verb, *parse(words, verb.declared()))
+    return code if code > UsageError.exit_code else 0
+
+
+def _cfssl_overview() -> str:
+    lines = "\n".join(f"\t{name}" for name in CFSSL_VERBS if name in _VERBS)
+    return f"Usage:\nAvailable commands:\n{lines}\n"
 
 
 def _parse_and_run(verb: Verb, words: list[str]) -> int:

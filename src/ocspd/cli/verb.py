@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 
 from ocspd.cli.flags import Flag, Flags, parse, quote
@@ -37,9 +37,10 @@ class Verb:
         own = {flag.name: flag for flag in self._shown()}
         return tuple((GLOBAL_FLAGS | own if self.cfssl else own).values())
 
-    def help(self) -> str:
-        """Return the usage text with the list of flags; it ends in a newline."""
-        lines = "\n".join(flag.help_line() for flag in self._shown())
+    def help(self, only: Container[str] | None = None) -> str:
+        """Return the usage text with the list of flags, or of those in `only`; it ends in a newline."""
+        flags = self._shown() if only is None else [flag for flag in self.declared() if flag.name in only]
+        lines = "\n".join(flag.help_line() for flag in flags)
         return f"\t{self.usage.strip()}\n\nFlags:\n{lines}\n"
 
     def action(self, words: list[str]) -> Verb:
