@@ -10,10 +10,12 @@ import asyncio
 import base64
 import json
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from cryptography import x509
 
 from tests.authority import corpus
 from tests.authority.api import make_backend, serving
@@ -125,7 +127,6 @@ async def test_A5_one_request_does_not_hold_up_the_others(ours: str, name: str) 
         b'\xef\xbb\xbf{"profile":"client"}',
         '{"profile":"client"}'.encode("utf-16"),
         b'{"profile":"client","profile":"authed"}',
-        b'{"profile":"client","Profile":"authed"}',
         b'{"profile":"client","pro\\u0066ile":"authed"}',
         b'{"label":"a","label":null}',
         b'{"serial":' + b"9" * 5000,
@@ -167,8 +168,27 @@ async def test_A1_half_a_surrogate_pair_is_replaced_as_in_go(ours: str, text: st
 
 async def test_A7_a_key_given_twice_chooses_no_other_profile(ours: str, material: Path) -> None:
     csr = json.dumps((material / "leaf.csr").read_text())
-    for second in ("profile", "Profile", "PROFILE", "pro\\u0066ile"):
+    for second in ("profile", "pro\\u0066ile"):
         for values in (("client", "ocsp"), ("ocsp", "client"), ("client", "client")):
             body = f'{{"certificate_request":{csr},"profile":"{values[0]}","{second}":"{values[1]}"}}'
             status, api_response = await answer(ours, "sign", body.encode())
             assert status == 400, api_response
+
+
+@pytest.mark.parametrize("second", ["Profile", "PROFILE", "PRO\\u0046ILE"])
+async def test_A7_of_one_key_in_two_cases_the_last_is_checked_and_signed_with(
+    ours: str, material: Path, second: str
+) -> None:
+    csr = json.dumps((material / "leaf.csr").read_text())
+
+    async def asked(first: str, last: str) -> tuple[int, dict[str, Any]]:
+        body = f'{{"certificate_request":{csr},"profile":"{first}","{second}":"{last}"}}'
+        return await answer(ours, "sign", body.encode())
+
+    for first, last, hours in (("client", "ocsp", 720), ("ocsp", "client", 1), ("authed", "client", 1)):
+        status, api_response = await asked(first, last)
+        assert status == 200, api_response
+        made = x509.load_pem_x509_certificate(api_response["result"]["certificate"].encode())
+        assert made.not_valid_after_utc - made.not_valid_before_utc == timedelta(hours=hours)
+    status, api_response = await asked("client", "authed")
+    assert (status, api_response["errors"][0]["message"]) == (400, "authentication required")

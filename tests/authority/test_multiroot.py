@@ -30,8 +30,9 @@ from ocspd.errors import CodedError, ConfigError
 from ocspd.ops.server import HTTPServer
 from ocspd.pki.auth import AuthKey
 from ocspd.pki.csr import make_csr, new_key, parse_request
-from tests.authority.cfssl import free_port, run, wait_for_port
+from tests.authority.cfssl import run, wait_for_port
 from tests.binary import OCSPD, ocspd
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from tests.authority.cfssl import AUTH_KEY, cfssl_serve, free_port
+from tests.authority.cfssl import AUTH_KEY, cfssl_serve
 from tests.e2e.test_serve import flags_of, serve
 from tests.interchange.programs import Case, run
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:

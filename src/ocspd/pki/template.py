@@ -89,8 +89,8 @@ class Issued:
     def row(self, *, label: str, issued_at: datetime, replaced: bool = False) -> CertificateRow:
         """Return the row CFSSL writes for a certificate it has just signed; `sans` has DNS names only.
 
-        `replaced` says that the request had names of its own in place of the CSR's: without DNS names, Go then
-        has an empty list, and otherwise none.
+        `replaced` says that the request had names of its own in place of the CSR's: Go then has an empty list
+        where it otherwise has none.
         """
         return CertificateRow(
             serial=self.serial,
