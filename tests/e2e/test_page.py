@@ -99,7 +99,7 @@ def chromium() -> str:
 
 async def test_a_browser_builds_a_bundle_and_shows_the_signer(folder: Path) -> None:
     program = chromium()
-    with serve(folder, *FLAGS) as server:
+    with serve(folder, *FLAGS, "-allow-private") as server:
         async with browsing(program) as page:
             await page.open(f"{server.url}/bundle")
             assert await page.run("document.title") == "Build a bundle - ocspd"
@@ -115,6 +115,12 @@ async def test_a_browser_builds_a_bundle_and_shows_the_signer(folder: Path) -> N
             text = await page.run(f"{shown}.querySelector('.result').textContent")
             assert "Trusted until" in text
             assert "256-bit ECDSA" in text
+            headings = await page.run(f"[...{shown}.querySelectorAll('h3')].map((each) => each.textContent)")
+            assert headings == [
+                "<img src=x onerror=alert(1)>  to be sent first",
+                "Inter CA  intermediate",
+                "Root CA  root, not sent",
+            ]
             assert await page.run("document.querySelectorAll('img').length") == 0
             await page.run(f"[...{shown}.querySelectorAll('.actions button')].at(-1).click()")
 
@@ -132,6 +138,15 @@ async def test_a_browser_builds_a_bundle_and_shows_the_signer(folder: Path) -> N
             await page.run(f"{shown}.querySelector('button').click()")
             await page.wait_for(f"{shown}.querySelector('.certificate')")
             assert "8760h" in await page.run(f"{shown}.querySelector('.result').textContent")
+            await page.run("document.querySelector('nav a[data-view=scan]').click()")
+            await page.wait_for("document.querySelectorAll('#scan-family option').length > 1")
+            await page.run(f"document.getElementById('scan-host').value = '127.0.0.1:{server.port}'")
+            await page.run("document.getElementById('scan-family').value = 'PKI'")
+            await page.run(f"{shown}.querySelector('button').click()")
+            await page.wait_for(f"{shown}.querySelector('.family')")
+            assert "ChainExpiration" in await page.run(f"{shown}.querySelector('.result').textContent")
+            await page.run("history.back()")
+            await page.wait_for(f"{shown}.dataset.view === 'info'")
             await page.run("history.back()")
             await page.wait_for(f"{shown}.dataset.view === 'bundle'")
 
