@@ -145,6 +145,7 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             protection=protection,
             files=config.files,
             outbound=Outbound(allow_private=config.bundler.allow_private),
+            admin=config.admin,
             bundles_on_request=bool(config.bundler.files.ca_bundle and config.bundler.files.int_bundle),
         )
         await shared.start()

@@ -197,6 +197,8 @@ class APIConfig:
     tls: ServerTLS
     crls: CRLSettings
     """How the CRLs served at /crl are made."""
+    admin: tuple[str, int]
+    """Address and port of the admin listener; port 0: none."""
     read: tuple[str, ...]
     """The flags whose files a reload reads, for the log."""
     access: Callable[[], Policy | None]

@@ -117,6 +117,8 @@ class CRLPublisher:
         """The last CRL; it may have expired."""
         self.signed = 0
         """How many complete CRLs were signed."""
+        self.held = 0
+        """How many certificates are on the CRL only because of invariant 4."""
         self._db = db
         self._clock = clock
         self._revocations = Revocations(db, signer.certificate, signer.aki, clock)
@@ -270,12 +272,14 @@ class CRLPublisher:
                 for revoked in some:
                     fresh.put(revoked)
             before = self._list
-            if self._other_database and (kept := fresh.keep_from(before, after.timestamp())):
+            kept = fresh.keep_from(before, after.timestamp()) if self._other_database else 0
+            if kept and kept != self.held:
                 logger.warning(
                     "%d certificates stay on the CRL although they are not revoked in this database, which "
                     "replaced another one: revoke them again, or change their rows if they are to be good",
                     kept,
                 )
+            self.held = kept
             self._tell_left_out()
             self._pending |= await asyncio.to_thread(lambda: set(fresh.differences(before)))
             self._list = fresh

@@ -80,12 +80,14 @@ class AuthorityService:
         files: Callable[[], Mapping[str, str]],
         outbound: Outbound,
         bundles_on_request: bool,
+        admin: tuple[str, int] = ("", 0),
         remind_s: float = _REMIND_S,
     ) -> None:
         """`client_cn` and `context` are what `tls` has now; `read` names flags whose files a reload reads.
 
         `files` returns their digests, but not those of keys, for the audit log.
-        `bundles_on_request` is whether `sign` and `newcert` bundle what they sign.
+        `bundles_on_request` is whether `sign` and `newcert` bundle what they sign. `admin` is where the
+        admin listener listens, none on port 0.
         """
         self._makers = makers
         self._tls = tls
@@ -96,6 +98,7 @@ class AuthorityService:
         self._protection = protection
         self._files = files
         self._remind_s = remind_s
+        self._admin = admin
         self._outbound = outbound
         self._bundles_on_request = bundles_on_request
         self._backend: Backend | None = None
@@ -105,6 +108,22 @@ class AuthorityService:
         self._server = HTTPServer(
             self._dispatcher, ssl_context=context, refuse_method=self._dispatcher.refuse_method
         )
+
+    @property
+    def backend(self) -> Backend:
+        """What the endpoints work with at present."""
+        assert self._backend is not None
+        return self._backend
+
+    @property
+    def open_endpoints(self) -> tuple[str, ...]:
+        """The endpoints that change something and demand no authentication."""
+        return self._protection.open_endpoints
+
+    @property
+    def replies(self) -> Mapping[tuple[str, int], int]:
+        """How many replies there were by endpoint and HTTP status."""
+        return self._dispatcher.replies
 
     async def run(self, address: str, port: int) -> None:
         """Serve until SIGTERM or SIGINT; OCSPDError when nothing can listen there."""
@@ -121,12 +140,25 @@ class AuthorityService:
             stack.callback(reloading.cancel)
             stack.push_async_callback(self._stop_crls)
             await self._start_crls()
+            await self._start_admin(stack)
             scheme = "https://" if self._tls.enabled else ""
             logger.info("Now listening on %s%s:%d", scheme, address, self._server.port)
             reminding = asyncio.create_task(self._remind(address, self._server.port))
             stack.callback(reminding.cancel)
             await stop.wait()
             logger.info("stopping: letting requests in flight finish")
+
+    async def _start_admin(self, stack: AsyncExitStack) -> None:
+        address, port = self._admin
+        if not port:
+            return
+        # most servers have no such listener, and its metrics take time to load
+        from ocspd.authority.admin import AuthorityAdmin  # noqa: PLC0415
+
+        server = HTTPServer(AuthorityAdmin(self, self._clock), drain_s=1, port_flag="-admin-port")
+        await server.start(address, port)
+        stack.push_async_callback(server.stop)
+        logger.info("admin listener on %s:%d", address, server.port)
 
     async def _remind(self, address: str, port: int) -> None:
         """Say what is open: once, and again from time to time if it is open to other machines."""

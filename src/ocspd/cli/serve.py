@@ -16,7 +16,7 @@ from ocspd import limits
 from ocspd.app import build_authority
 from ocspd.cli.bundle import bundler_config
 from ocspd.cli.flags import boolean, duration, integer, string
-from ocspd.cli.shared_flags import ALLOW_PRIVATE, ALLOW_RSA_1024, EMBED_CA, NO_AIA, RESPONDER_ID
+from ocspd.cli.shared_flags import ALLOW_PRIVATE, ALLOW_RSA_1024, EMBED_CA, NO_AIA, RESPONDER_ID, admin_flags
 from ocspd.cli.verb import Verb, no_more_arguments
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
@@ -90,6 +90,7 @@ def _config(flags: Flags) -> APIConfig:
             delta_url=flags.string("delta-crl-url"),
             max_age=flags.duration("crl-max-age"),
         ),
+        admin=(flags.string("admin-address"), flags.integer("admin-port")),
         read=tuple(f"-{name}" for name in _FILES if flags.string(name)),
         bundler=bundler_config(flags, allow_private=flags.boolean(ALLOW_PRIVATE.name)),
         access=partial(_access, flags),
@@ -194,6 +195,7 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             "expiry",
             DELTA_CRL_URL,
             CRL_MAX_AGE,
+            *admin_flags(0, "/metrics, /livez, /readyz and /healthz"),
             ALLOW_RSA_1024,
             NO_AIA,
             ALLOW_PRIVATE,

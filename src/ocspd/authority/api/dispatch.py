@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import html
 import io
+from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import web
 
+from ocspd import wire
 from ocspd.authority.api.api_response import (
     DATABASE_FAILED,
     HTTPStatusError,
@@ -69,6 +71,8 @@ class Dispatcher:
         self._max_requests = max_requests
         self._body_s = body_s
         self._requests = 0
+        self.replies: Counter[tuple[str, int]] = Counter()
+        """How many replies there were by the path of an endpoint, "other" for all others, and HTTP status."""
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Reply to one request; never raises except for cancellation."""
@@ -77,6 +81,7 @@ class Dispatcher:
             response, status = await self._reply_to(request)
         finally:
             self._requests -= 1
+        self.replies[self._name_of(request.raw_path), status] += 1
         remote = _peer_text(_extra_info(request, "peername"))
         logger.info("%s", access_line(remote, request.method, request.raw_path, status))
         response.headers["Server"] = "ocspd"  # aiohttp would name versions
@@ -116,6 +121,13 @@ class Dispatcher:
         if isinstance(reply, Document):
             return _document_response(reply), reply.status.value
         return success_response(reply), HTTPStatus.OK.value
+
+    def _name_of(self, target: str) -> str:
+        """Name the endpoint of a request in metrics: nothing that a client can choose."""
+        path, _ = split_target(target)
+        if path in self.endpoints:
+            return path.removeprefix(wire.API_PREFIX)
+        return "other"
 
     def _endpoint_at(self, path: str) -> Endpoint | None:
         parent, _, last = path.rpartition("/")

@@ -1,0 +1,162 @@
+"""An authority's endpoints for operators: /metrics, /livez, /readyz and /healthz on a listener of their own.
+
+/livez shows that the process responds. /readyz and /healthz are 503 when a promise cannot be kept: the
+database does not respond, or the CRL does not follow it or has expired. Their body names what it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ocspd.errors import CodedError
+from ocspd.ops.exposition import build_info
+from ocspd.tasks import time_limit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from ocspd.authority.api.endpoints import Backend
+    from ocspd.clock import Clock
+
+DATABASE_S = 3.0
+"""How long the database may take to respond before it counts as unavailable."""
+
+
+class State(Protocol):
+    """What an authority shows of itself; `service.AuthorityService` is one."""
+
+    @property
+    def backend(self) -> Backend:
+        """What the endpoints work with at present."""
+        ...
+
+    @property
+    def open_endpoints(self) -> tuple[str, ...]:
+        """The endpoints that change something and demand no authentication."""
+        ...
+
+    @property
+    def replies(self) -> Mapping[tuple[str, int], int]:
+        """How many replies there were by endpoint and HTTP status; all other paths are "other"."""
+        ...
+
+
+class AuthorityCollector(Collector):
+    """Collects the metrics on each scrape; holds no state of its own."""
+
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        replies = CounterMetricFamily(
+            "ocspd_authority_replies", "Replies by endpoint and HTTP status.", labels=["endpoint", "status"]
+        )
+        for (endpoint, status), count in sorted(self._state.replies.items()):
+            replies.add_metric([endpoint, str(status)], count)
+        yield replies
+        yield GaugeMetricFamily(
+            "ocspd_authority_open_endpoints",
+            "Endpoints that change something and demand no authentication.",
+            value=len(self._state.open_endpoints),
+        )
+        yield self._expiry()
+        yield from self._crl()
+        yield build_info()
+
+    def _expiry(self) -> Metric:
+        backend = self._state.backend
+        expiry = GaugeMetricFamily(
+            "ocspd_authority_not_after_timestamp_seconds",
+            "Time when a certificate that signs expires.",
+            labels=["certificate"],
+        )
+        if backend.crl_signer is not None:
+            expiry.add_metric(["ca"], backend.crl_signer.certificate.not_valid_after_utc.timestamp())
+        if backend.ocsp_signer is not None:
+            end = backend.ocsp_signer.responder.not_valid_after_utc.timestamp()
+            expiry.add_metric(["responder"], end)
+        return expiry
+
+    def _crl(self) -> Iterator[Metric]:
+        crls = self._state.backend.crls
+        if crls is None:
+            return
+        yield GaugeMetricFamily(
+            "ocspd_authority_crl_up", "Whether the CRL follows the database.", value=int(not crls.trouble)
+        )
+        yield CounterMetricFamily("ocspd_authority_crls", "Complete CRLs signed.", value=crls.signed)
+        yield GaugeMetricFamily(
+            "ocspd_authority_crl_held_revocations",
+            "Certificates kept on the CRL although they are not revoked in a database that replaced another.",
+            value=crls.held,
+        )
+        crl = crls.complete
+        if crl is None:
+            return
+        for name, text, value in (
+            ("entries", "Certificates on the CRL.", crl.entries),
+            ("bytes", "Size of the CRL.", len(crl.der)),
+            ("this_update_timestamp_seconds", "thisUpdate of the CRL.", crl.this_update.timestamp()),
+            ("next_update_timestamp_seconds", "nextUpdate of the CRL.", crl.next_update.timestamp()),
+        ):
+            yield GaugeMetricFamily(f"ocspd_authority_crl_{name}", text, value=value)
+
+
+class AuthorityAdmin:
+    """The request handler for `ops.server.HTTPServer`."""
+
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self._registry = CollectorRegistry()
+        self._registry.register(AuthorityCollector(state, clock))
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Reply to one request."""
+        if request.method not in {"GET", "HEAD"}:
+            return _reply(405, "only GET and HEAD\n", allow="GET, HEAD")
+        match request.path:
+            case "/metrics":
+                text = generate_latest(self._registry).decode()
+                return _reply(200, text, content_type=CONTENT_TYPE_LATEST)
+            case "/livez":
+                return _reply(200, "ok\n")
+            case "/readyz" | "/healthz":
+                broken = [f"{part}: {why}" async for part, why in self._broken()]
+                return _reply(503 if broken else 200, "\n".join([*(broken or ["ok"]), ""]))
+        return _reply(404, "available: /metrics, /livez, /readyz and /healthz\n")
+
+    async def _broken(self) -> AsyncIterator[tuple[str, str]]:
+        """Yield what does not work, and why."""
+        backend = self._state.backend
+        if backend.db is not None:
+            try:
+                async with time_limit(DATABASE_S):
+                    await backend.db.find_certificates(0)
+            except CodedError as err:
+                yield "database", err.message
+            except TimeoutError:
+                yield "database", f"{backend.db.name} does not respond"
+        if (crls := backend.crls) is not None:
+            if crls.trouble:
+                yield "crl", crls.trouble
+            if crls.complete is None:
+                yield "crl", "not signed yet"
+            elif crls.complete.next_update <= self._clock.now():
+                yield "crl", f"expired on {crls.complete.next_update:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _reply(
+    status: int, text: str, *, content_type: str = "text/plain; charset=utf-8", allow: str = ""
+) -> web.Response:
+    fields = {"Content-Type": content_type, "Cache-Control": "no-store"}
+    if allow:
+        fields["Allow"] = allow
+    return web.Response(status=status, body=text.encode(), headers=fields)

@@ -1,0 +1,91 @@
+"""The admin listener of `ocspd serve`."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.test_crl import flags_of, home, issue, revoke, until
+from tests.e2e.test_serve import serve
+from tests.ports import free_port
+from tests.tools import need
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["home"]
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as err:
+        with err:
+            return err.code, err.read().decode()
+
+
+def values(port: int) -> dict[str, float]:
+    """Return the samples of /metrics by name and labels."""
+    status, text = get(port, "/metrics")
+    assert status == 200
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def test_metrics_and_readiness_follow_the_crl_and_the_database(home: Path) -> None:
+    port = free_port()
+    certificate = issue(home, "one")
+    with serve(home, *flags_of(home), "-admin-port", str(port)) as server:
+        until(lambda: f"admin listener on 127.0.0.1:{port}" in server.log())
+        until(lambda: get(port, "/readyz") == (200, "ok\n"))
+        found = values(port)
+        assert found["ocspd_authority_crl_up"] == 1
+        assert found["ocspd_authority_crl_entries"] == 0
+        seconds = found["ocspd_authority_crl_next_update_timestamp_seconds"]
+        assert seconds - found["ocspd_authority_crl_this_update_timestamp_seconds"] == 7 * 86400
+        assert found["ocspd_authority_open_endpoints"] > 3
+        assert found['ocspd_authority_not_after_timestamp_seconds{certificate="ca"}'] > seconds
+        revoke(home, certificate)
+        until(lambda: values(port)["ocspd_authority_crl_entries"] == 1)
+        server.post("info", {})
+        server.post("nothing", {})
+        found = values(port)
+        assert found['ocspd_authority_replies_total{endpoint="info",status="200"}'] == 1
+        assert found['ocspd_authority_replies_total{endpoint="other",status="404"}'] == 1
+        with sqlite3.connect(home / "certs.db") as connection:
+            connection.execute("ALTER TABLE certificates RENAME TO away")
+        connection.close()
+        until(lambda: values(port)["ocspd_authority_crl_up"] == 0)
+        status, text = get(port, "/readyz")
+        assert status == 503
+        assert text.startswith("database: ")
+        assert "\ncrl: " in text
+        assert get(port, "/livez") == (200, "ok\n")
+        assert get(port, "/else")[0] == 404
+        assert server.stop() == 0
+
+
+def test_promtool_finds_nothing_to_object_to(home: Path) -> None:
+    port = free_port()
+    with serve(home, *flags_of(home), "-admin-port", str(port)) as server:
+        until(lambda: "admin listener" in server.log())
+        until(lambda: "ocspd_authority_crl_bytes" in values(port))
+        _, text = get(port, "/metrics")
+    checked = subprocess.run(
+        [need("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_without_a_port_there_is_no_listener(home: Path) -> None:
+    with serve(home, *flags_of(home)) as server:
+        assert server.post("info", {})[0] == 200
+        assert "admin listener" not in server.log()
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{server.url}/metrics", timeout=60)
