@@ -41,6 +41,7 @@ LARGEST = 1 << 53
 EVERY = 1000
 """How many entries a checkpoint covers at most."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ROOM = 200
 """What number and digest add to the rest of a line, rounded up."""
@@ -82,7 +83,7 @@ def timestamp(instant: datetime) -> str:
 
 def encode(fields: Mapping[str, Any]) -> bytes:
     """Return an entry's own members as JSON without the opening brace; ValueError when it is too long."""
-    text = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()[1:]
+    text = _ENCODER.encode(fields).encode()[1:]
     if len(text) > MAX_LINE_BYTES - _ROOM:
         raise ValueError(f"an audit entry of {len(text)} bytes is longer than {MAX_LINE_BYTES - _ROOM}")
     return text

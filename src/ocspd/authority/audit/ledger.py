@@ -15,16 +15,19 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from ocspd.authority.access.actor import Actor, current
+from ocspd.authority.access.policy import DEFAULT
 from ocspd.authority.audit.chain import timestamp
-from ocspd.errors import CodedError
+from ocspd.errors import Code, CodedError
 from ocspd.model import reason_name, serial_to_text
 from ocspd.pki import pem
+from ocspd.pki.certs import alternative_names, load_certificate
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from ocspd.authority.audit.log import AuditLog
+    from ocspd.authority.storage import SignedCertificate
     from ocspd.model import CertificateRow
 
 MAX_NAMES = 100
@@ -42,6 +45,21 @@ class Ledger:
         """Write entries together; CodedError 12000 when that fails."""
         if self.log is not None and entries:
             await self.log.append_all(entries)
+
+    async def signed(self, certificates: Sequence[SignedCertificate]) -> None:
+        """Write that certificates are about to be stored: a `storage.Journal`."""
+        if self.log is not None:
+            await self.append([_issued(certificate) for certificate in certificates])
+
+    async def unstored(self, failures: Sequence[tuple[SignedCertificate, Exception]]) -> None:
+        """Write which of them could not be; not of those that could not even be announced."""
+        await self.append(
+            [
+                failure_entry("not-stored", certificate.context.run(current), *identity(certificate.row), error)
+                for certificate, error in failures
+                if not (isinstance(error, CodedError) and error.code is Code.AUDIT_FAILED)
+            ]
+        )
 
     @asynccontextmanager
     async def adding(self, row: CertificateRow) -> AsyncIterator[None]:
@@ -73,6 +91,31 @@ class Ledger:
         """Note that what was to be revoked had been revoked before, and was not changed."""
         fields = {"serial": serial_to_text(serial), "aki": aki, **current().describe()}
         await self.append([{"event": "not-revoked", **fields, "result": "unchanged"}])
+
+
+def identity(row: CertificateRow) -> tuple[int, str]:
+    """Return what tells a certificate from every other one: serial number and key identifier."""
+    return row.serial, row.aki
+
+
+def _issued(certificate: SignedCertificate) -> dict[str, Any]:
+    request = certificate.request
+    return certificate_entry(
+        "issue",
+        certificate.context.run(current),
+        certificate.row,
+        _names_in(certificate.row.pem),
+        profile=request.profile or DEFAULT,
+        csr_pem=request.csr_pem,
+    )
+
+
+def _names_in(text: str) -> Sequence[str]:
+    """Return the names of all kinds in a certificate that was just signed here."""
+    try:
+        return alternative_names(load_certificate(text.encode())).to_hosts()
+    except CodedError:
+        return ()
 
 
 def certificate_entry(  # noqa: PLR0913  (what an entry is made of)
