@@ -80,6 +80,7 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
     """Put CFSSL's API together: TLS, database, signers of certificates and responses, endpoints, server."""
     from ocspd.authority.access.protection import Protection
     from ocspd.authority.access.rates import RateLimit
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.authority.bundling_stores import load_platforms
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.fetching import Outbound
@@ -96,7 +97,11 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
         if config.db_config:
             db = await stack.enter_async_context(await open_database(config.db_config, clock))
             await warn_if_unusable(db)
-        shared = Shared(db, clock, workers=config.workers or len(os.sched_getaffinity(0)))
+        audit = None
+        if config.audit_log:
+            audit = await stack.enter_async_context(_audit_log(config, clock))
+        workers = config.workers or len(os.sched_getaffinity(0))
+        shared = Shared(db, clock, workers=workers, journal=Ledger(audit))
         stack.push_async_callback(shared.close)
 
         def signer() -> PolicySigner:
@@ -122,9 +127,6 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
             bundler=lambda: build_bundler(config.bundler, clock),
             scan_trust=lambda: read_trust(config.bundler.files.ca_bundle),
         )
-        audit = None
-        if config.audit_log:
-            audit = await stack.enter_async_context(_audit_log(config, clock))
         protection = Protection(
             config.access,
             rate=RateLimit(config.rate_limit, MACHINE.monotonic) if config.rate_limit else None,

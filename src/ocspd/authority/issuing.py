@@ -173,7 +173,11 @@ class Authority:
         if request.metadata is not None:
             row = replace(row, metadata=dict(request.metadata))
         delivery.certificate = SignedCertificate(
-            cert_pem=row.pem, row=row, request=delivery.request, context=delivery.context
+            cert_pem=row.pem,
+            row=row,
+            request=delivery.request,
+            context=delivery.context,
+            names=issued.names,
         )
         if delivery.request.return_precert:
             delivery.deliver()

@@ -44,6 +44,8 @@ class SignedCertificate:
     request: SignRequest
     context: Context
     """That of the task that asked for it: in it, `access.actor.current` tells who that was."""
+    names: tuple[str, ...] = ()
+    """Its alternative names of all kinds; the row has only those of DNS."""
     again: bool = False
     """Whether it was issued before, for the same Idempotency-Key."""
 

@@ -76,6 +76,8 @@ class Issued:
     not_before: datetime
     not_after: datetime
     dns: tuple[str, ...]
+    names: tuple[str, ...]
+    """Its alternative names of all kinds."""
     common_name: str
 
     def pem(self) -> str:
@@ -160,6 +162,7 @@ class CertificateTemplate:
             not_before=self.not_before.replace(microsecond=0),
             not_after=self.not_after.replace(microsecond=0),
             dns=self.alternative_names.dns if row is None else tuple(row.sans or ()),
+            names=tuple(self.alternative_names.to_hosts()),
             common_name=self.subject.common_name if row is None else row.common_name,
         )
 

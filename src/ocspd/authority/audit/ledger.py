@@ -20,7 +20,6 @@ from ocspd.authority.audit.chain import timestamp
 from ocspd.errors import Code, CodedError
 from ocspd.model import reason_name, serial_to_text
 from ocspd.pki import pem
-from ocspd.pki.certs import alternative_names, load_certificate
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -55,7 +54,9 @@ class Ledger:
         """Write which of them could not be; not of those that could not even be announced."""
         await self.append(
             [
-                failure_entry("not-stored", certificate.context.run(current), *identity(certificate.row), error)
+                failure_entry(
+                    "not-stored", certificate.context.run(current), *identity(certificate.row), error
+                )
                 for certificate, error in failures
                 if not (isinstance(error, CodedError) and error.code is Code.AUDIT_FAILED)
             ]
@@ -104,18 +105,10 @@ def _issued(certificate: SignedCertificate) -> dict[str, Any]:
         "issue",
         certificate.context.run(current),
         certificate.row,
-        _names_in(certificate.row.pem),
+        certificate.names,
         profile=request.profile or DEFAULT,
         csr_pem=request.csr_pem,
     )
-
-
-def _names_in(text: str) -> Sequence[str]:
-    """Return the names of all kinds in a certificate that was just signed here."""
-    try:
-        return alternative_names(load_certificate(text.encode())).to_hosts()
-    except CodedError:
-        return ()
 
 
 def certificate_entry(  # noqa: PLR0913  (what an entry is made of)
