@@ -103,7 +103,7 @@ async def test_a_browser_builds_a_bundle_and_shows_the_signer(folder: Path) -> N
         async with browsing(program) as page:
             await page.open(f"{server.url}/bundle")
             assert await page.run("document.title") == "Build a bundle - ocspd"
-            shown = "document.querySelector('section:not([hidden])')"
+            shown = "document.querySelector('section[data-view]:not([hidden])')"
             assert await page.run(f"{shown}.dataset.view") == "bundle"
 
             # a certificate with a name that would be a script if it were put in as HTML
@@ -165,12 +165,12 @@ async def test_a_browser_is_asked_for_a_token_where_one_is_demanded(folder: Path
             await page.open(f"{server.url}/bundle")
             leaf = json.dumps((folder / "leaf.pem").read_text())
             await page.run(f"document.getElementById('bundle-pem').value = {leaf}")
-            form = "document.querySelector('section:not([hidden]) .notice form')"
-            await page.run("document.querySelector('section:not([hidden]) button').click()")
+            form = "document.querySelector('section[data-view]:not([hidden]) .notice form')"
+            await page.run("document.querySelector('section[data-view]:not([hidden]) button').click()")
             await page.wait_for(form)
             await page.run(f"{form}.querySelector('input').value = 'wrong'")
             await page.run(f"{form}.dataset.seen = 'yes'")
             await page.run(f"{form}.querySelector('button').click()")
             await page.wait_for(f"{form} && !{form}.dataset.seen")
-            told = "document.querySelector('section:not([hidden]) .notice').textContent"
+            told = "document.querySelector('section[data-view]:not([hidden]) .notice').textContent"
             assert "invalid token" in await page.run(told)
