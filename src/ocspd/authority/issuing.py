@@ -213,11 +213,12 @@ class Authority:
             timestamps = ct.sct_list(await submit(precertificate, draft.profile.ct_logs, self._clock))
             issued = await offload(lambda: self.issuer.certify(draft, draft.with_extension(timestamps)))
             precertificate.check_certificate(issued.certificate())
-        except OCSPDError:
+        except OCSPDError as err:
             logger.warning(
                 "serial number %d was given to a precertificate that logs may have published, but no "
-                "certificate was issued",
+                "certificate was issued: %s",
                 draft.template.serial,
+                err.message if isinstance(err, CodedError) else err,
             )
             raise
         return issued

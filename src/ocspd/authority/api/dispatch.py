@@ -23,6 +23,7 @@ from aiohttp import web
 from ocspd import wire
 from ocspd.authority.api.api_response import (
     DATABASE_FAILED,
+    INTERNAL,
     HTTPStatusError,
     access_line,
     failure_of,
@@ -150,8 +151,10 @@ class Dispatcher:
     @staticmethod
     def _refuse(error: Exception) -> tuple[web.StreamResponse, int]:
         failure = failure_of(error)
-        if failure.status is HTTPStatus.INTERNAL_SERVER_ERROR or failure.text == DATABASE_FAILED:
+        if failure.text in {DATABASE_FAILED, INTERNAL}:
             logger.error("request failed: %s: %s", type(error).__name__, error)
+        elif failure.status is HTTPStatus.INTERNAL_SERVER_ERROR:  # a refusal, for which CFSSL has no number
+            logger.info("request refused: %s: %s", type(error).__name__, error)
         response = failure_response(error)
         if failure.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
             response.force_close()  # the rest of the body is not worth reading
