@@ -273,7 +273,7 @@ def test_every_module_imports_alone_without_side_effects_or_warnings(tmp_path: P
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=120,
+        timeout=280,
     )
     assert json.loads(run.stdout) == {}
 

@@ -76,7 +76,7 @@ async def test_a_failing_log_is_400_with_cfssls_number_and_the_reason(material: 
 
 async def test_findings_are_500_with_cfssls_text_and_nothing_internal(material: Path, csr: str) -> None:
     """CFSSL has no number for them, and so 500 with 0."""
-    strict = {**PROFILE, "lint_error_level": "error", "expiry": "20000h"}
+    strict: dict[str, Any] = {**PROFILE, "lint_error_level": "error", "expiry": "20000h"}
     strict["policies"] = [{"ID": "2.23.140.1.2.1"}]
     lenient = {**strict, "lint_error_level": "fatal"}
     async with api.serving(backend(material, strict=strict, lenient=lenient)) as url:

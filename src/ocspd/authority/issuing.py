@@ -21,7 +21,7 @@ from ocspd.authority.offload import offload
 from ocspd.authority.once import Answers
 from ocspd.authority.signing_processes import DEPTH, SigningProcesses
 from ocspd.authority.storage import FRESH_S, Delivery, SignedCertificate, Storage
-from ocspd.errors import OCSPDError
+from ocspd.errors import CodedError, OCSPDError
 from ocspd.logs import logger
 from ocspd.pki.issuer_spec import IssuerSpec
 
