@@ -29,6 +29,15 @@ class _Formatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] %(message)s", "%Y/%m/%d %H:%M:%S")
+        self._second = -1
+        self._time = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  (as below)
+        """Format the time, once a second."""
+        second = int(record.created)
+        if second != self._second:
+            self._time, self._second = super().formatTime(record, datefmt), second
+        return self._time
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (name of the base class)
         """Format one record, with line breaks and control characters escaped."""
@@ -66,6 +75,8 @@ def setup(level: int, stream: TextIO | None = None) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     capture_warnings()
+    # what no line shows need not be found out for each
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logger.setLevel(_LEVELS[min(max(level, 0), 5)])
 
 

@@ -50,12 +50,15 @@ def dumps(value: Any) -> str:
 
     Keys keep the order of the dict; CFSSL's map results are alphabetical, so sort those first.
     """
-    return _escape(json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+    return _escape(_COMPACT(value))
 
 
 def dumps_indented(value: Any) -> str:
     """Write a JSON value as Go's MarshalIndent does with two spaces."""
     return _escape(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+_COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _escape(text: str) -> str:
@@ -87,9 +90,7 @@ def loads(data: bytes | str) -> Any:
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPE.sub(_whole_characters, text)
     try:
-        return json.loads(
-            text, parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_object
-        )
+        return _DECODE(text)
     except RecursionError:
         raise JSONError(_MAX_DEPTH_TEXT) from None
     except json.JSONDecodeError as err:
@@ -131,6 +132,10 @@ def fold(key: str) -> str:
 def _refuse_constant(name: str) -> Any:
     raise JSONError(f"invalid character {name[0]!r} looking for beginning of value")
 
+
+_DECODE = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_object
+).decode
 
 _WHERE = {
     "Expecting value": "looking for beginning of value",

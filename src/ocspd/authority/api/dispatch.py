@@ -78,23 +78,25 @@ class Dispatcher:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Reply to one request; never raises except for cancellation."""
         self._requests += 1
+        caller = _caller(request)
         try:
-            response, status = await self._reply_to(request)
+            response, status = await self._reply_to(request, caller)
         finally:
             self._requests -= 1
         self.replies[self._name_of(request.raw_path), status] += 1
-        remote = _peer_text(_extra_info(request, "peername"))
-        logger.info("%s", access_line(remote, request.method, request.raw_path, status))
+        logger.info("%s", access_line(caller.address, request.method, request.raw_path, status))
         response.headers["Server"] = "ocspd"  # aiohttp would name versions
         return response
 
-    async def _reply_to(self, request: web.BaseRequest) -> tuple[web.StreamResponse, int]:
-        if not self._admits(request):
+    async def _reply_to(self, request: web.BaseRequest, caller: Caller) -> tuple[web.StreamResponse, int]:
+        if not self._admits(caller):
             return plain_response(HTTPStatus.FORBIDDEN, "Invalid CN"), HTTPStatus.FORBIDDEN.value
-        path, query = split_target(request.raw_path)
-        cleaned = clean_path(path)
-        if cleaned != path:
-            return _moved(request.method, cleaned, query), HTTPStatus.MOVED_PERMANENTLY.value
+        path, query = request.raw_path, ""
+        if path not in self.endpoints:
+            path, query = split_target(path)
+            cleaned = clean_path(path)
+            if cleaned != path:
+                return _moved(request.method, cleaned, query), HTTPStatus.MOVED_PERMANENTLY.value
         endpoint = self._endpoint_at(path)
         if endpoint is None:
             return not_found(), HTTPStatus.NOT_FOUND.value
@@ -114,7 +116,7 @@ class Dispatcher:
                     query=query,
                     head=request.method == "HEAD",
                     headers=request.headers,
-                    caller=_caller(request),
+                    caller=caller,
                 )
             )
         except Exception as err:  # noqa: BLE001  (the edge: every error becomes an answer)
@@ -167,6 +169,8 @@ class Dispatcher:
         )
         if (request.content_length or 0) > limit:
             raise too_long
+        if request.content.is_eof() and request.content_length is not None:
+            return request.content.read_nowait()  # it came with the head
         body = bytearray()
         try:
             async with time_limit(self._body_s):
@@ -180,10 +184,10 @@ class Dispatcher:
             ) from None
         return bytes(body)
 
-    def _admits(self, request: web.BaseRequest) -> bool:
+    def _admits(self, caller: Caller) -> bool:
         if self.client_cn is None:
             return True
-        name = common_name(_extra_info(request, "peercert"))
+        name = common_name(caller.peer_certificate)
         if name is not None and self.client_cn.is_in(name):
             return True
         logger.warning("rejected client certificate: CN %r does not match %s", name, self.client_cn.text)
