@@ -127,7 +127,7 @@ class Dispatcher:
 
     def _name_of(self, target: str) -> str:
         """Name the endpoint of a request in metrics: nothing that a client can choose."""
-        path, _ = split_target(target)
+        path = target if target in self.endpoints else split_target(target)[0]
         if path in self.endpoints:
             return path.removeprefix(wire.API_PREFIX)
         return "other"
@@ -140,14 +140,14 @@ class Dispatcher:
         """Reply to a method that aiohttp does not know, as to any other that an endpoint does not have."""
         path, _ = split_target(target)
         endpoint = self._endpoint_at(path)
-        if not self._admits(request):
+        caller = _caller(request)
+        if not self._admits(caller):
             response = plain_response(HTTPStatus.FORBIDDEN, "Invalid CN")
         elif endpoint is None:
             response = not_found()
         else:
             response = failure_response(method_not_allowed(method, endpoint.allowed))
-        remote = _peer_text(_extra_info(request, "peername"))
-        logger.info("%s", access_line(remote, method, target, response.status))
+        logger.info("%s", access_line(caller.address, method, target, response.status))
         return response
 
     @staticmethod
