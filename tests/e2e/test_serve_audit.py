@@ -20,8 +20,11 @@ from ocspd.pki.auth import AuthKey
 from tests.authority.audit.logs import checked, entries, entry, events, opened, texts
 from tests.authority.cfssl import AUTH_KEY, CONFIG, make_material
 from tests.binary import ocspd
+from tests.e2e.test_authority_admin import get, values
+from tests.e2e.test_crl import until
 from tests.e2e.test_serve import Server, csr_of, flags_of, serve
 from tests.e2e.test_serve_access import status
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +179,10 @@ def test_with_a_full_disk_nothing_is_issued_or_revoked_and_it_heals_by_itself(ma
     for start in range(0, 3000, 500):  # longer than the database, so that a limit is one for the log only
         file.append([entry(number, event="note", text="x" * 300) for number in range(start, start + 500)])
     file.close()
-    with serve(material, *flags(material)) as server:
+    admin = free_port()
+    with serve(material, *flags(material), "-admin-port", str(admin)) as server:
+        server.wait_for("admin listener on")
+        until(lambda: get(admin, "/readyz") == (200, "ok\n"))
         certificate = issue(server, material)
         aki = next(each.fields["aki"] for each in entries(log) if each.event == "issue")
         revoked = {"serial": str(certificate.serial_number), "authority_key_id": aki, "reason": "superseded"}
@@ -194,8 +200,16 @@ def test_with_a_full_disk_nothing_is_issued_or_revoked_and_it_heals_by_itself(ma
         assert (code, json.loads(text)["errors"][0]["code"]) == (503, 12000)
         assert server.post("info", {})[0] == 200
         assert rows(material) == before
+        code, text = get(admin, "/readyz")
+        assert code == 503
+        assert "File too large" in text
+        found = values(admin)
+        assert found["ocspd_authority_audit_up"] == 0
+        assert found["ocspd_authority_audit_failures_total"] >= 4
+        assert found["ocspd_authority_open_endpoints"] == 1
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         server.wait_for("the audit log is written again")
+        until(lambda: get(admin, "/readyz") == (200, "ok\n"))
         assert status(server, "revoke", revoked, token=TOKEN) == 200
         issue(server, material)
         assert server.stop() == 0

@@ -1,7 +1,8 @@
 """An authority's endpoints for operators: /metrics, /livez, /readyz and /healthz on a listener of their own.
 
 /livez shows that the process responds. /readyz and /healthz are 503 when a promise cannot be kept: the
-database does not respond, or the CRL does not follow it or has expired. Their body names what it is.
+database does not respond, the audit log cannot be written, or the CRL does not follow the database or has
+expired. Their body names what it is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from ocspd.authority.api.endpoints import Backend
+    from ocspd.authority.audit.log import AuditLog
     from ocspd.clock import Clock
 
 DATABASE_S = 3.0
@@ -67,6 +69,7 @@ class AuthorityCollector(Collector):
             value=len(self._state.open_endpoints),
         )
         yield self._expiry()
+        yield from self._audit()
         yield from self._crl()
         yield build_info()
 
@@ -83,6 +86,27 @@ class AuthorityCollector(Collector):
             end = backend.ocsp_signer.responder.not_valid_after_utc.timestamp()
             expiry.add_metric(["responder"], end)
         return expiry
+
+    def _audit(self) -> Iterator[Metric]:
+        log = self._log
+        if log is None:
+            return
+        counts = log.counts
+        yield GaugeMetricFamily(
+            "ocspd_authority_audit_up", "Whether the audit log can be written.", value=int(not log.trouble)
+        )
+        for name, text, value in (
+            ("entries", "Entries in the audit log since the start.", float(counts.entries)),
+            ("writes", "Writes to the audit log; entries that wait share one.", float(counts.groups)),
+            ("write_seconds", "Time spent in writes to the audit log.", counts.seconds),
+            ("failures", "Requests that failed as they could not be logged.", float(counts.failed)),
+        ):
+            yield CounterMetricFamily(f"ocspd_authority_audit_{name}", text, value=value)
+
+    @property
+    def _log(self) -> AuditLog | None:
+        ledger = self._state.backend.ledger
+        return None if ledger is None else ledger.log
 
     def _crl(self) -> Iterator[Metric]:
         crls = self._state.backend.crls
@@ -144,6 +168,9 @@ class AuthorityAdmin:
                 yield "database", err.message
             except TimeoutError:
                 yield "database", f"{backend.db.name} does not respond"
+        log = None if backend.ledger is None else backend.ledger.log
+        if log is not None and log.trouble:
+            yield "audit log", log.trouble
         if (crls := backend.crls) is not None:
             if crls.trouble:
                 yield "crl", crls.trouble

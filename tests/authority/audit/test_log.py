@@ -127,7 +127,7 @@ async def test_a_log_that_is_away_fails_every_append_and_heals_by_itself(
             await asyncio.sleep(0.01)
         await audit.check()
         await audit.append(issue(4))
-        assert audit.counts.failed == 2
+        assert audit.counts.failed == 3
     assert events(log) == ["start", "checkpoint", "issue", "recovered", "issue", "stop", "checkpoint"]
     assert texts(checked(log)) == []
     told = [record.message for record in caplog.records if "until it can be written" in record.message]

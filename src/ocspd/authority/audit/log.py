@@ -127,7 +127,11 @@ class AuditLog:
     async def check(self) -> None:
         """Raise CodedError 12000 if the log cannot be written; tries it if it could not be the last time."""
         if self.trouble:
-            await self._append(())
+            try:
+                await self._append(())
+            except CodedError:
+                self.counts.failed += 1
+                raise
 
     async def append(self, fields: Mapping[str, Any]) -> int:
         """Append an entry, `time` is added, and return its number once it is durable.
@@ -182,7 +186,7 @@ class AuditLog:
             numbers = (await self._in_thread([*recovered, *encoded]))[len(recovered) :]
         except (OSError, OCSPDError) as err:
             self._failed(_reason(err, self._file))
-            self.counts.failed += len(encoded)
+            self.counts.failed += sum(1 for waiting in group if waiting.encoded)
             for waiting in group:
                 if not waiting.done.done():
                     waiting.done.set_exception(_failure(str(err)))
@@ -226,7 +230,7 @@ class AuditLog:
             await self._away.wait()
             await self._recovery.pause()
             with contextlib.suppress(CodedError):
-                await self.check()
+                await self._append(())
 
     def _failed(self, why: str) -> None:
         if not self.trouble:
