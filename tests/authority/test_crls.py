@@ -137,8 +137,8 @@ async def test_a_revocation_by_anybody_is_listed_within_a_second(
 
 async def test_a_database_that_records_nothing_is_followed_too(migrated_db_config: DBConfig) -> None:
     async with await open_certdb(migrated_db_config, SystemClock()) as db:
-        for _ in range(3):
-            await migrate.down(db)  # what CFSSL's goose leaves
+        while await migrate.current_version(db) > 2:
+            await migrate.down(db)  # to what CFSSL's goose leaves
         await db.insert_certificate(row(7))
         async with publishing(db, SystemClock()) as publisher:
             await db.insert_certificate(row(8))

@@ -131,6 +131,36 @@ async def test_a_document_is_sent_as_it_is_and_knows_the_call() -> None:
         assert head.startswith(b"HTTP/1.1 405 ")
 
 
+LARGE = bytes(range(256)) * 40_000
+
+
+async def large(call: Call) -> Document:
+    return Document(body=LARGE, content_type="application/pkix-crl")
+
+
+async def test_a_large_document_arrives_whole_and_head_has_its_length() -> None:
+    async with running(Dispatcher({"/large": Endpoint("GET", large, head=True)})) as port:
+        url = f"http://127.0.0.1:{port}/large"
+        async with aiohttp.ClientSession() as session:
+            for _ in range(2):  # on one connection
+                async with session.get(url) as answer:
+                    assert (answer.status, answer.headers["Server"]) == (200, "ocspd")
+                    assert answer.headers["Content-Length"] == str(len(LARGE))
+                    assert await answer.read() == LARGE
+                async with session.head(url) as answer:
+                    assert (answer.status, answer.headers["Content-Length"]) == (200, str(len(LARGE)))
+
+
+async def test_a_client_that_does_not_take_a_large_document_is_cut_off() -> None:
+    async with running(Dispatcher({"/large": Endpoint("GET", large)}, send_s=-1e6)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(len(LARGE))
+        writer.close()
+
+
 @pytest.mark.parametrize(
     ("path", "cleaned"),
     [

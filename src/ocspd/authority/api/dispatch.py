@@ -6,13 +6,13 @@ The dispatcher is a low-level aiohttp handler, because CFSSL's rules are not a r
 only, a path that is not in its clean form is redirected as by Go's ServeMux, and a disabled endpoint
 replies like an unknown path.
 
-Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests` in flight (503).
+Limits: `max_body_bytes` (413), `body_s` seconds to send it (408), `max_requests` in flight (503), `send_s`
+seconds for the client to take a long document, and one more for every 64 KiB of it (disconnected).
 """
 
 from __future__ import annotations
 
 import html
-import io
 from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 1024 * 1024
 MAX_REQUESTS = 256
 BODY_S = 30.0
-_WHOLE_BYTES = 64 * 1024
+SEND_S = 60.0
+_SEND_BYTES_S = 64 * 1024
+"""How fast a client must take a long document on average, after SEND_S seconds."""
+_PIECE_BYTES = 64 * 1024
 
 
 class Dispatcher:
@@ -57,7 +60,7 @@ class Dispatcher:
     `client_cn`, when given, must be found in the common name of the client's certificate (403).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (its limits)
         self,
         endpoints: Mapping[str, Endpoint],
         *,
@@ -65,12 +68,14 @@ class Dispatcher:
         max_body_bytes: int = MAX_BODY_BYTES,
         max_requests: int = MAX_REQUESTS,
         body_s: float = BODY_S,
+        send_s: float = SEND_S,
     ) -> None:
         self.endpoints = endpoints
         self.client_cn = client_cn
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._body_s = body_s
+        self._send_s = send_s
         self._requests = 0
         self.replies: Counter[tuple[str, int]] = Counter()
         """How many replies there were by the path of an endpoint, "other" for all others, and HTTP status."""
@@ -86,6 +91,8 @@ class Dispatcher:
         self.replies[self._name_of(request.raw_path), status] += 1
         logger.info("%s", access_line(caller.address, request.method, request.raw_path, status))
         response.headers["Server"] = "ocspd"  # aiohttp would name versions
+        if isinstance(response, _LargeResponse):
+            await response.send(request, self._send_s + (response.content_length or 0) / _SEND_BYTES_S)
         return response
 
     async def _reply_to(self, request: web.BaseRequest, caller: Caller) -> tuple[web.StreamResponse, int]:
@@ -243,13 +250,36 @@ def _moved(method: str, path: str, query: str) -> web.Response:
     return web.Response(status=HTTPStatus.MOVED_PERMANENTLY, headers=headers, body=body)
 
 
-def _document_response(document: Document) -> web.Response:
+def _document_response(document: Document) -> web.StreamResponse:
     headers = dict(document.headers)
     if document.content_type:
         headers["Content-Type"] = document.content_type
-    # a file is sent piece by piece, as the client takes it; bytes would be buffered whole for each client
-    body = document.body if len(document.body) <= _WHOLE_BYTES else io.BytesIO(document.body)
-    return web.Response(status=document.status, body=body, headers=headers)
+    if len(document.body) > _PIECE_BYTES:
+        return _LargeResponse(document, headers)
+    return web.Response(status=document.status, body=document.body, headers=headers)
+
+
+class _LargeResponse(web.StreamResponse):
+    """A document that is sent piece by piece, as the client takes it, and not buffered whole for each."""
+
+    def __init__(self, document: Document, headers: Mapping[str, str]) -> None:
+        super().__init__(status=document.status, headers=headers)
+        self.content_length = len(document.body)
+        self._document = document
+
+    async def send(self, request: web.BaseRequest, send_s: float) -> None:
+        """Send everything; cut the connection of a client that takes longer than `send_s`."""
+        await self.prepare(request)
+        if request.method == "HEAD":
+            return
+        whole = memoryview(self._document.body)
+        try:
+            async with time_limit(send_s):
+                for start in range(0, len(whole), _PIECE_BYTES):
+                    await self.write(whole[start : start + _PIECE_BYTES])
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
 
 
 def _caller(request: web.BaseRequest) -> Caller:
