@@ -196,6 +196,16 @@ def _query(name: str, description: str, *, required: bool = False, **schema: Any
     }
 
 
+_ONCE: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Names the request, so that it may be sent again: for a day it is answered with the same "
+    "certificate. Another request with the same key is 422. Needs a database.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+
+
 OPERATIONS: dict[str, Operation] = {
     f"{wire.API_PREFIX}{name}": operation
     for name, operation in {
@@ -204,6 +214,7 @@ OPERATIONS: dict[str, Operation] = {
             summary="Sign a CSR",
             description="Profiles with an `auth_key` are refused here: use authsign.",
             request=_object("", "certificate_request", **SIGN_FIELDS),
+            parameters=(_ONCE,),
             result=SIGNED,
         ),
         "authsign": Operation(
@@ -218,6 +229,7 @@ OPERATIONS: dict[str, Operation] = {
                 timestamp=_integer("read, and not used, as by CFSSL"),
                 remote_address=_string("base64; read, and not used, as by CFSSL"),
             ),
+            parameters=(_ONCE,),
             result=SIGNED,
         ),
         "info": Operation(
@@ -261,6 +273,7 @@ OPERATIONS: dict[str, Operation] = {
                     bundle=_boolean(),
                 )
             ),
+            parameters=(_ONCE,),
             result=_object(
                 "",
                 "certificate",
