@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +17,9 @@ from tests.e2e.test_serve import serve
 from tests.ports import free_port
 from tests.tools import need
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = ["home"]
+
+RULES = Path(__file__).parent.parent.parent / "deploy" / "prometheus" / "ocspd.rules.yml"
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -54,10 +55,17 @@ def test_metrics_and_readiness_follow_the_crl_and_the_database(home: Path) -> No
         revoke(home, certificate)
         until(lambda: values(port)["ocspd_authority_crl_entries"] == 1)
         server.post("info", {})
+        server.post("sign", {"certificate_request": "junk"})
+        server.post("newcert", {"request": {"CN": "x", "hosts": ["x"]}})
         server.post("nothing", {})
         found = values(port)
         assert found['ocspd_authority_replies_total{endpoint="info",status="200"}'] == 1
         assert found['ocspd_authority_replies_total{endpoint="other",status="404"}'] == 1
+        assert found['ocspd_authority_refusals_total{code="9002",endpoint="sign"}'] == 1
+        assert found['ocspd_authority_reply_duration_seconds_count{endpoint="sign"}'] == 1
+        assert found["ocspd_authority_issued_certificates_total"] == 1
+        assert found["ocspd_authority_revocations_total"] == 0
+        assert found["ocspd_authority_signer_up"] == 1
         with sqlite3.connect(home / "certs.db") as connection:
             connection.execute("ALTER TABLE certificates RENAME TO away")
         connection.close()
@@ -89,3 +97,41 @@ def test_without_a_port_there_is_no_listener(home: Path) -> None:
         assert "admin listener" not in server.log()
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{server.url}/metrics", timeout=60)
+
+
+def test_a_server_without_a_key_lives_but_is_not_ready(home: Path) -> None:
+    port = free_port()
+    with serve(home, "-admin-port", str(port)) as server:
+        until(lambda: "admin listener" in server.log())
+        assert get(port, "/livez") == (200, "ok\n")
+        status, text = get(port, "/readyz")
+        assert status == 503
+        assert text.startswith("signer: there is none")
+        assert values(port)["ocspd_authority_signer_up"] == 0
+
+
+def test_readiness_follows_the_audit_log(home: Path, tmp_path: Path) -> None:
+    port = free_port()
+    log = tmp_path / "audit.log"
+    with serve(home, *flags_of(home), "-admin-port", str(port), "-audit-log", str(log)) as server:
+        until(lambda: "admin listener" in server.log())
+        until(lambda: get(port, "/readyz") == (200, "ok\n"))
+        found = values(port)
+        assert found["ocspd_authority_audit_up"] == 1
+        server.post("info", {})
+        named = set(re.findall(r"\bocspd_authority_\w+", RULES.read_text()))
+        assert len(named) > 5
+        assert named <= {name.partition("{")[0] for name in values(port)}
+        limit_file_size(server.process.pid, log.stat().st_size)
+        server.post("newcert", {"request": {"CN": "x", "hosts": ["x"]}})
+        until(lambda: get(port, "/readyz")[0] == 503)
+        assert "audit log: " in get(port, "/readyz")[1]
+        assert values(port)["ocspd_authority_audit_up"] == 0
+        limit_file_size(server.process.pid, resource.RLIM_INFINITY)
+        until(lambda: get(port, "/readyz") == (200, "ok\n"))
+
+
+def limit_file_size(pid: int, size: int) -> None:
+    """Make writes beyond a size fail, as on a full disk."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))

@@ -1,8 +1,8 @@
 """An authority's endpoints for operators: /metrics, /livez, /readyz and /healthz on a listener of their own.
 
-/livez shows that the process responds. /readyz and /healthz are 503 when a promise cannot be kept: the
-database does not respond, the audit log cannot be written, or the CRL does not follow the database or has
-expired. Their body names what it is.
+/livez shows that the process responds. /readyz and /healthz are 503 when a promise cannot be kept: there is
+no usable CA key, the database does not respond, the audit log cannot be written, or the CRL does not follow
+the database or has expired. Their body names what it is.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ocspd.authority.api.traffic import BOUNDS_S
 from ocspd.errors import CodedError
 from ocspd.ops.exposition import build_info
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator
 
     from ocspd.authority.api.endpoints import Backend
-    from ocspd.authority.audit.log import AuditLog
+    from ocspd.authority.api.traffic import Traffic
     from ocspd.clock import Clock
 
 DATABASE_S = 3.0
@@ -43,8 +44,8 @@ class State(Protocol):
         ...
 
     @property
-    def replies(self) -> Mapping[tuple[str, int], int]:
-        """How many replies there were by endpoint and HTTP status; all other paths are "other"."""
+    def traffic(self) -> Traffic:
+        """What was replied."""
         ...
 
 
@@ -57,12 +58,8 @@ class AuthorityCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        replies = CounterMetricFamily(
-            "ocspd_authority_replies", "Replies by endpoint and HTTP status.", labels=["endpoint", "status"]
-        )
-        for (endpoint, status), count in sorted(self._state.replies.items()):
-            replies.add_metric([endpoint, str(status)], count)
-        yield replies
+        yield from self._traffic()
+        yield self._signer()
         yield GaugeMetricFamily(
             "ocspd_authority_open_endpoints",
             "Endpoints that change something and demand no authentication.",
@@ -72,6 +69,47 @@ class AuthorityCollector(Collector):
         yield from self._audit()
         yield from self._crl()
         yield build_info()
+
+    def _traffic(self) -> Iterator[Metric]:
+        traffic = self._state.traffic
+        replies = CounterMetricFamily(
+            "ocspd_authority_replies", "Replies by endpoint and HTTP status.", labels=["endpoint", "status"]
+        )
+        for (endpoint, status), count in sorted(traffic.replies.items()):
+            replies.add_metric([endpoint, str(status)], count)
+        yield replies
+        refusals = CounterMetricFamily(
+            "ocspd_authority_refusals",
+            "Requests that were refused or failed, by endpoint and the code in CFSSL's error.",
+            labels=["endpoint", "code"],
+        )
+        for (endpoint, code), count in sorted(traffic.refusals.items()):
+            refusals.add_metric([endpoint, str(code)], count)
+        yield refusals
+        taken = HistogramMetricFamily(
+            "ocspd_authority_reply_duration_seconds",
+            "Time from the head of a request to its reply.",
+            labels=["endpoint"],
+        )
+        for endpoint, durations in sorted(traffic.durations.items()):
+            total, buckets = 0, []
+            for bound, count in zip(BOUNDS_S, durations.buckets, strict=True):
+                total += count
+                buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+            taken.add_metric([endpoint], buckets=buckets, sum_value=durations.sum_s)
+        yield taken
+        for name, text, value in (
+            ("issued_certificates", "Certificates returned by sign, authsign and newcert.", traffic.issued),
+            ("revocations", "Revocations accepted by revoke.", traffic.revoked),
+        ):
+            yield CounterMetricFamily(f"ocspd_authority_{name}", text, value=value)
+
+    def _signer(self) -> Metric:
+        return GaugeMetricFamily(
+            "ocspd_authority_signer_up",
+            "Whether there is a signer for certificates, here or remote.",
+            value=int(self._state.backend.signer is not None),
+        )
 
     def _expiry(self) -> Metric:
         backend = self._state.backend
@@ -160,6 +198,8 @@ class AuthorityAdmin:
     async def _broken(self) -> AsyncIterator[tuple[str, str]]:
         """Yield what does not work, and why."""
         backend = self._state.backend
+        if backend.signer is None:
+            yield "signer", "there is none, so nothing can be issued; the log says why"
         if backend.db is not None:
             try:
                 async with time_limit(DATABASE_S):

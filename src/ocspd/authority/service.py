@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ocspd.authority.access.protection import Protection
     from ocspd.authority.api.call import Endpoint
     from ocspd.authority.api.sign import Signer
+    from ocspd.authority.api.traffic import Traffic
     from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
     from ocspd.authority.fetching import Outbound
@@ -121,9 +122,9 @@ class AuthorityService:
         return self._protection.open_endpoints
 
     @property
-    def replies(self) -> Mapping[tuple[str, int], int]:
-        """How many replies there were by endpoint and HTTP status."""
-        return self._dispatcher.replies
+    def traffic(self) -> Traffic:
+        """What was replied."""
+        return self._dispatcher.traffic
 
     async def run(self, address: str, port: int) -> None:
         """Serve until SIGTERM or SIGINT; OCSPDError when nothing can listen there."""

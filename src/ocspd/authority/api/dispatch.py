@@ -13,7 +13,7 @@ seconds for the client to take a long document, and one more for every 64 KiB of
 from __future__ import annotations
 
 import html
-from collections import Counter
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -34,6 +34,7 @@ from ocspd.authority.api.api_response import (
     success_response,
 )
 from ocspd.authority.api.call import Call, Caller, Document
+from ocspd.authority.api.traffic import Traffic
 from ocspd.logs import logger
 from ocspd.tasks import time_limit
 
@@ -77,36 +78,39 @@ class Dispatcher:
         self._body_s = body_s
         self._send_s = send_s
         self._requests = 0
-        self.replies: Counter[tuple[str, int]] = Counter()
-        """How many replies there were by the path of an endpoint, "other" for all others, and HTTP status."""
+        self.traffic = Traffic()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Reply to one request; never raises except for cancellation."""
         self._requests += 1
         caller = _caller(request)
+        begun = time.monotonic()
         try:
-            response, status = await self._reply_to(request, caller)
+            response, status, code = await self._reply_to(request, caller)
         finally:
             self._requests -= 1
-        self.replies[self._name_of(request.raw_path), status] += 1
+        self.traffic.note(self._name_of(request.raw_path), status, code, time.monotonic() - begun)
         logger.info("%s", access_line(caller.address, request.method, request.raw_path, status))
         response.headers["Server"] = "ocspd"  # aiohttp would name versions
         if isinstance(response, _LargeResponse):
             await response.send(request, self._send_s + (response.content_length or 0) / _SEND_BYTES_S)
         return response
 
-    async def _reply_to(self, request: web.BaseRequest, caller: Caller) -> tuple[web.StreamResponse, int]:
+    async def _reply_to(
+        self, request: web.BaseRequest, caller: Caller
+    ) -> tuple[web.StreamResponse, int, int | None]:
+        """Return the reply, its status, and the code in it if it is an error of the API."""
         if not self._admits(caller):
-            return plain_response(HTTPStatus.FORBIDDEN, "Invalid CN"), HTTPStatus.FORBIDDEN.value
+            return plain_response(HTTPStatus.FORBIDDEN, "Invalid CN"), HTTPStatus.FORBIDDEN.value, None
         path, query = request.raw_path, ""
         if path not in self.endpoints:
             path, query = split_target(path)
             cleaned = clean_path(path)
             if cleaned != path:
-                return _moved(request.method, cleaned, query), HTTPStatus.MOVED_PERMANENTLY.value
+                return _moved(request.method, cleaned, query), HTTPStatus.MOVED_PERMANENTLY.value, None
         endpoint = self._endpoint_at(path)
         if endpoint is None:
-            return not_found(), HTTPStatus.NOT_FOUND.value
+            return not_found(), HTTPStatus.NOT_FOUND.value, None
         try:
             if not endpoint.has(request.method):
                 raise method_not_allowed(request.method, endpoint.allowed)  # noqa: TRY301  (one mapping below)
@@ -129,8 +133,8 @@ class Dispatcher:
         except Exception as err:  # noqa: BLE001  (the edge: every error becomes an answer)
             return self._refuse(err)
         if isinstance(reply, Document):
-            return _document_response(reply), reply.status.value
-        return success_response(reply), HTTPStatus.OK.value
+            return _document_response(reply), reply.status.value, None
+        return success_response(reply), HTTPStatus.OK.value, None
 
     def _name_of(self, target: str) -> str:
         """Name the endpoint of a request in metrics: nothing that a client can choose."""
@@ -158,7 +162,7 @@ class Dispatcher:
         return response
 
     @staticmethod
-    def _refuse(error: Exception) -> tuple[web.StreamResponse, int]:
+    def _refuse(error: Exception) -> tuple[web.StreamResponse, int, int]:
         failure = failure_of(error)
         if failure.text in {DATABASE_FAILED, INTERNAL}:
             logger.error("request failed: %s: %s", type(error).__name__, error)
@@ -167,7 +171,7 @@ class Dispatcher:
         response = failure_response(error)
         if failure.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
             response.force_close()  # the rest of the body is not worth reading
-        return response, failure.status.value
+        return response, failure.status.value, failure.code
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
         limit = self._max_body_bytes
