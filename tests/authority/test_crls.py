@@ -270,6 +270,24 @@ async def test_an_expired_certificate_stays_on_one_regular_crl_and_then_goes(
         assert set(listed(publisher)) == {2}
 
 
+async def test_a_row_that_is_deleted_after_it_expired_is_listed_once_more(
+    migrated_db_config: DBConfig,
+) -> None:
+    clock = ManualClock(NOW)
+    async with await open_certdb(migrated_db_config, clock) as db:
+        await db.insert_certificate(row(1, reason=1, days=1 / 48))
+        await db.insert_certificate(row(2, reason=1))
+        async with publishing(db, clock, CRLSettings(validity=timedelta(hours=4))) as publisher:
+            clock.advance(timedelta(hours=1))
+            await execute(migrated_db_config, "DELETE FROM certificates")
+            await until(lambda: set(listed(publisher)) == {1})
+            for _ in range(2):
+                clock.advance(timedelta(hours=2))
+                before = publisher.complete
+                await until(lambda before=before: publisher.complete is not before)  # type: ignore[misc]
+            assert listed(publisher) == {}
+
+
 async def test_numbers_and_this_update_do_not_go_back_with_the_clock(migrated_db_config: DBConfig) -> None:
     clock = ManualClock(NOW)
     async with await open_certdb(migrated_db_config, clock) as db:

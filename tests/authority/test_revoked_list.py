@@ -62,10 +62,11 @@ def test_kept_is_what_the_other_list_had_and_has_not_expired(
     some: list[tuple[int, int | None, int]], others: list[tuple[int, int | None, int]]
 ) -> None:
     (one, model), (other, theirs) = made(some), made(others)
-    kept = {serial: each for serial, each in theirs.items() if serial not in model and each[1] > 1}
-    assert one.keep_from(other, 1) == len(kept)
+    kept = {serial: each for serial, each in theirs.items() if serial not in model and 1 < each[1] <= 2}
+    assert one.keep_from(other, 1, 2) == len(kept)
     for serial, (encoded, _) in (model | kept).items():
         assert one.entry(serial) == encoded
+        assert one.expiry_s(serial) == (model | kept)[serial][1]
     assert len(one) == len(model | kept)
 
 

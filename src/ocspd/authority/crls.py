@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -248,10 +249,13 @@ class CRLPublisher:
         }
         if not touched:
             return
-        after_s = self._expired_after(self._clock.now()).timestamp()
+        now = self._clock.now()
+        after_s = self._expired_after(now).timestamp()
         for serial, revoked in (await self._revocations.find(touched)).items():
             if revoked is None:
-                changed = self._list.remove(serial)
+                expiry_s = self._list.expiry_s(serial)
+                # what has expired stays as long as invariant 3 wants it, even if its row is deleted
+                changed = expiry_s is not None and expiry_s > now.timestamp() and self._list.remove(serial)
             else:
                 changed = revoked.expiry_s > after_s and self._list.put(revoked)
             if changed:
@@ -272,7 +276,9 @@ class CRLPublisher:
                 for revoked in some:
                     fresh.put(revoked)
             before = self._list
-            kept = fresh.keep_from(before, after.timestamp()) if self._other_database else 0
+            now_s = now.timestamp()
+            fresh.keep_from(before, after.timestamp(), now_s)  # rows may be deleted when they have expired
+            kept = fresh.keep_from(before, now_s, math.inf) if self._other_database else 0
             if kept and kept != self.held:
                 logger.warning(
                     "%d certificates stay on the CRL although they are not revoked in this database, which "

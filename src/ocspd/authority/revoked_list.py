@@ -108,14 +108,20 @@ class RevokedList:
         self._bytes -= end - start
         return True
 
-    def keep_from(self, other: RevokedList, after_s: float) -> int:
-        """Add what only another list has, if it expires later than a time; return how many."""
+    def expiry_s(self, serial: int) -> int | None:
+        """Return when a certificate on the list expires, None for one that is not on it."""
+        bucket = self._buckets.get(serial % BUCKETS)
+        found = None if bucket is None else bucket.find(serial)
+        return None if bucket is None or found is None else bucket.expiries[found[0]]
+
+    def keep_from(self, other: RevokedList, after_s: float, until_s: float) -> int:
+        """Add what only another list has, if it expires after one time and until another; return how many."""
         kept = 0
         for key, theirs in other._buckets.items():
             mine = self._buckets.setdefault(key, _Bucket())
             there = _by_serial(mine)
             for (serial, encoded), expiry_s in zip(_by_serial(theirs).items(), theirs.expiries, strict=True):
-                if serial not in there and expiry_s > after_s:
+                if serial not in there and after_s < expiry_s <= until_s:
                     mine.entries += encoded
                     mine.expiries.append(expiry_s)
                     self._bytes += len(encoded)
