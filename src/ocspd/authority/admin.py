@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ocspd.authority.api.endpoints import Backend
     from ocspd.authority.api.traffic import Traffic
+    from ocspd.authority.audit.log import AuditLog
     from ocspd.clock import Clock
 
 DATABASE_S = 3.0
