@@ -235,12 +235,19 @@ async def test_refusals_have_multirootcas_status_code_and_text(
         authenticated({"extensions": [{"id": "x"}]}, KEYS["a"]),
         authenticated({"extensions": [{"id": "1.2", "value": "x"}]}, KEYS["a"]),
         authenticated({"NotBefore": "soon"}, KEYS["a"]),
-        authenticated({"ReturnPrecert": True}, KEYS["a"]),
+        authenticated({"ReturnPrecert": 1}, KEYS["a"]),
     ],
 )
 async def test_what_cannot_be_read_is_400_with_code_1(roots: Path, body: str) -> None:
     async with serving(roots) as url:
         assert (await refused(url, body))[:2] == (400, 1)
+
+
+async def test_return_precert_gets_the_precertificate(roots: Path) -> None:
+    request = {"certificate_request": a_csr(), "label": "a", "profile": "server", "ReturnPrecert": True}
+    async with serving(roots) as url:
+        made = await signed(url, request, KEYS["a"])
+    assert made.extensions.get_extension_for_class(x509.PrecertPoison).critical
 
 
 async def test_the_whole_request_of_cfssls_library_is_honoured(roots: Path, tmp_path: Path) -> None:

@@ -189,8 +189,6 @@ def _read_request(data: bytes) -> SignRequest:
     fields = wire.Fields(wire.loads(data), "SignRequest")
     known = {key: value for key, value in fields.values().items() if wire.fold(key) != "hostname"}
     request = sign_request(wire.Fields(known, fields.struct))
-    if fields.boolean("ReturnPrecert"):
-        raise wire.JSONError("ReturnPrecert is not supported: the certificate would not be one")
     return replace(
         request,
         crl_url=fields.string("crl_override"),
@@ -198,6 +196,7 @@ def _read_request(data: bytes) -> SignRequest:
         not_before=_time(fields, "NotBefore"),
         not_after=_time(fields, "NotAfter"),
         metadata=fields.mapping("metadata", "interface {}"),
+        return_precert=fields.boolean("ReturnPrecert"),
     )
 
 

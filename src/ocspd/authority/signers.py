@@ -52,6 +52,11 @@ class PolicySigner:
             return signed.cert_pem
         if once is not None:
             raise BadKeyError("Idempotency-Key cannot be used with a profile of a remote server")
+        if request.return_precert:
+            raise CodedError(
+                Code.POLICY_INVALID_REQUEST,
+                "ReturnPrecert cannot be used with a profile of a remote server, which may ignore it",
+            )
         from ocspd.authority.remote import RemoteRequest  # noqa: PLC0415  (see _remote)
 
         return await self._remote(profile).sign(
