@@ -53,12 +53,14 @@ async def test_up_makes_a_database_that_status_and_down_know(config_file: Path, 
         "applied 003_OCSPDChangeFeed.sql\n"
         "applied 004_OCSPDUrgency.sql\n"
         "applied 005_OCSPDEveryWriter.sql\n"
+        "applied 006_OCSPDAnswers.sql\n"
     )
     second = ocspd("db", "up", "-db-config", config_file)
     assert (second.returncode, second.stdout.endswith("is up to date\n")) == (0, True)
     async with await open_certdb(db_config, SystemClock()) as db:
         await db.check()
 
+    assert ocspd("db", "down", "-db-config", config_file).stdout == "undone 006_OCSPDAnswers.sql\n"
     assert ocspd("db", "down", "-db-config", config_file).stdout == "undone 005_OCSPDEveryWriter.sql\n"
     assert ocspd("db", "down", "-db-config", config_file).stdout == "undone 004_OCSPDUrgency.sql\n"
     assert ocspd("db", "down", "-db-config", config_file).stdout == "undone 003_OCSPDChangeFeed.sql\n"
