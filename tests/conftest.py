@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.clock import SystemClock
-from tests import postgres
+from tests import mysql, postgres
 from tests.tools import PROGRAMS, find, lacking, told_left_out
 
 if TYPE_CHECKING:
@@ -67,9 +67,26 @@ async def postgres_url(postgres_server: str) -> AsyncIterator[str]:
     await postgres.drop_database(postgres_server, url)
 
 
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[str]:
+    """Data source of a MariaDB server for the whole run, on which databases can be created."""
+    with mysql.running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def mysql_source(mysql_server: str) -> Iterator[str]:
+    """Data source of an empty database in MariaDB made for this test."""
+    source = mysql.create_database(mysql_server)
+    yield source
+    mysql.drop_database(mysql_server, source)
+
+
 @pytest.fixture(params=["sqlite3", "postgres"])
 def db_config(request: pytest.FixtureRequest, tmp_path: Path) -> DBConfig:
     """An empty database of each driver, not migrated."""
+    if request.param == "mysql":
+        return DBConfig("mysql", request.getfixturevalue("mysql_source"))
     if request.param == "postgres":
         return DBConfig("postgres", request.getfixturevalue("postgres_url"))
     return DBConfig("sqlite3", str(tmp_path / "certs.db"))

@@ -64,6 +64,7 @@ CONFINED = {
     "pkilint": {"pki"},
     "re2": {"pki"},
     "asyncpg": {"certdb"},
+    "pymysql": {"certdb"},
     "sqlite3": {"certdb"},
     "obstore": {"index"},
     "aiohttp": {"authority", "signer", "responder", "ops", "client"},

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from tests import mysql
+
 if TYPE_CHECKING:
     from ocspd.certdb import DBConfig
 
@@ -19,6 +21,11 @@ async def execute(config: DBConfig, *statements: str) -> None:
             for statement in statements:
                 connection.execute(statement)
         return
+    if config.driver == "mysql":
+        with closing(mysql.connect(config.data_source)) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(in_mysql(statement))
+        return
     connection = await asyncpg.connect(config.data_source)
     try:
         for statement in statements:
@@ -27,11 +34,20 @@ async def execute(config: DBConfig, *statements: str) -> None:
         await connection.close()
 
 
+def in_mysql(statement: str) -> str:
+    """Write times without a zone, and Go's zero time as CFSSL's driver has it there."""
+    return statement.replace("+00:00'", "'").replace("'0001-01-01 00:00:00'", "'0000-00-00 00:00:00'")
+
+
 async def fetch(config: DBConfig, query: str) -> list[tuple[Any, ...]]:
     """Run a query."""
     if config.driver == "sqlite3":
         with closing(sqlite3.connect(config.data_source)) as connection:
             return connection.execute(query).fetchall()
+    if config.driver == "mysql":
+        with closing(mysql.connect(config.data_source)) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall())
     connection = await asyncpg.connect(config.data_source)
     try:
         return [tuple(record) for record in await connection.fetch(query)]

@@ -59,12 +59,13 @@ def status(serial: int) -> StatusRow:
     return StatusRow(serial, AKI, CertStatus.GOOD, 0, None, NOW)
 
 
-async def test_a_certificate_comes_back_as_it_was_inserted(db: CertDB) -> None:
+async def test_a_certificate_comes_back_as_it_was_inserted(db: CertDB, migrated_db_config: DBConfig) -> None:
+    fraction = timedelta() if migrated_db_config.driver == "mysql" else timedelta(microseconds=1)
     row = certificate(
         ca_label="primary",
         status=CertStatus.REVOKED,
         reason=10,
-        revoked_at=NOW - timedelta(microseconds=1),
+        revoked_at=NOW - fraction,
         issued_at=NOW,
         not_before=NOW - timedelta(minutes=5),
         metadata={"a": [1, "é"]},
@@ -126,6 +127,9 @@ async def test_no_rows_are_no_work(db: CertDB) -> None:
     assert await db.insert_certificates([]) == []
 
 
+@pytest.mark.parametrize(
+    "db_config", ["sqlite3", "postgres"], indirect=True
+)  # a trigger drops no row in MySQL
 async def test_what_a_trigger_refuses_or_drops_fails_alone(db: CertDB, migrated_db_config: DBConfig) -> None:
     if migrated_db_config.driver == "postgres":
         refusals = [
@@ -231,6 +235,29 @@ async def test_values_are_stored_exactly_as_cfssl_stores_them(
             )
         ]
         return
+    if migrated_db_config.driver == "mysql":
+        assert await raw.fetch(
+            migrated_db_config,
+            "SELECT serial_number, authority_key_identifier, status, reason, CAST(expiry AS char), "
+            "CAST(revoked_at AS char), CAST(issued_at AS char), CAST(not_before AS char), metadata, sans, "
+            f"common_name, ca_label FROM certificates WHERE serial_number = '{BIG_SERIAL}'",
+        ) == [
+            (
+                str(BIG_SERIAL).encode(),
+                AKI.encode(),
+                b"good",
+                0,
+                "2026-04-03 05:06:07",
+                "0000-00-00 00:00:00",
+                "2026-03-04 05:06:07",
+                "0000-00-00 00:00:00",
+                "null",
+                "null",
+                "",
+                b"",
+            )
+        ]
+        return
     assert await raw.fetch(
         migrated_db_config,
         "SELECT serial_number, authority_key_identifier, status, reason, "
@@ -295,9 +322,12 @@ async def test_revoking_an_unknown_certificate_is_11200(db: CertDB) -> None:
     assert caught.value.code is Code.STORE_NOT_FOUND
 
 
-async def test_expired_certificates_are_left_out_of_lists(db: CertDB, clock: ManualClock) -> None:
+async def test_expired_certificates_are_left_out_of_lists(
+    db: CertDB, clock: ManualClock, migrated_db_config: DBConfig
+) -> None:
+    least = timedelta(seconds=1) if migrated_db_config.driver == "mysql" else timedelta(microseconds=1)
     await db.insert_certificate(certificate(1, expiry=NOW))
-    await db.insert_certificate(certificate(2, expiry=NOW + timedelta(microseconds=1)))
+    await db.insert_certificate(certificate(2, expiry=NOW + least))
     await db.insert_certificate(certificate(3, expiry=NOW + timedelta(seconds=1)))
     for serial in (1, 2, 3):
         await db.revoke_certificate(serial, AKI, 4)

@@ -176,8 +176,8 @@ def test_a_name_of_a_file_may_be_odd(source: str) -> None:
 
 
 def test_an_unknown_driver_is_named_with_the_known_ones() -> None:
-    with pytest.raises(OCSPDError, match=r"unknown driver 'mysql'.*postgres, sqlite3"):
-        parse_db_config(b'{"driver":"mysql","data_source":"x"}')
+    with pytest.raises(OCSPDError, match=r"unknown driver 'oracle'.*postgres, mysql, sqlite3"):
+        parse_db_config(b'{"driver":"oracle","data_source":"x"}')
 
 
 def test_a_configuration_is_read_as_go_reads_it() -> None:

@@ -24,6 +24,7 @@ from tests.certdb.samples import AKI, NOW, certificate, response
 from tests.faults.daemon import SETTINGS, Rows, signing
 from tests.faults.oracle import Oracle
 from tests.pki.chain import make_chain
+from tests.ports import free_port
 from tests.tools import need
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ CONNECTIONS = 3
 class Pooled(NamedTuple):
     direct: str
     url: str
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "twice.pem": (directory / "ca.pem").read_text() * 2,
         "db.json": json.dumps({"driver": "sqlite3", "data_source": "none.db"}),
         "mysql.json": json.dumps({"driver": "mysql", "data_source": "x"}),
+        "oracle.json": json.dumps({"driver": "oracle", "data_source": "x"}),
         "gone.json": json.dumps({"driver": "postgres", "data_source": "postgres://nobody@127.0.0.1:1/x"}),
         "gone-name.json": json.dumps(
             {"driver": "postgres", "data_source": "postgres://nobody@localhost:1/x"}
@@ -76,7 +77,8 @@ CASES = [
     ("revoke -db-config db.json -serial 1 -aki 2 -reason superseded", "ocspd db up -db-config"),
     ("revoke -db-config db.json -serial x -aki 2 -reason superseded", "serial 'x' is not a number"),
     ("db up -db-config curly.json", "typographic quote"),
-    ("db up -db-config mysql.json", "'mysql'"),
+    ("db up -db-config oracle.json", "'oracle'"),
+    ("db up -db-config mysql.json", "USER:PASSWORD@tcp(HOST:PORT)/DATABASE"),
     ("db status -db-config gone.json", "cannot be reached: connection refused"),
     ("db status -db-config gone-name.json", "cannot be reached: connection refused"),
     (f"ocspsign {RESPOND} -cert missing.pem", "missing.pem"),

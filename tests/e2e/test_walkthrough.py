@@ -26,10 +26,14 @@ def postgres_server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite3", "postgres"])
+@pytest.fixture(params=["sqlite3", "postgres", "mysql"])
 async def db_config(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     if request.param == "sqlite3":
         yield json.dumps({"driver": "sqlite3", "data_source": "certs.db"})
+        return
+    if request.param == "mysql":
+        source = request.getfixturevalue("mysql_source")
+        yield json.dumps({"driver": "mysql", "data_source": source})
         return
     server = request.getfixturevalue("postgres_server")
     url = await create_database(server)

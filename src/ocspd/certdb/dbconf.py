@@ -9,16 +9,17 @@ from ocspd import wire
 from ocspd.errors import Code, CodedError, ConfigError
 from ocspd.shown import shown
 
-DRIVERS = ("postgres", "sqlite3")
+DRIVERS = ("postgres", "mysql", "sqlite3")
 _OTHER_SOURCE = re.compile(r"^[a-z]+://|\bpassw(?:or)?d\s*=|^(?![./])[^/]*:[^/]*@", re.ASCII | re.IGNORECASE)
 """postgres://…, password=…, user:password@…"""
 
 
 @dataclass(frozen=True, slots=True)
 class DBConfig:
-    """A database driver (`postgres` or `sqlite3`) and the location of its data.
+    """A database driver (`postgres`, `mysql` or `sqlite3`) and the location of its data.
 
-    For postgres a lib/pq URL or `key=value` string, for sqlite3 a path, `:memory:` or `file:` URI.
+    For postgres a lib/pq URL or `key=value` string, for mysql a data source of go-sql-driver/mysql, for
+    sqlite3 a path, `:memory:` or `file:` URI.
     The data source may hold a password: show `CertDB.name` instead.
     """
 

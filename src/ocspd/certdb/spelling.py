@@ -35,6 +35,15 @@ SQLITE_ODD = (
 )
 """The same for SQLite, where any column may hold any type, and a year of five digits sorts before now."""
 
+MYSQL_ODD = (
+    "(serial_number = '' OR serial_number > '0' AND serial_number < '1'"
+    " OR CONVERT(serial_number USING latin1) REGEXP '[^0-9]' OR LENGTH(serial_number) > 153"
+    " OR authority_key_identifier = ''"
+    " OR CONVERT(authority_key_identifier USING latin1) COLLATE latin1_bin REGEXP '[^0-9a-f]'"
+    " OR expiry IS NULL OR expiry = '0000-00-00 00:00:00')"
+)
+"""The same for MySQL, where no index finds them: each pass reads the table for them once."""
+
 SQLITE_MAYBE_UNEXPIRED = (
     "(expiry > ? OR expiry IS NULL OR typeof(expiry) <> 'text' OR expiry NOT GLOB '[0-9][0-9][0-9][0-9]-*')"
 )
@@ -49,6 +58,11 @@ SQLITE_WORTH = (
     f"({SQLITE_MAYBE_UNEXPIRED} OR CAST(status AS TEXT) = 'revoked' AND (typeof(serial_number) <> 'text' "  # noqa: S608  (constants)
     "OR serial_number GLOB '0*' OR EXISTS (SELECT 1 FROM certificates AS other "
     "WHERE other.serial_number = certificates.serial_number AND other.expiry > ?)))"
+)
+MYSQL_WORTH = (
+    "(expiry > %(now)s OR expiry IS NULL OR expiry = '0000-00-00 00:00:00' OR status = 'revoked' AND "
+    "(LEFT(serial_number, 1) = '0' OR EXISTS (SELECT 1 FROM certificates AS other "
+    "WHERE other.serial_number = certificates.serial_number AND other.expiry > %(now)s)))"
 )
 """True for the odd rows that count: unexpired ones, and a revocation that has expired but beside which there
 may be a row in CFSSL's spelling that says something else and has not. (Each odd row that is unexpired brings
