@@ -408,7 +408,7 @@ async def test_what_cannot_be_inserted_fails_alone(config: DBConfig, db: CertDB)
         for at, row in enumerate(wanted)
     ]
     outcomes = await db.insert_certificates(wanted, answers)
-    assert [error is None for error in outcomes] == [True, False, False, False, False, True]
+    assert [error is None for error in outcomes] == [True, False, False, False, False, True], outcomes
     assert "not this one" in str(outcomes[1])
     assert "already exists" in str(outcomes[4])
     assert [answer.serial for answer in await db.find_answers([bytes([at]) * 32 for at in range(6)])] == [1]

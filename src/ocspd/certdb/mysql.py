@@ -386,7 +386,7 @@ def _insert(
         row.common_name,
     )
     if answer is not None:
-        change(connection, "SAVEPOINT both")
+        change(connection, "SAVEPOINT ocspd_row")
     try:
         count = change(connection, _INSERT, values)
         if answer is not None:
@@ -397,7 +397,7 @@ def _insert(
         if error is None:
             raise
         if answer is not None:
-            change(connection, "ROLLBACK TO SAVEPOINT both")
+            change(connection, "ROLLBACK TO SAVEPOINT ocspd_row")
         return error
     if count != 1:
         return CodedError(Code.STORE_INSERT_FAILED, "failed to insert the certificate record")
