@@ -1,6 +1,6 @@
 """Issuing: `ocspd serve` beside CFSSL's `serve`, on one PostgreSQL server, every certificate durable.
 
-    python -m bench.issue [--repeats 5] [--seconds 8] [--connections 32] [--sqlite]
+    python -m bench.issue [--repeats 5] [--seconds 8] [--connections 32] [--sqlite] [--audit]
     python -m bench.issue --kill 5     # ends PostgreSQL as a power cut does, and looks for what clients got
     python -m bench.issue --stages     # what one certificate takes in one process, step by step
 
@@ -163,11 +163,11 @@ class Place:
         ]
 
     @contextlib.contextmanager
-    def serving(self, name: str, program: str | Path, db_config: Path) -> Iterator[Server]:
+    def serving(self, name: str, program: str | Path, db_config: Path, *flags: str) -> Iterator[Server]:
         """Run a server on all CPUs."""
         port = free_port()
         with (self.folder / f"{name}.log").open("wb") as log:
-            command = self.command(program, db_config, port)
+            command = [*self.command(program, db_config, port), *flags]
             with running(name, command, port, cpus=_all_cpus(), log=log) as server:
                 yield server
 
@@ -317,6 +317,10 @@ def compare(options: Any) -> None:  # noqa: C901  (one server after the other)
         servers: list[Server] = []
         ours = place.db_config("ours", "postgres", place.source("ours"))
         servers.append(place.stack.enter_context(place.serving("ocspd", ocspd_program(), ours)))
+        if options.audit:
+            flags = ("-audit-log", str(place.folder / "audit.log"))
+            logging = place.serving("ocspd, audit log", ocspd_program(), ours, *flags)
+            servers.append(place.stack.enter_context(logging))
         if options.sqlite:
             file = place.folder / "certs.db"
             config = place.db_config("sqlite", "sqlite3", str(file))
@@ -479,6 +483,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--sqlite", action="store_true", help="measure ocspd on SQLite, too")
+    parser.add_argument("--audit", action="store_true", help="measure ocspd with an audit log, too")
     parser.add_argument("--alone", action="store_true", help="leave CFSSL out")
     parser.add_argument("--kill", type=int, default=0, metavar="TIMES")
     parser.add_argument("--stages", action="store_true")

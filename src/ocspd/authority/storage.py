@@ -133,6 +133,8 @@ class Storage:
     ) -> None:
         self._db = db
         self._journal = journal or NoJournal()
+        self._announcing = Groups(self._announce, largest=_GROUP)
+        """While one group is stored, the next one is on its way into the journal."""
         self._fresh_s = fresh_s
         self._seen: float | None = None
         self._checks = Groups(self._ask, largest=1 << 30)
@@ -169,11 +171,12 @@ class Storage:
             raise _in_use(serial)
 
     def put(self, delivery: Delivery) -> None:
-        """Store the certificate of a delivery, then deliver it."""
-        self._groups.put(delivery)
+        """Tell the journal of the certificate of a delivery, store it, then deliver it."""
+        self._announcing.put(delivery)
 
     async def finish(self) -> None:
         """Wait until everything that was put in is stored."""
+        await self._announcing.finish()
         await self._groups.finish()
 
     def _is_fresh(self, db: CertDB) -> bool:
@@ -197,22 +200,27 @@ class Storage:
                 else:
                     answer.set_exception(apart(error))
 
+    async def _announce(self, deliveries: list[Delivery]) -> None:
+        """Tell the journal of a group, and have it stored."""
+        try:
+            await self._journal.signed([delivery.signed for delivery in deliveries])
+        except Exception as err:  # noqa: BLE001  (whatever it is, those who wait are to hear of it)
+            await self._settle(deliveries, [apart(err) for _ in deliveries])
+            return
+        for delivery in deliveries:
+            self._groups.put(delivery)
+
     async def _store(self, deliveries: list[Delivery]) -> None:
         """Store a group; whoever waits for one of it hears of its own certificate."""
-        certificates = [delivery.signed for delivery in deliveries]
-        outcomes: Sequence[Exception | None]
-        try:
-            await self._journal.signed(certificates)
-        except Exception as err:  # noqa: BLE001  (whatever it is, those who wait are to hear of it)
-            outcomes = [apart(err) for _ in deliveries]
-        else:
-            rows = [certificate.row for certificate in certificates]
-            outcomes = await self._insert(rows, [delivery.answer for delivery in deliveries])
+        rows = [delivery.signed.row for delivery in deliveries]
+        await self._settle(deliveries, await self._insert(rows, [delivery.answer for delivery in deliveries]))
+
+    async def _settle(self, deliveries: list[Delivery], outcomes: Sequence[Exception | None]) -> None:
         failures = []
-        for certificate, outcome in zip(certificates, outcomes, strict=True):
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
             if outcome is not None:
-                log_unstored(certificate, outcome)
-                failures.append((certificate, outcome))
+                log_unstored(delivery.signed, outcome)
+                failures.append((delivery.signed, outcome))
         if failures:
             try:
                 await self._journal.unstored(failures)

@@ -322,6 +322,17 @@ def test_several_processes_write_one_chain(log: Path) -> None:
     assert report.files > 1
 
 
+def test_a_lock_file_that_is_removed_is_made_again_by_everybody(log: Path) -> None:
+    file, other = opened(log), opened(log)
+    for number in range(4):
+        (file, other)[number % 2].append([entry(number)], seal=True)
+        reading.beside(log, reading.LOCK).unlink()
+    assert serials(log) == [0, 1, 2, 3]
+    assert texts(checked(log)) == []
+    file.append([entry(4)])
+    assert reading.beside(log, reading.LOCK).exists()
+
+
 def test_killed_processes_lose_nothing_that_was_confirmed(log: Path) -> None:
     confirmed: list[int] = []
     for turn in range(3):

@@ -10,8 +10,11 @@ Without a log nothing is written, and everything is allowed.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
-from contextlib import asynccontextmanager
+import re
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ocspd.authority.access.actor import Actor, current
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 MAX_NAMES = 100
 MAX_NAMES_CHARACTERS = 16_000
 """More names of one certificate are counted, not listed: its SHA-256 is there as well."""
+
+_PLAIN = re.compile(r"-----BEGIN [A-Z ]{1,40}-----\n([A-Za-z0-9+/=\n]*)-----END [A-Z ]{1,40}-----\n?")
+_shown = lru_cache(maxsize=256)(shown)
+"""For names that come again and again."""
 
 
 class Ledger:
@@ -131,9 +138,9 @@ def certificate_entry(  # noqa: PLR0913  (what an entry is made of)
         "certificate_sha256": _digest(row.pem),
     }
     if profile:
-        fields["profile"] = shown(profile, 100)
+        fields["profile"] = _shown(profile, 100)
     if row.ca_label:
-        fields["label"] = shown(row.ca_label, 100)
+        fields["label"] = _shown(row.ca_label, 100)
     if csr_pem:
         fields["csr_sha256"] = _digest(csr_pem)
     return {**fields, **actor.describe(), "result": "ok"}
@@ -163,5 +170,9 @@ def _names(names: Sequence[str]) -> dict[str, Any]:
 
 def _digest(text: str) -> str:
     """Return the SHA-256 of the DER in a PEM text, "" if there is none."""
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:  # a fifth of the time, for nearly every text
+        with suppress(binascii.Error):
+            return hashlib.sha256(binascii.a2b_base64(plain[1])).hexdigest()
     blocks = pem.blocks(text.encode("utf-8", "replace"))
     return hashlib.sha256(blocks[0].content).hexdigest() if blocks else ""

@@ -109,6 +109,7 @@ class LogFile:
         self._clock = clock
         self._every = every
         self._rotate_bytes = rotate_bytes
+        self._lock: int | None = None
         self._file: int | None = None
         self._identity = (0, 0)
         self._size = 0
@@ -146,9 +147,10 @@ class LogFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            os.close(self._file)
-        self._file, self._known = None, False
+        for descriptor in (self._file, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file, self._lock, self._known = None, None, False
 
     # -- checkpoints ---------------------------------------------------------------------------------
 
@@ -179,14 +181,17 @@ class LogFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        descriptor = os.open(
-            reading.beside(self.path, reading.LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE
-        )
+        if self._lock is not None and not _is_named(self._lock, reading.beside(self.path, reading.LOCK)):
+            os.close(self._lock)  # others would lock another file
+            self._lock = None
+        if self._lock is None:
+            name = reading.beside(self.path, reading.LOCK)
+            self._lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _settle(self) -> None:
         """Find the file to append to and where its chain ends."""
@@ -324,6 +329,16 @@ class LogFile:
         os.close(self._file)
         self._file = None
         logger.info("the audit log %s was renamed to %s", self.path, target.name)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Return whether an open file still has this name."""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def _tail(descriptor: int, path: Path) -> _Tail:
