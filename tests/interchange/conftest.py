@@ -70,6 +70,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "curly.json").write_text("{\u201cCN\u201d: \u201cx\u201d}")
     (directory / "empty.json").write_text("")
     (directory / "junk.pem").write_text("junk\n")
+    (directory / "serials").write_text("5\n\n17\n")
     openssl = need("openssl")
     run_program(
         *(openssl, "ecparam", "-name", "secp256k1", "-genkey", "-noout"),

@@ -188,10 +188,8 @@ def _read_request(data: bytes) -> SignRequest:
     """
     fields = wire.Fields(wire.loads(data), "SignRequest")
     known = {key: value for key, value in fields.values().items() if wire.fold(key) != "hostname"}
-    request = sign_request(wire.Fields(known, fields.struct))
     return replace(
-        request,
-        crl_url=fields.string("crl_override"),
+        sign_request(wire.Fields(known, fields.struct)),
         extensions=tuple(_extension(item) for item in fields.items("extensions", "Extension")),
         not_before=_time(fields, "NotBefore"),
         not_after=_time(fields, "NotAfter"),

@@ -147,6 +147,7 @@ SIGN_FIELDS: dict[str, Schema] = {
     "label": _string("stored with the certificate"),
     "serial": _integer("used only if the profile has ClientProvidesSerialNumbers"),
     "bundle": _boolean("whether the result is to contain a bundle"),
+    "crl_override": _string("the URL of the CRL in the certificate, in place of the profile's"),
 }
 SIGNED = _object("", "certificate", certificate=PEM, bundle=BUNDLE)
 
