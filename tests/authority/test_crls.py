@@ -38,6 +38,7 @@ SIGNER = CRLSigner(CA, KEY)
 AKI = SIGNER.aki
 OTHER = "ab" * 20
 NOW = datetime.now(UTC)
+EVERY_DRIVER = pytest.mark.parametrize("db_config", ["sqlite3", "postgres", "mysql"], indirect=True)
 FOREVER_S = 60.0
 """No test waits for so long unless something is broken."""
 
@@ -106,6 +107,7 @@ async def get(
     return reply
 
 
+@EVERY_DRIVER
 async def test_what_is_revoked_at_the_start_is_listed_and_nothing_else(certdb: CertDB) -> None:
     await certdb.insert_certificate(row(1, reason=0))
     await certdb.insert_certificate(row(2, reason=1))
@@ -116,6 +118,7 @@ async def test_what_is_revoked_at_the_start_is_listed_and_nothing_else(certdb: C
         assert listed(publisher) == {1: "", 2: "keyCompromise"}
 
 
+@EVERY_DRIVER
 async def test_a_revocation_by_anybody_is_listed_within_a_second(
     certdb: CertDB, migrated_db_config: DBConfig
 ) -> None:
@@ -135,6 +138,7 @@ async def test_a_revocation_by_anybody_is_listed_within_a_second(
         assert loop.time() - begun < 10, "a second on a machine that does nothing else"
 
 
+@EVERY_DRIVER
 async def test_a_database_that_records_nothing_is_followed_too(migrated_db_config: DBConfig) -> None:
     async with await open_certdb(migrated_db_config, SystemClock()) as db:
         while await migrate.current_version(db) > 2:
@@ -184,6 +188,7 @@ async def test_issuing_does_not_sign_a_crl(certdb: CertDB) -> None:
         assert publisher.signed <= 3
 
 
+@EVERY_DRIVER
 async def test_holds_are_released_on_the_complete_crl_and_in_deltas(certdb: CertDB) -> None:
     await certdb.insert_certificate(row(7))
     await certdb.insert_certificate(row(8, reason=1))
@@ -208,6 +213,7 @@ async def test_holds_are_released_on_the_complete_crl_and_in_deltas(certdb: Cert
         assert listed(publisher) == {8: "keyCompromise"}
 
 
+@EVERY_DRIVER
 async def test_rows_in_any_spelling_count_and_revoked_wins(
     certdb: CertDB, migrated_db_config: DBConfig
 ) -> None:
@@ -233,6 +239,7 @@ async def test_rows_in_any_spelling_count_and_revoked_wins(
         await until(lambda: 7 not in listed(publisher))
 
 
+@EVERY_DRIVER
 async def test_of_several_revocations_the_first_counts(certdb: CertDB, migrated_db_config: DBConfig) -> None:
     await certdb.insert_certificate(row(7, reason=1))
     await execute(
@@ -270,6 +277,7 @@ async def test_an_expired_certificate_stays_on_one_regular_crl_and_then_goes(
         assert set(listed(publisher)) == {2}
 
 
+@EVERY_DRIVER
 async def test_a_row_that_is_deleted_after_it_expired_is_listed_once_more(
     migrated_db_config: DBConfig,
 ) -> None:
@@ -403,6 +411,7 @@ async def test_a_successor_for_the_same_ca_serves_the_crl_until_it_has_its_own(c
 # -- once ----------------------------------------------------------------------------------------
 
 
+@EVERY_DRIVER
 async def test_crl_has_the_unexpired_ones_of_this_ca_and_counts_the_others(certdb: CertDB) -> None:
     await certdb.insert_certificate(row(1, reason=0))
     await certdb.insert_certificate(row(2, reason=10))
