@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Splitting DER into elements, for `der_reader`: a request has fifty, and in Python each takes a microsecond.
 
-Rule: no byte is read before it is known to lie in the content. Lengths are compared with what is left of it,
-which is never negative.
+Rule: no byte is read before it is known to lie in the content. Where an element would end is compared with the
+content's size; a length has at most 32 bits, so the sum cannot overflow.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -24,7 +24,7 @@ def split(bytes content not None, kind):
     cdef uint64_t length
     cdef list found = []
     while position < size:
-        if size - position < 2:
+        if position + 2 > size:
             raise DERError("truncated element")
         if data[position] & 0x1F == 0x1F:
             raise DERError("tag number above 30")
@@ -36,7 +36,7 @@ def split(bytes content not None, kind):
                 raise DERError("indefinite length, which is BER and not DER")
             if count > 4:
                 raise DERError("length above 4 GiB")
-            if count > size - start:
+            if start + count > size:
                 raise DERError("truncated element")
             length = 0
             for i in range(count):
@@ -44,7 +44,7 @@ def split(bytes content not None, kind):
             if length < 0x80 or data[start] == 0:
                 raise DERError("length not in the fewest bytes, which is BER and not DER")
             start += count
-        if length > <uint64_t> (size - start):
+        if start + <Py_ssize_t> length > size:
             raise DERError("an element exceeds its container")
         found.append(
             new(
