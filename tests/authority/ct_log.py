@@ -66,6 +66,7 @@ class Log:
     ) -> None:
         self.key, self.roots, self.timestamp, self.path = key, roots, timestamp, path
         self.seen: list[x509.Certificate] = []
+        self.extensions = b""
         self.replies: list[web.Response | Callable[[], Any]] = []
         """Replies to send first, each once, instead of looking at the submission."""
         self.change: Callable[[dict[str, Any]], Any] = lambda reply: reply
@@ -117,12 +118,13 @@ class Log:
         precertificate.verify_directly_issued_by(issuer)
         self.seen.append(precertificate)
         tbs = without(precertificate.tbs_certificate_bytes, POISON)
-        data = signed_data(self.timestamp, hashlib.sha256(spki(issuer.public_key())).digest(), tbs)
+        issuer_key_hash = hashlib.sha256(spki(issuer.public_key())).digest()
+        data = signed_data(self.timestamp, issuer_key_hash, tbs, self.extensions)
         return {
             "sct_version": 0,
             "id": base64.b64encode(self.log_id).decode(),
             "timestamp": self.timestamp,
-            "extensions": "",
+            "extensions": base64.b64encode(self.extensions).decode(),
             "signature": base64.b64encode(self.digitally_signed(data)).decode(),
         }
 

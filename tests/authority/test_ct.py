@@ -109,7 +109,8 @@ def check_timestamp(sct: Any, log: Log, tbs: bytes, issuer: x509.Certificate) ->
     assert sct.log_id == log.log_id
     assert sct.entry_type is x509.certificate_transparency.LogEntryType.PRE_CERTIFICATE
     assert sct.timestamp.replace(tzinfo=UTC).timestamp() * 1000 == pytest.approx(log.timestamp)
-    data = signed_data(log.timestamp, hashlib.sha256(spki(issuer.public_key())).digest(), tbs)
+    issuer_key_hash = hashlib.sha256(spki(issuer.public_key())).digest()
+    data = signed_data(log.timestamp, issuer_key_hash, tbs, log.extensions)
     if isinstance(log.key, rsa.RSAPrivateKey):
         log.key.public_key().verify(sct.signature, data, padding.PKCS1v15(), hashes.SHA256())
     else:
@@ -118,6 +119,7 @@ def check_timestamp(sct: Any, log: Log, tbs: bytes, issuer: x509.Certificate) ->
 
 async def test_a_certificate_has_the_timestamps_of_all_logs_in_their_order() -> None:
     world = World(make_key("ecdsa-256", 7), make_key("rsa-2048"), make_key("ecdsa-256", 8))
+    world.logs[2].extensions = b"\0\1\2"
     async with serving(*world.logs):
         issued = await world.sign()
     extension = issued.extensions.get_extension_for_class(x509.PrecertificateSignedCertificateTimestamps)

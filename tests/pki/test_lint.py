@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CLIENT = {"expiry": "10h", "usages": ["signing", "client auth"]}
 SERVER = {
-    "expiry": "2000h",
+    "expiry": "1000h",
     "usages": ["signing", "server auth"],
     "ocsp_url": "http://ocsp.example.com",
     "issuer_urls": ["http://ca.example.com/ca.crt"],

@@ -493,6 +493,16 @@ def document(paths: Mapping[str, Endpoint]) -> Schema:
             "description": "CFSSL's API. Keys of objects are read in any case; unknown ones are ignored.",
         },
         "paths": described,
+        "components": {
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Only needed where `access` of the configuration says so.",
+                }
+            }
+        },
+        "security": [{}, {"token": []}],
     }
 
 
