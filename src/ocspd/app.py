@@ -22,6 +22,7 @@ from ocspd.machine import MACHINE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.authority.audit.log import AuditLog
     from ocspd.authority.bundling import Bundler
     from ocspd.authority.crls import CRLPublisher
@@ -101,13 +102,14 @@ async def build_authority(config: APIConfig, clock: Clock) -> AsyncIterator[Auth
         if config.audit_log:
             audit = await stack.enter_async_context(_audit_log(config, clock))
         workers = config.workers or len(os.sched_getaffinity(0))
-        shared = Shared(db, clock, workers=workers, journal=Ledger(audit))
+        ledger = Ledger(audit)
+        shared = Shared(db, clock, workers=workers, journal=ledger)
         stack.push_async_callback(shared.close)
 
         def signer() -> PolicySigner:
             authority = config.authority()
             local = authority.signing.signs_here
-            return build_certificate_signer(authority, db, clock, local=local, shared=shared)
+            return build_certificate_signer(authority, db, clock, local=local, shared=shared, ledger=ledger)
 
         def ocsp_signer() -> OCSPSigner:
             assert config.ocsp is not None
@@ -179,18 +181,19 @@ def build_bundler(config: BundlerConfig, clock: Clock) -> Bundler:
     )
 
 
-def build_certificate_signer(
+def build_certificate_signer(  # noqa: PLR0913  (one for each thing it is made of)
     config: AuthorityConfig,
     db: CertDB | None,
     clock: Clock,
     *,
     local: bool,
     shared: Shared | None = None,
+    ledger: Ledger | None = None,
 ) -> PolicySigner:
     """Put together who signs certificates: the CA with its database, if some are signed here, and the policy.
 
     OCSPDError naming what is missing or not usable; with `local` off the CA is not looked at. `shared` as for
-    `Authority`.
+    `Authority`, `ledger` as for `PolicySigner`.
     """
     from ocspd.authority.issuing import Authority
     from ocspd.authority.signers import PolicySigner
@@ -205,7 +208,7 @@ def build_certificate_signer(
         with naming(f"{ca}, {ca_key}"):  # which may not belong together
             issuer = Issuer(certificate, key, config.signing, clock, allow_weak_rsa=config.allow_rsa_1024)
         authority = Authority(issuer, db, clock, shared=shared)
-    return PolicySigner(config.signing, authority, tls=config.tls, clock=clock)
+    return PolicySigner(config.signing, authority, tls=config.tls, clock=clock, ledger=ledger)
 
 
 def build_crl_signer(config: AuthorityConfig) -> CRLSigner:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
+from ocspd.authority.audit.ledger import Ledger
+from ocspd.authority.audit.log import AuditLog
 from ocspd.authority.signers import PolicySigner
 from ocspd.client.tls import RemoteTLS
 from ocspd.clock import SystemClock
@@ -14,6 +16,7 @@ from ocspd.pki.config_json import parse_config
 from ocspd.pki.issuer import SignRequest
 from ocspd.pki.profiles import SigningConfig, default_config
 from tests.authority.api import make_backend, serving
+from tests.authority.audit.logs import entries, opened
 from tests.authority.cfssl import AUTH_KEY
 
 if TYPE_CHECKING:
@@ -51,6 +54,25 @@ def signer(config: SigningConfig) -> PolicySigner:
 
 def request(material: Path, profile: str) -> SignRequest:
     return SignRequest(csr_pem=(material / "leaf.csr").read_text(), profile=profile)
+
+
+async def test_what_another_server_signs_is_logged_before_it_is_handed_on(
+    remote: str, material: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "audit.log"
+    config = config_with(remote, client={"remote": "there"})
+    async with AuditLog(opened(log), SystemClock()) as audit:
+        ledger = Ledger(audit)
+        tls = RemoteTLS()
+        there = PolicySigner(config, None, tls=tls, clock=SystemClock(), ledger=ledger)
+        pem = await there.sign(request(material, "client"))
+        await ledger.forwarded(request(material, "client"), "junk")
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    known, unknown = (each.fields for each in entries(log) if each.event == "remote")
+    assert (known["serial"], known["result"]) == (str(certificate.serial_number), "ok")
+    assert known["sans"] == ["192.0.2.1", "leaf.example"]
+    assert known["profile"] == unknown["profile"] == "client"
+    assert unknown["result"] == "unreadable"
 
 
 async def test_a_remote_profile_is_signed_for_there(remote: str, material: Path) -> None:

@@ -179,10 +179,7 @@ class Authority:
             context=delivery.context,
             names=issued.names,
         )
-        if delivery.request.return_precert:
-            delivery.deliver()
-        else:
-            self.storage.put(delivery)
+        self.storage.put(delivery)
 
     async def _with_timestamps(self, delivery: Delivery) -> None:
         """Issue a certificate with the timestamps of its profile's logs, or the precertificate if wanted."""

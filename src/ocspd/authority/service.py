@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ocspd.authority.access.protection import is_loopback
+from ocspd.authority.access.protection import remind
 from ocspd.authority.api.dispatch import Dispatcher
 from ocspd.authority.api.endpoints import Backend, build_endpoints
 from ocspd.authority.audit.ledger import Ledger
@@ -44,8 +44,6 @@ T = TypeVar("T")
 _DB_CHECK_S = 5.0
 _STOP_S = 5.0
 """How long what is stopped may take to let go of the database."""
-_REMIND_S = 3600.0
-"""How often a server that others than this machine can reach says what is open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +80,6 @@ class AuthorityService:
         outbound: Outbound,
         bundles_on_request: bool,
         admin: tuple[str, int] = ("", 0),
-        remind_s: float = _REMIND_S,
     ) -> None:
         """`client_cn` and `context` are what `tls` has now; `read` names flags whose files a reload reads.
 
@@ -98,7 +95,6 @@ class AuthorityService:
         self._read = ", ".join(read)
         self._protection = protection
         self._files = files
-        self._remind_s = remind_s
         self._admin = admin
         self._outbound = outbound
         self._bundles_on_request = bundles_on_request
@@ -144,7 +140,7 @@ class AuthorityService:
             await self._start_admin(stack)
             scheme = "https://" if self._tls.enabled else ""
             logger.info("Now listening on %s%s:%d", scheme, address, self._server.port)
-            reminding = asyncio.create_task(self._remind(address, self._server.port))
+            reminding = asyncio.create_task(remind(self._protection, address, self._server.port))
             stack.callback(reminding.cancel)
             await stop.wait()
             logger.info("stopping: letting requests in flight finish")
@@ -160,15 +156,6 @@ class AuthorityService:
         await server.start(address, port)
         stack.push_async_callback(server.stop)
         logger.info("admin listener on %s:%d", address, server.port)
-
-    async def _remind(self, address: str, port: int) -> None:
-        """Say what is open: once, and again from time to time if it is open to other machines."""
-        while True:
-            if warning := self._protection.warning(address, port):
-                logger.warning("%s", warning)
-            if is_loopback(address):
-                return
-            await asyncio.sleep(self._remind_s)
 
     async def _reload_on(self, wanted: asyncio.Event) -> None:
         while True:

@@ -8,6 +8,7 @@ from ocspd.authority.once import AnsweredError, BadKeyError
 from ocspd.errors import Code, CodedError
 
 if TYPE_CHECKING:
+    from ocspd.authority.audit.ledger import Ledger
     from ocspd.authority.issuing import Authority
     from ocspd.authority.once import Once
     from ocspd.authority.remote import RemoteSigner
@@ -26,8 +27,16 @@ class PolicySigner:
     """
 
     def __init__(
-        self, config: SigningConfig, authority: Authority | None, *, tls: RemoteTLS, clock: Clock
+        self,
+        config: SigningConfig,
+        authority: Authority | None,
+        *,
+        tls: RemoteTLS,
+        clock: Clock,
+        ledger: Ledger | None = None,
     ) -> None:
+        """Tell `ledger` of what another server signs."""
+        self._ledger = ledger
         self.config = config
         self._authority = authority
         self._tls = tls
@@ -59,7 +68,7 @@ class PolicySigner:
             )
         from ocspd.authority.remote import RemoteRequest  # noqa: PLC0415  (see _remote)
 
-        return await self._remote(profile).sign(
+        signed_there = await self._remote(profile).sign(
             RemoteRequest(
                 csr_pem=request.csr_pem,
                 hosts=request.hosts,
@@ -70,6 +79,9 @@ class PolicySigner:
                 crl_url=request.crl_url,
             )
         )
+        if self._ledger is not None:
+            await self._ledger.forwarded(request, signed_there)
+        return signed_there
 
     async def info(self, *, label: str, profile: str) -> dict[str, Any]:
         """Return CFSSL's info object; with only one CA here, the label is ignored."""

@@ -208,7 +208,10 @@ class Storage:
             await self._settle(deliveries, [apart(err) for _ in deliveries])
             return
         for delivery in deliveries:
-            self._groups.put(delivery)
+            if delivery.request.return_precert:
+                delivery.deliver()  # there is no certificate yet that could be revoked
+            else:
+                self._groups.put(delivery)
 
     async def _store(self, deliveries: list[Delivery]) -> None:
         """Store a group; whoever waits for one of it hears of its own certificate."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -14,7 +15,7 @@ import pytest
 from ocspd.authority.access.actor import current
 from ocspd.authority.access.guard import Guard
 from ocspd.authority.access.policy import changes, parse_access
-from ocspd.authority.access.protection import Protection, is_loopback
+from ocspd.authority.access.protection import Protection, is_loopback, remind
 from ocspd.authority.access.rates import RateLimit
 from ocspd.authority.access.tokens import new_token
 from ocspd.authority.api.call import Call, Caller, Endpoint
@@ -413,6 +414,27 @@ def test_with_a_policy_nothing_is_open_but_what_it_opens() -> None:
     assert protected(policy_of(), *ALL).open_endpoints == ()
     access = ACCESS | {"open": ["newkey", "sign"]}
     assert protected(policy_of(access), *ALL).open_endpoints == ("sign",)
+
+
+@pytest.mark.parametrize(("address", "said"), [("127.0.0.1", 1), ("0.0.0.0", 3), ("", 3)])
+async def test_what_is_open_is_said_again_if_other_machines_can_connect(
+    address: str, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "ocspd"):
+        reminding = asyncio.create_task(remind(protected(None, *ALL), address, 8888, 0.001))
+        while len(caplog.records) < said:  # noqa: ASYNC110  (no event)
+            await asyncio.sleep(0.001)
+        if said == 1:
+            await reminding
+        reminding.cancel()
+        await asyncio.gather(reminding, return_exceptions=True)
+    assert all("open without authentication" in record.message for record in caplog.records)
+    assert len(caplog.records) == said or said == 3
+
+
+async def test_nothing_is_said_while_nothing_is_open(caplog: pytest.LogCaptureFixture) -> None:
+    await remind(protected(policy_of(), *ALL), "127.0.0.1", 8888)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from typing import TYPE_CHECKING
 
 from ocspd import wire
 from ocspd.authority.access.guard import Guard
 from ocspd.authority.access.policy import changes
+from ocspd.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from ocspd.authority.api.call import Endpoint
     from ocspd.authority.audit.log import AuditLog
 
+REMIND_S = 3600.0
+"""How often a server that other machines can reach says what is open."""
 WITH_A_KEY = frozenset({"authsign"})
 """Endpoints that demand a key of their own, with or without a policy."""
 
@@ -59,6 +63,16 @@ class Protection:
             f"open without authentication to {self._clients} to {address or 'any address'}:{port}: "
             f'{", ".join(self.open_endpoints)}. To close them, add "access" to -config or give -require-auth'
         )
+
+
+async def remind(protection: Protection, address: str, port: int, every_s: float = REMIND_S) -> None:
+    """Say what is open: once, and again from time to time, for ever, if other machines can connect."""
+    while True:
+        if warning := protection.warning(address, port):
+            logger.warning("%s", warning)
+        if is_loopback(address):
+            return
+        await asyncio.sleep(every_s)
 
 
 def _open_names(policy: Policy | None, endpoints: Mapping[str, Endpoint]) -> tuple[str, ...]:

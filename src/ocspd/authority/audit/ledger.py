@@ -1,6 +1,8 @@
 """What the authority is about to do, written before it is done: certificates stored, revoked and released.
 
     issue         a certificate was signed and is about to be stored; so is one that certadd adds (`add`)
+    precertificate    one was signed for a client that asked for it; it is stored nowhere
+    remote        another server issued a certificate for a client of this one, which does not store it
     not-stored    it could not be: nobody got it. If the connection was lost in the middle, it may be there
                   all the same, which `ocspd audit reconcile` finds
     revoke, release, not-revoked    the same for revocations
@@ -23,6 +25,7 @@ from ocspd.authority.audit.chain import timestamp
 from ocspd.errors import Code, CodedError
 from ocspd.model import reason_name, serial_to_text
 from ocspd.pki import pem
+from ocspd.pki.certs import alternative_names, load_certificate, to_row
 from ocspd.shown import shown
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from ocspd.authority.audit.log import AuditLog
     from ocspd.authority.storage import SignedCertificate
     from ocspd.model import CertificateRow
+    from ocspd.pki.issuer import SignRequest
 
 MAX_NAMES = 100
 MAX_NAMES_CHARACTERS = 16_000
@@ -67,6 +71,23 @@ class Ledger:
                 for certificate, error in failures
                 if not (isinstance(error, CodedError) and error.code is Code.AUDIT_FAILED)
             ]
+        )
+
+    async def forwarded(self, request: SignRequest, certificate_pem: str) -> None:
+        """Write that a certificate of another server is about to be handed on."""
+        if self.log is None:
+            return
+        profile = request.profile or DEFAULT
+        try:
+            certificate = load_certificate(certificate_pem.encode("utf-8", "replace"))
+            row = to_row(certificate, label=request.label, issued_at=None)
+        except CodedError as err:
+            fields = {"event": "remote", "profile": _shown(profile, 100), **current().describe()}
+            await self.append([{**fields, "result": "unreadable", "message": shown(err.message, 500)}])
+            return
+        names = alternative_names(certificate).to_hosts()
+        await self.append(
+            [certificate_entry("remote", current(), row, names, profile=profile, csr_pem=request.csr_pem)]
         )
 
     @asynccontextmanager
@@ -109,7 +130,7 @@ def identity(row: CertificateRow) -> tuple[int, str]:
 def _issued(certificate: SignedCertificate) -> dict[str, Any]:
     request = certificate.request
     return certificate_entry(
-        "issue",
+        "precertificate" if request.return_precert else "issue",
         certificate.context.run(current),
         certificate.row,
         certificate.names,
