@@ -55,6 +55,19 @@ PREFIXED = {
 """The same with every file that may be named with a prefix, as in CFSSL."""
 
 
+PKCS7 = {
+    "gencert": "gencert -ca ca.p7 -ca-key ca-key.pem csr.json",
+    "sign": "sign -ca ca.p7 -ca-key ca-key.pem leaf.csr",
+    "gencert -renewca": "gencert -renewca -ca ca.p7 -ca-key ca-key.pem",
+    "gencsr -cert": "gencsr -key ca-key.pem -cert ca.p7",
+    "crl": "crl -db-config db.json -ca ca.p7 -ca-key ca-key.pem",
+    "gencrl": "gencrl serials ca.p7 ca-key.pem",
+    "certinfo": "certinfo -cert leaf.p7",
+    "ocspsign": "ocspsign -ca ca.p7 -responder responder.p7 -responder-key responder-key.pem -cert leaf.p7",
+}
+"""The same with every certificate as PKCS #7 in PEM."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a chain, its keys plain and encrypted in both forms, a request and a database."""
@@ -70,6 +83,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             command = [need("openssl"), "pkey", "-in", f"{name}-key.pem", "-aes256", *words]
             command += ["-passout", f"pass:{PASSWORD['CFSSL_CA_PK_PASSWORD']}", "-out", f"{name}-{form}.pem"]
             subprocess.run(command, cwd=path, check=True, timeout=60)
+
+    for name in ("ca", "leaf", "responder"):
+        command = [need("openssl"), "crl2pkcs7", "-nocrl", "-certfile", f"{name}.pem", "-out", f"{name}.p7"]
+        subprocess.run(command, cwd=path, check=True, timeout=60)
 
     async def make_database() -> None:
         async with await open_certdb(DBConfig("sqlite3", str(path / "certs.db")), SystemClock()) as db:
@@ -106,6 +123,12 @@ def test_a_verb_takes_files_and_variables_where_cfssl_does(folder: Path, line: s
         name: f"file:{name}.pem" if prefix == "file:" else f"env:OCSPD_TEST_{name.upper()}" for name in names
     }
     done = ocspd(*line.format(**given).split(), cwd=folder, env=variables)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", PKCS7.values(), ids=PKCS7)
+def test_a_certificate_may_be_pkcs7_where_cfssl_takes_that(folder: Path, line: str) -> None:
+    done = ocspd(*line.split(), cwd=folder)
     assert done.returncode == 0, done.stderr
 
 
