@@ -9,6 +9,7 @@ import pytest
 from cryptography import x509
 
 from ocspd.errors import Code, CodedError
+from ocspd.pki.certs import load_der
 from ocspd.pki.chain_link import Link
 from ocspd.pki.chains import MAX_CHECKS, Pool, find_chains, is_chain, is_self_signed
 from ocspd.pki.hostnames import check_hostname
@@ -229,6 +230,14 @@ def test_name_constraints_apply_to_names_of_their_kind(
         caught = error(leaf, [root], [inter])
         assert caught.code is Code.CERT_NAME_NOT_ALLOWED
         assert "is not authorized to sign for this name: " in caught.message
+
+
+def test_the_serial_number_is_read_without_a_warning_whatever_it_is() -> None:
+    plain = make("plain")
+    assert Link(plain.certificate).serial == plain.certificate.serial_number
+    encoded = plain.certificate.serial_number.to_bytes(20, "big")
+    negative = plain.der.replace(encoded, b"\xff" + encoded[1:], 1)
+    assert Link(load_der(negative)).serial < 0
 
 
 def test_what_forms_a_chain_is_signed_one_by_the_next() -> None:

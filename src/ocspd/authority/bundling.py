@@ -247,6 +247,6 @@ def _file_name(link: Link) -> str:
     """Return CFSSL's name for a stored certificate, without what has a meaning in a path."""
     name = link.name.common_name.replace(".", "").replace(" ", "")
     name = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in name)[:64]
-    serial = link.certificate.serial_number
+    serial = link.serial
     digits = serial.to_bytes((serial.bit_length() + 7) // 8, "big").hex() if serial > 0 else ""
     return f"{name}_{link.key_id.hex()[:64]}_{digits[:64]}.crt"

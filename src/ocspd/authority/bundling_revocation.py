@@ -88,7 +88,6 @@ class RevocationChecker:
         return None
 
     def _is_listed(self, link: Link, issuer: Link | None, url: str, deadline: Deadline) -> bool:
-        serial = link.certificate.serial_number
         listed = False
         for crl in load_crls(self._crl(url, deadline), url):
             if issuer is None:
@@ -96,7 +95,7 @@ class RevocationChecker:
             else:
                 crl.heading([issuer.certificate]).check_time(self._clock.now(), allow_expired=False)
             for entry in crl.entries():
-                if entry.serial == serial:
+                if entry.serial == link.serial:
                     listed = entry.listed is Listed.REVOKED
         return listed
 

@@ -74,6 +74,15 @@ class Link:
         return reader.integer(reader.single(first.content, reader.INTEGER, "the version"), lenient=True) + 1
 
     @cached_property
+    def serial(self) -> int:
+        """The serial number; unlike the library's, without a warning about a negative one."""
+        fields = reader.elements(self._outer[0].content)[:2]  # the version may come first
+        parts = [part for part in fields if part.tag == reader.INTEGER]
+        return reader.integer(
+            reader.expect(parts, 0, reader.INTEGER, "the serial number").content, lenient=True
+        )
+
+    @cached_property
     def subject(self) -> bytes:
         """The DER of its subject."""
         return parts_of(self.certificate).subject
@@ -194,7 +203,7 @@ class Link:
     def label(self) -> str:
         """Return the name that Go's errors use."""
         name = self.name
-        return name.common_name or next(iter(name.organization), f"serial:{self.certificate.serial_number}")
+        return name.common_name or next(iter(name.organization), f"serial:{self.serial}")
 
 
 def _point_urls(value: bytes) -> Iterator[str]:

@@ -8,6 +8,7 @@ algorithms of the chain, and prefers chains that only have SHA-2, then shorter o
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -66,6 +67,8 @@ def key_description(key: object) -> tuple[str, int]:
             return "DSA", 0
         case ed25519.Ed25519PublicKey():
             return "Ed25519", 32
+        case _ if level := re.match(r"MLDSA(44|65|87)", type(key).__name__):
+            return f"ML-DSA-{level[1]}", 0
         case _:
             return "Unknown", 0
 
