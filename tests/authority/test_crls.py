@@ -408,6 +408,16 @@ async def test_a_successor_for_the_same_ca_serves_the_crl_until_it_has_its_own(c
         assert after.complete is None
 
 
+async def test_a_revocation_is_not_in_the_future(certdb: CertDB) -> None:
+    late = replace(row(7, reason=1), revoked_at=NOW + timedelta(days=3))
+    await certdb.insert_certificate(late)
+    async with publishing(certdb, SystemClock()) as publisher:
+        assert publisher.complete is not None
+        crl = x509.load_der_x509_crl(publisher.complete.der)
+        (one,) = crl
+        assert NOW - timedelta(minutes=1) < one.revocation_date_utc <= crl.last_update_utc
+
+
 # -- once ----------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,8 @@ class Revocations:
         async for rows in self._db.stream_revoked(after, chunk_rows=CHUNK_ROWS):
             own = [row for row in rows if await self._is_own(row)]
             self.foreign += len(rows) - len(own)
-            yield [_revocation(row) for row in own]
+            now = self._clock.now()
+            yield [_revocation(row, now) for row in own]
             await asyncio.sleep(0)
         serials: set[int] = set()
         async for odd in self._db.stream_odd():
@@ -90,7 +91,7 @@ class Revocations:
         for serial, rows in found.items():
             all_in_all = combined(rows, now)
             is_revoked = all_in_all is not None and all_in_all.status is CertStatus.REVOKED
-            decided[serial] = _revocation(all_in_all) if all_in_all is not None and is_revoked else None
+            decided[serial] = _revocation(all_in_all, now) if all_in_all is not None and is_revoked else None
         return decided
 
     def may_be_own(self, aki: str) -> bool:
@@ -119,6 +120,7 @@ class Revocations:
         return same_name and is_signed_by(certificate, self._certificate)
 
 
-def _revocation(row: StatusRow) -> Revocation:
-    revoked_s = 0 if row.revoked_at is None else int(row.revoked_at.timestamp())
+def _revocation(row: StatusRow, now: datetime) -> Revocation:
+    # a time in the future, by the clock of the database, must not be taken for a revocation yet to come
+    revoked_s = 0 if row.revoked_at is None else int(min(row.revoked_at, now).timestamp())
     return Revocation(row.serial, revoked_s, row.reason, int(row.expiry.timestamp()))
