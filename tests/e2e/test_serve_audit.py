@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import resource
 import signal
 import sqlite3
@@ -213,10 +214,14 @@ def test_with_a_full_disk_nothing_is_issued_or_revoked_and_it_heals_by_itself(ma
         assert status(server, "revoke", revoked, token=TOKEN) == 200
         issue(server, material)
         assert server.stop() == 0
+        lost = "".join(line for line in server.log().splitlines() if "was signed but not stored" in line)
         told = [line for line in server.log().splitlines() if "nothing is issued" in line]
     assert len(told) == 1
     assert "File too large" in told[0]
     assert "recovered" in events(log)
+    owed = [each.fields for each in entries(log) if each.event == "not-stored"]
+    assert {each["code"] for each in owed} == {12000}
+    assert [each["serial"] for each in owed] == re.findall(r"with serial number (\d+),", lost)
     assert texts(checked(log)) == []
     assert agree(material) == ""
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ocspd.model import CertificateRow
     from ocspd.pki.issuer import SignRequest
 
+MAX_OWED = 1000
+"""More are only in the server's own log."""
 MAX_NAMES = 100
 MAX_NAMES_CHARACTERS = 16_000
 """More names of one certificate are counted, not listed: its SHA-256 is there as well."""
@@ -50,11 +52,19 @@ class Ledger:
 
     def __init__(self, log: AuditLog | None = None) -> None:
         self.log = log
+        self._owed: list[dict[str, Any]] = []
+        """Entries of certificates that were signed while the log could not be written."""
 
     async def append(self, entries: Sequence[dict[str, Any]]) -> None:
         """Write entries together; CodedError 12000 when that fails."""
-        if self.log is not None and entries:
-            await self.log.append_all(entries)
+        if self.log is None or not entries:
+            return
+        owed, self._owed = self._owed, []
+        try:
+            await self.log.append_all([*owed, *entries])
+        except CodedError:
+            self._owed = [*owed, *self._owed][:MAX_OWED]
+            raise
 
     async def signed(self, certificates: Sequence[SignedCertificate]) -> None:
         """Write that certificates are about to be stored: a `storage.Journal`."""
@@ -62,16 +72,16 @@ class Ledger:
             await self.append([_issued(certificate) for certificate in certificates])
 
     async def unstored(self, failures: Sequence[tuple[SignedCertificate, Exception]]) -> None:
-        """Write which of them could not be; not of those that could not even be announced."""
-        await self.append(
-            [
-                failure_entry(
-                    "not-stored", certificate.context.run(current), *identity(certificate.row), error
-                )
-                for certificate, error in failures
-                if not (isinstance(error, CodedError) and error.code is Code.AUDIT_FAILED)
-            ]
-        )
+        """Write which of them could not be; as soon as possible of those that could not be announced."""
+        entries = []
+        for certificate, error in failures:
+            actor = certificate.context.run(current)
+            entry = failure_entry("not-stored", actor, *identity(certificate.row), error)
+            if not (isinstance(error, CodedError) and error.code is Code.AUDIT_FAILED):
+                entries.append(entry)
+            elif self.log is not None and len(self._owed) < MAX_OWED:
+                self._owed.append({**entry, "at": timestamp(self.log.now())})
+        await self.append(entries)
 
     async def forwarded(self, request: SignRequest, certificate_pem: str) -> None:
         """Write that a certificate of another server is about to be handed on."""

@@ -25,6 +25,7 @@ from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from ocspd.authority.audit.writer import LogFile
     from ocspd.clock import Clock
@@ -123,6 +124,10 @@ class AuditLog:
                 await self._in_thread([], seal=True)
         self._thread.shutdown(wait=False)
         self._file.close()
+
+    def now(self) -> datetime:
+        """Return the time of its clock."""
+        return self._clock.now()
 
     async def check(self) -> None:
         """Raise CodedError 12000 if the log cannot be written; tries it if it could not be the last time."""
