@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ocspd.app import build_multiroot
 from ocspd.authority.api.dispatch import Dispatcher
-from ocspd.authority.remote import RemoteRequest, RemoteSigner
 from ocspd.authority.tls import ServerTLS
 from ocspd.certdb import DBConfig, open_certdb
 from ocspd.certdb.migrate import up
+from ocspd.client.api import APIClient
 from ocspd.clock import SystemClock
 from ocspd.config import MultiRootConfig
 from ocspd.errors import CodedError, ConfigError
@@ -341,9 +341,9 @@ async def test_our_client_and_debians_find_their_root_by_label(roots: Path, tmp_
             assert done.returncode == 0, done.stderr
             made = x509.load_pem_x509_certificate(json.loads(done.stdout)["cert"].encode())
             assert made.issuer.rfc4514_string() == issuer("b")
-        client = RemoteSigner(url, auth=AuthKey(bytes.fromhex(KEYS["a"])))
+        client = APIClient(url, auth_key=AuthKey(bytes.fromhex(KEYS["a"])))
         with pytest.raises(CodedError, match="invalid token"):
-            await client.sign(RemoteRequest(csr_pem=a_csr(), label="b"))
+            await client.sign(a_csr(), label="b")
 
 
 @pytest.mark.parametrize(

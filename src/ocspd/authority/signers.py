@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ocspd.authority.audit.ledger import Ledger
     from ocspd.authority.issuing import Authority
     from ocspd.authority.once import Once
-    from ocspd.authority.remote import RemoteSigner
+    from ocspd.client.api import APIClient
     from ocspd.client.tls import RemoteTLS
     from ocspd.clock import Clock
     from ocspd.pki.issuer import SignRequest
@@ -66,18 +66,14 @@ class PolicySigner:
                 Code.POLICY_INVALID_REQUEST,
                 "ReturnPrecert cannot be used with a profile of a remote server, which may ignore it",
             )
-        from ocspd.authority.remote import RemoteRequest  # noqa: PLC0415  (see _remote)
-
         signed_there = await self._remote(profile).sign(
-            RemoteRequest(
-                csr_pem=request.csr_pem,
-                hosts=request.hosts,
-                subject=None if request.subject is None else request.subject.to_json(),
-                profile=request.profile,
-                label=request.label,
-                serial=request.serial,
-                crl_url=request.crl_url,
-            )
+            request.csr_pem,
+            hosts=request.hosts,
+            subject=None if request.subject is None else request.subject.to_json(),
+            profile=request.profile,
+            label=request.label,
+            serial=request.serial,
+            crl_url=request.crl_url,
         )
         if self._ledger is not None:
             await self._ledger.forwarded(request, signed_there)
@@ -89,7 +85,8 @@ class PolicySigner:
         if not found.is_remote:
             return self._local().issuer.info(profile)
         info = await self._remote(found).info(label=label, profile=profile)
-        return {"certificate": info.certificate, "usages": info.usages, "expiry": info.expiry}
+        usages = None if info.usages is None else list(info.usages)
+        return {"certificate": info.certificate, "usages": usages, "expiry": info.expiry}
 
     def _local(self) -> Authority:
         if self._authority is None:
@@ -98,9 +95,9 @@ class PolicySigner:
             )
         return self._authority
 
-    def _remote(self, profile: Profile) -> RemoteSigner:
+    def _remote(self, profile: Profile) -> APIClient:
         # The HTTP client takes longer to import than a local signature takes.
-        from ocspd.authority.remote import RemoteSigner  # noqa: PLC0415
+        from ocspd.client.api import APIClient  # noqa: PLC0415
 
-        auth = None if profile.auth_remote is None else profile.auth_remote.key
-        return RemoteSigner(profile.remote_server, auth=auth, tls=self._tls, clock=self._clock)
+        key = "" if profile.auth_remote is None else profile.auth_remote.key
+        return APIClient(profile.remote_server, auth_key=key, tls=self._tls, clock=self._clock)

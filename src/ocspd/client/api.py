@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode
 
 from ocspd import wire
@@ -57,6 +57,14 @@ class CACertificate:
     private_key: str
 
 
+class Authenticator(Protocol):
+    """Makes the token of an authenticated request (`pki.auth.AuthKey`)."""
+
+    def token(self, data: bytes, /) -> bytes:
+        """Return the token for the exact bytes of the request."""
+        ...
+
+
 class APIClient:
     """A client of one or several servers of CFSSL's API.
 
@@ -69,7 +77,7 @@ class APIClient:
         self,
         addresses: str,
         *,
-        auth_key: str = "",
+        auth_key: Authenticator | str = "",
         token: str = "",
         tls: RemoteTLS | None = None,
         timeout_s: float = TOTAL_S,
@@ -78,12 +86,15 @@ class APIClient:
         """Prepare for a comma list of `host`, `host:port` or `http(s)://host:port`, port 8888 by default.
 
         `auth_key` is the key of a profile that has one, as in CFSSL's configuration (hexadecimal, `env:NAME`
-        or `file:PATH`): `sign` then goes to `authsign`. `token` is sent as a bearer token (RFC 6750).
+        or `file:PATH`), or what makes the tokens: `sign` then goes to `authsign`. `token` is sent as a bearer
+        token (RFC 6750).
         CodedError 5300 for a bad address, 5200 for a bad key; ConfigError for TLS files.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._servers = Servers(addresses, tls=tls, total_s=timeout_s, headers=headers)
-        self._key = parse_auth_key(auth_key) if auth_key else None
+        self._key: Authenticator | None = None
+        if auth_key:
+            self._key = parse_auth_key(auth_key) if isinstance(auth_key, str) else auth_key
         self._clock = clock or SystemClock()
 
     async def sign(  # noqa: PLR0913  (one for each field of the request)
@@ -95,22 +106,26 @@ class APIClient:
         profile: str = "",
         label: str = "",
         serial: int | None = None,
+        crl_url: str = "",
         idempotency_key: str = "",
     ) -> str:
         """Have a CSR (PEM) signed and return the certificate (PEM).
 
         `hosts` None keeps the CSR's names; a list, even an empty one, replaces them. `subject` is CFSSL's
-        (`{"CN": …, "names": […]}`), `serial` counts where the profile lets clients choose it. A request with
+        (`{"CN": …, "names": […]}`), `serial` counts where the profile lets clients choose it, and `crl_url`
+        replaces the profile's CRL distribution point. A request with
         the same `idempotency_key` is carried out once by an ocspd server, however often it is sent.
         """
         fields: dict[str, Any] = {
-            "certificate_request": csr,
             "hosts": None if hosts is None else list(hosts),
-            "profile": profile,
-            "label": label,
+            "certificate_request": csr,
         }
         if subject is not None:
             fields["subject"] = dict(subject)
+        fields["profile"] = profile
+        if crl_url:
+            fields["crl_override"] = crl_url
+        fields["label"] = label
         if serial is not None:
             fields["serial"] = serial
         endpoint, body = "sign", wire.dumps(fields).encode()

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 
-from ocspd.authority.remote import RemoteRequest, RemoteSigner
+from ocspd.client.api import APIClient
 from ocspd.client.tls import RemoteTLS
 from ocspd.client.transport import parse_address, parse_addresses
 from ocspd.errors import Code, CodedError, ConfigError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-REQUEST = RemoteRequest(csr_pem="PEM", profile="client", label="l")
+REQUEST: dict[str, Any] = {"csr": "PEM", "profile": "client", "label": "l"}
 GOOD = {"success": True, "result": {"certificate": "CERT\n"}, "errors": [], "messages": []}
 
 
@@ -113,7 +113,7 @@ def test_an_empty_list_is_refused() -> None:
 async def test_sign_posts_cfssls_request_and_returns_the_certificate() -> None:
     seen: list[Any] = []
     async with fake_server(answering(200, json.dumps(GOOD), seen)) as address:
-        assert await RemoteSigner(address).sign(REQUEST) == "CERT\n"
+        assert await APIClient(address).sign(**REQUEST) == "CERT\n"
     assert seen == [
         (
             "/api/v1/cfssl/sign",
@@ -122,13 +122,17 @@ async def test_sign_posts_cfssls_request_and_returns_the_certificate() -> None:
     ]
 
 
-async def test_hosts_subject_and_serial_are_sent_when_given() -> None:
-    request = RemoteRequest(csr_pem="P", hosts=["a"], subject={"CN": "x"}, serial=5)
-    assert json.loads(request.to_bytes()) == {
+async def test_hosts_subject_serial_and_crl_url_are_sent_when_given() -> None:
+    seen: list[Any] = []
+    async with fake_server(answering(200, json.dumps(GOOD), seen)) as address:
+        client = APIClient(address)
+        await client.sign("P", hosts=["a"], subject={"CN": "x"}, serial=5, crl_url="http://crl.example/")
+    assert seen[0][1] == {
         "hosts": ["a"],
         "certificate_request": "P",
         "subject": {"CN": "x"},
         "profile": "",
+        "crl_override": "http://crl.example/",
         "label": "",
         "serial": 5,
     }
@@ -137,7 +141,7 @@ async def test_hosts_subject_and_serial_are_sent_when_given() -> None:
 async def test_an_authenticator_makes_it_authsign_with_an_hmac_over_the_sent_bytes() -> None:
     seen: list[Any] = []
     async with fake_server(answering(200, json.dumps(GOOD), seen)) as address:
-        await RemoteSigner(address, auth=HMACKey()).sign(REQUEST)
+        await APIClient(address, auth_key=HMACKey()).sign(**REQUEST)
     path, outer = seen[0]
     assert path == "/api/v1/cfssl/authsign"
     inner = base64.b64decode(outer["request"])
@@ -189,7 +193,7 @@ def api_response(message: str, code: int = 5300) -> str:
 async def test_failures_carry_cfssls_client_codes(status: int, body: str, code: Code, text: str) -> None:
     async with fake_server(answering(status, body)) as address:
         with pytest.raises(CodedError) as caught:
-            await RemoteSigner(address).sign(REQUEST)
+            await APIClient(address).sign(**REQUEST)
     assert caught.value.code == code
     assert re.search(text, caught.value.message)
 
@@ -197,7 +201,7 @@ async def test_failures_carry_cfssls_client_codes(status: int, body: str, code: 
 async def test_nobody_listening_is_7400_naming_the_url() -> None:
     port = free_port()
     with pytest.raises(CodedError) as caught:
-        await RemoteSigner(f"127.0.0.1:{port}").sign(REQUEST)
+        await APIClient(f"127.0.0.1:{port}").sign(**REQUEST)
     assert caught.value.code == Code.CLIENT_HTTP
     assert caught.value.message == (
         f"failed POST to http://127.0.0.1:{port}/api/v1/cfssl/sign: "
@@ -214,7 +218,7 @@ async def test_a_server_that_never_answers_is_given_up() -> None:
 
     async with fake_server(hang) as address:
         with pytest.raises(CodedError, match="timed out"):
-            await RemoteSigner(address, total_s=0.2).sign(REQUEST)
+            await APIClient(address, timeout_s=0.2).sign(**REQUEST)
         gate.set()
 
 
@@ -226,10 +230,10 @@ async def test_the_next_address_is_asked_after_any_error_and_the_last_error_is_r
         fake_server(answering(200, json.dumps(GOOD), seen)) as second,
     ):
         group = f"127.0.0.1:{free_port()},{first},{second}"
-        assert await RemoteSigner(group).sign(REQUEST) == "CERT\n"
+        assert await APIClient(group).sign(**REQUEST) == "CERT\n"
         assert len(seen) == 2
         with pytest.raises(CodedError, match="policy says no"):
-            await RemoteSigner(f"127.0.0.1:{free_port()},{first}").sign(REQUEST)
+            await APIClient(f"127.0.0.1:{free_port()},{first}").sign(**REQUEST)
 
 
 async def test_loopback_is_asked_without_the_proxy_of_the_environment(
@@ -237,7 +241,7 @@ async def test_loopback_is_asked_without_the_proxy_of_the_environment(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with fake_server(answering(200, json.dumps(GOOD))) as address:
-        assert await RemoteSigner(address).sign(REQUEST) == "CERT\n"
+        assert await APIClient(address).sign(**REQUEST) == "CERT\n"
 
 
 async def test_the_proxy_of_the_environment_is_used_for_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,13 +249,13 @@ async def test_the_proxy_of_the_environment_is_used_for_other_hosts(monkeypatch:
     monkeypatch.delenv("NO_PROXY", raising=False)
     async with fake_server(answering(200, json.dumps(GOOD))) as address:
         monkeypatch.setenv("http_proxy", f"http://{address}")
-        assert await RemoteSigner("ca.invalid").sign(REQUEST) == "CERT\n"
+        assert await APIClient("ca.invalid").sign(**REQUEST) == "CERT\n"
 
 
 async def test_a_too_long_answer_is_cut_off() -> None:
     async with fake_server(answering(200, "x" * (17 << 20))) as address:
         with pytest.raises(CodedError, match="larger than 16 MiB") as caught:
-            await RemoteSigner(address).sign(REQUEST)
+            await APIClient(address).sign(**REQUEST)
     assert caught.value.code == Code.CLIENT_IO
 
 
@@ -266,15 +270,15 @@ async def test_tls_with_client_certificate(material: Path) -> None:
             certificate_file=str(material / "client.pem"),
             key_file=str(material / "client-key.pem"),
         )
-        assert await RemoteSigner(f"https://{address}", tls=pair).sign(REQUEST) == "CERT\n"
+        assert await APIClient(f"https://{address}", tls=pair).sign(**REQUEST) == "CERT\n"
         with pytest.raises(CodedError) as caught:
-            await RemoteSigner(f"https://{address}", tls=RemoteTLS(ca_file=ca)).sign(REQUEST)
+            await APIClient(f"https://{address}", tls=RemoteTLS(ca_file=ca)).sign(**REQUEST)
         assert caught.value.code == Code.CLIENT_HTTP
         with pytest.raises(
             CodedError,
             match=r"not trusted: self-signed certificate in certificate chain \(set -tls-remote-ca",
         ):
-            await RemoteSigner(f"https://{address}").sign(REQUEST)
+            await APIClient(f"https://{address}").sign(**REQUEST)
 
 
 async def test_plain_http_to_a_tls_port_says_so(material: Path) -> None:
@@ -282,7 +286,7 @@ async def test_plain_http_to_a_tls_port_says_so(material: Path) -> None:
     context.load_cert_chain(material / "server.pem", material / "server-key.pem")
     async with fake_server(answering(200, "{}"), context) as address:
         with pytest.raises(CodedError, match="does the server speak https"):
-            await RemoteSigner(address).sign(REQUEST)
+            await APIClient(address).sign(**REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,7 @@ def test_unusable_tls_files_are_named(material: Path, tls: RemoteTLS) -> None:
         key_file=tls.key_file.format(material=material),
     )
     with pytest.raises(ConfigError, match=r"\.pem"):
-        RemoteSigner("https://x", tls=real)
+        APIClient("https://x", tls=real)
 
 
 def test_a_client_certificate_without_key_is_refused() -> None:
@@ -312,17 +316,15 @@ async def test_debians_cfssl_serve_signs_for_us(material: Path) -> None:
     flags = ("-ca", f"{material}/ca.pem", "-ca-key", f"{material}/ca-key.pem")
     csr = (material / "leaf.csr").read_text()
     with cfssl_serve(material, *flags, "-config", f"{material}/config.json") as url:
-        signer = RemoteSigner(url)
-        certificate = x509.load_pem_x509_certificate(
-            (await signer.sign(RemoteRequest(csr_pem=csr, profile="client"))).encode()
-        )
+        signer = APIClient(url)
+        certificate = x509.load_pem_x509_certificate((await signer.sign(csr, profile="client")).encode())
         with pytest.raises(CodedError, match="authentication required") as caught:
-            await signer.sign(RemoteRequest(csr_pem=csr, profile="authed"))
-        authed = RemoteSigner(url, auth=HMACKey())
-        assert "CERTIFICATE" in await authed.sign(RemoteRequest(csr_pem=csr, profile="authed"))
+            await signer.sign(csr, profile="authed")
+        authed = APIClient(url, auth_key=HMACKey())
+        assert "CERTIFICATE" in await authed.sign(csr, profile="authed")
         info = await signer.info(profile="client")
     ca = x509.load_pem_x509_certificate((material / "ca.pem").read_bytes())
     certificate.verify_directly_issued_by(ca)
     assert caught.value.code == Code.CLIENT_HTTP
     assert x509.load_pem_x509_certificate(info.certificate.encode()) == ca
-    assert (info.usages, info.expiry) == (["signing", "client auth"], "1h")
+    assert (info.usages, info.expiry) == (("signing", "client auth"), "1h")
