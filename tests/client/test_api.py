@@ -15,18 +15,13 @@ from ocspd.client import APIClient
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError
 from tests.authority.api import make_backend, serving
-from tests.authority.cfssl import AUTH_KEY, cfssl_serve, make_material
+from tests.authority.cfssl import AUTH_KEY, cfssl_serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 REQUEST = {"CN": "x.example", "hosts": ["x.example"], "key": {"algo": "ecdsa", "size": 256}}
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_material(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(params=["ocspd", "cfssl"])
