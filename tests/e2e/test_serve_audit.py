@@ -283,6 +283,25 @@ def test_a_rename_by_logrotate_keeps_the_chain(material: Path) -> None:
     assert "missing before this line" in agree(material)
 
 
+def test_two_servers_share_a_log(material: Path) -> None:
+    with serve(material, *flags(material)) as one, serve(material, *flags(material)) as two:
+
+        def work(server: Server) -> None:
+            for _ in range(15):
+                issue(server, material)
+
+        threads = [threading.Thread(target=work, args=(server,)) for server in (one, two) * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(250)
+        assert two.stop() == 0
+        issue(one, material)
+        assert one.stop() == 0
+    assert len([event for event in events(log_of(material)) if event == "issue"]) == 61
+    assert agree(material) == ""
+
+
 def test_a_changed_log_is_found_by_verify_and_the_server_goes_on(material: Path) -> None:
     log = log_of(material)
     with serve(material, *flags(material)) as server:

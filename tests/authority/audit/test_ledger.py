@@ -9,6 +9,7 @@ import pytest
 
 from ocspd.authority.access.actor import Actor, acting
 from ocspd.authority.adding import AlreadyStoredError, add
+from ocspd.authority.audit.chain import MAX_LINE_BYTES, encode
 from ocspd.authority.audit.ledger import MAX_NAMES, Ledger, certificate_entry
 from ocspd.authority.audit.log import AuditLog
 from ocspd.authority.audit.reconcile import reconcile
@@ -155,6 +156,26 @@ def test_an_entry_stays_short_whatever_a_certificate_contains() -> None:
     long = certificate_entry("issue", Actor(), row(1, common_name="n" * 100_000), ["y" * 100_000])
     assert (long["sans"], long["sans_total"]) == ([], 1)
     assert len(long["common_name"]) <= 300
+
+
+def test_an_entry_of_the_longest_names_of_every_kind_fits_in_a_line() -> None:
+    actor = Actor(address="[2001:db8::1]:65535", subject="\U0001f512" * 1000, endpoint="certadd")
+    for name in ("\U0001f512" * 100, "\x00" * 100, '"\\' * 100, "x" * 200, "\ud800" * 50):
+        names = [name] * 5000
+        fields = certificate_entry(
+            "add", actor, row(1, common_name=name * 9, ca_label=name), names, profile=name
+        )
+        assert 0 < len(fields["sans"]) <= MAX_NAMES
+        assert len(encode(fields)) < MAX_LINE_BYTES
+
+
+@pytest.mark.parametrize("sans", [{"a": 1}, [1, None], "text", [["x"]], 7])
+async def test_a_row_with_anything_in_it_can_be_logged(
+    path: Path, ledger: Ledger, certdb: CertDB, sans: Any
+) -> None:
+    await add(certdb, row(7, sans=sans, common_name="\U0001f512" * 50_000, ca_label="x" * 9000), ledger)
+    assert story(path) == [("add", "7", "ok", None)]
+    assert await agree(path, certdb)
 
 
 def test_no_key_in_a_label_or_a_name_reaches_the_log() -> None:

@@ -203,6 +203,28 @@ async def test_more_than_may_wait_is_refused(log: Path) -> None:
         assert [isinstance(result, CodedError) for result in results] == [False] * 4 + [True]
 
 
+class Broken(LogFile):
+    """A log with a bug."""
+
+    broken = False
+
+    def append(self, encoded: Sequence[bytes], *, seal: bool = False) -> list[int]:
+        if self.broken:
+            raise ZeroDivisionError
+        return super().append(encoded, seal=seal)
+
+
+async def test_a_bug_is_heard_of_by_who_waits_and_by_nobody_else(log: Path) -> None:
+    file = Broken(log, open_key(reading.beside(log, reading.KEY)), ManualClock(START))
+    async with AuditLog(file, ManualClock(START)) as audit:
+        file.broken = True
+        with pytest.raises(ZeroDivisionError):
+            await audit.append(issue(1))
+        file.broken = False
+        await audit.append(issue(2))
+    assert serials(log) == [2]
+
+
 async def test_a_disk_that_hangs_fails_the_request_in_time(log: Path) -> None:
     file = Held(log, open_key(reading.beside(log, reading.KEY)), ManualClock(START))
     file.sizes = []

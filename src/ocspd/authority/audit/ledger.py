@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ocspd.model import CertificateRow
     from ocspd.pki.issuer import SignRequest
 
+_ESCAPED = 12
+"""How long a character may be in JSON that is ASCII only."""
 MAX_OWED = 1000
 """More are only in the server's own log."""
 MAX_NAMES = 100
@@ -103,7 +105,10 @@ class Ledger:
     @asynccontextmanager
     async def adding(self, row: CertificateRow) -> AsyncIterator[None]:
         """Surround the insertion of a certificate that was issued elsewhere."""
-        fields = certificate_entry("add", current(), row, row.sans or ())
+        if self.log is None:
+            yield
+            return
+        fields = certificate_entry("add", current(), row, _names_in(row.pem))
         if row.status.word == "revoked":
             fields |= {"status": "revoked", "reason": reason_name(row.reason)}
         await self.append([fields])
@@ -185,11 +190,19 @@ def failure_entry(event: str, actor: Actor, serial: int, aki: str, error: Except
     return {**fields, "result": "failed", "code": code, "message": shown(text, 500)}
 
 
+def _names_in(text: str) -> Sequence[str]:
+    """Return the names in a certificate; those in a request about it may be anything."""
+    try:
+        return alternative_names(load_certificate(text.encode("utf-8", "replace"))).to_hosts()
+    except CodedError:
+        return ()
+
+
 def _names(names: Sequence[str]) -> dict[str, Any]:
     kept: list[str] = []
     size = 0
     for name in names[:MAX_NAMES]:
-        size += len(name)
+        size += len(name) if name.isascii() and name.isprintable() else _ESCAPED * len(name)
         if size > MAX_NAMES_CHARACTERS:
             break
         kept.append(name)

@@ -196,10 +196,11 @@ class AuditLog:
                 if not waiting.done.done():
                     waiting.done.set_exception(_failure(str(err)))
             return
-        except BaseException:
+        except Exception as err:  # noqa: BLE001  (a bug: who waits is to hear of it)
             for waiting in group:
-                waiting.done.cancel()
-            raise
+                if not waiting.done.done():
+                    waiting.done.set_exception(err)
+            return
         if self._recovery.works():
             self._away.clear()
         self.counts.entries += len(encoded)
