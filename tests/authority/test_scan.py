@@ -345,7 +345,7 @@ def test_a_server_that_never_replies_ends_with_the_scan(root: Issued) -> None:
         found = scan(port, timeout=timedelta(seconds=2), trust=roots(root))
         took = time.monotonic() - start
         done.set()
-    assert took < 30
+    assert took < 55  # the server would hold on for 60
     assert found["TCPDial"] == {"grade": "Good"}
     assert all(result["grade"] in {"Bad", "Skipped", "Good"} for result in found.values())
     assert found.get("CipherSuite", {"grade": "Bad"})["grade"] == "Bad"
