@@ -164,7 +164,8 @@ def _audit_log(config: APIConfig, clock: Clock) -> AuditLog:
     path = Path(config.audit_log)
     key = open_key(Path(config.audit_key) if config.audit_key else reading.beside(path, reading.KEY))
     about = {"process": os.getpid(), "seal": key.check.name, "files": dict(config.files())}
-    return AuditLog(LogFile(path, key, clock), clock, about=about)
+    file = LogFile(path, key, clock, rotate_bytes=config.audit_rotate_mb << 20)
+    return AuditLog(file, clock, about=about)
 
 
 def build_bundler(config: BundlerConfig, clock: Clock) -> Bundler:

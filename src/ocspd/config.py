@@ -209,6 +209,8 @@ class APIConfig:
     """The file of the audit log; "" for none."""
     audit_key: str
     """The key of its checkpoints; "" for one beside it."""
+    audit_rotate_mb: int
+    """The size at which it is renamed, in MiB; 0 for never."""
     files: Callable[[], Mapping[str, str]]
     """Returns the SHA-256 of each file that a reload reads, but not of keys, for the audit log."""
     bundler: BundlerConfig

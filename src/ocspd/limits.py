@@ -70,5 +70,6 @@ DRAIN = Range(timedelta(), timedelta(hours=1))
 ENTRY = Range(1, 1 << 53)
 """The number of an entry in the audit log."""
 ENTRIES_SHOWN = Range(1, 10_000_000, "all")
+AUDIT_ROTATE_MB = Range(1, 1 << 20, "never")
 RATE = Range(1, 1_000_000, "no limit")
 """Requests a second of one client."""

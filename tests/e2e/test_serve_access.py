@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ocspd.authority.access.tokens import new_token
+from tests.authority.audit.logs import entries
 from tests.authority.cfssl import AUTH_KEY, CONFIG, make_material, run
 from tests.e2e.test_serve import PREFIX, Server, csr_of, fails, flags_of, serve
 from tests.tools import need
@@ -113,7 +114,8 @@ def test_a_policy_that_is_not_understood_ends_the_start(material: Path) -> None:
 def test_a_client_certificate_of_mutual_tls_is_a_client(material: Path) -> None:
     configure(material, clients={"web": {"certificate": {"CN": "The client"}, "issue": ["client"]}})
     flags = [*flags_of(material), "-tls-cert", f"{material}/server.pem", "-tls-key"]
-    flags += [f"{material}/server-key.pem", "-mutual-tls-ca", f"{material}/ca.pem"]
+    log = material / "audit.log"
+    flags += [f"{material}/server-key.pem", "-mutual-tls-ca", f"{material}/ca.pem", "-audit-log", str(log)]
     body = {"certificate_request": csr_of(material), "profile": "client"}
     with serve(material, *flags) as server:
         found = {}
@@ -122,6 +124,9 @@ def test_a_client_certificate_of_mutual_tls_is_a_client(material: Path) -> None:
             context.load_cert_chain(f"{material}/{name}.pem", f"{material}/{name}-key.pem")
             found[name] = status(server, "sign", body, context=context)
         assert found == {"client": 200, "other": 401}
+    issued, refused = (each.fields for each in entries(log) if each.event in {"issue", "refused"})
+    assert (issued["client"], issued["subject"]) == ("web", "CN=The client")
+    assert (refused["subject"], refused["code"], "client" in refused) == ("CN=The other", 401, False)
 
 
 def test_a_rate_limit_counts_for_everybody(material: Path) -> None:

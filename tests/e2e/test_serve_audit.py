@@ -302,6 +302,57 @@ def test_two_servers_share_a_log(material: Path) -> None:
     assert agree(material) == ""
 
 
+def test_reconcile_of_a_server_at_work_finds_nothing(material: Path) -> None:
+    with serve(material, *flags(material)) as server:
+        enough = threading.Event()
+
+        def work() -> None:
+            while not enough.is_set():
+                issue(server, material)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            found = [agree(material) for _ in range(2)]
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join(250)
+        assert found == ["", ""]
+
+
+def test_a_torn_last_line_is_kept_aside_at_the_next_start(material: Path) -> None:
+    log = log_of(material)
+    with serve(material, *flags(material)) as server:
+        issue(server, material)
+        assert server.stop() == 0
+    with log.open("ab") as file:
+        file.write(b'{"n":6,"prev":"00')
+    with serve(material, *flags(material)) as server:
+        issue(server, material)
+        assert server.stop() == 0
+        assert "the last line is torn: its 17 bytes were moved to" in server.log()
+    assert log.with_name("audit.log.torn-6").read_bytes() == b'{"n":6,"prev":"00'
+    assert events(log)[5:7] == ["torn", "start"]
+    assert agree(material) == ""
+
+
+def test_a_log_that_has_grown_is_renamed(material: Path) -> None:
+    log = log_of(material)
+    file = opened(log, every=1000)
+    for _ in range(3):
+        file.append([entry(number, event="note", text="x" * 300) for number in range(900)])
+    file.close()
+    with serve(material, *flags(material), "-audit-rotate-mb", "1") as server:
+        issue(server, material)
+        assert server.stop() == 0
+    names = sorted(path.name for path in log.parent.iterdir() if path.name[-1].isdigit())
+    assert len(names) == 1
+    assert log.stat().st_size < 10_000
+    assert agree(material) == ""
+
+
 def test_a_changed_log_is_found_by_verify_and_the_server_goes_on(material: Path) -> None:
     log = log_of(material)
     with serve(material, *flags(material)) as server:

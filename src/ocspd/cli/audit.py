@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ocspd.pki.seals import SealCheck
 
 _FLUSH_BYTES = 1 << 16
+_SETTLE_S = 2.0
+"""How long a certificate or a revocation may be in one of log and database only."""
 _COLUMNS = (
     "n",
     "time",
@@ -250,7 +252,9 @@ def _write(texts: Iterator[str]) -> None:
 
 
 async def _reconcile(flags: Flags, arguments: list[str]) -> int:
-    from ocspd.app import open_database  # noqa: PLC0415  (database drivers, only here)
+    import asyncio  # noqa: PLC0415  (for this action only, as the others)
+
+    from ocspd.app import open_database  # noqa: PLC0415
     from ocspd.authority.audit.reconcile import reconcile  # noqa: PLC0415
 
     parts = _parts("reconcile", arguments)
@@ -259,6 +263,14 @@ async def _reconcile(flags: Flags, arguments: list[str]) -> int:
     clock = SystemClock()
     async with await open_database(flags.string("db-config"), clock) as db:
         result = await reconcile(reading.entries(parts), db, clock.now())
+        if result.differences:  # of a server at work some are under way: they are gone the next time
+            await asyncio.sleep(_SETTLE_S)
+            again = await reconcile(reading.entries(_parts("reconcile", arguments)), db, clock.now())
+            known = {(each.serial, each.aki, each.text) for each in result.differences}
+            again.differences = [
+                each for each in again.differences if (each.serial, each.aki, each.text) in known
+            ]
+            result = again
     lines = []
     for each in result.differences:
         where = f" (entry {each.entry})" if each.entry else ""

@@ -97,6 +97,7 @@ def _config(flags: Flags) -> APIConfig:
         rate_limit=flags.integer("rate-limit"),
         audit_log=flags.string("audit-log"),
         audit_key=flags.string("audit-key"),
+        audit_rotate_mb=flags.integer("audit-rotate-mb"),
         files=partial(_digests, flags),
         workers=flags.integer("workers"),
     )
@@ -160,7 +161,8 @@ Usage of serve:
                     [-mutual-tls-client-cert cert] [-mutual-tls-client-key key] \\
                     [-ca-bundle bundle] [-int-bundle bundle] [-int-dir dir] [-metadata file] \\
                     [-no-aia] [-allow-private] \\
-                    [-audit-log file] [-audit-key key] [-require-auth] [-rate-limit number] \\
+                    [-audit-log file] [-audit-key key] [-audit-rotate-mb number] \\
+                    [-require-auth] [-rate-limit number] \\
                     [-workers number]
 
 Who may do what is in the member "access" of -config (docs/operations.md).
@@ -201,6 +203,12 @@ Signals: SIGTERM and SIGINT stop, SIGHUP reads certificates, keys and -config ag
             ALLOW_PRIVATE,
             string("audit-log", "file of the audit log; it is made if missing (see ocspd audit)"),
             string("audit-key", "Ed25519 key of its checkpoints; it is made if missing (default: LOG.key)"),
+            integer(
+                "audit-rotate-mb",
+                "size in MiB at which the audit log is renamed (0: never)",
+                256,
+                limits=limits.AUDIT_ROTATE_MB,
+            ),
             boolean(
                 "require-auth",
                 'demand authentication even without "access" in -config: only auth keys of profiles admit',
