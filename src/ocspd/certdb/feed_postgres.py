@@ -74,7 +74,8 @@ SELECT pg_current_snapshot()::text, {SERVER_IDENTITY}, trimmed::text, truncated:
 FROM ocspd_feed WHERE NOT EXISTS (SELECT FROM certificates WHERE false)
 """  # noqa: S608  (constants)
 # What was not visible in a snapshot is what ran then ($2, few: each looked up by itself) and what began
-# later. Bounded above as well, so that a page costs what is in it.
+# later. Bounded above as well, so that a page costs what is in it. A row is looked up by its serial number:
+# where statistics are missing or old, the index over issuers looks as good, and all rows of one are read.
 _READ = """
 WITH page AS (
     (
@@ -97,7 +98,8 @@ SELECT p.xid::text, p.id, p.serial_number, p.authority_key_identifier, p.changed
        timestamptz_send(p.expiry), c.serial_number IS NOT NULL,
        substr(c.status, 1, 64), c.reason, timestamptz_send(c.revoked_at), timestamptz_send(c.expiry)
 FROM page p
-LEFT JOIN certificates c USING (serial_number, authority_key_identifier)
+LEFT JOIN certificates c
+    ON c.serial_number = p.serial_number AND c.authority_key_identifier || '' = p.authority_key_identifier
 ORDER BY p.xid, p.id
 """
 # A page is a range of the primary key, whatever the planner thinks of a table that was empty a moment ago:
