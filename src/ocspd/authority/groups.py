@@ -24,10 +24,21 @@ class Groups(Generic[T]):
     whatever becomes of those who put something in.
     """
 
-    def __init__(self, work: Callable[[list[T]], Awaitable[None]], *, at_once: int = 1, largest: int) -> None:
-        """`at_once` groups of at most `largest` items are worked on at the same time."""
+    def __init__(
+        self,
+        work: Callable[[list[T]], Awaitable[None]],
+        *,
+        at_once: int = 1,
+        shares: int | None = None,
+        largest: int,
+    ) -> None:
+        """Work on `at_once` groups of at most `largest` items at the same time.
+
+        A group is one of `shares` equal parts of what waits; by default there are as many as groups.
+        """
         self._work = work
         self._at_once = at_once
+        self._shares = shares or at_once
         self._largest = largest
         self._waiting: deque[T] = deque()
         self._running = 0
@@ -45,8 +56,7 @@ class Groups(Generic[T]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                # what waits is shared with the tasks that are about to look for work
-                count = min(-(-len(self._waiting) // self._at_once), self._largest)
+                count = min(-(-len(self._waiting) // self._shares), self._largest)
                 await self._work([self._waiting.popleft() for _ in range(count)])
         finally:
             self._running -= 1

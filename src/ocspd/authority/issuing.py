@@ -91,14 +91,15 @@ class Authority:
         self._clock = clock
         self._processes = shared.processes
         self._number = 0
-        at_once = _THREADS
+        at_once = shares = _THREADS
         spec = None if self._processes is None else IssuerSpec.of(issuer)
         if self._processes is None or spec is None:
             self._processes = None
         else:
             self._number = self._processes.register(spec)
-            at_once = DEPTH * self._processes.count
-        self._signing = Groups(self._sign, at_once=at_once, largest=_GROUP)
+            shares = self._processes.count
+            at_once = DEPTH * shares
+        self._signing = Groups(self._sign, at_once=at_once, shares=shares, largest=_GROUP)
         self._slow: set[asyncio.Task[None]] = set()
 
     async def sign(self, request: SignRequest, once: Once | None = None) -> SignedCertificate:

@@ -19,6 +19,7 @@ import struct
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ocspd import logs
@@ -235,10 +236,13 @@ _Reply = tuple[Any, ...] | OCSPDError
 _Group = tuple[int, "IssuerSpec | None", datetime, list[_Request]]
 _ISSUED = tuple(Issued.__dataclass_fields__)
 _REQUEST = tuple(SignRequest.__dataclass_fields__)
+_issued_fields = attrgetter(*_ISSUED)
+_request_fields = attrgetter(*_REQUEST)
 
 
 def _to_tuple(request: SignRequest) -> _Request:
-    return tuple(getattr(request, name) for name in _REQUEST)
+    fields: _Request = _request_fields(request)
+    return fields
 
 
 def _outcome(reply: _Reply) -> Outcome:
@@ -329,4 +333,5 @@ def _reply(issuer: Issuer, request: _Request, now: datetime) -> _Reply:
     except Exception:  # noqa: BLE001  (the other requests go on)
         logger.exception("a bug in ocspd, please report it")
         return ProcessError("internal error, see the server's log")
-    return tuple(getattr(issued, name) for name in _ISSUED)
+    fields: _Reply = _issued_fields(issued)
+    return fields

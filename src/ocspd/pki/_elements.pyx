@@ -1,12 +1,16 @@
 # cython: language_level=3
-"""Splitting DER into elements, for `der_reader`: a request has fifty, and in Python each takes a microsecond.
+"""Splitting DER into elements for `der_reader`, and joining it for `der`.
 
-Rule: no byte is read before it is known to lie in the content. Where an element would end is compared with the
-content's size; a length has at most 32 bits, so the sum cannot overflow.
+A request has fifty elements and a certificate thirty, and in Python each takes a microsecond.
+
+Rules: no byte is read before it is known to lie in the content. Where an element would end is compared with the
+content's size; a length has at most 32 bits, so the sum cannot overflow. What is written is measured first, from
+the same tuple of bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
 
 from ocspd.errors import DERError
 
@@ -60,3 +64,44 @@ def split(bytes content not None, kind):
         )
         position = start + <Py_ssize_t> length
     return found
+
+
+def tlv(uint8_t tag, *parts):
+    """Encode one element whose content is the parts in order; identifier and minimal length first (X.690 §10.1)."""
+    return _joined(tag, parts)
+
+
+def sequence(*parts):
+    """Encode a SEQUENCE (or SEQUENCE OF) of encoded elements."""
+    return _joined(0x30, parts)
+
+
+cdef bytes _joined(uint8_t tag, tuple parts):
+    cdef Py_ssize_t size = 0, head = 2, rest, i
+    cdef uint8_t *out
+    cdef bytes part, made
+    for part in parts:
+        if part is None:
+            raise TypeError("an element is made of bytes")
+        size += PyBytes_GET_SIZE(part)
+    if size >= 0x80:
+        rest = size
+        while rest:
+            head += 1
+            rest >>= 8
+    made = PyBytes_FromStringAndSize(NULL, head + size)
+    out = <uint8_t *> PyBytes_AS_STRING(made)
+    out[0] = tag
+    if head == 2:
+        out[1] = <uint8_t> size
+    else:
+        out[1] = <uint8_t> (0x80 | head - 2)
+        rest = size
+        for i in range(head - 1, 1, -1):
+            out[i] = <uint8_t> (rest & 0xFF)
+            rest >>= 8
+    out += head
+    for part in parts:
+        memcpy(out, PyBytes_AS_STRING(part), <size_t> PyBytes_GET_SIZE(part))
+        out += PyBytes_GET_SIZE(part)
+    return made

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ocspd.errors import DERError
+from ocspd.pki import _elements
 from ocspd.pki.der_reader import elements, span
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ GENERALIZED_TIME = 0x18
 SEQUENCE = 0x30
 
 
+tlv = _elements.tlv
+"""tlv(tag, *parts): encode one element whose content is the parts in order."""
+sequence = _elements.sequence
+"""sequence(*parts): encode a SEQUENCE (or SEQUENCE OF) of encoded elements."""
+
+
 def context(tag_number: int, *, constructed: bool) -> int:
     """Return the identifier octet of a context-specific tag below 31."""
     return 0x80 | tag_number | (0x20 if constructed else 0)
@@ -36,17 +43,6 @@ def header(tag: int, length: int) -> bytes:
         return bytes((tag, length))
     octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
     return bytes((tag, 0x80 | len(octets))) + octets
-
-
-def tlv(tag: int, *parts: bytes) -> bytes:
-    """Encode one element whose content is the parts in order."""
-    content = b"".join(parts)
-    return header(tag, len(content)) + content
-
-
-def sequence(*parts: bytes) -> bytes:
-    """Encode a SEQUENCE (or SEQUENCE OF) of encoded elements."""
-    return tlv(SEQUENCE, *parts)
 
 
 def integer(value: int) -> bytes:

@@ -90,6 +90,8 @@ def _verify(  # noqa: PLR0913  (what a signature consists of)
     key: object, oid: str, parameters: Element | None, signature: bytes, data: bytes, *, allow_sha1: bool
 ) -> None:
     match key:
+        case ec.EllipticCurvePublicKey() if oid in _ECDSA:  # most are, and each question takes time
+            key.verify(signature, data, ec.ECDSA(_digest(_ECDSA[oid], allow_sha1=allow_sha1)))
         case rsa.RSAPublicKey() if oid == RSA_PSS:
             name = _pss_digest(parameters)
             digest = _digest(name, allow_sha1=allow_sha1)
@@ -97,8 +99,6 @@ def _verify(  # noqa: PLR0913  (what a signature consists of)
             key.verify(signature, data, pss, digest)
         case rsa.RSAPublicKey() if oid in _RSA:
             key.verify(signature, data, padding.PKCS1v15(), _digest(_RSA[oid], allow_sha1=allow_sha1))
-        case ec.EllipticCurvePublicKey() if oid in _ECDSA:
-            key.verify(signature, data, ec.ECDSA(_digest(_ECDSA[oid], allow_sha1=allow_sha1)))
         case ed25519.Ed25519PublicKey() if oid == ED25519:
             key.verify(signature, data)
         case _ if oid in _SELF_HASHING - {ED25519} and type(key).__name__.startswith("MLDSA"):

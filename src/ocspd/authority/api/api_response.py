@@ -130,10 +130,12 @@ def failure_body(code: int, text: str) -> bytes:
 
 def _body(*, success: bool, result: Any, errors: list[Any], messages: list[Any]) -> bytes:
     api_response = {"success": success, "result": result, "errors": errors, "messages": messages}
-    # A lone surrogate in a client's JSON string has no UTF-8 form; Go writes U+FFFD in its place.
-    return (
-        wire.dumps(api_response).encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode() + b"\n"
-    )
+    text = wire.dumps(api_response) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # A lone surrogate in a client's JSON string has no UTF-8 form; Go writes U+FFFD in its place.
+        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
 
 
 def success_response(success: Success) -> web.Response:
