@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from tests.tools import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -30,17 +30,23 @@ def material(inputs: Path, tmp_path: Path) -> Path:
     return tmp_path / "m"
 
 
-@pytest.fixture
-def their_server(material: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def served(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The material of the servers."""
+    return Path(shutil.copytree(inputs, tmp_path_factory.mktemp("served") / "m"))
+
+
+@pytest.fixture(scope="module")
+def their_server(served: Path) -> Iterator[str]:
     """Debian's `cfssl serve`: host and port."""
-    with cfssl_serve(material, *flags_of(material)) as url:
+    with cfssl_serve(served, *flags_of(served)) as url:
         yield url.replace("http://127.0.0.1", "localhost")  # Go takes an IP address with a port for no URL
 
 
-@pytest.fixture
-def our_server(material: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def our_server(served: Path) -> Iterator[str]:
     """`ocspd serve`: host and port."""
-    with serve(material, *flags_of(material)) as server:
+    with serve(served, *flags_of(served)) as server:
         yield f"localhost:{server.port}"
 
 
