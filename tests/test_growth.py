@@ -155,6 +155,13 @@ SOURCES = (
 PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "certdb.dbconf.parse_db_config": SOME_JSON,
     "certdb.dsn.parse_data_source": SOURCES,
+    "certdb.mysql_dsn.parse_mysql_source": (
+        *SOURCES,
+        repeated("a=b&", before="u:p@tcp(h)/d?"),
+        repeated("%41", before="u:p@tcp(h)/d?a="),
+        repeated("@", after="/d"),
+        repeated("(", before="u@tcp", after=")/d"),
+    ),
     "certdb.rows.read_serial": (octets(b"9"), octets(b" ")),
     "cli.flags.parse_word": (repeated("1"), repeated("_1", before="0x"), repeated("1h")),
     "cli.flags.quote": (repeated("\n"), repeated("\udc80")),
@@ -261,6 +268,7 @@ ELSEWHERE = {
     "authority.bundling_stores.load_platforms": "wire.loads and pki.certs.load_certificates",
     "certdb.migrate.load_migrations": "files of this package",
     "certdb.migrate.parse_migration": "files of this package",
+    "certdb.mysql_values.parse_time": "see certdb.rows.parse_time",
     "certdb.rows.parse_binary_time": "eight bytes",
     "certdb.rows.parse_time": "a column of 64 bytes at most, see its regular expression",
     "authority.multiroot_config.parse_roots": "see parse_roots_of",
