@@ -66,7 +66,7 @@ def test_metrics_and_readiness_follow_the_crl_and_the_database(home: Path) -> No
         assert found["ocspd_authority_issued_certificates_total"] == 1
         assert found["ocspd_authority_revocations_total"] == 0
         assert found["ocspd_authority_signer_up"] == 1
-        with sqlite3.connect(home / "certs.db") as connection:
+        with sqlite3.connect(home / "certs.db", timeout=60) as connection:
             connection.execute("ALTER TABLE certificates RENAME TO away")
         connection.close()
         until(lambda: values(port)["ocspd_authority_crl_up"] == 0)
