@@ -63,7 +63,8 @@ def test_no_flag_shows_a_secret(
     value = SECRETS[secret]
     declared = [flag for flag in found.declared() if flag.name != "remote"]  # which would be asked for
     lines = [[verb, f"-{flag.name}={value}"] for flag in declared]
-    lines += [[verb, f"-{flag.name}", value, "x", "y"] for flag in declared]
+    names = [] if verb == "scan" else ["x", "y"]  # it would look for these hosts every time
+    lines += [[verb, f"-{flag.name}", value, *names] for flag in declared]
     lines += [[verb, value], [verb, "x", value], [verb, f"-{value}"], [value]]
     texts = [flag.name for flag in declared if flag.kind is Kind.STRING]
     lines += [[verb, f"-{name}={prefix}:{value}"] for name in texts for prefix in ("env", "file")]

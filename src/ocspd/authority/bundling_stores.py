@@ -25,6 +25,7 @@ from ocspd.pki.certs import load_certificates
 from ocspd.pki.chain_link import Link
 from ocspd.pki.chains import Pool
 from ocspd.pki.ubiquity import HASH_SCORES, KEY_SCORES, Platform, key_digest
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,19 +114,21 @@ def _read_directory(path: str, pool: Pool) -> None:
     directory = Path(path)
     try:
         if not directory.exists():
-            logger.info("intermediate stash directory %s doesn't exist, creating", path)
+            logger.info("intermediate stash directory %s doesn't exist, creating", shown(path))
             directory.mkdir(mode=0o755, parents=True)
         files = sorted(directory.glob("*.crt"))
     except OSError as err:
-        raise ConfigError(f"{path}: cannot be used as directory of intermediates: {err.strerror}") from err
+        raise ConfigError(
+            f"{shown(path)}: cannot be used as directory of intermediates: {err.strerror}"
+        ) from err
     for file in files[:MAX_STORED]:
         try:
             for certificate in load_certificates(read_file(str(file))):
                 pool.add(Link(certificate))
         except OCSPDError as err:
-            logger.warning("%s: skipped: %s", file, err)
+            logger.warning("%s: skipped: %s", shown(str(file)), err)
     if len(files) > MAX_STORED:
-        logger.warning("%s: only the first %d of %d files are read", path, MAX_STORED, len(files))
+        logger.warning("%s: only the first %d of %d files are read", shown(path), MAX_STORED, len(files))
 
 
 def _system_roots() -> Pool:

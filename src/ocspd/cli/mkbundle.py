@@ -13,6 +13,7 @@ from ocspd.cli.verb import Verb
 from ocspd.errors import OCSPDError
 from ocspd.inputs import read_file
 from ocspd.logs import logger
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ class _Walk:
         from ocspd.pki.pem import blocks  # noqa: PLC0415
 
         for file in self._files(path):
-            logger.info("Loading %s", file)
+            logger.info("Loading %s", shown(str(file)))
             try:
                 data = read_file(str(file))
             except OCSPDError as err:
@@ -65,7 +66,7 @@ class _Walk:
                 continue
             found = blocks(data)
             if not found:
-                logger.warning("%s: no PEM data found", file)
+                logger.warning("%s: no PEM data found", shown(str(file)))
             for block in found:
                 if block.label != "CERTIFICATE":
                     logger.info("Skipping non-certificate")
@@ -73,7 +74,7 @@ class _Walk:
                 try:
                     yield load_der(block.content)
                 except OCSPDError as err:
-                    logger.warning("%s: Invalid certificate: %s", file, err)
+                    logger.warning("%s: Invalid certificate: %s", shown(str(file)), err)
 
     def _files(self, path: Path) -> list[Path]:
         if not path.is_dir():

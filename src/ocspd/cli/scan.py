@@ -13,6 +13,7 @@ from ocspd.cli.verb import Verb
 from ocspd.clock import SystemClock
 from ocspd.errors import ConfigError, OCSPDError
 from ocspd.logs import logger
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,8 +85,9 @@ class _Scans:
     def _scan(self, host: str) -> None:
         from ocspd.authority.scanning.families import run_scan  # noqa: PLC0415  (as above)
 
+        name = shown(host)
         with self._printed:
-            write_stdout(f"Scanning {host}...\n")
+            write_stdout(f"Scanning {name}...\n")
         text = ""
         try:
             results = run_scan(
@@ -101,7 +103,7 @@ class _Scans:
         except OCSPDError as err:
             logger.error("%s", err)
         with self._printed:
-            write_stdout(f"=== {host} ===\n{text}")
+            write_stdout(f"=== {name} ===\n{text}")
 
 
 def _hosts(arguments: list[str], flags: Flags) -> list[str]:
