@@ -15,6 +15,7 @@ from ocspd.errors import Code, CodedError, ConfigError, OCSPDError, UsageError
 from ocspd.inputs import naming, parse_key, read_certificate, read_key
 from ocspd.logs import logger
 from ocspd.model import CertStatus, parse_date, parse_reason, parse_status
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +32,7 @@ def _format(flags: Flags) -> str:
     """Return -out-format; UsageError for an unknown one, before anything is signed."""
     name = flags.string("out-format")
     if name not in _FORMATS:
-        raise UsageError(f"-out-format {name[:64]!r}: use one of {', '.join(_FORMATS)}")
+        raise UsageError(f"-out-format {shown(name, 64)!r}: use one of {', '.join(_FORMATS)}")
     return name
 
 
