@@ -43,7 +43,7 @@ def running_server() -> Iterator[str]:
             f"--datadir={folder / 'data'}",
             f"--lc-messages-dir={share}",
             f"--tmpdir={folder}",
-            f"--log-error={folder / 'log'}",
+            f"--log-error={folder / 'log.err'}",
             "--innodb-buffer-pool-size=32M",
             "--innodb-log-file-size=16M",
             "--innodb-flush-log-at-trx-commit=0",
@@ -62,7 +62,7 @@ def running_server() -> Iterator[str]:
             check=False,
             timeout=_START_S,
         )
-        assert made.returncode == 0, (folder / "log").read_text() + made.stderr
+        assert made.returncode == 0, (folder / "log.err").read_text() + made.stderr
         server = subprocess.Popen(
             [*command, "--skip-networking", f"--socket={path}", f"--pid-file={folder / 'pid'}"],
             stdin=subprocess.DEVNULL,
@@ -70,7 +70,7 @@ def running_server() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait_for(path, server, folder / "log")
+            _wait_for(path, server, folder / "log.err")
             yield f"root@unix({path})/{{}}"
         finally:
             server.terminate()

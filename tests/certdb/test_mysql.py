@@ -336,7 +336,7 @@ async def test_before_the_migration_what_has_no_room_is_refused_with_the_remedy(
     async with await open_certdb(config, SystemClock()) as db:
         await db.insert_certificate(certificate(1))
         with pytest.raises(CodedError, match="ocspd db up"):
-            await db.insert_certificate(certificate(2, expiry=datetime(2100, 1, 1, tzinfo=UTC)))
+            await db.insert_certificate(certificate(2, expiry=datetime(2200, 1, 1, tzinfo=UTC)))
         assert [
             found.serial
             async for chunk in db.stream_revoked(datetime(2000, 1, 1, tzinfo=UTC))

@@ -18,7 +18,8 @@ import pytest
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.feed import CursorLostError
 from ocspd.clock import SystemClock
-from tests.certdb.raw import execute
+from tests import mysql
+from tests.certdb.raw import execute, in_mysql
 from tests.faults.cluster import clusters
 from tests.faults.daemon import SETTINGS, Rows, signing
 from tests.faults.oracle import Oracle
@@ -45,6 +46,14 @@ async def commit(config: DBConfig, statements: list[str]) -> None:
         with contextlib.closing(sqlite3.connect(config.data_source, isolation_level=None)) as session:
             for statement in ("BEGIN IMMEDIATE", *statements, "COMMIT"):
                 session.execute(statement)
+        return
+    if config.driver == "mysql":
+        with (
+            contextlib.closing(mysql.connect(config.data_source, autocommit=False)) as connection,
+            connection.cursor() as cursor,
+        ):
+            for statement in (*map(in_mysql, statements), "COMMIT"):
+                cursor.execute(statement)
         return
     session = await asyncpg.connect(config.data_source)
     try:
@@ -86,6 +95,9 @@ class SQL:
         )
 
     def upsert(self, serial: str, status: str) -> str:
+        if self.driver == "mysql":
+            more = " ON DUPLICATE KEY UPDATE status = VALUES(status)"
+            return self.insert(serial, status, more=more)
         return self.insert(
             serial,
             status,
@@ -187,6 +199,7 @@ CASES: Cases = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("db_config", ["sqlite3", "postgres", "mysql"], indirect=True)
 async def test_D6_D9_rows_that_are_moved_are_answered_where_they_were_and_where_they_are(
     certdb: CertDB, migrated_db_config: DBConfig, tmp_path: Path, case: str
 ) -> None:
@@ -400,13 +413,14 @@ LOST = {
     "all triggers dropped": [f"DROP TRIGGER ocspd_{name}{{on}}" for name in ("insert", "update", "delete")],
     "table made anew": [
         "CREATE TABLE anew AS SELECT * FROM certificates",
-        "ALTER TABLE certificates RENAME TO before",
+        "ALTER TABLE certificates RENAME TO former",
         "ALTER TABLE anew RENAME TO certificates",
     ],
 }
 
 
 @pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize("db_config", ["sqlite3", "postgres", "mysql"], indirect=True)
 async def test_D12_a_database_without_our_triggers_is_named_passed_over_and_mended(
     certdb: CertDB, migrated_db_config: DBConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
 ) -> None:
@@ -419,7 +433,7 @@ async def test_D12_a_database_without_our_triggers_is_named_passed_over_and_mend
         certdb, tmp_path / "index", SIGNERS[0], oracle=oracle, settings=SETTINGS_BLIND
     ) as signer:
         health = signer.refresher.stats.health
-        on = "" if migrated_db_config.driver == "sqlite3" else " ON certificates"
+        on = " ON certificates" if migrated_db_config.driver == "postgres" else ""
         for statement in LOST[lost]:
             await execute(migrated_db_config, statement.format(on=on))
         with oracle.committing(0, 5, ["revoked"]):
@@ -443,6 +457,7 @@ async def test_D12_a_database_without_our_triggers_is_named_passed_over_and_mend
     assert await migrate.up(certdb) == []
 
 
+@pytest.mark.parametrize("db_config", ["sqlite3", "postgres", "mysql"], indirect=True)
 async def test_D12_triggers_that_were_away_between_two_looks_lose_the_cursor(
     certdb: CertDB, migrated_db_config: DBConfig
 ) -> None:
@@ -450,7 +465,7 @@ async def test_D12_triggers_that_were_away_between_two_looks_lose_the_cursor(
     await rows.insert("5", AKI)
     feed = certdb.change_feed()
     cursor = await feed.current_cursor()
-    on = "" if migrated_db_config.driver == "sqlite3" else " ON certificates"
+    on = " ON certificates" if migrated_db_config.driver == "postgres" else ""
     await execute(migrated_db_config, f"DROP TRIGGER ocspd_update{on}")
     await rows.says("5", AKI, "revoked")
     assert await migrate.up(certdb) == ["ocspd_update"]
@@ -460,6 +475,7 @@ async def test_D12_triggers_that_were_away_between_two_looks_lose_the_cursor(
     await feed.close()
 
 
+@pytest.mark.parametrize("db_config", ["sqlite3", "postgres", "mysql"], indirect=True)
 async def test_D12_entries_that_somebody_deletes_unread_lose_the_cursor(
     certdb: CertDB, migrated_db_config: DBConfig
 ) -> None:

@@ -277,8 +277,9 @@ def _missing(connection: Any, made: set[str]) -> list[str]:
             try:
                 fetch(connection, f"SHOW CREATE TRIGGER {name}")
             except Exception as err:  # noqa: BLE001  (the driver's; its number tells)
-                if err.args and err.args[0] == _NO_SUCH_TRIGGER:
-                    missing.append(name)
+                if err.args and err.args[0] != _NO_SUCH_TRIGGER:
+                    continue
+            missing.append(name)  # or it is that of another table, one that was renamed
     return missing
 
 

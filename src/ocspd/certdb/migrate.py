@@ -30,7 +30,8 @@ _TRIGGER = re.compile(r"(CREATE|ALTER TABLE \w+ ENABLE(?: \w+)?) TRIGGER (\w+)",
 _HAVE_TRIGGERS = {
     "postgres": "SELECT tgname::text, tgenabled::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN "
     "('certificates'::regclass, 'ocspd_changes'::regclass)",
-    "mysql": "SELECT TRIGGER_NAME, '' FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE()",
+    "mysql": "SELECT TRIGGER_NAME, '' FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() "
+    "AND EVENT_OBJECT_TABLE = 'certificates'",
     "sqlite": "SELECT name, '' FROM sqlite_master WHERE type = 'trigger' "
     "AND tbl_name IN ('certificates', 'ocspd_changes')",
 }
@@ -211,7 +212,7 @@ async def _mend_triggers(session: MigrationSession) -> list[str]:
         wanted = enabled.get(name, "")
         state = "A" if "ALWAYS" in wanted else "R" if "REPLICA" in wanted else "O"
         if name not in have:
-            if session.dialect == "sqlite":  # where a table that was renamed has taken it along
+            if session.dialect in {"sqlite", "mysql"}:  # where a table that was renamed has taken it along
                 await session.execute(f"DROP TRIGGER IF EXISTS {name}")
             await session.execute(statement)
         elif not wanted or have[name] == state:
