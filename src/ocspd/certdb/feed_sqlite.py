@@ -206,16 +206,22 @@ def sight_of(reader: Worker, watcher: Worker) -> Callable[[], Awaitable[Sight]]:
     in_memory = watcher.location.file is None
     feed = secrets.token_hex(8)
 
-    def work(connection: sqlite3.Connection) -> tuple[int, bool]:
-        (version,) = connection.execute("PRAGMA data_version").fetchone()
+    def records(connection: sqlite3.Connection) -> bool:
         sql = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'ocspd_feed'"
-        records = connection.execute(sql).fetchone() is not None
-        return connection.total_changes if in_memory else version, records
+        return connection.execute(sql).fetchone() is not None
+
+    def version(connection: sqlite3.Connection) -> int:
+        if in_memory:
+            return connection.total_changes
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     async def look() -> Sight:
+        if await reader.run(records):
+            return Sight(reader.file_identity, "", records=True)
         worker = reader if in_memory else watcher
-        version, records = await worker.run(work)
-        return Sight(worker.file_identity, f"{feed} {worker.location.openings} {version}", records)
+        number = await worker.run(version)
+        return Sight(worker.file_identity, f"{feed} {worker.location.openings} {number}", records=False)
 
     return look
 
