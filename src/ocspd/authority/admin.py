@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ocspd.authority.api.traffic import BOUNDS_S
 from ocspd.errors import CodedError
+from ocspd.ops.admin import AdminEndpoints, reply
 from ocspd.ops.exposition import build_info
 from ocspd.tasks import time_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from aiohttp import web
 
     from ocspd.authority.api.endpoints import Backend
     from ocspd.authority.api.traffic import Traffic
@@ -172,29 +173,18 @@ class AuthorityCollector(Collector):
             yield GaugeMetricFamily(f"ocspd_authority_crl_{name}", text, value=value)
 
 
-class AuthorityAdmin:
-    """The request handler for `ops.server.HTTPServer`."""
+class AuthorityAdmin(AdminEndpoints):
+    """The endpoints of an authority."""
 
     def __init__(self, state: State, clock: Clock) -> None:
+        super().__init__(AuthorityCollector(state, clock))
         self._state = state
         self._clock = clock
-        self._registry = CollectorRegistry()
-        self._registry.register(AuthorityCollector(state, clock))
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Reply to one request."""
-        if request.method not in {"GET", "HEAD"}:
-            return _reply(405, "only GET and HEAD\n", allow="GET, HEAD")
-        match request.path:
-            case "/metrics":
-                text = generate_latest(self._registry).decode()
-                return _reply(200, text, content_type=CONTENT_TYPE_LATEST)
-            case "/livez":
-                return _reply(200, "ok\n")
-            case "/readyz" | "/healthz":
-                broken = [f"{part}: {why}" async for part, why in self._broken()]
-                return _reply(503 if broken else 200, "\n".join([*(broken or ["ok"]), ""]))
-        return _reply(404, "available: /metrics, /livez, /readyz and /healthz\n")
+    async def readiness(self) -> web.Response:
+        """Reply 503 with a line for each part that does not work."""
+        broken = [f"{part}: {why}" async for part, why in self._broken()]
+        return reply(503 if broken else 200, "\n".join([*(broken or ["ok"]), ""]))
 
     async def _broken(self) -> AsyncIterator[tuple[str, str]]:
         """Yield what does not work, and why."""
@@ -219,12 +209,3 @@ class AuthorityAdmin:
                 yield "crl", "not signed yet"
             elif crls.complete.next_update <= self._clock.now():
                 yield "crl", f"expired on {crls.complete.next_update:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _reply(
-    status: int, text: str, *, content_type: str = "text/plain; charset=utf-8", allow: str = ""
-) -> web.Response:
-    fields = {"Content-Type": content_type, "Cache-Control": "no-store"}
-    if allow:
-        fields["Allow"] = allow
-    return web.Response(status=status, body=text.encode(), headers=fields)

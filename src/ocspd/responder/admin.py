@@ -1,56 +1,33 @@
-"""The responder's endpoints for operators, on a listener of their own.
-
-GET or HEAD of:
-
-    /metrics   Prometheus text format
-    /livez     200 as long as the supervisor's event loop runs
-    /healthz   the same, with the state of workers and index as JSON
-    /readyz    200 when clients may be sent here, otherwise 503 with the reason in one line
-
-It must not be reachable for clients: it binds to 127.0.0.1 by default.
-"""
+"""The responder's endpoints for operators (`ops.admin`); /healthz has the state of its workers as JSON."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-
+from ocspd.ops.admin import AdminEndpoints, reply
 from ocspd.responder.metrics import ResponderCollector
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from ocspd.responder.supervisor import Supervisor
 
-_TEXT = "text/plain; charset=utf-8"
 
-
-class Admin:
-    """The request handler for `ops.server.HTTPServer`."""
+class Admin(AdminEndpoints):
+    """The endpoints of a supervisor."""
 
     def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__(ResponderCollector(supervisor))
         self._supervisor = supervisor
-        self._registry = CollectorRegistry()
-        self._registry.register(ResponderCollector(supervisor))
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Reply to one request."""
-        if request.method not in {"GET", "HEAD"}:
-            return _reply(405, "only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
-        match request.path:
-            case "/metrics":
-                return _reply(200, generate_latest(self._registry).decode(), content_type=CONTENT_TYPE_LATEST)
-            case "/livez":
-                return _reply(200, "ok\n")
-            case "/readyz":
-                reason = self._supervisor.why_not_ready()
-                return _reply(503 if reason else 200, f"{reason or 'ok'}\n")
-            case "/healthz":
-                return self._health()
-        return _reply(404, "available: /metrics, /livez, /readyz and /healthz\n")
+    async def readiness(self) -> web.Response:
+        """Reply 200 when clients may be sent here, otherwise 503 with the reason in one line."""
+        reason = self._supervisor.why_not_ready()
+        return reply(503 if reason else 200, f"{reason or 'ok'}\n")
 
-    def _health(self) -> web.Response:
+    async def health(self) -> web.Response:
+        """Reply with the state of the workers and the index, in JSON."""
         supervisor = self._supervisor
         index = supervisor.index
         state = {
@@ -76,11 +53,4 @@ class Admin:
                 for slot in supervisor.pool.slots
             ],
         }
-        return _reply(200, json.dumps(state) + "\n", content_type="application/json")
-
-
-def _reply(
-    status: int, text: str, *, content_type: str = _TEXT, headers: dict[str, str] | None = None
-) -> web.Response:
-    fields = {"Content-Type": content_type, "Cache-Control": "no-store", **(headers or {})}
-    return web.Response(status=status, body=text.encode(), headers=fields)
+        return reply(200, json.dumps(state) + "\n", content_type="application/json")

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ocspd.ops.admin import AdminEndpoints, reply
 from ocspd.ops.exposition import build_info
 from ocspd.signer.health import PARTS
 from ocspd.signer.signer_parts import LATENCY_BOUNDS_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from aiohttp import web
 
     from ocspd.signer.generations import Generations
     from ocspd.signer.refreshing import SignerDaemon
@@ -165,29 +166,14 @@ class SignerCollector(Collector):
         )
 
 
-class SignerAdmin:
-    """The request handler for `ops.server.HTTPServer`."""
+class SignerAdmin(AdminEndpoints):
+    """The endpoints of a signer daemon."""
 
     def __init__(self, daemon: SignerDaemon, generations: Generations) -> None:
+        super().__init__(SignerCollector(daemon, generations))
         self._daemon = daemon
-        self._registry = CollectorRegistry()
-        self._registry.register(SignerCollector(daemon, generations))
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Reply to one request."""
-        if request.method not in {"GET", "HEAD"}:
-            return _reply(405, "only GET and HEAD\n", allow="GET, HEAD")
-        match request.path:
-            case "/metrics":
-                text = generate_latest(self._registry).decode()
-                return _reply(200, text, content_type=CONTENT_TYPE_LATEST)
-            case "/livez":
-                return _reply(200, "ok\n")
-            case "/readyz" | "/healthz":
-                return self._readiness()
-        return _reply(404, "available: /metrics, /livez, /readyz and /healthz\n")
-
-    def _readiness(self) -> web.Response:
+    async def readiness(self) -> web.Response:
         """Report the state of each part, one per line; 503 when a promise to clients cannot be kept."""
         stats = self._daemon.stats
         broken: list[str] = []
@@ -206,13 +192,4 @@ class SignerAdmin:
         lines.append(f"lag: {lag_s:.1f} s")
         if lag_s > LAG_S:
             broken.append(f"changes have been waiting for {lag_s:.0f} s")
-        return _reply(503 if broken else 200, "\n".join([", ".join(broken) or "ok", *lines, ""]))
-
-
-def _reply(
-    status: int, text: str, *, content_type: str = "text/plain; charset=utf-8", allow: str = ""
-) -> web.Response:
-    fields = {"Content-Type": content_type, "Cache-Control": "no-store"}
-    if allow:
-        fields["Allow"] = allow
-    return web.Response(status=status, body=text.encode(), headers=fields)
+        return reply(503 if broken else 200, "\n".join([", ".join(broken) or "ok", *lines, ""]))
