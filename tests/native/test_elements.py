@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ocspd.errors import DERError
 from ocspd.pki import der_reader
-from ocspd.pki._elements import split
+from ocspd.pki._elements import sequence, split, tlv
 from ocspd.pki.der_reader import Element
 
 
@@ -63,3 +63,37 @@ def test_something_else_than_bytes_is_refused() -> None:
     for content in (None, "text", bytearray(b"\x30\x00"), memoryview(b"\x30\x00"), 5):
         with pytest.raises(TypeError):
             split(content, Element)  # type: ignore[arg-type]
+
+
+def joined(tag: int, parts: list[bytes]) -> bytes:
+    """Encode by X.690 §10.1, in Python."""
+    content = b"".join(parts)
+    if len(content) < 0x80:
+        return bytes([tag, len(content)]) + content
+    length = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+@given(st.integers(0, 255), st.lists(st.binary(max_size=300), max_size=5))
+def test_parts_are_joined_as_in_python(tag: int, parts: list[bytes]) -> None:
+    assert tlv(tag, *parts) == joined(tag, parts)
+    assert sequence(*parts) == joined(0x30, parts)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 255, 256, 65_535, 65_536, 16_777_215, 16_777_216])
+def test_lengths_grow_by_an_octet_where_they_must(size: int) -> None:
+    whole = tlv(0x04, bytes(size // 2), bytes(size - size // 2))
+    assert whole == joined(0x04, [bytes(size)])
+    if size < 1 << 20:
+        assert split(whole, Element) == [Element(0x04, bytes(size), whole)]
+
+
+def test_only_bytes_and_octets_are_joined() -> None:
+    for part in (None, "text", bytearray(b"x"), memoryview(b"x"), 5):
+        with pytest.raises(TypeError):
+            tlv(0x04, b"x", part)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            sequence(part)  # type: ignore[arg-type]
+    for tag in (-1, 256, 1 << 40):
+        with pytest.raises(OverflowError):
+            tlv(tag, b"x")
