@@ -228,6 +228,7 @@ def build_crl_signer(config: AuthorityConfig) -> CRLSigner:
 @asynccontextmanager
 async def build_multiroot(config: MultiRootConfig, clock: Clock) -> AsyncIterator[MultiRootService]:
     """Put multirootca together: TLS, a CA with its policy and its database for each section, server."""
+    from ocspd.authority.issuing import Shared
     from ocspd.authority.multiroot_config import parse_roots
     from ocspd.authority.multiroot_service import MultiRootService
 
@@ -239,17 +240,23 @@ async def build_multiroot(config: MultiRootConfig, clock: Clock) -> AsyncIterato
             found = parse_roots(read_file(config.roots), config.roots)
             for path in {files.db_config for files in found.values()} - {"", *databases}:
                 databases[path] = await stack.enter_async_context(await open_database(path, clock))
-            return {
-                label: _build_root(files, databases.get(files.db_config), config, clock)
-                for label, files in found.items()
-            }
+            roots = {}
+            for label, files in found.items():
+                db = databases.get(files.db_config)
+                shared = Shared(db, clock)
+                roots[label] = _build_root(files, db, config, clock, shared)
+                # before the database is closed: what is being signed is to be stored
+                stack.push_async_callback(shared.close)
+            return roots
 
         yield MultiRootService(
             load, config.tls, context=context, client_cn=client_cn, default_label=config.default_label
         )
 
 
-def _build_root(files: RootFiles, db: CertDB | None, config: MultiRootConfig, clock: Clock) -> Root:
+def _build_root(
+    files: RootFiles, db: CertDB | None, config: MultiRootConfig, clock: Clock, shared: Shared
+) -> Root:
     """Put together one CA of a roots file; OCSPDError naming its label and what is not usable."""
     from ocspd.authority.multiroot import Root
     from ocspd.client.tls import RemoteTLS
@@ -267,7 +274,7 @@ def _build_root(files: RootFiles, db: CertDB | None, config: MultiRootConfig, cl
             allow_rsa_1024=config.allow_rsa_1024,
             tls=RemoteTLS(),
         )
-        signer = build_certificate_signer(authority, db, clock, local=signing.signs_here)
+        signer = build_certificate_signer(authority, db, clock, local=signing.signs_here, shared=shared)
     except OCSPDError as err:
         raise ConfigError(f"{config.roots}: [{files.label}]: {err}") from err
     for text in (*signing.doubts, *(f"ignoring unknown key {key}" for key in signing.unknown)):
