@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocspd.errors import CodedError, DERError
-from ocspd.pki import der_reader, keys
+from ocspd.pki import der, der_reader, keys
 from ocspd.pki.certs import to_row
 from ocspd.pki.extensions import Extension
 from ocspd.pki.names import Name
@@ -168,3 +168,28 @@ def test_native_and_python_split_der_alike(data: bytes) -> None:
 )  # fmt: skip
 def test_lengths_at_their_limits_are_read_alike(data: bytes) -> None:
     assert outcome(der_reader.elements, data) == outcome(der_reader.each, data)
+
+
+def joined(tag: int, *parts: bytes) -> bytes:
+    """What X.690 §10.1 says, in Python."""
+    content = b"".join(parts)
+    if len(content) < 0x80:
+        return bytes((tag, len(content))) + content
+    octets = len(content).to_bytes((len(content).bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
+@pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 129, 255, 256, 257, 65535, 65536, 1 << 24])
+def test_elements_are_joined_with_lengths_in_the_fewest_bytes(size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    half = size // 2
+    for parts in ((content,), (content[:half], content[half:]), (b"", content, b"")):
+        assert der.tlv(0xA3, *parts) == joined(0xA3, *parts)
+        assert der.sequence(*parts) == joined(0x30, *parts)
+        assert der_reader.elements(der.sequence(*parts))[0].content == content
+
+
+@pytest.mark.parametrize("part", [None, "text", bytearray(b"x"), 1])
+def test_only_bytes_are_joined(part: object) -> None:
+    with pytest.raises(TypeError):
+        der.sequence(b"", part)  # type: ignore[arg-type]
