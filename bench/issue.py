@@ -293,6 +293,7 @@ def measure(  # noqa: PLR0913, PLR0917  (one for each thing that takes part)
         seconds=options.seconds,
         rate=run.per_second / 2,
         connections=options.connections,
+        waits=True,
     )
     found.half_p50_ms.append(half.p50_us / 1e3)
     found.half_p99_ms.append(half.p99_us / 1e3)

@@ -201,17 +201,19 @@ def at_rate(  # noqa: PLR0913  (one value for each thing varied)
     seconds: int,
     rate: float,
     connections: int = 64,
+    waits: bool = False,
 ) -> Run:
     """Send requests at a fixed rate; latency counts from the time each request was due.
 
     Where it may, the generator runs before everything else on its CPU: what holds it up counts as latency.
+    With `waits` it sleeps in between instead of taking a CPU for itself.
     """
     before = server.cpu_s()
     done = subprocess.run(
         [
             *("sh", "-c", '{ echo -20 >/proc/self/autogroup; } 2>/dev/null; exec "$@"', "sh"),
             *("taskset", "-c", cpus, openloop, str(server.port), str(connections)),
-            *(f"{rate:.0f}", str(seconds), requests),
+            *(f"{rate:.0f}", str(seconds), requests, *(["wait"] if waits else [])),
         ],
         start_new_session=True,
         check=False,

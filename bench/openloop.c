@@ -1,8 +1,9 @@
 /* Open-loop load: requests are due at fixed times, whether or not earlier ones have a reply, and latency counts
  * from the time a request was due. A closed loop (wrk) slows down together with the server and hides its pauses.
  *
- * openloop PORT CONNECTIONS RATE SECONDS FILE      to 127.0.0.1; FILE: each request after its length (32 bits)
- * Spins on one CPU; prints one line of JSON.
+ * openloop PORT CONNECTIONS RATE SECONDS FILE [wait]   to 127.0.0.1; FILE: each request after its length (32 bits)
+ * Spins on one CPU, or with `wait` sleeps until something is due, for a server that has every CPU; prints one line of
+ * JSON.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -93,8 +94,9 @@ static int take(struct connection *c) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) {
-        fprintf(stderr, "usage: openloop PORT CONNECTIONS RATE SECONDS FILE\n");
+    int waits = argc == 7 && !strcmp(argv[6], "wait");
+    if (argc != 6 && !waits) {
+        fprintf(stderr, "usage: openloop PORT CONNECTIONS RATE SECONDS FILE [wait]\n");
         return 2;
     }
     int port = atoi(argv[1]), connections = atoi(argv[2]);
@@ -136,7 +138,16 @@ int main(int argc, char **argv) {
             sent++;
             late += now - due > 1000000;
         }
-        int n = epoll_wait(poll, events, EVENTS, 0);
+        uint64_t rest = 0;
+        if (waits) {
+            rest = 10000000;
+            if (sent < total && idle_count) {
+                uint64_t due = start + (uint64_t)((double)sent * 1e9 / rate), then = now_ns();
+                rest = due > then ? due - then : 0;
+            }
+        }
+        struct timespec timeout = {.tv_sec = (time_t)(rest / 1000000000u), .tv_nsec = (long)(rest % 1000000000u)};
+        int n = epoll_pwait2(poll, events, EVENTS, &timeout, NULL);
         for (int i = 0; i < n; i++) {
             struct connection *c = events[i].data.ptr;
             if (!take(c)) continue;
