@@ -213,7 +213,8 @@ def at_rate(  # noqa: PLR0913  (one value for each thing varied)
         [
             *("sh", "-c", '{ echo -20 >/proc/self/autogroup; } 2>/dev/null; exec "$@"', "sh"),
             *("taskset", "-c", cpus, openloop, str(server.port), str(connections)),
-            *(f"{rate:.0f}", str(seconds), requests, *(["wait"] if waits else [])),
+            *(f"{rate:.0f}", str(seconds), requests),
+            *(("wait",) if waits else ()),
         ],
         start_new_session=True,
         check=False,

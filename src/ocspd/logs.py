@@ -77,7 +77,13 @@ def setup(level: int, stream: TextIO | None = None) -> None:
     capture_warnings()
     # what no line shows need not be found out for each
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logger.findCaller = _nowhere  # type: ignore[method-assign]
     logger.setLevel(_LEVELS[min(max(level, 0), 5)])
+
+
+def _nowhere(*_: object, **__: object) -> tuple[str, int, str, None]:
+    """Return what stands for the place in the source that writes a line."""
+    return "(unknown file)", 0, "(unknown function)", None
 
 
 def level() -> int:

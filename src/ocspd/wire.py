@@ -13,6 +13,7 @@ import json
 import math
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from ocspd.errors import OCSPDError
@@ -129,6 +130,10 @@ def fold(key: str) -> str:
     return key.lower().replace("\u017f", "s")
 
 
+_known = lru_cache(512)(fold)
+"""For the keys that are looked for, which are always the same."""
+
+
 def _refuse_constant(name: str) -> Any:
     raise JSONError(f"invalid character {name[0]!r} looking for beginning of value")
 
@@ -214,11 +219,12 @@ class Fields:
 
     def _every(self, key: str) -> list[Any]:
         """Return the values of key in any case that are not null, which in Go changes nothing."""
-        return [value for _, value in self._folded.get(fold(key), ()) if value is not None]
+        found = self._folded.get(_known(key))
+        return [] if found is None else [value for _, value in found if value is not None]
 
     def has(self, key: str) -> bool:
         """Return whether key is there, be it null."""
-        return fold(key) in self._folded
+        return _known(key) in self._folded
 
     def values(self) -> dict[str, Any]:
         """Return all members by their exact keys."""
