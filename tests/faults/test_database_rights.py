@@ -173,8 +173,8 @@ async def test_D8_a_superuser_who_migrates_lends_the_owner_of_the_table_nothing(
     role = "owner_" + postgres_url.partition("?")[0].rsplit("_", 1)[-1]
     async with await open_certdb(config, SystemClock()) as db:
         await migrate.up(db)
-        assert await migrate.down(db) == "005_OCSPDEveryWriter.sql"
-        assert await migrate.down(db) == "004_OCSPDUrgency.sql"
+        while await migrate.current_version(db) > 3:
+            await migrate.down(db)
         await raw.execute(config, f"CREATE ROLE {role}", f"ALTER TABLE certificates OWNER TO {role}")
         try:
             await migrate.up(db)
