@@ -20,6 +20,7 @@ import pytest
 
 import ocspd
 from ocspd import limits
+from ocspd.authority import revoking_entries
 from ocspd.authority.multiroot_config import parse_roots
 from ocspd.cli import flags, json_tool
 from ocspd.errors import OCSPDError
@@ -246,6 +247,15 @@ PARSERS: dict[str, tuple[Callable[[int], Any], ...]] = {
     "authority.hosts.split_host": ADDRESSES,
     "authority.api.sign.read_authenticated": (*SOME_JSON, octets(b"ab", before=b'{"token":"', after=b'"}')),
     "authority.api.sign.read_info": SOME_JSON,
+    "authority.revoking_entries.read_entries": (
+        *SOME_PEM,
+        octets(b"1\n"),
+        octets(b"a "),
+        octets(b","),
+        octets(b"1", before=b"7,"),
+        octets(b"a:", before=b"7 "),
+        octets(b"-----BEGIN A-----\n"),
+    ),
     "authority.multiroot_config.parse_roots_of": (
         octets(b"[a]\n"),
         octets(b"k=v\n"),
@@ -335,6 +345,8 @@ def function(name: str) -> Callable[[Any], Any]:
             return lambda data: json_tool.members_of(data, bare=True)
         case "pki.bundle_input.read_bundle_input":
             return lambda data: bundle_input.read_bundle_input(data, None)
+        case "authority.revoking_entries.read_entries":
+            return lambda data: list(revoking_entries.read_entries(data, "", name="list"))
         case "authority.multiroot_config.parse_roots_of":
             return lambda data: parse_roots(data, "roots.conf")
         case "index.manifest.parse":

@@ -151,6 +151,14 @@ class CertDB(Protocol):
         """
         ...
 
+    async def revoke_rows(self, changes: Sequence[tuple[StatusRow, int]]) -> list[bool]:
+        """Revoke rows found here, each for a reason, in one transaction; return which of them were changed.
+
+        As `revoke_certificate` with `keep_first`: a revoked one that is not on hold, or is to be on hold, is
+        not changed, nor is one that is gone. No row may be given twice.
+        """
+        ...
+
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
         """Return the stored response of each row, expired or not; None for a row without one."""
         ...

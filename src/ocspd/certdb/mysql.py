@@ -41,6 +41,11 @@ _COLUMNS = (
     "issued_at, not_before, metadata, sans, common_name"
 )
 _INSERT = f"INSERT INTO certificates ({_COLUMNS}) VALUES ({', '.join(['%s'] * 13)})"  # noqa: S608  (constants)
+_REVOKE_ROW = (
+    "UPDATE certificates SET status = 'revoked', revoked_at = %s, reason = %s "
+    "WHERE serial_number = %s AND authority_key_identifier = %s "
+    "AND (status <> 'revoked' OR reason = 6 AND %s <> 6)"
+)
 _INSERT_ANSWER = (
     "INSERT INTO ocspd_answers (request_key, digest, serial_number, authority_key_identifier, expires_at) "
     "VALUES (%s, %s, %s, %s, %s)"
@@ -197,6 +202,19 @@ class MySQLCertDB:
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
         return count > 0
+
+    async def revoke_rows(self, changes: Sequence[tuple[StatusRow, int]]) -> list[bool]:
+        """See CertDB."""
+        now = self._now()
+        values = [(now, reason, *(row.key or _key(row.serial, row.aki)), reason) for row, reason in changes]
+
+        def work(connection: Any) -> list[bool]:
+            connection.begin()
+            changed = [change(connection, _REVOKE_ROW, each) > 0 for each in values]
+            connection.commit()
+            return changed
+
+        return await self._database.run(work, PAGE_TIMEOUT_S)
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
         """See CertDB."""

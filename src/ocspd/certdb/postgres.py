@@ -92,6 +92,13 @@ SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::timestamptz[])
 ON CONFLICT (serial_number, authority_key_identifier)
 DO UPDATE SET body = excluded.body, expiry = excluded.expiry
 """
+_REVOKE_ROWS = """
+UPDATE certificates SET status = 'revoked', revoked_at = $4, reason = wanted.reason
+FROM unnest($1::bytea[], $2::bytea[], $3::int4[]) AS wanted (serial, aki, reason)
+WHERE serial_number = wanted.serial AND authority_key_identifier = wanted.aki
+  AND (status IS DISTINCT FROM 'revoked' OR (certificates.reason = 6 AND wanted.reason <> 6))
+RETURNING serial_number, authority_key_identifier
+"""
 _GROUP_ROWS = 500
 _GROUP_BYTES = 4 * 1024 * 1024
 """The most that one statement inserts: a certificate with thousands of names has half a megabyte."""
@@ -299,6 +306,20 @@ class PostgresCertDB:
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
         return count > 0
+
+    async def revoke_rows(self, changes: Sequence[tuple[StatusRow, int]]) -> list[bool]:
+        """See CertDB."""
+        keys = [row.key or _key(row.serial, row.aki) for row, _ in changes]
+        async with self._database.connection(COMMAND_TIMEOUT_S) as connection:
+            records = await connection.fetch(
+                _REVOKE_ROWS,
+                [serial for serial, _ in keys],
+                [aki for _, aki in keys],
+                [reason for _, reason in changes],
+                self._clock.now(),
+            )
+        changed = {(serial, aki) for serial, aki in records}
+        return [key in changed for key in keys]
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
         """See CertDB."""

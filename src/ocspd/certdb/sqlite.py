@@ -58,6 +58,11 @@ _STATUS_COLUMNS = ", ".join(
     ]
 )
 _KEY = "serial_number, authority_key_identifier"
+_REVOKE_ROW = (
+    "UPDATE certificates SET status = 'revoked', revoked_at = ?3, reason = ?4 "
+    "WHERE serial_number IN (CAST(?1 AS TEXT), ?1) AND authority_key_identifier IN (CAST(?2 AS TEXT), ?2) "
+    "AND (status IS NULL OR CAST(status AS TEXT) <> 'revoked' OR (reason = 6 AND ?4 <> 6))"
+)
 _INSERT = f"INSERT INTO certificates ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)"  # noqa: S608  (constants)
 _INSERT_ANSWER = (
     "INSERT INTO ocspd_answers (request_key, digest, serial_number, authority_key_identifier, expires_at) "
@@ -255,6 +260,20 @@ class SQLiteCertDB:
         if count == 0 and await self.get_certificate(serial, aki) is None:
             raise CodedError(Code.STORE_NOT_FOUND, "failed to revoke the certificate: certificate not found")
         return count > 0
+
+    async def revoke_rows(self, changes: Sequence[tuple[StatusRow, int]]) -> list[bool]:
+        """See CertDB."""
+        now = f"{self._clock.now():%Y-%m-%d %H:%M:%S}"
+        values = [
+            (*(row.key or (serial_to_text(row.serial), normalize_aki(row.aki))), now, reason)
+            for row, reason in changes
+        ]
+
+        def work(connection: sqlite3.Connection) -> list[bool]:
+            with _transaction(connection):
+                return [connection.execute(_REVOKE_ROW, each).rowcount > 0 for each in values]
+
+        return await self._worker.run(work)
 
     async def find_ocsp(self, rows: Sequence[StatusRow]) -> list[bytes | None]:
         """See CertDB."""

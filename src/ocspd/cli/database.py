@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ocspd.app import open_database
 from ocspd.authority.revoking import revoke
+from ocspd.authority.revoking_entries import one_entry, read_entries
+from ocspd.authority.revoking_list import ListError, Result, revoke_all
 from ocspd.certdb import migrate
 from ocspd.cli.flags import boolean, string
-from ocspd.cli.io import write_stdout
+from ocspd.cli.io import read_input, write_stdout
 from ocspd.cli.verb import Verb, no_action, no_more_arguments
 from ocspd.clock import SystemClock
-from ocspd.errors import ConfigError, OCSPDError, UsageError
+from ocspd.errors import CodedError, ConfigError, OCSPDError, UsageError
 from ocspd.inputs import read_file
 from ocspd.logs import logger
 from ocspd.model import serial_to_text
 from ocspd.pki.certs import aki_hex, load_certificate
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
+    from ocspd.authority.revoking_entries import Entry
+    from ocspd.authority.revoking_list import Outcome
     from ocspd.certdb.base import CertDB
     from ocspd.cli.flags import Flags
     from ocspd.cli.verb import Run
@@ -73,15 +79,21 @@ async def _status(db: CertDB, _flags: Flags) -> None:
     write_stdout("\n".join(lines) + "\n")
 
 
-async def _revoke(flags: Flags, arguments: list[str]) -> None:
+async def _revoke(flags: Flags, arguments: list[str]) -> int | None:
     no_more_arguments(arguments)
+    if flags.string("file"):
+        return await _revoke_listed(flags)
     serial, aki = flags.string("serial"), flags.string("aki")
     if flags.string("cert"):
         if serial or aki:
             raise UsageError("give either -cert, or -serial and -aki")
         serial, aki = _identity(read_file(flags.string("cert")))
     if not serial:
-        raise ConfigError("serial number is required but not provided (give -serial, or -cert)")
+        raise ConfigError("serial number is required but not provided (give -serial, -cert or -file)")
+    if flags.boolean("dry-run"):
+        if flags.boolean("force"):
+            raise UsageError("-dry-run does not say what -force would do: give one of them")
+        return await _done(flags, [one_entry(serial, aki or None, flags.string("reason"))])
     async with await _open(flags) as db:
         notice = await revoke(
             db,
@@ -92,6 +104,48 @@ async def _revoke(flags: Flags, arguments: list[str]) -> None:
         )
         if notice:
             logger.warning("%s (-force replaces date and reason)", notice)
+    return None
+
+
+async def _revoke_listed(flags: Flags) -> int:
+    if flags.string("serial") or flags.string("aki") or flags.string("cert"):
+        raise UsageError("give either -file, or -cert, or -serial and -aki")
+    if flags.boolean("force"):
+        raise UsageError("-force is for one certificate: give it with -serial or -cert, not with -file")
+    name = flags.string("file")
+    return await _done(flags, read_entries(read_input(name), flags.string("reason"), name=name))
+
+
+async def _done(flags: Flags, entries: Iterable[Entry]) -> int:
+    """Revoke, print a line for each entry, and return the exit status."""
+    dry_run = flags.boolean("dry-run")
+    counts = Counter[Result]()
+    async with await _open(flags) as db:
+        await db.check()
+        try:
+            async for outcomes in revoke_all(db, entries, dry_run=dry_run):
+                counts.update(outcome.result for outcome in outcomes)
+                write_stdout("".join(map(_outcome_line, outcomes)))
+        except ListError as err:
+            write_stdout("".join(map(_outcome_line, err.failed)))
+            done = counts.total()
+            raise CodedError(
+                err.code, f"{err.message}; stopped after {done} entries, which stay done: use the list again"
+            ) from err
+    if not counts:
+        raise OCSPDError(f"{shown(flags.string('file'), 4096)}: has no serial number and no certificate")
+    summary = ", ".join(f"{counts[result]} {result.value}" for result in Result)
+    logger.info("%s%s", "dry run, nothing is changed: " if dry_run else "", summary)
+    return 1 if counts[Result.FAILED] else 0
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    entry = outcome.entry
+    words = [f"{entry.place}:"] if entry.line else []
+    if not entry.problem:
+        words += [f"serial {entry.serial}" + (f" aki {entry.aki}" if entry.aki else "") + ":"]
+    words += ["failed:"] if outcome.result is Result.FAILED else []
+    return " ".join([*words, outcome.text]) + "\n"
 
 
 def _identity(pem: bytes) -> tuple[str, str]:
@@ -151,17 +205,23 @@ VERBS = (
         "Usage of revoke:\n\n"
         "Revoke a certificate:\n"
         "        ocspd revoke -db-config config_file -serial serial [-aki key_id] [-reason reason]\n"
-        "        ocspd revoke -db-config config_file -cert certificate [-reason reason]\n\n"
+        "        ocspd revoke -db-config config_file -cert certificate [-reason reason]\n"
+        "        ocspd revoke -db-config config_file -file list [-reason reason] [-dry-run]\n\n"
         "A certificate that is already revoked keeps its date and reason.\n"
         "One on hold can be given another reason, or be released with -reason removeFromCRL.\n"
         "The serial may be decimal, 0x... or hex pairs with colons. Without -aki it must be unique.\n"
-        "Reasons can be an integer code or a string in ReasonFlags in RFC 5280.",
+        "Reasons can be an integer code or a string in ReasonFlags in RFC 5280.\n\n"
+        "A list has one certificate a line: serial number, key identifier and reason, separated by spaces\n"
+        "or commas, the last two optional; or certificates in PEM. - is standard input, # begins a comment.\n"
+        "A line is printed for each; if one fails, the others are done and the exit status is 1.",
         (
             "serial",
             "aki",
             string("cert", "certificate to revoke, instead of -serial and -aki"),
             "db-config",
             string("reason", "Reason code for revocation (default: unspecified)"),
+            string("file", "list of certificates to revoke, instead of -serial or -cert"),
+            boolean("dry-run", "only print what would be done"),
             boolean("force", "replace date and reason of a certificate that is already revoked"),
         ),
         _revoke,
