@@ -66,7 +66,7 @@ def split(bytes content not None, kind):
     return found
 
 
-def tlv(uint8_t tag, *parts):
+def tlv(uint8_t tag, /, *parts):
     """Encode one element whose content is the parts in order; identifier and minimal length first (X.690 §10.1)."""
     return _joined(tag, parts)
 
