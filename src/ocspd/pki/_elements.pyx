@@ -77,7 +77,7 @@ def sequence(*parts):
 
 
 cdef bytes _joined(uint8_t tag, tuple parts):
-    cdef Py_ssize_t size = 0, head = 2, rest, i
+    cdef Py_ssize_t size = 0, head = 2, octets = 0, rest, i
     cdef uint8_t *out
     cdef bytes part, made
     for part in parts:
@@ -87,17 +87,18 @@ cdef bytes _joined(uint8_t tag, tuple parts):
     if size >= 0x80:
         rest = size
         while rest:
-            head += 1
+            octets += 1
             rest >>= 8
+        head += octets
     made = PyBytes_FromStringAndSize(NULL, head + size)
     out = <uint8_t *> PyBytes_AS_STRING(made)
     out[0] = tag
     if head == 2:
         out[1] = <uint8_t> size
     else:
-        out[1] = <uint8_t> (0x80 | head - 2)
+        out[1] = <uint8_t> (0x80 | octets)
         rest = size
-        for i in range(head - 1, 1, -1):
+        for i in range(octets + 1, 1, -1):
             out[i] = <uint8_t> (rest & 0xFF)
             rest >>= 8
     out += head
