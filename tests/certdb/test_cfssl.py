@@ -183,9 +183,10 @@ async def test_cfssl_goes_on_issuing_while_the_database_is_migrated(cfssl: CFSSL
     work = asyncio.gather(issue(), issue())
     steps = 0
     while steps < 2 or not work.done():
-        assert await migrate.down(certdb) == "005_OCSPDEveryWriter.sql"
-        assert await migrate.down(certdb) == "004_OCSPDUrgency.sql"
-        assert await migrate.up(certdb) == ["004_OCSPDUrgency.sql", "005_OCSPDEveryWriter.sql"]
+        undone: list[str] = []
+        while not undone or not undone[0].startswith("004"):
+            undone.insert(0, await migrate.down(certdb))
+        assert await migrate.up(certdb) == undone
         steps += 1
         await asyncio.sleep(0.05)
     for serial in chain.from_iterable(await work):
