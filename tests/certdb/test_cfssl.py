@@ -185,7 +185,7 @@ async def test_cfssl_goes_on_issuing_while_the_database_is_migrated(cfssl: CFSSL
     while steps < 2 or not work.done():
         undone: list[str] = []
         while not undone or not undone[0].startswith("004"):
-            undone.insert(0, await migrate.down(certdb))
+            undone.insert(0, await migrate.down(certdb) or "")
         assert await migrate.up(certdb) == undone
         steps += 1
         await asyncio.sleep(0.05)
