@@ -202,6 +202,8 @@ def _any(element: Element) -> Any:
     """Return a value of any type as Go's asn1 and json packages show it: null for a type unknown to them."""
     content = element.content
     match element.tag:
+        case reader.BOOLEAN:
+            return reader.boolean(content)
         case reader.INTEGER:
             return _integer(content)
         case reader.BIT_STRING:

@@ -1,4 +1,4 @@
-"""Algorithms as Go's crypto/x509 numbers them, and as CFSSL names them.
+"""Algorithms as Go's crypto/x509 numbers them, and as CFSSL names them. Go no longer knows MD2, number 1.
 
 These numbers are in the JSON of `certinfo -csr`, the names in that of `certinfo`.
 """
@@ -10,7 +10,6 @@ from ocspd.pki import der_reader as reader
 from ocspd.pki.public_keys import ED25519, RSA_PSS
 
 _NUMBERS = {
-    "1.2.840.113549.1.1.2": 1,
     "1.2.840.113549.1.1.4": 2,
     "1.2.840.113549.1.1.5": 3,
     "1.3.14.3.2.29": 3,
