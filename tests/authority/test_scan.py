@@ -211,8 +211,9 @@ def test_tls_1_3_is_scanned(credentials: Path) -> None:
         found = scan(port, "CipherSuite|ECCurves|SigAlgs|CertsByCiphers|SessionResume")
     suites = {name: versions for each in found["CipherSuite"]["output"] for name, versions in each.items()}
     assert set(suites) == {"TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"}
-    assert suites["TLS_AES_128_GCM_SHA256"] == [{"TLS 1.3": ["x25519", "secp256r1"]}]
-    assert found["ECCurves"]["output"] == ["x25519", "secp256r1"]
+    ((version, curves),) = suites["TLS_AES_128_GCM_SHA256"][0].items()
+    assert (version, set(curves)) == ("TLS 1.3", {"x25519", "secp256r1"})
+    assert set(found["ECCurves"]["output"]) == {"x25519", "secp256r1"}  # OpenSSL 3.5 prefers another one
     assert found["SessionResume"] == {"grade": "Good", "output": {"127.0.0.1": True}}
     for name in ("SigAlgs", "CertsByCiphers"):
         assert found[name]["grade"] == "Skipped"

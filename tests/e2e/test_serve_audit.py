@@ -10,6 +10,7 @@ import resource
 import signal
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,7 +76,7 @@ def issue(server: Server, material: Path, **more: Any) -> x509.Certificate:
 
 
 def rows(material: Path) -> list[tuple[str, str]]:
-    with sqlite3.connect(material / "certs.db", timeout=60) as db:
+    with closing(sqlite3.connect(material / "certs.db", timeout=60)) as db:
         return [
             (serial.decode() if isinstance(serial, bytes) else str(serial), word)
             for serial, word in db.execute("SELECT serial_number, status FROM certificates")
@@ -229,7 +230,7 @@ def test_with_a_full_disk_nothing_is_issued_or_revoked_and_it_heals_by_itself(ma
 def test_what_could_not_be_stored_has_an_entry_with_its_serial(material: Path) -> None:
     with serve(material, *flags(material)) as server:
         issue(server, material)
-        with sqlite3.connect(material / "certs.db", timeout=60) as db:
+        with closing(sqlite3.connect(material / "certs.db", timeout=60)) as db:
             db.execute(
                 "CREATE TRIGGER full BEFORE INSERT ON certificates BEGIN SELECT RAISE(ABORT, 'no room'); END"
             )
