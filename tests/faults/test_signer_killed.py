@@ -33,6 +33,9 @@ def test_S1_a_signer_that_is_killed_at_any_moment_loses_nothing_and_leaves_nothi
     revoked = 0
     with place.oracle.watching(index):
         for kill in range(KILLS):
+            if kill:  # so that it has something to publish, whatever it did before it was killed
+                place.revoke(1 + 50 * revoked)
+                revoked += 1
             with (tmp_path / "log").open("ab") as log:
                 signer = subprocess.Popen(
                     [*OCSPD, *place.words], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
