@@ -34,7 +34,7 @@ demo: $(VENV)/.native
 	@exec $(BIN)/ocspd demo
 
 define announcement
-echo "running all tests: thirteen minutes on two idle CPUs, and three more the first time to install what they need"
+echo "running all tests: about 25 minutes on two idle CPUs, and three more the first time to install what they need"
 echo '    to run only some: make test T="tests/cli -k json"'
 endef
 
