@@ -31,6 +31,7 @@ PROGRAMS = {
     "pgbouncer": "pgbouncer",
     "mariadbd": "mariadb-server-core",
     "git": "git",
+    "chromium": "chromium",
 }
 """Program name and the Debian package that has it."""
 

@@ -13,7 +13,7 @@ import pytest
 from tests.authority.chains import make
 from tests.e2e.browser import browsing
 from tests.e2e.test_serve import serve
-from tests.tools import DO_WITHOUT, find
+from tests.tools import need
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -90,15 +90,8 @@ def test_the_page_can_be_switched_off(folder: Path) -> None:
         assert "[INFO] endpoint '/' is explicitly disabled" in server.log()
 
 
-def chromium() -> str:
-    path = find("chromium")
-    if path is None:  # too large to be required, in CI as elsewhere
-        pytest.skip(f"{DO_WITHOUT}chromium is not installed")
-    return path
-
-
 async def test_a_browser_builds_a_bundle_and_shows_the_signer(folder: Path) -> None:
-    program = chromium()
+    program = need("chromium")
     with serve(folder, *FLAGS, "-allow-private") as server:
         async with browsing(program) as page:
             await page.open(f"{server.url}/bundle")
@@ -159,7 +152,7 @@ async def test_a_browser_builds_a_bundle_and_shows_the_signer(folder: Path) -> N
 
 
 async def test_a_browser_is_asked_for_a_token_where_one_is_demanded(folder: Path) -> None:
-    program = chromium()
+    program = need("chromium")
     with serve(folder, *FLAGS, "-require-auth") as server:
         async with browsing(program) as page:
             await page.open(f"{server.url}/bundle")
