@@ -63,6 +63,8 @@ def saying(reply: bytes) -> Callable[[socket.socket], None]:
 PUBLIC = [
     "1.1.1.1",
     "8.8.8.8",
+    "168.63.129.15",
+    "168.63.129.17",
     "100.63.255.255",
     "100.128.0.0",
     "172.15.0.1",
@@ -93,6 +95,7 @@ NOT_PUBLIC += [
     "3fff::1",
 ]
 NOT_PUBLIC += ["::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b::a00:1"]
+NOT_PUBLIC += ["168.63.129.16", "::ffff:168.63.129.16", "64:ff9b::a83f:8110"]  # Azure's WireServer
 NOT_PUBLIC += ["64:ff9b:1::808:808", "4000::1", "100::1", "5f00::1", "localhost", "", "127.1", "0x7f000001"]
 
 

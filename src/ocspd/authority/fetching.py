@@ -62,6 +62,7 @@ _NOT_PUBLIC = tuple(
             "10.0.0.0/8",
             "100.64.0.0/10",  # carrier-grade NAT, and the metadata services of some clouds
             "127.0.0.0/8",
+            "168.63.129.16/32",  # of no registry: Azure's platform, which answers its virtual machines only
             "169.254.0.0/16",  # link-local: the metadata services of most clouds
             "172.16.0.0/12",
             "192.0.0.0/24",
@@ -79,7 +80,7 @@ _NOT_PUBLIC = tuple(
         ),
     )
 )
-"""IANA's special-purpose registries (RFC 6890), as far as they are inside IPv4 and 2000::/3."""
+"""IANA's special-purpose registries (RFC 6890), as far as they are inside IPv4 and 2000::/3, and one more."""
 
 _lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
