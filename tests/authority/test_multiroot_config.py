@@ -66,6 +66,10 @@ def test_a_private_key_is_named_by_a_url(spec: str, private: str) -> None:
         ("[a]\nprivate\n", "line 2 is neither"),
         (f"[a]\n{ROOT}private = http://x\n", "unsupported private key scheme"),
         (f"[a]\n{ROOT}private = a-key.pem\n", "write private = file://PATH"),
+        (
+            f"[a]\n{ROOT}private = file://[key].pem\n",
+            r"\[a\]: private is not a URL: write private = file://PATH",
+        ),
         (f"[a]\n{ROOT}private = rofile://x\n", "Red October"),
         (f"[a]\n{ROOT}nets = 10.0.0.0\n", "'10.0.0.0' is not a network such as"),
         (f"[a]\n{ROOT}nets = 10.0.0.0/8,\n", "'' is not a network"),

@@ -124,7 +124,10 @@ def _key_spec(spec: str, where: str) -> str:
     if scheme == "pkcs11":
         return spec
     if scheme == "file":
-        parts = urlsplit(spec)
+        try:
+            parts = urlsplit(spec)
+        except ValueError:  # a host in brackets that is not an address
+            raise ConfigError(f"{where}: private is not a URL: write private = file://PATH") from None
         path = unquote(parts.path)
         if parts.netloc:
             path = str(PurePosixPath(parts.netloc, path.lstrip("/")))
