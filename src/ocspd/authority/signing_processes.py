@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import pickle
 import signal
-import socket
-import struct
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ocspd import logs
 from ocspd.errors import OCSPDError, ProcessError
 from ocspd.logs import logger
+from ocspd.ops import children
 from ocspd.pki.issuer import SignRequest
 from ocspd.pki.template import Issued
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from multiprocessing.context import SpawnProcess
 
@@ -40,7 +39,6 @@ DEPTH = 2
 _STOP_S = 2.0
 _PAUSE_S = 1.0
 """Between the end of a process and its successor's start."""
-_LENGTH = struct.Struct(">I")
 _ENDED = "a signing process ended unexpectedly: send the request again"
 
 Outcome = Issued | OCSPDError
@@ -122,7 +120,9 @@ class _Slot:
 
     async def start(self) -> None:
         """Start a process and wait until it is ready."""
-        process, ours = await asyncio.to_thread(_start, logs.level())
+        process, ours = await asyncio.to_thread(
+            children.start, _work, _Task(logs.level()), name="ocspd-issue", flag="-workers"
+        )
         self._process = process
         loop = asyncio.get_running_loop()
         _, link = await loop.create_connection(lambda: _Link(self._ended), sock=ours)
@@ -196,17 +196,17 @@ class _Link(asyncio.Protocol):
         future: asyncio.Future[list[_Reply]] = asyncio.get_running_loop().create_future()
         self._expected.append((future, count))
         self.load += count
-        self._transport.write(_framed(message))
+        self._transport.write(b"".join(children.framed(message)))
         return await future
 
     def data_received(self, data: bytes) -> None:
         received = self._received
         received += data
-        while len(received) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
+        while len(received) >= children.LENGTH.size:
+            end = children.LENGTH.size + children.LENGTH.unpack_from(received)[0]
             if len(received) < end:
                 return
-            with memoryview(received)[_LENGTH.size : end] as view:
+            with memoryview(received)[children.LENGTH.size : end] as view:
                 replies = pickle.loads(view)  # noqa: S301  (our own process)
             del received[:end]
             future, count = self._expected.popleft()
@@ -251,11 +251,6 @@ def _outcome(reply: _Reply) -> Outcome:
     return Issued(**dict(zip(_ISSUED, reply, strict=True)))
 
 
-def _framed(message: object) -> bytes:
-    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(data)) + data
-
-
 # -- the process -----------------------------------------------------------------------------------
 
 
@@ -266,43 +261,6 @@ class _Task:
     level: int
 
 
-def _start(level: int) -> tuple[SpawnProcess, socket.socket]:
-    """Start a process; return it and our end of its socket."""
-    try:
-        ours, theirs = socket.socketpair()
-    except OSError as err:
-        raise _cannot_start(err) from err
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(theirs, _Task(level)), name="ocspd-issue", daemon=True
-    )
-    try:
-        process.start()
-    except OSError as err:
-        ours.close()
-        raise _cannot_start(err) from err
-    finally:
-        theirs.close()
-    return process, ours
-
-
-def _cannot_start(error: OSError) -> ProcessError:
-    return ProcessError(
-        f"cannot start a signing process: {error.strerror}; use fewer -workers, or raise the limits on "
-        "processes and open files"
-    )
-
-
-def _read(file: BinaryIO) -> _Group:
-    """Read a message. EOFError when no further one is complete."""
-    head = file.read(_LENGTH.size)
-    size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
-    data = file.read(size)
-    if not size or len(data) < size:
-        raise EOFError
-    group: _Group = pickle.loads(data)  # noqa: S301  (our own process)
-    return group
-
-
 def _work(parent: socket.socket, task: _Task) -> None:
     """Run a process: issue until the socket is closed."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -310,19 +268,20 @@ def _work(parent: socket.socket, task: _Task) -> None:
     logs.setup(task.level)
     issuers: dict[int, Issuer] = {}
     with contextlib.suppress(EOFError, OSError), parent.makefile("rb") as incoming:
-        parent.sendall(_framed([]))  # ready, and deaf to signals
+        parent.sendall(b"".join(children.framed([])))  # ready, and deaf to signals
         while True:
-            number, spec, now, requests = _read(incoming)
+            group: _Group = children.read(incoming)
+            number, spec, now, requests = group
             if spec is not None:
                 issuers[number] = spec.open()
             replies = [_reply(issuers[number], request, now) for request in requests]
             try:
-                parent.sendall(_framed(replies))
+                parent.sendall(b"".join(children.framed(replies)))
             except (pickle.PicklingError, TypeError, AttributeError):  # an error that cannot travel
                 texts = [
                     ProcessError(str(each)) if isinstance(each, OCSPDError) else each for each in replies
                 ]
-                parent.sendall(_framed(texts))
+                parent.sendall(b"".join(children.framed(texts)))
 
 
 def _reply(issuer: Issuer, request: _Request, now: datetime) -> _Reply:

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import pickle
 import signal
-import socket
-import struct
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ocspd.errors import IndexFileError, OCSPDError, ProcessError, SignerError
 from ocspd.logs import capture_warnings
+from ocspd.ops import children
 from ocspd.signer.priority import leave_cpu_to_others, weigh_session_least
 from ocspd.signer.signing import BatchSigner, RowSigner, Signed
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from datetime import datetime
     from multiprocessing.context import SpawnProcess
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 _STOP_S = 2.0
 DEPTH = 2
 """Chunks a worker has at a time: the next one waits in its socket, so that the worker never waits for us."""
-
-_LENGTH = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +182,14 @@ class _Worker:
     @classmethod
     async def start(cls, task: _Task) -> Self:
         """Start a process. OCSPDError when the system does not allow it."""
-        process, ours = await asyncio.to_thread(_start, task)
+        process, ours = await asyncio.to_thread(
+            children.start, _work, task, name="ocspd-sign", flag="-processes"
+        )
         return cls(process, *await asyncio.open_connection(sock=ours))
 
     async def exchange(self, work: _Work) -> _Result:
         """Send rows, or None to finish the segment, and wait for the result."""
-        framed = _framed(work)
+        framed = children.framed(work)
         if self._ended:
             raise self._error()
         mine: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -209,7 +208,7 @@ class _Worker:
         problem = ""
         try:
             while True:
-                (size,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+                (size,) = children.LENGTH.unpack(await self._reader.readexactly(children.LENGTH.size))
                 result = pickle.loads(await self._reader.readexactly(size))  # noqa: S301  (our own process)
                 mine = self._expected.popleft()
                 if not mine.done():
@@ -251,49 +250,6 @@ class _Worker:
             self._process.join()
 
 
-def _start(task: _Task) -> tuple[SpawnProcess, socket.socket]:
-    """Start a process; return it and our end of its socket."""
-    try:
-        ours, theirs = socket.socketpair()
-    except OSError as err:
-        raise _cannot_start(err) from err
-    process = multiprocessing.get_context("spawn").Process(
-        target=_work, args=(theirs, task), name="ocspd-sign", daemon=True
-    )
-    try:
-        process.start()
-    except OSError as err:
-        ours.close()
-        raise _cannot_start(err) from err
-    finally:
-        theirs.close()
-    return process, ours
-
-
-def _cannot_start(error: OSError) -> OCSPDError:
-    return ProcessError(
-        f"cannot start a signing process: {error.strerror}; use fewer -processes, or raise the limits on "
-        "processes and open files"
-    )
-
-
-def _framed(message: _Work | _Result | OCSPDError) -> tuple[bytes, bytes]:
-    """Encode a message, preceded by its length."""
-    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return _LENGTH.pack(len(data)), data
-
-
-def _unframed(file: BinaryIO) -> _Work:
-    """Read a message. EOFError when no further one is complete."""
-    head = file.read(_LENGTH.size)
-    size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
-    data = file.read(size)
-    if not size or len(data) < size:
-        raise EOFError
-    work: _Work = pickle.loads(data)  # noqa: S301  (our own process)
-    return work
-
-
 def _opened(spec: SignerSpec, now: datetime) -> OCSPSigner | SignerError:
     """Make a signer; one that cannot be made at present does not affect the others."""
     try:
@@ -313,7 +269,7 @@ def _work(parent: socket.socket, task: _Task) -> None:
     signer: BatchSigner | None = None
     with contextlib.suppress(EOFError, OSError), parent.makefile("rb") as incoming:
         while True:
-            work = _unframed(incoming)
+            work: _Work = children.read(incoming)
             light = light or weigh_session_least()
             try:
                 result: _Result | OCSPDError
@@ -333,4 +289,4 @@ def _work(parent: socket.socket, task: _Task) -> None:
                 result = OCSPDError(str(err))
             except Exception as err:  # noqa: BLE001  (the parent tries again, and the log has it)
                 result = ProcessError(f"a signing process failed ({type(err).__name__}: {err})")
-            parent.sendall(b"".join(_framed(result)))
+            parent.sendall(b"".join(children.framed(result)))
