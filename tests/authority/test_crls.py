@@ -311,6 +311,24 @@ async def test_numbers_and_this_update_do_not_go_back_with_the_clock(migrated_db
         assert second.this_update == first.this_update
 
 
+async def test_a_clock_that_was_wrong_takes_no_unexpired_certificate_off_the_crl(
+    migrated_db_config: DBConfig,
+) -> None:
+    clock = ManualClock(NOW)
+    async with await open_certdb(migrated_db_config, clock) as db:
+        await db.insert_certificate(row(1, reason=1))
+        publisher = CRLPublisher(db, SIGNER, CRLSettings(), clock)
+        await publisher._read_all()
+        for days in (60, 1):  # the second CRL of that time no longer has what seems to have expired
+            clock.advance(timedelta(days=days))
+            await publisher._read_all()
+        assert listed(publisher) == {}
+        clock.advance(timedelta(days=-61))
+        assert publisher._is_due()
+        await publisher._read_all()
+        assert listed(publisher) == {1: "keyCompromise"}
+
+
 async def test_a_database_that_is_away_leaves_the_last_crl_until_its_next_update(
     migrated_db_config: DBConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -262,8 +262,13 @@ class CRLPublisher:
                 self._pending.add(serial)
 
     def _expired_after(self, now: datetime) -> datetime:
-        """Return the time after which a listed certificate must expire (invariant 3)."""
-        return self._regular or now - self.settings.validity
+        """Return the time after which a listed certificate must expire (invariant 3).
+
+        A regular CRL of the future was issued by a clock that was wrong: it says nothing of what has expired.
+        """
+        if self._regular is None or now < self._regular:
+            return now - self.settings.validity
+        return self._regular
 
     async def _read_all(self) -> None:
         """Make the list anew from the database, and sign it if it is another one or due."""
