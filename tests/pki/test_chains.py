@@ -232,6 +232,23 @@ def test_name_constraints_apply_to_names_of_their_kind(
         assert "is not authorized to sign for this name: " in caught.message
 
 
+@pytest.mark.parametrize("name", ["{}.a", "{}." + "b." * 250 + "a"], ids=["short", "long"])
+def test_names_are_compared_with_constraints_a_limited_number_of_times_in_a_search(name: str) -> None:
+    """Each of the CAs is below Go's limit for one; together they would cost minutes of CPU for a request."""
+    key = ec_key()
+    limits = subtrees(["a"], [f"x{number}" for number in range(400)])
+    cas = [
+        make("inter", make("other"), key=key, extra=[(limits, True)], hosts=[f"h{number}.a"])
+        for number in range(8)
+    ]
+    leaf = make("leaf", cas[0], ca=False, hosts=[name.format(number) for number in range(200)])
+    root = make("root")
+    assert error(leaf, [root], cas[:1]).code is Code.CERT_UNKNOWN_AUTHORITY
+    caught = error(leaf, [root], cas)
+    assert caught.code is Code.CERT_VERIFY_FAILED
+    assert caught.message == "x509: too many name constraints to check"
+
+
 def test_the_serial_number_is_read_without_a_warning_whatever_it_is() -> None:
     plain = make("plain")
     assert Link(plain.certificate).serial == plain.certificate.serial_number

@@ -9,7 +9,8 @@ are Go's, since a CFSSL user sees which of several errors is reported:
  3. It must be valid now, within its pathLenConstraint and name constraints, and without unknown critical
     extensions. Extended key usages are not looked at.
  4. Nothing is in a chain twice, compared by subject, key and alternative names.
- 5. At most MAX_CHECKS signatures are verified; a web of cross-certificates ends there.
+ 5. At most MAX_CHECKS signatures are verified; a web of cross-certificates ends there. Comparisons of names
+    with name constraints are limited too, for a whole search.
 
 An error is that of the last candidate that was excluded by rule 3, otherwise 1220 with the first cause.
 """
@@ -159,22 +160,24 @@ def find_chains(link: Link, roots: Pool, intermediates: Pool, now: datetime) -> 
 
     CodedError 1200 to 1220 in Go's words when there is none.
     """
-    _check(link, (), now, is_root=False)
+    search = _Search(roots, intermediates, now)
+    search.check(link, (), is_root=False)
     if link in roots:
         return [[link]]
-    found, error = _Search(roots, intermediates, now).extend((link,))
+    found, error = search.extend((link,))
     if error is not None:
         raise error
     return found
 
 
 class _Search:
-    """One search, which counts the signatures it verifies."""
+    """One search, which counts the signatures it verifies and the names it compares."""
 
     def __init__(self, roots: Pool, intermediates: Pool, now: datetime) -> None:
         self._pools = ((True, roots), (False, intermediates))
         self._now = now
         self._checks = 0
+        self._comparisons = name_constraints.Comparisons()
 
     def extend(self, chain: tuple[Link, ...]) -> tuple[list[list[Link]], CodedError | None]:
         """Return the complete chains that begin with this one, or the error."""
@@ -195,7 +198,7 @@ class _Search:
             try:
                 check_signature(chain[-1], candidate)
                 error = None
-                _check(candidate, chain, self._now, is_root=is_root)
+                self.check(candidate, chain, is_root=is_root)
             except (CodedError, DERError) as err:
                 error = err if isinstance(err, CodedError) else error
                 cause = err.message if isinstance(err, CodedError) else str(err)
@@ -209,6 +212,26 @@ class _Search:
         if found:
             return found, None
         return [], error or _unknown_authority(hint)
+
+    def check(self, link: Link, chain: Sequence[Link], *, is_root: bool) -> None:
+        """Check rule 3 for a certificate that would follow a chain; the first one has no chain before it.
+
+        CodedError in Go's words.
+        """
+        if any(each.critical and not _is_handled(each) for each in link.extensions):
+            raise CodedError(Code.CERT_VERIFY_FAILED, "x509: unhandled critical extension")
+        _check_time(link, self._now)
+        _check_names(link, chain, self._comparisons)
+        if chain and not is_root and not link.is_ca:
+            raise CodedError(
+                Code.CERT_NOT_AUTHORIZED_TO_SIGN,
+                "x509: certificate is not authorized to sign other certificates",
+            )
+        longest = None if link.constraints is None else link.constraints.path_len
+        if longest is not None and len(chain) - 1 > longest:
+            raise CodedError(
+                Code.CERT_TOO_MANY_INTERMEDIATES, "x509: too many intermediates for path length constraint"
+            )
 
 
 def _is_in(candidate: Link, chain: Sequence[Link]) -> bool:
@@ -230,34 +253,14 @@ def _unknown_authority(hint: _Hint | None) -> CodedError:
     return CodedError(Code.CERT_UNKNOWN_AUTHORITY, text)
 
 
-def _check(link: Link, chain: Sequence[Link], now: datetime, *, is_root: bool) -> None:
-    """Check rule 3 for a certificate that would follow a chain; the first one has no chain before it.
-
-    CodedError in Go's words.
-    """
-    if any(each.critical and not _is_handled(each) for each in link.extensions):
-        raise CodedError(Code.CERT_VERIFY_FAILED, "x509: unhandled critical extension")
-    _check_time(link, now)
-    _check_names(link, chain)
-    if chain and not is_root and not link.is_ca:
-        raise CodedError(
-            Code.CERT_NOT_AUTHORIZED_TO_SIGN, "x509: certificate is not authorized to sign other certificates"
-        )
-    longest = None if link.constraints is None else link.constraints.path_len
-    if longest is not None and len(chain) - 1 > longest:
-        raise CodedError(
-            Code.CERT_TOO_MANY_INTERMEDIATES, "x509: too many intermediates for path length constraint"
-        )
-
-
-def _check_names(link: Link, chain: Sequence[Link]) -> None:
+def _check_names(link: Link, chain: Sequence[Link], comparisons: name_constraints.Comparisons) -> None:
     constraints = extensions.find(link.extensions, extensions.NAME_CONSTRAINTS)
     if constraints is None:
         return
     try:
         for each in chain:
             if each.alternative_names is not None:
-                name_constraints.check(constraints.value, each.alternative_names.value)
+                name_constraints.check(constraints.value, each.alternative_names.value, comparisons)
     except name_constraints.NameNotAllowedError as err:
         raise CodedError(
             Code.CERT_NAME_NOT_ALLOWED,

@@ -18,11 +18,26 @@ _EMAIL, _DNS, _URI, _IP = 0x81, 0x82, 0x86, 0x87
 _KINDS = {_EMAIL: "email address", _DNS: "DNS name", _URI: "URI", _IP: "IP address"}
 
 MAX_COMPARISONS = 250_000
-"""Names times constraints of one certificate, as in Go."""
+"""Names times constraints: in Go for one certificate, here for the whole search for its chains."""
+_USUAL_BYTES = 256
+"""A name or constraint that is longer counts several times: no DNS name is."""
 
 
 class NameNotAllowedError(DERError):
     """A name is outside of what the constraints allow; the message says which."""
+
+
+class Comparisons:
+    """What is left of MAX_COMPARISONS: whoever sends certificates also wrote their names."""
+
+    def __init__(self) -> None:
+        self._left = MAX_COMPARISONS
+
+    def spend(self, count: int) -> None:
+        """Take some before they are made; DERError when there are not enough, and from then on."""
+        self._left -= count
+        if self._left < 0:
+            raise DERError("too many name constraints to check")
 
 
 def is_understood(value: bytes) -> bool:
@@ -34,11 +49,13 @@ def is_understood(value: bytes) -> bool:
     return set(permitted) | set(excluded) <= set(_KINDS)
 
 
-def check(value: bytes, names: bytes) -> None:
+def check(value: bytes, names: bytes, comparisons: Comparisons) -> None:
     """Check the names of a subjectAltName against nameConstraints, both as DER.
 
-    NameNotAllowedError for the first name that is not allowed, DERError for what cannot be read.
+    NameNotAllowedError for the first name that is not allowed, DERError for what cannot be read, or when
+    `comparisons` are used up.
     """
+    comparisons.spend(1)
     permitted, excluded = _read(value)
     found = sans.parse(names, lenient=True)
     by_kind: dict[int, Sequence[str | bytes]] = {
@@ -49,8 +66,8 @@ def check(value: bytes, names: bytes) -> None:
     }
     for kind, values in by_kind.items():
         forbidden, allowed = excluded.get(kind, []), permitted.get(kind, [])
-        if len(values) * (len(forbidden) + len(allowed)) > MAX_COMPARISONS:
-            raise DERError("too many name constraints to check")
+        # reading the names costs as much as comparing each of them once
+        comparisons.spend(_weight(values) * (1 + _weight(forbidden) + _weight(allowed)))
         matches = _MATCHES[kind]
         for name in values:
             what = f'{_KINDS[kind]} "{_text(kind, name)}"'
@@ -60,6 +77,10 @@ def check(value: bytes, names: bytes) -> None:
                     raise NameNotAllowedError(f'{what} is excluded by constraint "{shown}"')
             if allowed and not any(matches(name, constraint) for constraint in allowed):
                 raise NameNotAllowedError(f"{what} is not permitted by any constraint")
+
+
+def _weight(values: Sequence[str | bytes]) -> int:
+    return sum(1 + len(value) // _USUAL_BYTES for value in values)
 
 
 def _read(value: bytes) -> tuple[dict[int, list[bytes]], dict[int, list[bytes]]]:
