@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ocspd.pki.certs import Certificate
 
 MAX_CRL_BYTES = 32 * 1024 * 1024
+MAX_KEPT_BYTES = 2 * MAX_CRL_BYTES
+"""CRLs that are kept for the certificates to come: a scanned server chooses how many its chain names."""
 MAX_ISSUER_BYTES = 64 * 1024
 MAX_OCSP_BYTES = 64 * 1024
 MAX_URLS = 8
@@ -42,13 +44,21 @@ CHECK_S = 60.0
 
 
 class RevocationChecker:
-    """Checks certificates, in several threads if need be; a CRL is fetched once."""
+    """Checks certificates, in several threads if need be; a CRL is fetched once while it is kept."""
 
-    def __init__(self, known: Iterable[Certificate], outbound: Outbound, clock: Clock) -> None:
+    def __init__(
+        self,
+        known: Iterable[Certificate],
+        outbound: Outbound,
+        clock: Clock,
+        *,
+        max_kept_bytes: int = MAX_KEPT_BYTES,
+    ) -> None:
         """`known` are certificates that may be issuers."""
         self._known = Pool(known)
         self._outbound = outbound
         self._clock = clock
+        self._max_kept_bytes = max_kept_bytes
         self._crls: dict[str, bytes] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -103,9 +113,19 @@ class RevocationChecker:
         with self._lock:
             lock = self._locks.setdefault(url, threading.Lock())
         with lock:  # whoever comes second waits for what the first one fetches
-            if url not in self._crls:
-                self._crls[url] = self._outbound.fetch(url, deadline, limit=MAX_CRL_BYTES)
-            return self._crls[url]
+            data = self._crls.get(url)
+            if data is None:
+                data = self._outbound.fetch(url, deadline, limit=MAX_CRL_BYTES)
+                self._keep(url, data)
+            return data
+
+    def _keep(self, url: str, data: bytes) -> None:
+        """Keep a CRL; those that came first give way to it."""
+        with self._lock:
+            self._crls[url] = data
+            size = sum(map(len, self._crls.values()))
+            while size > self._max_kept_bytes:
+                size -= len(self._crls.pop(next(iter(self._crls))))
 
     def _is_good(self, link: Link, issuer: Link | None, deadline: Deadline) -> bool:
         """Return whether the first OCSP server that replies says good."""
