@@ -252,6 +252,19 @@ async def test_the_proxy_of_the_environment_is_used_for_other_hosts(monkeypatch:
         assert await APIClient("ca.invalid").sign(**REQUEST) == "CERT\n"
 
 
+async def test_a_proxy_that_refuses_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    async with fake_server(answering(407, "")) as address:
+        monkeypatch.setenv("https_proxy", f"http://user:opensesame@{address}")
+        with pytest.raises(CodedError) as caught:
+            await APIClient("https://ca.invalid").sign(**REQUEST)
+    assert caught.value.message.endswith(
+        "the proxy that https_proxy names refuses to connect: HTTP status 407"
+    )
+    assert "opensesame" not in caught.value.message
+
+
 async def test_a_too_long_answer_is_cut_off() -> None:
     async with fake_server(answering(200, "x" * (17 << 20))) as address:
         with pytest.raises(CodedError, match="larger than 16 MiB") as caught:

@@ -221,6 +221,10 @@ def cause_of(err: Exception, url: str, trust: str = "set -tls-remote-ca to the C
         return f"cannot connect to {err.host}, port {err.port}: {os.strerror(err.os_error.errno).lower()}"
     if isinstance(err, aiohttp.InvalidURL):
         return "not the URL of a server"
+    if isinstance(err, aiohttp.ClientHttpProxyError):  # its text has the proxy's URL, with the password in it
+        return (
+            f"the proxy that {urlsplit(url).scheme}_proxy names refuses to connect: HTTP status {err.status}"
+        )
     if isinstance(err, aiohttp.ServerDisconnectedError | aiohttp.ClientResponseError):
         if url.startswith("http:"):
             return f"{err} (does the server speak https://?)"
