@@ -311,6 +311,17 @@ async def test_numbers_and_this_update_do_not_go_back_with_the_clock(migrated_db
         assert second.this_update == first.this_update
 
 
+async def test_a_clock_that_is_corrected_by_seconds_leads_to_no_crl(migrated_db_config: DBConfig) -> None:
+    clock = ManualClock(NOW)
+    async with await open_certdb(migrated_db_config, clock) as db:
+        publisher = CRLPublisher(db, SIGNER, CRLSettings(), clock)
+        await publisher._read_all()
+        clock.advance(timedelta(seconds=-20))
+        assert not publisher._is_due()
+        clock.advance(timedelta(seconds=-60))
+        assert publisher._is_due()
+
+
 async def test_a_clock_that_was_wrong_takes_no_unexpired_certificate_off_the_crl(
     migrated_db_config: DBConfig,
 ) -> None:

@@ -234,7 +234,8 @@ class CRLPublisher:
         return self._regular_is_due(now) or now < self.complete.this_update - _JITTER
 
     def _regular_is_due(self, now: datetime) -> bool:
-        return self._regular is None or now >= self._regular + self.settings.renewal or now < self._regular
+        regular = self._regular
+        return regular is None or now >= regular + self.settings.renewal or now < regular - _JITTER
 
     async def _apply(self, changes: Sequence[StatusRowChange]) -> None:
         """Take over what changes report; most of them are certificates just issued, which need no query."""
