@@ -385,6 +385,9 @@ async def test_conditional_requests_get_304_only_for_the_present_crl(migrated_db
             ({"If_Modified_Since": modified}, 304),
             ({"If_Modified_Since": "yesterday"}, 200),
             ({"If_Modified_Since": "Thu, 01 Jan 1970 00:00:00 GMT"}, 200),
+            ({"If_Modified_Since": "Mon, 01 Jan 2024 00:00:00 +9999999999999"}, 200),
+            ({"If_Modified_Since": "9999999999 Jan 2024 00:00:00 GMT"}, 200),
+            ({"If_Modified_Since": "Fri, 31 Dec 9999 23:59:59 GMT"}, 200),
         ):
             reply = await get(publisher, clock, **fields)
             assert (reply.status, reply.headers["ETag"]) == (status, tag), fields
