@@ -52,6 +52,24 @@ def test_keys_are_read_in_any_case_and_unknown_ones_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ('{"signing": {"defaults": {}}}', "unknown key defaults: did you mean default?"),
+        ('{"signing": {"defualt": {}}}', "did you mean default?"),
+        ('{"signing": {"profile": {}}}', "unknown key profile: did you mean profiles?"),
+        ('{"signing": {}, "acess": {}}', "unknown key acess: did you mean access?"),
+        ('{"signing": {}, "accesses": {}}', "did you mean access?"),
+    ],
+)
+def test_what_holds_restrictions_is_not_ignored_when_it_is_misspelt(text: str, meant: str) -> None:
+    """Otherwise the built-in profile would sign for anyone, and the API be open to everybody."""
+    with pytest.raises(CodedError) as caught:
+        parse_config(text.encode())
+    assert caught.value.code is Code.POLICY_INVALID
+    assert meant in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("profile", "text"),
     [
         ({}, "empty expiry"),

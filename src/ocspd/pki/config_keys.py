@@ -31,6 +31,10 @@ _RESTRICTIONS = frozenset(
         "lint_error_level",
         "max_path_len",
         "max_path_len_zero",
+        # what holds restrictions: without `default` there is the built-in profile, which anyone may use
+        "default",
+        "profiles",
+        "access",
     }
 )
 """Keys that keep a certificate from being signed, or limit it: one that is misspelt must not be ignored."""
