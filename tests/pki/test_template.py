@@ -131,6 +131,16 @@ def test_large_extensions_of_requests_are_not_kept(size: int) -> None:
     assert _constant.cache_info().currsize - before == (1 if size < 4096 else 0)
 
 
+@pytest.mark.parametrize("size", [4100, 1_000_000])
+def test_a_long_url_of_a_request_is_not_kept_either(size: int) -> None:
+    from ocspd.pki.template import _constant
+
+    before = _constant.cache_info().misses
+    for _ in range(2):
+        issued(template(Name(common_name="x"), AlternativeNames(), crl_urls=(f"http://{size:a>{size}}",)))
+    assert _constant.cache_info().misses == before
+
+
 def outcome(read: object, data: bytes) -> object:
     try:
         return list(read(data))  # type: ignore[operator]

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ocspd.errors import Code, CodedError, DERError
@@ -167,9 +168,10 @@ class CertificateTemplate:
         )
 
     def _constant(self, authority: bytes | None) -> _Constant:
-        small = sum(len(extension.value) for extension in self.extra) <= _SMALL_BYTES
-        find = _constant if small else _constant.__wrapped__
         urls = (self.ocsp_urls, self.issuer_urls, self.crl_urls)
+        # a request may bring extensions and the URL of a CRL
+        size = sum(len(extension.value) for extension in self.extra) + sum(map(len, chain(*urls)))
+        find = _constant if size <= _SMALL_BYTES else _constant.__wrapped__
         return find(self.usages, self.constraints, authority, urls, self.extra)
 
     def _is_plain(self) -> bool:
@@ -203,7 +205,7 @@ class CertificateTemplate:
 _VERSION_3 = der.tlv(der.context(0, constructed=True), der.integer(2))
 _EXTENSIONS = der.context(3, constructed=True)
 _SMALL_BYTES = 4096
-"""Larger extensions of a request are not kept in memory for the next one."""
+"""Larger extensions and URLs of a request are not kept in memory for the next one."""
 
 
 @dataclass(slots=True, kw_only=True)
