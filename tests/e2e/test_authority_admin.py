@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
+import signal
 import sqlite3
 import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tests.binary import ocspd
 from tests.e2e.test_crl import flags_of, home, issue, revoke, until
 from tests.e2e.test_serve import serve
 from tests.ports import free_port
@@ -74,6 +77,27 @@ def test_metrics_and_readiness_follow_the_crl_and_the_database(home: Path) -> No
         assert "\ncrl: " in text
         assert get(port, "/livez") == (200, "ok\n")
         assert get(port, "/else")[0] == 404
+        assert server.stop() == 0
+
+
+def test_a_reload_that_fails_leaves_what_is_shown_as_it_was(home: Path) -> None:
+    port = free_port()
+    tls = issue(home, "tls")
+    flags = (*flags_of(home), "-tls-cert", str(tls), "-tls-key", f"{home}/tls-key.pem")
+    with serve(home, *flags, "-admin-port", str(port)) as server:
+        until(lambda: f"admin listener on 127.0.0.1:{port}" in server.log())
+        until(lambda: get(port, "/readyz") == (200, "ok\n"))
+        ends = [name for name in values(port) if "not_after" in name]
+        before = [values(port)[name] for name in ends]
+        other = '{"CN": "Another CA", "ca": {"expiry": "8760h"}}'
+        made = json.loads(ocspd("gencert", "-initca", "-", stdin=other).stdout)
+        (home / "ca.pem").write_text(made["cert"])
+        (home / "ca-key.pem").write_text(made["key"])
+        tls.unlink()
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("reload failed, nothing was changed")
+        assert [values(port)[name] for name in ends] == before
+        assert get(port, "/readyz") == (200, "ok\n")
         assert server.stop() == 0
 
 

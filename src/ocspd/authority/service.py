@@ -61,6 +61,16 @@ class Makers:
     scan_trust: Callable[[], Trust]
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a start or a reload has read."""
+
+    backend: Backend
+    endpoints: Mapping[str, Endpoint]
+    protect: Callable[[Mapping[str, Endpoint]], dict[str, Endpoint]]
+    """Puts the policy before the endpoints."""
+
+
 class AuthorityService:
     """The API server. A part that cannot be used at the start is a warning, and its endpoints are missing."""
 
@@ -101,7 +111,8 @@ class AuthorityService:
         self._backend: Backend | None = None
         self._followed: CRLPublisher | None = None
         self._following: asyncio.Task[None] | None = None
-        self._dispatcher = Dispatcher(self._endpoints(), client_cn=client_cn)
+        self._dispatcher = Dispatcher({}, client_cn=client_cn)
+        self._use(self._made())
         self._server = HTTPServer(
             self._dispatcher, ssl_context=context, refuse_method=self._dispatcher.refuse_method
         )
@@ -167,7 +178,7 @@ class AuthorityService:
         """Read everything again (SIGHUP); keep everything in use if any part of it is now unusable."""
         logger.info("reloading")
         try:
-            endpoints = await offload(self._endpoints)  # a profile that lints may take seconds to read
+            made = await offload(self._made)  # a profile that lints may take seconds to read
             context = self._tls.context()
             await self._log({"event": "reload", "result": "ok", "files": self._files()})
             if context is not None:
@@ -177,7 +188,7 @@ class AuthorityService:
             with contextlib.suppress(OCSPDError):
                 await self._log({"event": "reload", "result": "failed", "message": shown(str(err), 500)})
             return
-        self._dispatcher.endpoints = endpoints
+        self._use(made)
         await self._start_crls()
         logger.info(
             "reloaded %s; flags and -db-config stay as they are",
@@ -188,7 +199,13 @@ class AuthorityService:
         if self._protection.audit is not None:
             await self._protection.audit.append(fields)
 
-    def _endpoints(self) -> dict[str, Endpoint]:
+    def _use(self, made: _Made) -> None:
+        """Take what was made into use, all of it at once."""
+        self._backend = made.backend
+        self._dispatcher.endpoints = made.protect(made.endpoints)
+
+    def _made(self) -> _Made:
+        """Read everything; nothing is in use before `_use`, as another file may turn out to be unusable."""
         current = self._backend
         protect = self._protection.renewed()
         signer = _renew("signer", self._makers.signer, None if current is None else current.signer)
@@ -221,9 +238,7 @@ class AuthorityService:
             ledger=Ledger(self._protection.audit),
             scan_trust=scan_trust,
         )
-        endpoints = build_endpoints(backend, self._disabled)
-        self._backend = backend
-        return protect(endpoints)
+        return _Made(backend, build_endpoints(backend, self._disabled), protect)
 
     async def _start_crls(self) -> None:
         """Have the CRLs follow the database, unless they do."""
