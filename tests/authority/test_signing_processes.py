@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from cryptography import x509
 
 from ocspd.authority.issuing import Authority, Shared
@@ -24,8 +26,6 @@ from ocspd.pki.keys import load_private_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    import pytest
 
 NOW = datetime(2026, 5, 4, 3, 2, 31, tzinfo=UTC)
 
@@ -91,7 +91,7 @@ async def test_a_reload_brings_another_issuer(material: Path) -> None:
     csr_pem = (material / "leaf.csr").read_text()
     async with running(material) as (shared, authority):
         await authority.sign(SignRequest(csr_pem=csr_pem))
-        for _ in range(3):
+        for _ in range(6):  # more than a process keeps
             again = Authority(make_issuer(material), None, ManualClock(NOW), shared=shared)
             for _ in range(4):
                 assert (await again.sign(SignRequest(csr_pem=csr_pem))).serial
@@ -124,6 +124,39 @@ async def test_a_process_that_ends_is_an_error_for_its_requests_and_is_replaced(
                 break
         assert not set(children()) & set(pids)
     assert children() == []
+
+
+async def test_requests_that_cannot_be_sent_do_not_move_the_replies_of_others(material: Path) -> None:
+    csr_pem = (material / "leaf.csr").read_text()
+    unsendable = SignRequest(csr_pem=csr_pem, metadata={"function": lambda: None})
+    async with running(material) as (_, authority):
+        for _ in range(4):
+            with pytest.raises((pickle.PicklingError, AttributeError)):
+                await authority.sign(unsendable)
+        for name in ("a.example", "b.example"):
+            signed = await authority.sign(SignRequest(csr_pem=csr_pem, hosts=[name]))
+            assert signed.row.sans == [name]
+
+
+async def test_reloads_that_fail_take_nothing_from_the_authority_in_use(
+    material: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    csr_pem = (material / "leaf.csr").read_text()
+    async with running(material) as (shared, authority):
+        await authority.sign(SignRequest(csr_pem=csr_pem))
+        for _ in range(3):  # reloads that made an authority and then failed for another reason
+            Authority(make_issuer(material), None, ManualClock(NOW), shared=shared)
+        assert authority in shared.authorities
+        for pid in children():
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: caplog.text.count("starting another") == 2)
+        while True:
+            try:
+                await authority.sign(SignRequest(csr_pem=csr_pem))
+            except ProcessError:
+                await asyncio.sleep(0.05)
+            else:
+                break
 
 
 async def test_processes_let_their_parent_decide_when_to_end(material: Path) -> None:

@@ -11,10 +11,10 @@ or to store.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from ocspd.authority.groups import Groups, apart
 from ocspd.authority.offload import offload
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ocspd.authority.once import Once
+    from ocspd.authority.signing_processes import Registered
     from ocspd.authority.storage import Journal
     from ocspd.certdb.base import CertDB
     from ocspd.clock import Clock
@@ -60,8 +61,8 @@ class Shared:
         self.storage = Storage(db, journal=journal, fresh_s=fresh_s)
         self.answers = Answers(db, clock)
         self.processes = SigningProcesses(workers) if workers > 1 else None
-        self.authorities: deque[Authority] = deque(maxlen=2)
-        """The one in use, and the one before a reload."""
+        self.authorities: WeakSet[Authority] = WeakSet()
+        """The one in use, and those before it that still work on something."""
 
     async def start(self) -> None:
         """Start the processes, if there is an authority they can sign for; ProcessError if that fails."""
@@ -70,7 +71,7 @@ class Shared:
 
     async def close(self) -> None:
         """Wait until what is being signed is signed and stored, then end the processes."""
-        for authority in self.authorities:
+        for authority in list(self.authorities):
             await authority.finish()
         if self.processes is not None:
             await self.processes.close()
@@ -84,19 +85,17 @@ class Authority:
     ) -> None:
         """Without `shared` it signs in threads of this process, and stores in `db`."""
         shared = shared or Shared(db, clock)
-        shared.authorities.append(self)
+        shared.authorities.add(self)
         self.issuer = issuer
         self.storage = shared.storage
         self._answers = shared.answers
         self._clock = clock
         self._processes = shared.processes
-        self._number = 0
+        self._registered: Registered | None = None
         at_once = shares = _THREADS
         spec = None if self._processes is None else IssuerSpec.of(issuer)
-        if self._processes is None or spec is None:
-            self._processes = None
-        else:
-            self._number = self._processes.register(spec)
+        if self._processes is not None and spec is not None:
+            self._registered = self._processes.register(spec)
             shares = self._processes.count
             at_once = DEPTH * shares
         self._signing = Groups(self._sign, at_once=at_once, shares=shares, largest=_GROUP)
@@ -225,8 +224,8 @@ class Authority:
         if not requests:
             return []
         try:
-            if self._processes is not None:
-                return await self._processes.issue(self._number, requests, now)
+            if self._processes is not None and self._registered is not None:
+                return await self._processes.issue(self._registered, requests, now)
             return await offload(lambda: [_outcome(self.issuer, request, now) for request in requests])
         except Exception as err:  # noqa: BLE001  (whatever it is, those who wait are to hear of it)
             return [apart(err) for _ in requests]

@@ -36,12 +36,22 @@ if TYPE_CHECKING:
 
 DEPTH = 2
 """Groups a process has at a time: the next one waits in its socket, so that it never waits for us."""
+_KEPT = 4
+"""Issuers a process has at a time: of before and after a reload, with room for requests that take long."""
 _STOP_S = 2.0
 _PAUSE_S = 1.0
 """Between the end of a process and its successor's start."""
 _ENDED = "a signing process ended unexpectedly: send the request again"
 
 Outcome = Issued | OCSPDError
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An issuer, and its number: a process that has it already is sent only that."""
+
+    number: int
+    spec: IssuerSpec
 
 
 class SigningProcesses:
@@ -51,7 +61,6 @@ class SigningProcesses:
         self.count = count
         self._slots: list[_Slot] = []
         self._starting = asyncio.Lock()
-        self._specs: dict[int, IssuerSpec] = {}
         self._numbers = 0
 
     async def start(self) -> None:
@@ -59,7 +68,7 @@ class SigningProcesses:
         async with self._starting:
             if self._slots:
                 return
-            slots = [_Slot(self._specs) for _ in range(self.count)]
+            slots = [_Slot() for _ in range(self.count)]
             try:
                 results = await asyncio.gather(*(slot.start() for slot in slots), return_exceptions=True)
             except BaseException:
@@ -74,21 +83,21 @@ class SigningProcesses:
     @property
     def wanted(self) -> bool:
         """Whether there is an issuer to sign for."""
-        return bool(self._specs)
+        return self._numbers > 0
 
-    def register(self, spec: IssuerSpec) -> int:
-        """Return the number under which certificates of an issuer are asked for."""
+    def register(self, spec: IssuerSpec) -> Registered:
+        """Return what certificates of an issuer are asked for with."""
         self._numbers += 1
-        self._specs[self._numbers] = spec
-        self._specs.pop(self._numbers - 2, None)  # of before a reload, and one before that
-        return self._numbers
+        return Registered(self._numbers, spec)
 
-    async def issue(self, number: int, requests: Sequence[SignRequest], now: datetime) -> list[Outcome]:
+    async def issue(
+        self, issuer: Registered, requests: Sequence[SignRequest], now: datetime
+    ) -> list[Outcome]:
         """Issue certificates in the process that has least to do; return one outcome for each request."""
         if not self._slots:
             await self.start()
         slot = min(self._slots, key=_Slot.load)
-        return await slot.issue(number, [_to_tuple(request) for request in requests], now)
+        return await slot.issue(issuer, [_to_tuple(request) for request in requests], now)
 
     async def close(self) -> None:
         """End every process. Idempotent."""
@@ -106,11 +115,11 @@ async def _close(slots: Sequence[_Slot]) -> None:
 class _Slot:
     """One process, and those that take its place after it has ended."""
 
-    def __init__(self, specs: dict[int, IssuerSpec]) -> None:
-        self._specs = specs
+    def __init__(self) -> None:
         self._process: SpawnProcess | None = None
         self._link: _Link | None = None
-        self._known: set[int] = set()
+        self._known: deque[int] = deque(maxlen=_KEPT)
+        """The numbers of the issuers that the process has: `_work` forgets the oldest one, too."""
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
 
@@ -130,13 +139,16 @@ class _Slot:
         self._known.clear()
         await link.ready
 
-    async def issue(self, number: int, requests: list[_Request], now: datetime) -> list[Outcome]:
+    async def issue(self, issuer: Registered, requests: list[_Request], now: datetime) -> list[Outcome]:
         link = self._link
         if link is None:
             raise ProcessError("no signing process is running: see the server's log")
-        spec = None if number in self._known else self._specs[number]
-        self._known.add(number)
-        return [_outcome(each) for each in await link.exchange((number, spec, now, requests), len(requests))]
+        is_known = issuer.number in self._known
+        group: _Group = (issuer.number, None if is_known else issuer.spec, now, requests)
+        message = b"".join(children.framed(group))
+        if not is_known:
+            self._known.append(issuer.number)
+        return [_outcome(each) for each in await link.exchange(message, len(requests))]
 
     def _ended(self) -> None:
         """Start another process in the place of one that has ended."""
@@ -191,12 +203,12 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
-    async def exchange(self, message: _Group, count: int) -> list[_Reply]:
-        """Send a group and wait for its replies."""
+    async def exchange(self, message: bytes, count: int) -> list[_Reply]:
+        """Send a group of `count` requests, framed, and wait for its replies."""
         future: asyncio.Future[list[_Reply]] = asyncio.get_running_loop().create_future()
         self._expected.append((future, count))
         self.load += count
-        self._transport.write(b"".join(children.framed(message)))
+        self._transport.write(message)
         return await future
 
     def data_received(self, data: bytes) -> None:
@@ -218,9 +230,7 @@ class _Link(asyncio.Protocol):
         del exc
         for future, _ in self._expected:
             if not future.done():
-                future.set_exception(
-                    ProcessError("a signing process ended unexpectedly: send the request again")
-                )
+                future.set_exception(ProcessError(_ENDED))
                 future.exception()  # nobody may be left to hear of it
         self._expected.clear()
         self._closed.set()
@@ -274,6 +284,8 @@ def _work(parent: socket.socket, task: _Task) -> None:
             number, spec, now, requests = group
             if spec is not None:
                 issuers[number] = spec.open()
+                if len(issuers) > _KEPT:
+                    del issuers[next(iter(issuers))]
             replies = [_reply(issuers[number], request, now) for request in requests]
             try:
                 parent.sendall(b"".join(children.framed(replies)))
