@@ -169,6 +169,16 @@ def test_an_entry_of_the_longest_names_of_every_kind_fits_in_a_line() -> None:
         assert len(encode(fields)) < MAX_LINE_BYTES
 
 
+def test_long_names_of_profiles_and_labels_are_not_kept_in_memory() -> None:
+    from ocspd.authority.audit.ledger import _shown
+
+    before = _shown.cache_info().misses
+    long = "long name " * 100_000
+    fields = certificate_entry("issue", Actor(), row(1, ca_label=long), [], profile=long)
+    assert (fields["profile"], fields["label"]) == (long[:100], long[:100])
+    assert _shown.cache_info().misses == before
+
+
 @pytest.mark.parametrize("sans", [{"a": 1}, [1, None], "text", [["x"]], 7])
 async def test_a_row_with_anything_in_it_can_be_logged(
     path: Path, ledger: Ledger, certdb: CertDB, sans: Any

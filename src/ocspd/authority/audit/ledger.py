@@ -45,8 +45,10 @@ MAX_NAMES_CHARACTERS = 16_000
 """More names of one certificate are counted, not listed: its SHA-256 is there as well."""
 
 _PLAIN = re.compile(r"-----BEGIN [A-Z ]{1,40}-----\n([A-Za-z0-9+/=\n]*)-----END [A-Z ]{1,40}-----\n?")
+_USUAL_NAME = 200
+"""Longer ones are not kept in memory."""
 _shown = lru_cache(maxsize=256)(shown)
-"""For names that come again and again."""
+"""For names of profiles and labels that come again and again (`_name`)."""
 
 
 class Ledger:
@@ -94,7 +96,7 @@ class Ledger:
             certificate = load_certificate(certificate_pem.encode("utf-8", "replace"))
             row = to_row(certificate, label=request.label, issued_at=None)
         except CodedError as err:
-            fields = {"event": "remote", "profile": _shown(profile, 100), **current().describe()}
+            fields = {"event": "remote", "profile": _name(profile), **current().describe()}
             await self.append([{**fields, "result": "unreadable", "message": shown(err.message, 500)}])
             return
         names = alternative_names(certificate).to_hosts()
@@ -174,12 +176,17 @@ def certificate_entry(  # noqa: PLR0913  (what an entry is made of)
         "certificate_sha256": _digest(row.pem),
     }
     if profile:
-        fields["profile"] = _shown(profile, 100)
+        fields["profile"] = _name(profile)
     if row.ca_label:
-        fields["label"] = _shown(row.ca_label, 100)
+        fields["label"] = _name(row.ca_label)
     if csr_pem:
         fields["csr_sha256"] = _digest(csr_pem)
     return {**fields, **actor.describe(), "result": "ok"}
+
+
+def _name(text: str) -> str:
+    """Return the name of a profile or a label for an entry: a client's text of any length."""
+    return (_shown if len(text) <= _USUAL_NAME else shown)(text, 100)
 
 
 def failure_entry(event: str, actor: Actor, serial: int, aki: str, error: Exception) -> dict[str, Any]:
