@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocspd.authority.api.api_response import BadRequest
+from ocspd.authority.api.api_response import BadRequest, HTTPStatusError
 from ocspd.authority.api.call import Call
 from ocspd.authority.api.endpoints import Backend
 from ocspd.authority.api.scan import MAX_SCANS, ScanEndpoints
@@ -29,6 +29,8 @@ from tests.authority.cfssl import cfssl_serve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from ocspd.authority.fetching import Deadline
 
 PREFIX = "/api/v1/cfssl/"
 
@@ -180,3 +182,39 @@ async def test_only_so_many_scans_run_at_once() -> None:
             done.set()
             assert {status for status, _ in await asyncio.gather(*running)} == {200}
             assert (await get(url, "scan", **{**query, "scanner": "none"}))[0] == 200
+
+
+async def test_a_scan_counts_until_its_last_scanner_has_ended() -> None:
+    end = threading.Event()
+
+    class Slow(Outbound):
+        """Makes a scanner work beyond its scan's timeout, as a CRL of a million entries does."""
+
+        def addresses(self, host: str, port: int, deadline: Deadline) -> list[Any]:
+            end.wait(60)
+            return super().addresses(host, port, deadline)
+
+    endpoints = ScanEndpoints(Slow(allow_private=True), Trust(), SystemClock())
+    call = Call(query=urlencode({"host": "127.0.0.1", "scanner": "DNSLookup", "timeout": "1s"}))
+    try:
+        replies = await asyncio.gather(*[endpoints.scan(call) for _ in range(MAX_SCANS)])
+        assert [reply.result for reply in replies] == [{}] * MAX_SCANS
+        with pytest.raises(HTTPStatusError, match="too many concurrent scans"):
+            await endpoints.scan(call)
+    finally:
+        end.set()
+    nothing = Call(query=urlencode({"host": "localhost", "scanner": "none"}))
+    for _ in range(2000):
+        with contextlib.suppress(HTTPStatusError):
+            assert (await endpoints.scan(nothing)).result == {}
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("a scan that has ended is still counted")
+
+
+async def test_a_scan_that_cannot_begin_does_not_count() -> None:
+    endpoints = ScanEndpoints(Outbound(), Trust(), SystemClock())
+    for _ in range(2 * MAX_SCANS):
+        with pytest.raises(BadRequest, match="no host"):
+            await endpoints.scan(Call(query=urlencode({"host": ":443"})))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ocspd.clock import Clock
 
 MAX_SCANS = 4
-"""Scans at once; a further request gets 503."""
+"""Scans at once, until the last scanner of each has ended; a further request gets 503."""
 
 _DEFAULT = timedelta(minutes=1)
 _SHORTEST, _LONGEST = timedelta(seconds=1), timedelta(minutes=5)
@@ -69,11 +69,10 @@ class ScanEndpoints:
                 outbound=self._outbound,
                 trust=self._trust,
                 clock=self._clock,
+                ended=self._free.release,
             )
         except OCSPDError as err:
             raise BadRequest(str(err)) from None
-        finally:
-            self._free.release()
 
 
 async def scaninfo(_body: bytes) -> Success:

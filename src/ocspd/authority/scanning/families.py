@@ -143,6 +143,28 @@ class Choice:
         ]
 
 
+class _Users:
+    """Counts who works on a scan, the one who asked for it and the scanners; the last calls `ended`."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
+        self._count = 1
+        self._lock = threading.Lock()
+
+    def join(self) -> None:
+        """Count one more, while somebody is counted."""
+        with self._lock:
+            self._count += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        with self._lock:
+            self._count -= 1
+            last = self._count == 0
+        if last:
+            self._ended()
+
+
 def run_scan(  # noqa: PLR0913  (what CFSSL's command line has)
     host: str,
     choice: Choice,
@@ -152,13 +174,32 @@ def run_scan(  # noqa: PLR0913  (what CFSSL's command line has)
     outbound: Outbound,
     trust: Trust,
     clock: Clock,
+    ended: Callable[[], None] = lambda: None,
 ) -> Scan:
     """Run the chosen scanners on a host at the same time; return what those found that ended in time.
 
     ConfigError when the host or an expression cannot be used. `address` that is not an IP address is
     ignored, as in CFSSL. Takes no longer than `timeout`; a scanner that has not ended by then ends soon
-    after, because all of its connections have the same deadline.
+    after, because all of its connections have the same deadline. `ended` is called once, as soon as this has
+    nothing more to do and no scanner runs any longer.
     """
+    users = _Users(ended)
+    try:
+        return _scan(host, choice, timeout, address, outbound, trust, clock, users)
+    finally:
+        users.leave()
+
+
+def _scan(  # noqa: PLR0913, PLR0917  (as above)
+    host: str,
+    choice: Choice,
+    timeout: timedelta,
+    address: str,
+    outbound: Outbound,
+    trust: Trust,
+    clock: Clock,
+    users: _Users,
+) -> Scan:
     scanners = choice.chosen()
     if "/" in host and not choice.ranges:
         raise ConfigError(f"{shown(host)}: a range of addresses is scanned from the command line only")
@@ -174,13 +215,17 @@ def run_scan(  # noqa: PLR0913  (what CFSSL's command line has)
         clock=clock,
     )
     done: queue.SimpleQueue[tuple[str, str, Found]] = queue.SimpleQueue()
-    try:
-        for family, each, scanner in scanners:
-            threading.Thread(
-                target=_run, args=(family, each, scanner, target, done), name=f"scan {each}", daemon=True
-            ).start()
-    except RuntimeError:
-        raise OCSPDError("there cannot be more threads: scan fewer hosts at once (-num-workers)") from None
+    for family, each, scanner in scanners:
+        users.join()
+        work = threading.Thread(
+            target=_run, args=(family, each, scanner, target, done, users), name=f"scan {each}", daemon=True
+        )
+        try:
+            work.start()
+        except RuntimeError:
+            users.leave()
+            text = "there cannot be more threads: scan fewer hosts at once (-num-workers)"
+            raise OCSPDError(text) from None
     found: Scan = {}
     for _ in scanners:
         try:
@@ -192,8 +237,13 @@ def run_scan(  # noqa: PLR0913  (what CFSSL's command line has)
     return {family: dict(sorted(results.items())) for family, results in sorted(found.items())}
 
 
-def _run(
-    family: str, name: str, scanner: Scanner, target: Target, done: queue.SimpleQueue[tuple[str, str, Found]]
+def _run(  # noqa: PLR0913, PLR0917  (what a scanner consists of, and whom it reports to)
+    family: str,
+    name: str,
+    scanner: Scanner,
+    target: Target,
+    done: queue.SimpleQueue[tuple[str, str, Found]],
+    users: _Users,
 ) -> None:
     try:
         result = scanner.run(target)
@@ -202,4 +252,6 @@ def _run(
     except Exception as err:  # noqa: BLE001  (a server may send anything: a defect here is one scanner's)
         logger.error("scanner %s: unexpected %s: %s", name, type(err).__name__, err)
         result = Found(Grade.BAD, error="internal error, see the log")
+    finally:
+        users.leave()
     done.put((family, name, result))
