@@ -110,6 +110,7 @@ class RevocationChecker:
         return listed
 
     def _crl(self, url: str, deadline: Deadline) -> bytes:
+        deadline.remaining()  # also for what is kept: a large CRL takes seconds to read
         with self._lock:
             lock = self._locks.setdefault(url, threading.Lock())
         with lock:  # whoever comes second waits for what the first one fetches
