@@ -83,10 +83,17 @@ async def publishing(
     db: CertDB, clock: ManualClock | SystemClock, settings: CRLSettings | None = None
 ) -> AsyncIterator[CRLPublisher]:
     publisher = CRLPublisher(db, SIGNER, settings or CRLSettings(), clock)
-    task = asyncio.create_task(publisher.run())
-    try:
+    async with following(publisher):
         await until(lambda: publisher.complete is not None)
         yield publisher
+
+
+@asynccontextmanager
+async def following(publisher: CRLPublisher) -> AsyncIterator[None]:
+    task = asyncio.create_task(publisher.run())
+    try:
+        await asyncio.sleep(0)  # so that it has begun
+        yield
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -177,6 +184,31 @@ async def test_a_restored_database_takes_nothing_off_the_crl(tmp_path: Path) -> 
                 await until(lambda: listed(publisher)[7] == "certificateHold")
                 await writer.release_certificate(7, AKI)
             await until(lambda: listed(publisher) == {8: "keyCompromise"})
+
+
+async def test_a_renewed_ca_certificate_takes_nothing_off_the_crl_either(tmp_path: Path) -> None:
+    config = DBConfig("sqlite3", str(tmp_path / "certs.db"))
+    renewed = CRLSigner(make_certificate(NAME, KEY, NAME, KEY, serial=2, ca=True), KEY)
+    async with await open_certdb(config, SystemClock()) as db:
+        await migrate.up(db)
+        await db.insert_certificate(row(7))
+        await db.insert_certificate(row(8))
+        shutil.copy(tmp_path / "certs.db", tmp_path / "backup.db")
+        async with publishing(db, SystemClock()) as publisher:
+            await db.revoke_certificate(7, AKI, 4)
+            await until(lambda: 7 in listed(publisher))
+            first = CRLPublisher(db, renewed, CRLSettings(), SystemClock(), predecessor=publisher)
+            await db.revoke_certificate(8, AKI, 1)
+            await until(lambda: 8 in listed(publisher))
+        (tmp_path / "backup.db").replace(tmp_path / "certs.db")  # while nobody looks
+        async with following(first):
+            assert first.complete is publisher.complete, "what was published in the meantime"
+            await until(lambda: first.complete is not publisher.complete)
+            assert listed(first) == {7: "superseded", 8: "keyCompromise"}
+        second = CRLPublisher(db, SIGNER, CRLSettings(), SystemClock(), predecessor=first)
+        async with following(second):
+            await until(lambda: second.complete is not first.complete)
+            assert listed(second) == {7: "superseded", 8: "keyCompromise"}
 
 
 async def test_issuing_does_not_sign_a_crl(certdb: CertDB) -> None:

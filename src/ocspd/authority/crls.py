@@ -111,7 +111,10 @@ class CRLPublisher:
         *,
         predecessor: CRLPublisher | None = None,
     ) -> None:
-        """`predecessor` published for the same server; its CRL is served until there is one, if it can be."""
+        """`predecessor` published for the same server, and is stopped before this one runs.
+
+        If it was for the same CA, its CRL is served until there is another, and what it knew is kept.
+        """
         self.settings = settings
         self.signer = signer
         self.complete: SignedCRL | None = None
@@ -141,7 +144,9 @@ class CRLPublisher:
         self._recovery = Recovery(
             again="the CRL follows the database again", retry_s=(0.25, 2.0), same=without_details
         )
+        self._predecessor: CRLPublisher | None = None
         if predecessor is not None and predecessor.signer.is_same_ca(signer):
+            self._predecessor = predecessor
             self.complete = predecessor.complete
 
     @property
@@ -153,6 +158,9 @@ class CRLPublisher:
 
     async def run(self) -> None:
         """Follow the database until cancelled, whatever fails."""
+        if self._predecessor is not None:
+            self._take_over(self._predecessor)
+            self._predecessor = None
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
@@ -172,6 +180,12 @@ class CRLPublisher:
                 self._cursor = None  # which may be what cannot be made out
                 self._failed(f"unexpected {type(err).__name__}: {err}", loop.time() - begun)
             await self._recovery.pause()
+
+    def _take_over(self, other: CRLPublisher) -> None:
+        """Go on where the predecessor stopped: its database may have been replaced by another one."""
+        self.complete = other.complete
+        self._list, self._cursor = other._list, other._cursor
+        self._other_database = other._other_database
 
     def _failed(self, why: str, lasted_s: float) -> None:
         current = self.complete
