@@ -488,6 +488,37 @@ async def test_a_silent_server_is_left_at_the_time_limit() -> None:
                 await work
 
 
+@pytest.mark.parametrize("tls", ["false", "skip-verify"])
+async def test_no_thread_waits_for_a_server_that_falls_silent_while_it_is_connected_to(tls: str) -> None:
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a server of protocol 10 that offers TLS, and says no more
+        body = b"\x0a8.0.0\0" + b"\1\0\0\0" + b"s" * 8 + b"\0" + b"\xff\xff\x21\2\0\xff\x01"
+        body += b"\x15" + b"\0" * 10 + b"t" * 12 + b"\0" + b"mysql_native_password\0"
+        writer.write(len(body).to_bytes(3, "little") + b"\0" + body)
+        await ended.wait()
+        writer.close()
+
+    ended = asyncio.Event()
+    before = set(threading.enumerate())
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        text = f"ca@tcp(127.0.0.1:{port})/certs?timeout=200ms&tls={tls}"
+        async with await open_certdb(DBConfig("mysql", text), SystemClock()) as db:
+            with pytest.raises(CodedError, match="does not respond"):
+                await db.find_certificates(1)
+            given_up = asyncio.create_task(db.find_certificates(1))
+            await asyncio.sleep(0.05)
+            given_up.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await given_up
+        left = [each for each in set(threading.enumerate()) - before if each.name.startswith("certdb")]
+        for thread in left:  # a server that comes back would end them as well
+            await asyncio.to_thread(thread.join, 30)
+        assert not any(thread.is_alive() for thread in left)
+        ended.set()
+
+
 async def test_a_connection_that_the_server_ended_is_made_again(config: DBConfig, db: CertDB) -> None:
     await db.insert_certificate(certificate(1))
     for (number,) in await raw.fetch(

@@ -2,7 +2,8 @@
 
 PyMySQL blocks, so each connection lives in a thread of its own. An operation that has not ended by its
 deadline, or whose task is cancelled, is cut off with its connection: a server that is stopped or unreachable
-sends nothing.
+sends nothing. Until a session is ready each read has a limit as well, as a connection whose socket is being
+made, or wrapped in TLS, cannot be cut off: its thread would wait for ever, and a daemon that ends for it.
 
 Every session has the same modes, whatever the server's: strict, because a value must not be cut off or
 replaced without a word, and with zero dates, because CFSSL writes them. The time zone stays the server's, as
@@ -128,8 +129,7 @@ class Session:
             if self._connection is not None and time.monotonic() - self._used_at > _IDLE_S:
                 self._try()
             if self._connection is None:
-                self._connection = _made(self._source)  # before it is open, so that it can be cut off
-                _open(self._connection, self._source)
+                self._begin()
             found = work(self._connection)
         except pymysql.err.IntegrityError as err:
             if self._connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS:
@@ -143,6 +143,12 @@ class Session:
             raise translated(err, self._source) from err
         self._used_at = time.monotonic()
         return found
+
+    def _begin(self) -> None:
+        self._connection = _made(self._source)  # before it is open, so that it can be cut off
+        _open(self._connection, self._source)
+        if not self.usable:  # given up meanwhile
+            raise TimeoutError
 
     def _try(self) -> None:
         try:
@@ -166,6 +172,8 @@ def _made(source: MySQLSource) -> _Connection:
         binary_prefix=True,
         conv=_ENCODERS | _DECODERS,
         client_flag=CLIENT.FOUND_ROWS,  # rows that were changed to what they were count
+        read_timeout=source.connect_timeout_s,
+        write_timeout=source.connect_timeout_s,
         program_name="ocspd",
     )
     connection.needs_tls = source.needs_tls
@@ -181,6 +189,8 @@ def _open(connection: _Connection, source: MySQLSource) -> None:
             cursor.execute(f"SET SESSION {name} = {value}")
         for statement in _MODES:
             cursor.execute(statement)
+    # from now on operations have limits, and can be cut off
+    connection._read_timeout = connection._write_timeout = None  # noqa: SLF001  (PyMySQL has no other way)
 
 
 def _socket(source: MySQLSource) -> socket.socket:
@@ -318,6 +328,8 @@ def translated(err: Exception, source: MySQLSource) -> CodedError:  # noqa: C901
             )
         case ER.DUP_ENTRY:
             return CodedError(Code.STORE_FAILED, f"{name}: the row already exists ({said})")
+        case 2013 if isinstance(err.__context__, TimeoutError):
+            return CodedError(Code.STORE_FAILED, f"{name} does not respond")
         case 2006 | 2013 | 2014 | 2055:
             return CodedError(Code.STORE_FAILED, f"{name}: the connection was lost")
         case ER.TRUNCATED_WRONG_VALUE:  # before migration 003 no time after 2038-01-19
