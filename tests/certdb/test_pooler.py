@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -18,7 +19,9 @@ import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.packed import PackedSource
+from ocspd.certdb.postgres_connection import Database
 from ocspd.clock import ManualClock, SystemClock
+from ocspd.errors import CodedError
 from ocspd.model import CertStatus
 from tests.certdb.samples import AKI, NOW, certificate, response
 from tests.faults.daemon import SETTINGS, Rows, signing
@@ -135,6 +138,46 @@ async def test_everything_works_through_a_pooler_that_lends_transactions(
         await feed.trim(cursor, timedelta())
         await feed.close()
     assert caplog.text.count("behind a pooler") == 2  # one for each certdb
+
+
+async def test_a_pooler_whose_server_is_away_is_left_at_the_time_limit_by_whoever_connects() -> None:
+    async def log_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (size,) = struct.unpack(">I", await reader.readexactly(4))
+        await reader.readexactly(size - 4)
+        for kind, body in (
+            (b"R", bytes(4)),
+            (b"S", b"server_version\x0015.1\0"),
+            (b"S", b"client_encoding\0UTF8\0"),
+            (b"K", struct.pack(">II", 1, 2)),
+            (b"Z", b"I"),
+        ):
+            writer.write(kind + struct.pack(">I", len(body) + 4) + body)
+        await ended.wait()  # it queues what is asked
+        writer.close()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(log_in, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"host=127.0.0.1 port={port} user=ca password=x dbname=certs sslmode=disable connect_timeout=1"
+    database = Database.of(url)
+
+    async def use(lent: contextlib.AbstractAsyncContextManager[object]) -> None:
+        async with lent:
+            pass
+
+    async with server:
+        work = [
+            asyncio.ensure_future(each)
+            for each in (use(database.inserter()), use(database.connection()), database.connect())
+        ]
+        _, hanging = await asyncio.wait(work, timeout=40)
+        for task in hanging:
+            task.cancel()
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            assert isinstance(outcome, CodedError)
+            assert "does not respond" in outcome.message
+        ended.set()
+        await database.close()
 
 
 async def test_a_signer_follows_changes_through_a_pooler(

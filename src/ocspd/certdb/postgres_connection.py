@@ -373,8 +373,9 @@ class Database:
             connection = await self._open()
             try:
                 if not self.pooled:
-                    await self._prepare(connection)
-                    await self.not_behind(connection)
+                    with _cut_off(connection, STATEMENT_TIMEOUT_S):
+                        await self._prepare(connection)
+                        await self.not_behind(connection)
             except BaseException as err:
                 if isinstance(err, RefusedError):
                     self.newest.first = connection.host_index + 1
@@ -423,8 +424,9 @@ class Database:
             connection = await asyncpg.connect(
                 **given, **({} if size is None else {"statement_cache_size": size})
             )
-            try:
-                pooled = await _greet(connection, wanted)
+            try:  # a pooler lets anybody in, and then waits for a server that may be away
+                with _cut_off(connection, arguments["timeout"]):
+                    pooled = await _greet(connection, wanted)
             except BaseException:
                 connection.terminate()
                 raise
