@@ -243,6 +243,15 @@ async def test_what_cannot_be_read_is_400_with_code_1(roots: Path, body: str) ->
         assert (await refused(url, body))[:2] == (400, 1)
 
 
+@pytest.mark.parametrize("text", ["soon", "2026-11-27", "2026-11-27T00:00:00", "2026-W48-5T00:00:00"])
+@pytest.mark.parametrize("field", ["NotBefore", "NotAfter"])
+async def test_a_time_without_an_offset_is_refused(roots: Path, field: str, text: str) -> None:
+    async with serving(roots) as url:
+        body = authenticated({"certificate_request": a_csr(), field: text}, KEYS["a"])
+        wanted = f"json: {field} is not a time such as 2006-01-02T15:04:05Z"
+        assert await refused(url, body) == (400, 1, wanted)
+
+
 async def test_return_precert_gets_the_precertificate(roots: Path) -> None:
     request = {"certificate_request": a_csr(), "label": "a", "profile": "server", "ReturnPrecert": True}
     async with serving(roots) as url:

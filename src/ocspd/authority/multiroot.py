@@ -216,7 +216,9 @@ def _time(fields: wire.Fields, key: str) -> datetime | None:
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text).astimezone(UTC)
+        moment: datetime | None = datetime.fromisoformat(text)
+        # without an offset it would be taken for this machine's local time; Go rejects it (RFC 3339)
+        moment = moment.astimezone(UTC) if moment and moment.tzinfo else None
     except (ValueError, OverflowError):
         moment = None
     if moment is None and not text.startswith("0001-01-01T00:00:00"):
