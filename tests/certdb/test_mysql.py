@@ -231,6 +231,33 @@ async def test_a_missing_trigger_is_told_and_mended(config: DBConfig, db: CertDB
     assert feed.blind == ""
 
 
+async def test_what_was_written_without_a_trigger_loses_the_cursor_of_whoever_may_not_see_triggers(
+    config: DBConfig, db: CertDB
+) -> None:
+    name = parse_mysql_source(config.data_source).database
+    readable = ("certificates", "ocspd_changes", "ocspd_slots", "ocspd_feed")
+    await raw.execute(
+        config,
+        row(1),
+        f"CREATE USER {name}_r@localhost",
+        *(f"GRANT SELECT ON {name}.{table} TO {name}_r@localhost" for table in readable),
+    )
+    reading = DBConfig("mysql", config.data_source.replace("root@", f"{name}_r@"))
+    async with await open_certdb(reading, SystemClock()) as reader:
+        feed = reader.change_feed()
+        await raw.execute(config, "DROP TRIGGER ocspd_update")
+        cursor = await feed.current_cursor()
+        assert "ocspd_update" in feed.blind
+        assert (await feed.read(cursor, 10))[0] == []
+        await raw.execute(config, "UPDATE certificates SET status = 'revoked'")
+        assert await migrate.up(db) == ["ocspd_update"]
+        with pytest.raises(CursorLostError, match="may not have recorded every change"):
+            await feed.read(cursor, 10)
+        assert feed.blind == ""
+        await feed.close()
+    await raw.execute(config, f"DROP USER {name}_r@localhost")
+
+
 async def test_a_restored_database_is_another_one_even_after_it_was_written_to(
     config: DBConfig, feed: ChangeFeed
 ) -> None:

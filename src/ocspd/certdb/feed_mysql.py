@@ -172,14 +172,15 @@ class MySQLFeed:
     ) -> tuple[_Position, list[Any]]:
         """Read position and pages at one moment of the database."""
         made = fetch(connection, _MADE)
+        missing = _missing(connection, {name for name, _ in made})
+        self.blind = blindness(self._database.name, missing)
         with connection.cursor() as statements:
             statements.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
             try:
-                now = _position(connection, made)
+                now = _position(connection, made, missing)
                 found = pages(connection, now)
             finally:
                 statements.execute("ROLLBACK")
-        self.blind = blindness(self._database.name, _missing(connection, {name for name, _ in made}))
         return now, found
 
     async def wait(self, timeout_s: float) -> None:
@@ -254,7 +255,7 @@ def _no_pages(_connection: Any, _now: _Position) -> list[Any]:
     return []
 
 
-def _position(connection: Any, made: list[tuple[Any, ...]]) -> _Position:
+def _position(connection: Any, made: list[tuple[Any, ...]], missing: list[str]) -> _Position:
     found = fetch(connection, f"SELECT source, {_FILLED} FROM ocspd_feed")  # noqa: S608  (constants)
     counters: dict[str, Counters] = {name: {} for name, _ in _LANES}
     times: dict[str, dict[str, str]] = {name: {} for name, _ in _LANES}
@@ -265,7 +266,8 @@ def _position(connection: Any, made: list[tuple[Any, ...]]) -> _Position:
                 if moment:
                     times[name][str(slot)] = moment
     source, filled = found[0] if found else ("", 0)
-    triggers = " ".join(f"{name}:{moment}" for name, moment in made)
+    # whoever has no right to see triggers sees neither one go nor come back, but that it does not exist
+    triggers = " ".join([*(f"{name}:{moment}" for name, moment in made), *missing])
     return _Position(rows.read_text(source), triggers, bool(filled), counters, times)
 
 
