@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,9 @@ import pytest
 from cryptography import x509
 
 from tests.authority.cfssl import make_material, run
+from tests.e2e.test_authority_admin import get, values
 from tests.e2e.test_serve import OCSPD, csr_of, flags_of, serve
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +104,24 @@ def test_one_that_is_killed_is_replaced(made: Path, tmp_path: Path) -> None:
         server.wait_for("starting another")
         until(lambda: len(signers(server)) == 2)
         until(lambda: server.post("sign", {"certificate_request": csr_of(made)})[0] == 200)
+        assert server.stop() == 0
+
+
+def test_readiness_tells_that_none_is_running(made: Path, tmp_path: Path) -> None:
+    port = free_port()
+
+    def none_is_left() -> bool:
+        with contextlib.suppress(OSError):  # one that has ended meanwhile
+            for pid in signers(server):
+                os.kill(pid, signal.SIGKILL)
+        return get(port, "/readyz") == (503, "signer: no signing process is running: see the server's log\n")
+
+    with serve(tmp_path, *flags_of(made), "-workers", "2", "-admin-port", str(port)) as server:
+        server.wait_for(f"admin listener on 127.0.0.1:{port}")
+        assert get(port, "/readyz") == (200, "ok\n")
+        until(none_is_left)
+        until(lambda: get(port, "/readyz") == (200, "ok\n"))
+        assert values(port)["ocspd_authority_signer_up"] == 1
         assert server.stop() == 0
 
 

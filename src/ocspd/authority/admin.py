@@ -1,8 +1,8 @@
 """An authority's endpoints for operators: /metrics, /livez, /readyz and /healthz on a listener of their own.
 
 /livez shows that the process responds. /readyz and /healthz are 503 when a promise cannot be kept: there is
-no usable CA key, the database does not respond, the audit log cannot be written, or the CRL does not follow
-the database or has expired. Their body names what it is.
+no usable CA key, no signing process runs, the database does not respond, the audit log cannot be written, or
+the CRL does not follow the database or has expired. Their body names what it is.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class AuthorityCollector(Collector):
     def _signer(self) -> Metric:
         return GaugeMetricFamily(
             "ocspd_authority_signer_up",
-            "Whether there is a signer for certificates, here or remote.",
-            value=int(self._state.backend.signer is not None),
+            "Whether there is a signer for certificates, here or remote, that can work.",
+            value=int(not _signer_trouble(self._state.backend)),
         )
 
     def _expiry(self) -> Metric:
@@ -173,6 +173,12 @@ class AuthorityCollector(Collector):
             yield GaugeMetricFamily(f"ocspd_authority_crl_{name}", text, value=value)
 
 
+def _signer_trouble(backend: Backend) -> str:
+    if backend.signer is None:
+        return "there is none, so nothing can be issued; the log says why"
+    return backend.signer.trouble
+
+
 class AuthorityAdmin(AdminEndpoints):
     """The endpoints of an authority."""
 
@@ -189,8 +195,8 @@ class AuthorityAdmin(AdminEndpoints):
     async def _broken(self) -> AsyncIterator[tuple[str, str]]:
         """Yield what does not work, and why."""
         backend = self._state.backend
-        if backend.signer is None:
-            yield "signer", "there is none, so nothing can be issued; the log says why"
+        if trouble := _signer_trouble(backend):
+            yield "signer", trouble
         if backend.db is not None:
             try:
                 async with time_limit(DATABASE_S):

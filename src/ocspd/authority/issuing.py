@@ -101,6 +101,11 @@ class Authority:
         self._signing = Groups(self._sign, at_once=at_once, shares=shares, largest=_GROUP)
         self._slow: set[asyncio.Task[None]] = set()
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be signed at present; "" when it can."""
+        return "" if self._processes is None or self._registered is None else self._processes.trouble
+
     async def sign(self, request: SignRequest, once: Once | None = None) -> SignedCertificate:
         """Sign and store a certificate; for a request that was answered before, return that certificate.
 

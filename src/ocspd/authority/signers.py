@@ -45,6 +45,11 @@ class PolicySigner:
             if profile.is_remote:
                 self._remote(profile)  # an address or TLS file that cannot be used is told now
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be signed here at present; "" when it can. Says nothing of other servers."""
+        return "" if self._authority is None else self._authority.trouble
+
     async def sign(self, request: SignRequest, once: Once | None = None) -> str:
         """Sign, store when signed here, and return the certificate (PEM).
 

@@ -41,6 +41,7 @@ _KEPT = 4
 _STOP_S = 2.0
 _PAUSE_S = 1.0
 """Between the end of a process and its successor's start."""
+_NONE_RUNS = "no signing process is running: see the server's log"
 _ENDED = "a signing process ended unexpectedly: send the request again"
 
 Outcome = Issued | OCSPDError
@@ -85,6 +86,13 @@ class SigningProcesses:
         """Whether there is an issuer to sign for."""
         return self._numbers > 0
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be signed at present; "" when it can, or before anything was to be signed."""
+        if not self._slots or any(slot.is_ready for slot in self._slots):
+            return ""
+        return _NONE_RUNS
+
     def register(self, spec: IssuerSpec) -> Registered:
         """Return what certificates of an issuer are asked for with."""
         self._numbers += 1
@@ -123,6 +131,11 @@ class _Slot:
         self._closed = False
         self._starting: asyncio.Task[None] | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether its process has started, and has not ended."""
+        return self._link is not None and self._link.ready.done()
+
     def load(self) -> int:
         """Return how many requests are on their way."""
         return 1 << 30 if self._link is None else self._link.load
@@ -142,7 +155,7 @@ class _Slot:
     async def issue(self, issuer: Registered, requests: list[_Request], now: datetime) -> list[Outcome]:
         link = self._link
         if link is None:
-            raise ProcessError("no signing process is running: see the server's log")
+            raise ProcessError(_NONE_RUNS)
         is_known = issuer.number in self._known
         group: _Group = (issuer.number, None if is_known else issuer.spec, now, requests)
         message = b"".join(children.framed(group))

@@ -40,6 +40,11 @@ class Signer(Protocol):
 
     config: SigningConfig
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be signed here at present; "" when it can."""
+        ...
+
     async def sign(self, request: SignRequest, once: Once | None = None) -> str:
         """Sign, store and return the certificate (PEM); see `once` for requests that may come again."""
         ...
