@@ -68,6 +68,8 @@ def test_verify_takes_a_key_and_a_checkpoint_from_elsewhere(log: Path, tmp_path:
         (("verify", "-from", "0", "audit.log"), 2, "use 1 to"),
         (("verify", "empty.log"), 1, "empty.log: is empty"),
         (("show", "-since", "yesterday", "audit.log"), 2, "write 2006-01-02"),
+        (("show", "-since", "0001-01-01T00:00:00+05:00", "audit.log"), 2, "write 2006-01-02"),
+        (("show", "-until", "9999-12-31T23:59:59-05:00", "audit.log"), 2, "write 2006-01-02"),
         (("show", "-serial", "x", "audit.log"), 1, "is not a number"),
         (("export", "-format", "xml", "audit.log"), 2, "use jsonl, json or csv"),
         (("reconcile", "audit.log"), 1, "need DB config file"),
@@ -99,6 +101,16 @@ def test_show_prints_a_line_for_each_entry_that_is_wanted(log: Path) -> None:
     assert [line.split()[:3:2] for line in lines] == [["14", "checkpoint"]]
     some = ocspd("audit", "show", "-since", "2026-11-26T12:00:02Z", "-until", "2026-11-26T12:00:04Z", log)
     assert [line.split()[3] for line in some.stdout.splitlines()] == ["serial=2", "serial=3"]
+
+
+def test_a_line_with_a_time_that_does_not_exist_hides_no_other(log: Path) -> None:
+    for time in ("0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "yesterday"):
+        with log.open("a") as file:
+            file.write(json.dumps({"n": 99, "prev": "0" * 64, "time": time, "event": "issue"}) + "\n")
+    run = ocspd("audit", "show", "-since", "2026-11-26T12:00:08Z", log)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "serial=8" in run.stdout
+    assert " 99 " not in f" {run.stdout}"
 
 
 def test_show_keeps_what_a_client_sent_off_the_terminal(tmp_path: Path) -> None:

@@ -149,11 +149,11 @@ def _time(flags: Flags, name: str) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise UsageError(
             f"invalid value {shown(text)!r} for flag -{name}: write 2006-01-02 or 2006-01-02T15:04:05Z"
         ) from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def _wanted(flags: Flags, parts: Sequence[LogPart]) -> Iterator[Entry]:

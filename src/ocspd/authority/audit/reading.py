@@ -178,6 +178,6 @@ def moment(text: object) -> datetime | None:
     """Read a time as entries have it, in UTC; None for anything else."""
     try:
         at = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
+        return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return at.astimezone(UTC) if at is not None and at.tzinfo is not None else None
