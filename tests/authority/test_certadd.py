@@ -132,6 +132,8 @@ async def test_certadd_checks_in_cfssls_order(material: Path, api: tuple[str, Ce
         {"expiry": "2024-02-03"},
         {"revoked_at": "2024-13-03T00:00:00Z"},
         {"not_before": "2024-02-30T00:00:00Z"},
+        {"issued_at": "9999-12-31T23:59:59-05:00"},
+        {"status": "revoked", "revoked_at": "9999-12-31T23:59:59-05:00"},
         {"status": None, "pem": []},
     ],
 )

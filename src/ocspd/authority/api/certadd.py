@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -139,8 +139,9 @@ def _time(fields: wire.Fields, key: str) -> datetime | None:
     found = None
     if match is not None:
         day, fraction, zone = match.groups()
-        with contextlib.suppress(ValueError):
-            found = datetime.fromisoformat(f"{day}.{(fraction or '0')[:6]:0<6}{zone}")
+        with contextlib.suppress(ValueError, OverflowError):
+            given = datetime.fromisoformat(f"{day}.{(fraction or '0')[:6]:0<6}{zone}")
+            found = given.astimezone(UTC) if given.year > 1 else given
     if found is None:
         raise wire.JSONError(f'parsing time "{text[:64]}" as RFC 3339: cannot parse it')
     return found if found.year > 1 else None
