@@ -16,6 +16,7 @@ import pytest
 
 from ocspd.certdb import DBConfig, migrate, open_certdb
 from ocspd.certdb.feed import CursorLostError, OtherDatabaseError
+from ocspd.certdb.mysql_connection import POOL_SIZE, Database
 from ocspd.certdb.mysql_dsn import parse_mysql_source
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError, SetupError
@@ -544,6 +545,22 @@ async def test_no_thread_waits_for_a_server_that_falls_silent_while_it_is_connec
             await asyncio.to_thread(thread.join, 30)
         assert not any(thread.is_alive() for thread in left)
         ended.set()
+
+
+async def test_waiting_for_a_free_connection_ends_at_the_time_limit() -> None:
+    database = Database.of("ca@tcp(127.0.0.1:1)/certs?timeout=100ms")
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(POOL_SIZE):
+            await stack.enter_async_context(database.session())
+        work = asyncio.create_task(database.run(lambda _: None, 0.1))
+        await asyncio.wait({work}, timeout=20)
+        work.cancel()
+        (outcome,) = await asyncio.gather(work, return_exceptions=True)
+        assert isinstance(outcome, CodedError)
+        assert "does not respond" in outcome.message
+    async with database.session(0.1) as session:
+        assert session.usable
+    await database.close()
 
 
 async def test_a_connection_that_the_server_ended_is_made_again(config: DBConfig, db: CertDB) -> None:

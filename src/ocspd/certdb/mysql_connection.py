@@ -236,9 +236,14 @@ class Database:
         return self.source.name
 
     @contextlib.asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """Lend a connection; CodedError 11000 after `close`."""
-        async with self._room:
+    async def session(self, limit_s: float = STATEMENT_TIMEOUT_S) -> AsyncIterator[Session]:
+        """Lend a connection; CodedError 11000 after `close`, or if none is free within the limit."""
+        try:
+            async with time_limit(limit_s + self.source.connect_timeout_s):
+                await self._room.acquire()
+        except TimeoutError:
+            raise CodedError(Code.STORE_FAILED, f"{self.name} does not respond") from None
+        try:
             if self._closed:
                 raise CodedError(Code.STORE_FAILED, f"{self.name} is closed")
             session = self._idle.pop() if self._idle else Session(self.source)
@@ -250,6 +255,8 @@ class Database:
                     self._idle.append(session)
                 else:
                     self._every.discard(session)
+        finally:
+            self._room.release()
 
     @property
     def connected(self) -> bool:
@@ -266,7 +273,7 @@ class Database:
 
     async def run(self, work: Callable[[Any], T], limit_s: float = STATEMENT_TIMEOUT_S) -> T:
         """Run work on a connection of the pool."""
-        async with self.session() as session:
+        async with self.session(limit_s) as session:
             return await session.run(work, limit_s)
 
     async def fetch(
