@@ -19,11 +19,13 @@ from ocspd.authority.bundling_stores import StoreFiles, Stores, load_stores
 from ocspd.authority.fetching import Outbound
 from ocspd.clock import ManualClock
 from ocspd.errors import Code, CodedError, ConfigError
+from ocspd.pki import pem
 from ocspd.pki.bundle_input import MAX_CERTIFICATES, read_bundle_input
 from ocspd.pki.chains import Pool
 from ocspd.pki.keys import load_private_key
 from tests.authority.api import make_backend, serving
 from tests.authority.chains import NOW, YEAR, Made, ec_key, make, rsa_key
+from tests.pki.test_keys import HUGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -531,6 +533,11 @@ async def test_the_endpoint_bundles(material: Path) -> None:
         ({"certificate": None}, 400, 1002, "Failed to decode certificate"),
         ({"certificate": LEAF.pem, "private_key": "junk"}, 400, 2002, "Failed to decode private key"),
         ({"certificate": LEAF.pem, "private_key": ROOT.key_pem}, 400, 2300, "Private key does not match"),
+        pytest.param(
+            {"certificate": LEAF.pem, "private_key": pem.encode("RSA PRIVATE KEY", HUGE)},
+            *(400, 2003, "Failed to parse private key: it is an RSA key of more than 8192 bits"),
+            id="a key that takes minutes to check",
+        ),
         ({"certificate": LEAF.pem, "domain": "x.example"}, 400, 1200, "x509: certificate is valid for"),
         ({"certificate": LEAF.pem, "ip": "192.0.2.9"}, 400, 1200, "x509: certificate is valid for 192.0.2.1"),
         (

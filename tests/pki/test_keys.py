@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ocspd.clock import SystemClock
 from ocspd.errors import Code, CodedError
-from ocspd.pki import ca, certs, keys, pem
+from ocspd.pki import ca, certs, der, keys, pem
 from ocspd.pki.csr import CertificateRequest
 from tests.pki.chain import make_key
 from tests.tools import need
@@ -240,3 +240,48 @@ def test_an_ml_dsa_key_loads_and_is_written_under_the_usual_label() -> None:
     text = keys.key_to_pem(make_key("ml-dsa-65"))
     assert text.startswith("-----BEGIN PRIVATE KEY-----")
     assert isinstance(keys.load_private_key(text.encode()), mldsa.MLDSA65PrivateKey)
+
+
+def rsa_der(p: int, q: int, /, **other: int) -> bytes:
+    """An RSAPrivateKey (RFC 8017 A.1.2) with some of its numbers replaced by others."""
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    numbers = {"n": p * q, "e": 65537, "d": d, "p": p, "q": q, "dp": d % (p - 1), "dq": d % (q - 1)}
+    numbers |= {"qinv": pow(q, -1, p)} | other
+    return der.sequence(der.integer(0), *map(der.integer, numbers.values()))
+
+
+P, Q = (1 << 2203) - 1, (1 << 1279) - 1
+HUGE = rsa_der((1 << 9941) - 1, (1 << 9689) - 1)
+"""Asking whether its factors are prime takes minutes, in which no other thread runs."""
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda data: data, lambda data: pem.encode("RSA PRIVATE KEY", data).encode()]
+)
+def test_the_rsa_key_of_a_client_is_checked_in_little_time(wrap: Any) -> None:
+    key = keys.load_private_key(wrap(rsa_der(P, Q)), of_client=True)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    assert der.children(pem.blocks(keys.key_to_pem(key).encode())[0].content)[1] == der.integer(P * Q)
+    with pytest.raises(CodedError) as caught:
+        keys.load_private_key(wrap(HUGE), of_client=True)
+    assert caught.value.code is Code.KEY_PARSE_FAILED
+    assert "an RSA key of more than 8192 bits" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"n": P * Q + 2},
+        {"d": 3},
+        {"e": 3},
+        {"p": Q},
+        {"q": 1},
+        {"d": (1 << 9000) + 1},
+        {"e": (1 << 9000) + 1},
+    ],
+    ids=lambda other: str(*other),
+)
+def test_numbers_that_do_not_belong_together_are_no_key_of_a_client(other: dict[str, int]) -> None:
+    with pytest.raises(CodedError) as caught:
+        keys.load_private_key(rsa_der(P, Q, **other), of_client=True)
+    assert caught.value.code is Code.KEY_PARSE_FAILED

@@ -105,15 +105,19 @@ def generate_like(key: PrivateKey) -> PrivateKey:
             return made
 
 
-def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> PrivateKey:
+def load_private_key(
+    pem_or_der: bytes, password: bytes | None = None, *, of_client: bool = False
+) -> PrivateKey:
     """Load a key from PEM or DER: PKCS #8, PKCS #1 or SEC 1, whatever the PEM label is.
 
-    Encrypted keys (RFC 1421 headers, or PKCS #8) need the password, which is ignored for others.
+    Encrypted keys (RFC 1421 headers, or PKCS #8) need the password, which is ignored for others. With
+    `of_client` nobody asks whether the factors of an RSA key are prime, which takes as long as its sender
+    wants and stops every thread: for keys that are compared and returned, and never sign.
     CodedError: 2002 no PEM, 2003 not a key, or one of an unsupported kind or encryption, 2100 encrypted and
     no password. WrongPasswordError, which has no number in CFSSL either.
     """
     if pem_or_der[:1] == b"\x30":
-        return supported(_load_der(pem_or_der, password))
+        return supported(_load_der(pem_or_der, password, of_client=of_client))
     for block in pem.blocks(pem_or_der):
         if block.label == "EC PARAMETERS":
             continue
@@ -123,25 +127,48 @@ def load_private_key(pem_or_der: bytes, password: bytes | None = None) -> Privat
             raise CodedError(
                 Code.KEY_PARSE_FAILED, f"Failed to parse private key: the PEM block is a {block.label}"
             )
-        return supported(_load_der(block.content, password))
+        return supported(_load_der(block.content, password, of_client=of_client))
     raise CodedError(
         Code.KEY_DECODE_FAILED,
         f"Failed to decode private key: it contains no PEM block{pem.hint(pem_or_der)}",
     )
 
 
-def _load_der(data: bytes, password: bytes | None) -> object:
+def _load_der(data: bytes, password: bytes | None, *, of_client: bool) -> object:
     encrypted = _is_encrypted_pkcs8(data)
     if encrypted and not password:
         raise _encrypted()
     try:
-        return serialization.load_der_private_key(data, password if encrypted else None)
+        key = serialization.load_der_private_key(
+            data, password if encrypted else None, unsafe_skip_rsa_key_validation=of_client
+        )
+        if of_client and isinstance(key, rsa.RSAPrivateKey):
+            _check_numbers(key)
     except UnsupportedAlgorithm as err:
         raise _unsupported_encryption() if encrypted else _unsupported("of an unknown kind") from err
     except (ValueError, TypeError) as err:
         if encrypted:
             raise WrongPasswordError from err
         raise CodedError(Code.KEY_PARSE_FAILED, "Failed to parse private key") from err
+    return key
+
+
+def _check_numbers(key: rsa.RSAPrivateKey) -> None:
+    """Check an RSA key as Go does: that its numbers belong together. CodedError 2003 if not.
+
+    ValueError for one whose numbers cannot be read.
+    """
+    numbers = key.private_numbers()
+    p, q, d, e = numbers.p, numbers.q, numbers.d, numbers.public_numbers.e
+    if max(key.key_size, *(number.bit_length() for number in (p, q, d, e))) > MAX_RSA_BITS:
+        raise CodedError(
+            Code.KEY_PARSE_FAILED,
+            f"Failed to parse private key: it is an RSA key of more than {MAX_RSA_BITS} bits",
+        )
+    if min(p, q) < 2 or p * q != numbers.public_numbers.n or any((d * e - 1) % (each - 1) for each in (p, q)):
+        raise CodedError(
+            Code.KEY_PARSE_FAILED, "Failed to parse private key: its numbers do not belong together"
+        )
 
 
 def _load_legacy(block: pem.Block, password: bytes | None) -> object:

@@ -48,7 +48,7 @@ class BundleEndpoint:
             fields.get(name, "").encode("utf-8", "replace") for name in ("certificate", "private_key")
         )
         try:
-            key = load_private_key(key_text) if key_text else None
+            key = load_private_key(key_text, of_client=True) if key_text else None
             certificates, _ = read_bundle_input(text, None)
         except CodedError:
             logger.warning("bad PEM certificate or private key")
