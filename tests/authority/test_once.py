@@ -26,6 +26,7 @@ from tests.authority.api import make_backend, serving
 from tests.authority.cfssl import AUTH_KEY
 from tests.authority.test_api import PREFIX
 from tests.certdb import raw
+from tests.pki.chain import common_name, make_certificate, make_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +89,24 @@ async def test_another_request_with_the_same_key_is_refused(
             return_exceptions=True,
         )
     assert sum(isinstance(each, OtherRequestError) for each in racing) == 1
+    assert await count(migrated_db_config) == 2
+
+
+async def test_another_ca_on_the_same_database_returns_no_certificate_of_the_first(
+    migrated_db_config: DBConfig, material: Path
+) -> None:
+    clock = ManualClock(NOW)
+    name, key = common_name("Another CA"), make_key("rsa-2048")
+    other = Issuer(make_certificate(name, key, name, key, serial=9, ca=True), key, default_config(), clock)
+    async with await open_certdb(migrated_db_config, clock) as db:
+        first = await server(material, db, clock).sign(request(material), KEY)
+        theirs = Authority(other, db, clock)
+        with pytest.raises(OtherRequestError, match="by another CA"):
+            await theirs.sign(request(material), KEY)
+        assert (await server(material, db, clock).sign(request(material), KEY)).cert_pem == first.cert_pem
+        signed = await theirs.sign(request(material), Once.of("another", "sign", b"body"))
+        assert (await theirs.sign(request(material), Once.of("another", "sign", b"body"))).again
+        assert signed.aki != first.aki
     assert await count(migrated_db_config) == 2
 
 

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from ocspd.authority.groups import Groups, apart
 from ocspd.authority.offload import offload
-from ocspd.authority.once import Answers
+from ocspd.authority.once import Answers, OtherRequestError
 from ocspd.authority.signing_processes import DEPTH, SigningProcesses
 from ocspd.authority.storage import FRESH_S, Delivery, SignedCertificate, Storage
 from ocspd.errors import CodedError, OCSPDError
@@ -120,6 +120,11 @@ class Authority:
             return (await self._checked(request, answer)).row
 
         answer = await self._answers.answer(once, issue)
+        if answer.row.aki != self.issuer.aki:  # CAs may share a database
+            raise OtherRequestError(
+                f"a certificate was issued for this Idempotency-Key by another CA, with key identifier "
+                f"{answer.row.aki or '(none)'}: use another key"
+            )
         return SignedCertificate(
             cert_pem=answer.row.pem,
             row=answer.row,
