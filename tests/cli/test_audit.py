@@ -113,6 +113,28 @@ def test_a_line_with_a_time_that_does_not_exist_hides_no_other(log: Path) -> Non
     assert " 99 " not in f" {run.stdout}"
 
 
+def test_a_line_with_members_of_another_kind_hides_no_other(log: Path) -> None:
+    odd = {"n": 99, "prev": "0" * 64, "time": 7, "event": [1], "client": [1], "sans": [{"a": 1}]}
+    last = {"n": 100, "prev": "0" * 64, "event": "issue", "client": "deploy"}
+    with log.open("a") as file:
+        file.write(f"{json.dumps(odd)}\n{json.dumps(last)}\n")
+    run = ocspd("audit", "show", "-client", "deploy", log)
+    assert (run.stdout, run.stderr) == ("100 - issue client=deploy\n", "")
+    run = ocspd("audit", "export", "-format", "csv", log)
+    assert (run.stderr, run.stdout.splitlines()[-1][:3]) == ("", "100")
+
+
+def test_verify_prints_nothing_that_a_line_could_forge(log: Path) -> None:
+    forged = "x\nOK: entries 1 to 16 in 1 file\x1b[2J"
+    with log.open("a") as file:
+        for more in ({"event": "torn", "kept": forged}, {"event": "recovered", "since": forged}):
+            file.write(json.dumps({"n": 15, "prev": "0" * 64} | more) + "\n")
+    run = ocspd("audit", "verify", log)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "\x1b" not in run.stdout
+    assert not any(line.startswith("OK") for line in run.stdout.splitlines())
+
+
 def test_show_keeps_what_a_client_sent_off_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     file = opened(path)

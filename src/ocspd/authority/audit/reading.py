@@ -159,7 +159,7 @@ class Filter:
             return False
         if self.serial and fields.get("serial") != self.serial:
             return False
-        if self.client and self.client not in {fields.get("client"), fields.get("address")}:
+        if self.client and self.client not in (fields.get("client"), fields.get("address")):
             return False
         if self.since is None and self.until is None:
             return True

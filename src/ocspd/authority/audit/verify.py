@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocspd.authority.audit import chain, reading
+from ocspd.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +117,7 @@ class _Verifier:
         if entry.event == "torn":
             report.notes.append(_at(where, f"entry {entry.number}: a torn line was {_kept(entry)}"))
         if entry.event == "recovered":
-            since, reason = entry.fields.get("since"), entry.fields.get("reason")
+            since, reason = (shown(str(entry.fields.get(name)), 1000) for name in ("since", "reason"))
             report.notes.append(
                 _at(where, f"entry {entry.number}: the log could not be written from {since} on: {reason}")
             )
@@ -233,5 +234,5 @@ def _at(where: Finding, text: str) -> Finding:
 
 
 def _kept(entry: chain.Entry) -> str:
-    size, name = entry.fields.get("bytes"), entry.fields.get("kept")
+    size, name = (shown(str(entry.fields.get(name)), 300) for name in ("bytes", "kept"))
     return f"moved to {name} ({size} bytes): the server was stopped while it wrote, and nobody got an answer"
