@@ -11,6 +11,7 @@ import pytest
 
 from ocspd.authority.fetching import MAX_ADDRESSES, Deadline, Outbound, is_public
 from ocspd.errors import FetchError
+from tests.authority import tls_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -363,3 +364,11 @@ def test_an_https_server_must_be_trusted(material: Path) -> None:
     finally:
         thread.join()
         listener.close()
+
+
+def test_a_server_that_prefers_anonymous_suites_sends_its_certificate(tmp_path: Path) -> None:
+    root = tls_servers.issue("Root")
+    path = tls_servers.write(tmp_path, "good", tls_servers.issue("localhost", root), root)
+    suites = "AECDH-AES256-SHA:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:@SECLEVEL=0"
+    with tls_servers.openssl_server(path, "-tls1_2", "-serverpref", "-cipher", suites) as port:
+        assert len(ANYWHERE.served_certificates("127.0.0.1", port, plenty())) == 2

@@ -49,6 +49,8 @@ MAX_SENT_CERTIFICATES = 64
 """Certificates a TLS server may send."""
 
 _CHUNK = 64 * 1024
+_LEGACY_SERVERS = 0x4
+"""OP_LEGACY_SERVER_CONNECT, which Python names since 3.12: servers without secure renegotiation."""
 _HTTP_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[^\x00-\x20\x7f/?#@\\]{1,255}")
 _IP_PUBLIC = ipaddress.ip_network("2000::/3")
@@ -223,7 +225,7 @@ class Outbound:
         """Return the certificates (DER) that a TLS server sends, its own first. Nothing is verified."""
         context = any_server()
         with self.connect_tls(host, port, deadline, server_name=server_name, context=context) as connection:
-            found = _chain(connection)
+            found = served_chain(connection)
         if not found:
             raise FetchError(f"{shown(host)}:{port}: the server sent no certificate")
         if len(found) > MAX_SENT_CERTIFICATES:
@@ -271,16 +273,18 @@ def _refused(host: str) -> FetchError:
 
 
 def any_server() -> ssl.SSLContext:
-    """Return a client context that takes whatever certificate a server has, and old versions of TLS."""
+    """Return a client context that takes any certificate, and whatever old version OpenSSL still has."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.options |= _LEGACY_SERVERS
+    context.set_ciphers("ALL:!aNULL:@SECLEVEL=0")  # with an anonymous suite a server sends no certificate
     return context
 
 
-def _chain(connection: ssl.SSLSocket) -> list[bytes]:
+def served_chain(connection: ssl.SSLSocket) -> list[bytes]:
+    """Return the certificates (DER) a server sent in a handshake, its own first."""
     if hasattr(connection, "get_unverified_chain"):  # Python 3.13
         return list(connection.get_unverified_chain())
     import _ssl  # noqa: PLC0415  (before 3.13 there is no other way to the certificates of a server)

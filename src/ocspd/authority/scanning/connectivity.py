@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from ocspd.authority.scanning.target import Found, Grade, NotTrusted, any_server, verifying
+from ocspd.authority.fetching import any_server
+from ocspd.authority.scanning.target import Found, Grade, NotTrusted, verifying
 from ocspd.errors import FetchError
 
 if TYPE_CHECKING:

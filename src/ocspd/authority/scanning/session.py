@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
-from ocspd.authority.scanning.target import Found, Grade, any_server
+from ocspd.authority.fetching import any_server
+from ocspd.authority.scanning.target import Found, Grade
 from ocspd.errors import FetchError
 
 if TYPE_CHECKING:

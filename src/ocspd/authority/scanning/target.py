@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ocspd.authority.fetching import any_server, served_chain
 from ocspd.authority.hosts import DIAL_S, is_address
 from ocspd.errors import CodedError, ConfigError, FetchError
 from ocspd.inputs import read_file
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from ocspd.authority.fetching import Deadline, Outbound
     from ocspd.clock import Clock
     from ocspd.pki.certs import Certificate
-
-_LEGACY_SERVERS = 0x4
-"""OP_LEGACY_SERVER_CONNECT, which Python names since 3.12: servers without secure renegotiation."""
 
 
 class Grade(Enum):
@@ -71,17 +69,6 @@ def _is_readable(text: bytes) -> bool:
     except CodedError:
         return False
     return True
-
-
-def any_server() -> ssl.SSLContext:
-    """Return a client context that takes any certificate, and whatever old version OpenSSL still has."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.options |= _LEGACY_SERVERS
-    context.set_ciphers("ALL:!aNULL:@SECLEVEL=0")
-    return context
 
 
 def verifying(trust: Trust) -> ssl.SSLContext:
@@ -165,16 +152,6 @@ class NotTrusted(FetchError):
     def __init__(self, number: int, text: str) -> None:
         super().__init__(text)
         self.number = number
-
-
-def served_chain(connection: ssl.SSLSocket) -> list[bytes]:
-    """Return the certificates (DER) a server sent in a handshake, its own first."""
-    if hasattr(connection, "get_unverified_chain"):  # Python 3.13
-        return list(connection.get_unverified_chain())
-    import _ssl  # noqa: PLC0415  (before 3.13 there is no other way to the certificates of a server)
-
-    found = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined]  # noqa: SLF001  (as above)
-    return [each.public_bytes(_ssl.ENCODING_DER) for each in found or ()]
 
 
 def read_chain(target: Target, where: str = "") -> list[Certificate]:
