@@ -285,3 +285,22 @@ def test_numbers_that_do_not_belong_together_are_no_key_of_a_client(other: dict[
     with pytest.raises(CodedError) as caught:
         keys.load_private_key(rsa_der(P, Q, **other), of_client=True)
     assert caught.value.code is Code.KEY_PARSE_FAILED
+
+
+def test_a_diffie_hellman_key_of_a_client_is_refused_before_its_prime_is_checked() -> None:
+    parameters = der.sequence(der.integer((1 << 9941) - 1), der.integer(2))
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.3.1"), parameters)
+    data = der.sequence(der.integer(0), algorithm, der.tlv(4, der.integer(7)))
+    with pytest.raises(CodedError) as caught:
+        keys.load_private_key(data, of_client=True)
+    assert caught.value.code is Code.KEY_PARSE_FAILED
+    assert "it is not RSA, ECC or Ed25519" in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["rsa-2048", "ecdsa-384", "ed25519", "ml-dsa-44"])
+def test_a_key_of_a_client_in_pkcs8_is_of_every_kind_that_is_supported(kind: str) -> None:
+    data = make_key(kind).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    found = keys.load_private_key(data, of_client=True)
+    assert keys.public_key_info(found) == keys.public_key_info(make_key(kind))

@@ -51,6 +51,8 @@ _ML_DSA_OIDS = {
     "65": "2.16.840.1.101.3.4.3.18",
     "87": "2.16.840.1.101.3.4.3.19",
 }
+_RSA = "1.2.840.113549.1.1.1"
+_EC = "1.2.840.10045.2.1"
 _RSA_OIDS = {
     "sha1": "1.2.840.113549.1.1.5",
     "sha256": "1.2.840.113549.1.1.11",
@@ -138,6 +140,8 @@ def _load_der(data: bytes, password: bytes | None, *, of_client: bool) -> object
     encrypted = _is_encrypted_pkcs8(data)
     if encrypted and not password:
         raise _encrypted()
+    if of_client:
+        _check_kind(data)
     try:
         key = serialization.load_der_private_key(
             data, password if encrypted else None, unsafe_skip_rsa_key_validation=of_client
@@ -151,6 +155,19 @@ def _load_der(data: bytes, password: bytes | None, *, of_client: bool) -> object
             raise WrongPasswordError from err
         raise CodedError(Code.KEY_PARSE_FAILED, "Failed to parse private key") from err
     return key
+
+
+def _check_kind(data: bytes) -> None:
+    """Raise CodedError 2003 for PKCS #8 of another kind: of a DH key, too, the prime would be checked."""
+    try:
+        _, algorithm, *_ = der.children(data)
+        if algorithm[:1] != b"\x30":
+            return  # PKCS #1 or SEC 1
+        kind = der.children(algorithm)[0]
+    except (DERError, IndexError, ValueError):
+        raise CodedError(Code.KEY_PARSE_FAILED, "Failed to parse private key") from None
+    if kind not in map(der.oid, (_RSA, _EC, ED25519, *_ML_DSA_OIDS.values())):
+        raise _unsupported("of another kind")
 
 
 def _check_numbers(key: rsa.RSAPrivateKey) -> None:
