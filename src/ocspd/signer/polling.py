@@ -23,6 +23,7 @@ class Polling:
         self._passing = False
         self._pass_after = 0.0
         self._sweep_after = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def changed(self) -> None:
         """Have a pass begin as soon as it may: the database has changed since the last one began."""
@@ -38,6 +39,8 @@ class Polling:
         """Note that what has changed so far will be found."""
         self._changed = False
         self._passing = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     def sweep_ended(self, seconds: float) -> None:
         """Note how long a sweep took."""
@@ -54,5 +57,7 @@ class Polling:
             self._want_pass(max(self._pass_after, self._sweep_after))
 
     def _want_pass(self, moment: float) -> None:
+        if self._timer is not None:  # a busy database has changed at each look
+            self._timer.cancel()
         loop = asyncio.get_running_loop()
-        loop.call_at(max(moment, loop.time()), self._pass_wanted.set)
+        self._timer = loop.call_at(max(moment, loop.time()), self._pass_wanted.set)
