@@ -12,6 +12,7 @@ from ocspd.authority.multiroot import MultiRoot, warn_of_shared_keys
 from ocspd.authority.multiroot_metrics import MultiRootMetrics
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
+from ocspd.ops.reloading import reload_on
 from ocspd.ops.server import HTTPServer
 
 if TYPE_CHECKING:
@@ -60,18 +61,12 @@ class MultiRootService:
             self._dispatcher.endpoints = await self._endpoints()
             await self._server.start(address, port)
             stack.push_async_callback(self._server.stop)
-            reloading = asyncio.create_task(self._reload_on(wanted))
+            reloading = asyncio.create_task(reload_on(wanted, self._reload))
             stack.callback(reloading.cancel)
             scheme = "https://" if self._tls.enabled else ""
             logger.info("Now listening on %s%s:%d", scheme, address, self._server.port)
             await stop.wait()
             logger.info("stopping: letting requests in flight finish")
-
-    async def _reload_on(self, wanted: asyncio.Event) -> None:
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            await self._reload()
 
     async def _reload(self) -> None:
         """Read everything again (SIGHUP); keep everything in use if any part of it is now unusable."""

@@ -16,6 +16,7 @@ from ocspd.authority.audit.ledger import Ledger
 from ocspd.authority.offload import offload
 from ocspd.errors import OCSPDError
 from ocspd.logs import logger
+from ocspd.ops.reloading import reload_on
 from ocspd.ops.server import HTTPServer
 from ocspd.shown import shown
 from ocspd.tasks import time_limit
@@ -144,7 +145,7 @@ class AuthorityService:
             loop.add_signal_handler(signal.SIGHUP, wanted.set)
             await self._server.start(address, port)
             stack.push_async_callback(self._server.stop)
-            reloading = asyncio.create_task(self._reload_on(wanted))
+            reloading = asyncio.create_task(reload_on(wanted, self._reload))
             stack.callback(reloading.cancel)
             stack.push_async_callback(self._stop_crls)
             await self._start_crls()
@@ -167,12 +168,6 @@ class AuthorityService:
         await server.start(address, port)
         stack.push_async_callback(server.stop)
         logger.info("admin listener on %s:%d", address, server.port)
-
-    async def _reload_on(self, wanted: asyncio.Event) -> None:
-        while True:
-            await wanted.wait()
-            wanted.clear()
-            await self._reload()
 
     async def _reload(self) -> None:
         """Read everything again (SIGHUP); keep everything in use if any part of it is now unusable."""
